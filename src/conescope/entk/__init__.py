@@ -1,0 +1,1 @@
+"""The eNTK engine: from a model and inputs to a `Kernel`."""

@@ -1,0 +1,29 @@
+"""What can go wrong, by whose hand: every message says what, where, and what to do about it."""
+
+
+class ConescopeError(Exception):
+    """Base of every error that conescope raises on purpose."""
+
+
+class RecipeError(ConescopeError):
+    """A recipe, a schedule or a command-line value is wrong."""
+
+
+class DataError(ConescopeError):
+    """A data set is missing, in an unknown layout, or too small for what is asked."""
+
+
+class ModelError(ConescopeError):
+    """A model or its input has no exact eNTK as it stands."""
+
+
+class KernelError(ConescopeError):
+    """Kernels that cannot be compared, or that are no kernels (NaN, zero, wrong shape)."""
+
+
+class StoreError(ConescopeError):
+    """A run folder is missing, locked, damaged, or cannot be written."""
+
+
+class TrainingError(ConescopeError):
+    """Training cannot go on, for example because the loss is no longer finite."""

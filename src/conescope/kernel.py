@@ -1,0 +1,71 @@
+"""Kernel: the values of an eNTK together with the convention they were computed by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from conescope.errors import KernelError
+
+Outputs = Literal["trace", "full", "sum"] | int
+"""Which outputs f_k enter the kernel (see `Kernel.outputs`)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An empirical neural tangent kernel between samples x_1 … x_n and y_1 … y_m.
+
+    Attributes:
+        values: the kernel; [n, m], or [n, c, m, c] when `outputs` is "full".
+        outputs: the convention, for a network with c outputs f_1 … f_c:
+
+            - "trace": Σ_k ⟨∂f_k(x_i), ∂f_k(y_j)⟩, the class trace;
+            - "full":  ⟨∂f_k(x_i), ∂f_l(y_j)⟩ for every pair of outputs;
+            - "sum":   ⟨∂Σ_k f_k(x_i), ∂Σ_k f_k(y_j)⟩, the kernel of the summed output;
+            - k:       ⟨∂f_k(x_i), ∂f_k(y_j)⟩, the kernel of output number k.
+        by_layer: the same kernel of each layer's own parameters, shaped like `values`; they
+            add up to `values`. Empty unless asked for.
+        routes: parameter name → the route by which the engine took it. Empty if unknown.
+    """
+
+    values: Tensor
+    outputs: Outputs = "trace"
+    by_layer: Mapping[str, Tensor] = field(default_factory=dict)
+    routes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        dims = 4 if self.outputs == "full" else 2
+        shape = tuple(self.values.shape)
+        if self.values.dim() != dims:
+            raise KernelError(
+                f"a kernel with outputs={self.outputs!r} has {dims} dimensions, "
+                f"but these values have shape {shape}"
+            )
+        if not self.values.is_floating_point():
+            raise KernelError(f"kernel values are real numbers, not {self.values.dtype}")
+        for name, part in self.by_layer.items():
+            if part.shape != self.values.shape:
+                raise KernelError(
+                    f"the kernel of layer {name!r} has shape {tuple(part.shape)}, "
+                    f"the whole kernel {shape}"
+                )
+
+    @property
+    def matrix(self) -> Tensor:
+        """The values as one matrix: [n, m], or [n·c, m·c] for "full"."""
+        if self.outputs != "full":
+            return self.values
+        n, c, m, d = self.values.shape
+        return self.values.reshape(n * c, m * d)
+
+    def check_finite(self) -> None:
+        """Raise `KernelError` if any value is NaN or infinite."""
+        if not bool(torch.isfinite(self.values).all()):
+            raise KernelError(
+                "the kernel holds NaN or infinite values: the network's weights or inputs do; "
+                "look at the loss before this step"
+            )

@@ -1,0 +1,1 @@
+"""What is read off kernels and series of kernels."""
