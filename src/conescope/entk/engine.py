@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,10 @@ from conescope.entk.arguments import (
     parse_memory,
     select_parameters,
 )
-from conescope.entk.general import Gradients, loop_gradients, vmap_gradients
+from conescope.entk.factors import Factory
 from conescope.entk.independence import forward, refuse_coupling_modules, refuse_dependent_rows
-from conescope.errors import KernelError
+from conescope.entk.products import Scratch
+from conescope.entk.routes import find_routes, only_requires_grad
 from conescope.kernel import Kernel, Outputs
 
 _DEFAULT_MEMORY = 2 * 10**9
@@ -64,11 +64,11 @@ def entk(
     check_parameters(model)
     refuse_coupling_modules(model)
     refuse_dependent_rows(model, x)
-    with _only_requires_grad(model, parameters):
-        return _blocks(model, parameters, x, y, outputs, by_layer, budget)
+    with only_requires_grad(model, parameters):
+        return _compute(model, parameters, x, y, outputs, by_layer, budget)
 
 
-def _blocks(
+def _compute(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
     x: Tensor,
@@ -80,75 +80,31 @@ def _blocks(
     with torch.no_grad():
         probe = forward(model, x[:1])
     directions = cotangents(outputs, probe.shape[1], probe)
-    count = sum(p.numel() for p in parameters.values())
-    need = count * len(directions) * probe.element_size() * 4
-    block = budget // need
-    if block < 1:
-        raise KernelError(f"memory={budget} bytes is too small for one sample: {need} are needed")
-    gradients = _Gradients(model, parameters, directions)
     full = outputs == "full"
     q = len(directions) if full else 1
+    routes = find_routes(model, parameters, x)
+    factory = Factory(model, parameters, routes, by_layer, 64)
     other = x if y is None else y
+    scratch = Scratch()
+    left = factory(x, directions)
+    right = None if y is None else factory(y, directions)
     layers: dict[str, Tensor] = {}
-    for start in range(0, len(x), block):
-        rows = gradients(x[start : start + block])
-        for begin in range(start if y is None else 0, len(other), block):
-            same = y is None and begin == start
-            columns = rows if same else gradients(other[begin : begin + block])
-            for name, left in rows.items():
-                layer = name.rpartition(".")[0] or name if by_layer else ""
-                if layer not in layers:
-                    layers[layer] = probe.new_zeros(len(x) * q, len(other) * q)
-                place = layers[layer].narrow(0, start * q, len(left) * q)
-                right = columns[name]
-                place = place.narrow(1, begin * q, len(right) * q)
-                shape = (-1, left.shape[-1]) if full else (len(left), -1)
-                place += left.reshape(shape) @ right.reshape(-1, left.reshape(shape).shape[1]).T
+    for layer, terms in left.items():
+        out = layers[layer] = probe.new_zeros(len(x) * q, len(other) * q)
+        for number, term in enumerate(terms):
+            term.add_to(out, None if right is None else right[layer][number], full, scratch)
     if y is None:
         layers = {name: _mirror(values) for name, values in layers.items()}
-    values = torch.stack(list(layers.values())).sum(0)
+    values = torch.stack(list(layers.values())).sum(0) if by_layer else layers[""]
     shape = (len(x), q, len(other), q) if full else (len(x), len(other))
     return Kernel(
         values.reshape(shape),
         outputs,
         {name: part.reshape(shape) for name, part in layers.items()} if by_layer else {},
-        {name: gradients.route for name in parameters},
+        {name: "rule" if name in routes.ruled else "general" for name in parameters},
     )
 
 
-class _Gradients:
-    """Per-sample gradients by `vmap`, or by the loop from the first time that `vmap` fails."""
-
-    def __init__(
-        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], directions: Tensor
-    ) -> None:
-        self.arguments = (model, parameters, directions)
-        self.route = "vmap"
-
-    def __call__(self, x: Tensor) -> Gradients:
-        model, parameters, directions = self.arguments
-        if self.route == "vmap":
-            try:
-                return vmap_gradients(model, parameters, x, directions)
-            except RuntimeError:
-                self.route = "loop"
-        return loop_gradients(model, parameters, x, directions)
-
-
 def _mirror(values: Tensor) -> Tensor:
-    """The symmetric matrix with the upper triangle of `values`."""
-    return torch.triu(values) + torch.triu(values, 1).T
-
-
-@contextmanager
-def _only_requires_grad(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Let exactly these parameters require gradients, and restore the flags afterwards."""
-    chosen = set(map(id, parameters.values()))
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, _ in flags:
-            p.requires_grad_(id(p) in chosen)
-        yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
+    """The symmetric matrix with the lower triangle of `values`."""
+    return torch.tril(values) + torch.tril(values, -1).T

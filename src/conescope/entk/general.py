@@ -16,6 +16,16 @@ Gradients = dict[str, Tensor]
 """Parameter name → gradients of every sample and cotangent, [b, q, p]."""
 
 
+def per_sample_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, cotangents: Tensor
+) -> Gradients:
+    """Per-sample gradients by `vmap` if it can follow the module, by the loop otherwise."""
+    try:
+        return vmap_gradients(model, parameters, x, cotangents)
+    except RuntimeError:
+        return loop_gradients(model, parameters, x, cotangents)
+
+
 def vmap_gradients(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, cotangents: Tensor
 ) -> Gradients:
