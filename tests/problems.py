@@ -144,7 +144,7 @@ PROBLEMS = [
     Problem("sequence outputs", lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), _normal(3, 4)),
     _image("convolution", lambda: nn.Conv2d(4, 5, 3)),
     _image("strided", lambda: nn.Conv2d(4, 5, 3, stride=2, padding=(1, 2), dilation=2, bias=False)),
-    _image("same padding", lambda: nn.Conv2d(4, 5, (2, 3), padding="same")),
+    _image("same padding", lambda: nn.Conv2d(4, 5, (1, 3), padding="same")),
     _image("reflecting", lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")),
     _image("circular", lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular")),
     _image("grouped", lambda: nn.Conv2d(4, 6, 3, groups=2)),

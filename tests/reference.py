@@ -16,14 +16,17 @@ def jacobians(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
     classes = 0
     for i in range(len(x)):
-        output = model(x[i : i + 1]).reshape(-1)
+        sample = x[i : i + 1].clone()
+        if sample.is_floating_point():
+            sample.requires_grad_()  # a re-entrant checkpoint loses its gradients otherwise
+        output = model(sample).reshape(-1)
         classes = len(output)
         for k in range(classes):
-            gradients = torch.autograd.grad(
-                output[k], list(parameters.values()), retain_graph=True, allow_unused=True
-            )
-            for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
-                rows[name].append((torch.zeros_like(p) if gradient is None else gradient).flatten())
+            model.zero_grad(set_to_none=True)
+            output[k].backward(retain_graph=True)
+            for name, p in parameters.items():
+                gradient = torch.zeros_like(p) if p.grad is None else p.grad
+                rows[name].append(gradient.flatten())
     return {name: torch.stack(r).reshape(len(x), classes, -1) for name, r in rows.items()}
 
 

@@ -15,7 +15,7 @@ from conescope.entk.arguments import (
     select_parameters,
 )
 from conescope.entk.factors import Factory
-from conescope.entk.independence import forward, refuse_coupling_modules, refuse_dependent_rows
+from conescope.entk.independence import refuse_coupling_modules, refuse_dependent_rows
 from conescope.entk.products import Scratch
 from conescope.entk.routes import find_routes, only_requires_grad
 from conescope.kernel import Kernel, Outputs
@@ -63,9 +63,9 @@ def entk(
             check_inputs(name, samples, parameters)
     check_parameters(model)
     refuse_coupling_modules(model)
-    refuse_dependent_rows(model, x)
     with only_requires_grad(model, parameters):
-        return _compute(model, parameters, x, y, outputs, by_layer, budget)
+        probe = refuse_dependent_rows(model, x)
+        return _compute(model, parameters, x, y, probe, outputs, by_layer, budget)
 
 
 def _compute(
@@ -73,12 +73,11 @@ def _compute(
     parameters: Mapping[str, nn.Parameter],
     x: Tensor,
     y: Tensor | None,
+    probe: Tensor,
     outputs: Outputs,
     by_layer: bool,
     budget: int,
 ) -> Kernel:
-    with torch.no_grad():
-        probe = forward(model, x[:1])
     directions = cotangents(outputs, probe.shape[1], probe)
     full = outputs == "full"
     q = len(directions) if full else 1

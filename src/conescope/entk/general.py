@@ -6,11 +6,14 @@ and output, which works on whatever autograd can differentiate.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
+
+from conescope.entk.independence import attachable
 
 Gradients = dict[str, Tensor]
 """Parameter name → gradients of every sample and cotangent, [b, q, p]."""
@@ -21,7 +24,9 @@ def per_sample_gradients(
 ) -> Gradients:
     """Per-sample gradients by `vmap` if it can follow the module, by the loop otherwise."""
     try:
-        return vmap_gradients(model, parameters, x, cotangents)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return vmap_gradients(model, parameters, x, cotangents)
     except RuntimeError:
         return loop_gradients(model, parameters, x, cotangents)
 
@@ -48,12 +53,9 @@ def loop_gradients(
 ) -> Gradients:
     """Per-sample gradients by one plain autograd pass for each sample and cotangent."""
     rows = {name: p.new_zeros(len(x), len(cotangents), p.numel()) for name, p in parameters.items()}
-    for i, sample in enumerate(x.detach()):
-        anchor = sample[None].clone()
+    for i, sample in enumerate(x):
         with torch.enable_grad():
-            if anchor.is_floating_point():
-                anchor.requires_grad_()
-            projections = cotangents @ model(anchor).reshape(-1)
+            projections = cotangents @ model(attachable(sample[None])).reshape(-1)
         for k, projection in enumerate(projections):
             gradients = _gradients(projection, parameters)
             for name, gradient in gradients.items():

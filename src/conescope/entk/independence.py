@@ -58,12 +58,18 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     return output.reshape(len(x), -1)
 
 
-@torch.no_grad()
-def refuse_dependent_rows(model: nn.Module, x: Tensor) -> None:
-    """Compare a batch of two samples with each alone, and raise `ModelError` if they differ."""
+def refuse_dependent_rows(model: nn.Module, x: Tensor) -> Tensor:
+    """Compare a batch of two samples with each alone.
+
+    Returns:
+        The outputs of the two, [2, c].
+
+    Raises:
+        ModelError: if a sample's outputs depend on the others in its batch, or are not finite.
+    """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    together = forward(model, pair)
-    alone = torch.cat([forward(model, sample[None]) for sample in pair])
+    together = forward(model, attachable(pair)).detach()
+    alone = torch.cat([forward(model, attachable(sample[None])).detach() for sample in pair])
     if not bool(torch.isfinite(together).all()):
         raise ModelError("the model's outputs are NaN or infinite on these inputs")
     scale = float(together.abs().max())
@@ -74,6 +80,16 @@ def refuse_dependent_rows(model: nn.Module, x: Tensor) -> None:
             f"{_culprit(model, pair, tolerance)}: the kernel between samples is not defined; "
             f"remove what mixes samples (batch statistics) or draws at random (dropout)"
         )
+    return together
+
+
+def attachable(x: Tensor) -> Tensor:
+    """A copy of the samples that requires gradients if it can.
+
+    Re-entrant checkpoints lose the gradients of their parameters if no input requires any.
+    """
+    copy = x.detach().clone()
+    return copy.requires_grad_() if copy.is_floating_point() else copy
 
 
 def _culprit(model: nn.Module, pair: Tensor, tolerance: float) -> str:
