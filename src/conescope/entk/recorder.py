@@ -1,0 +1,333 @@
+"""A forward pass in which every operation that a layer rule understands leaves a record.
+
+The rules attach to operations, not to modules: whatever code calls `F.linear(x, W)` with a
+parameter W is seen, and a parameter that takes part in anything else is seen as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from conescope.entk.calls import (
+    Call,
+    ChannelNormCall,
+    ConvCall,
+    ElementNormCall,
+    EmbeddingCall,
+    LinearCall,
+    TransposedConvCall,
+)
+
+
+class Recorder(TorchFunctionMode):
+    """Records calls of known operations on known parameters while it is entered.
+
+    Known parameters enter recorded operations detached, so that a graph of autograd that still
+    reaches one of them shows a use which no rule has seen.
+
+    Args:
+        parameters: the parameters that rules may take, by name.
+        anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
+
+    Attributes:
+        calls: the records, in the order of execution.
+        strays: names of parameters that took part in an operation without a rule.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in parameters.items()}
+        self.anchor = anchor
+        self.calls: list[Call] = []
+        self.strays: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = _RULES.get(func)
+        named = {self.names[id(t)] for t in _tensors((args, kwargs)) if id(t) in self.names}
+        if rule is None or not named or not torch.is_grad_enabled():
+            result = func(*args, **kwargs)
+            if named and next(_tensors(result), None) is not None:
+                self.strays |= named
+            return result
+        return rule(self, *args, **kwargs)
+
+    def name(self, parameter: Tensor | None) -> str | None:
+        """The parameter's name, None for any other tensor."""
+        return None if parameter is None else self.names.get(id(parameter))
+
+    def known(self, parameter: Tensor | None) -> Tensor | None:
+        """The parameter detached; any other tensor as it is."""
+        return parameter if self.name(parameter) is None or parameter is None else parameter.detach()
+
+    def stray(self, tensor: Tensor) -> None:
+        """Note that a parameter is used as data."""
+        name = self.name(tensor)
+        if name is not None:
+            self.strays.add(name)
+
+    def attached(self, output: Tensor) -> Tensor:
+        """The output as part of a graph of autograd."""
+        return output if output.requires_grad else output + self.anchor
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, (tuple, list)):
+        for item in nested:
+            yield from _tensors(item)
+    elif isinstance(nested, dict):
+        yield from _tensors(tuple(nested.values()))
+
+
+def _linear(
+    recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None  # noqa: A002
+) -> Tensor:
+    recorder.stray(input)
+    y = recorder.attached(F.linear(input, recorder.known(weight), recorder.known(bias)))  # pyright: ignore[reportArgumentType]
+    recorder.calls.append(
+        LinearCall(
+            recorder.name(weight),
+            recorder.name(bias),
+            input.detach(),
+            get_gradient_edge(y),
+            out_features=len(weight),
+        )
+    )
+    return y
+
+
+def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
+    def convolve(
+        recorder: Recorder,
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        recorder.stray(input)
+        y = operation(
+            input, recorder.known(weight), recorder.known(bias), stride, padding, dilation, groups
+        )
+        y = recorder.attached(y)
+        spread = _tuple(dilation, dimensions)
+        recorder.calls.append(
+            ConvCall(
+                recorder.name(weight),
+                recorder.name(bias),
+                input.detach(),
+                get_gradient_edge(y),
+                weight_shape=tuple(weight.shape),
+                stride=_tuple(stride, dimensions),
+                padding=_total_padding(padding, tuple(weight.shape[2:]), spread),
+                dilation=spread,
+                groups=groups,
+            )
+        )
+        return y
+
+    return convolve
+
+
+def _transposed(operation: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
+    def convolve(
+        recorder: Recorder,
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        dilation: int | tuple[int, ...] = 1,
+    ) -> Tensor:
+        recorder.stray(input)
+        y = operation(
+            input, recorder.known(weight), recorder.known(bias), stride, padding,
+            output_padding, groups, dilation,
+        )  # fmt: skip
+        y = recorder.attached(y)
+        recorder.calls.append(
+            TransposedConvCall(
+                recorder.name(weight),
+                recorder.name(bias),
+                input.detach(),
+                get_gradient_edge(y),
+                weight_shape=tuple(weight.shape),
+                stride=_tuple(stride, dimensions),
+                padding=tuple(2 * p for p in _tuple(padding, dimensions)),
+                dilation=_tuple(dilation, dimensions),
+                groups=groups,
+            )
+        )
+        return y
+
+    return convolve
+
+
+def _tuple(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values
+
+
+def _total_padding(
+    padding: int | tuple[int, ...] | str, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    if padding == "same":
+        return tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+    if isinstance(padding, str):
+        return (0,) * len(kernel)
+    return tuple(2 * p for p in _tuple(padding, len(kernel)))
+
+
+def _batch_norm(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
+        return F.batch_norm(x, running_mean, running_var, None, None, training, momentum, eps)
+
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    return _affine(recorder, normalize, input, weight, bias, shape, ChannelNormCall)
+
+
+def _group_norm(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
+        return F.group_norm(x, num_groups, eps=eps)
+
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    return _affine(recorder, normalize, input, weight, bias, shape, ChannelNormCall)
+
+
+def _layer_norm(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
+        return F.layer_norm(x, normalized_shape, eps=eps)
+
+    shape = tuple(normalized_shape)
+    return _affine(recorder, normalize, input, weight, bias, shape, ElementNormCall)
+
+
+def _rms_norm(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
+        return F.rms_norm(x, normalized_shape, eps=eps)
+
+    shape = tuple(normalized_shape)
+    return _affine(recorder, normalize, input, weight, None, shape, ElementNormCall)
+
+
+def _affine(
+    recorder: Recorder,
+    normalize: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    kind: type[ChannelNormCall] | type[ElementNormCall],
+) -> Tensor:
+    recorder.stray(x)
+    normalized = normalize(x)
+    y = normalized
+    if weight is not None:
+        y = y * recorder.known(weight).reshape(shape)  # pyright: ignore[reportOptionalMemberAccess]
+    if bias is not None:
+        y = y + recorder.known(bias).reshape(shape)  # pyright: ignore[reportOptionalMemberAccess]
+    y = recorder.attached(y)
+    extra = {"normalized": len(shape)} if kind is ElementNormCall else {}
+    recorder.calls.append(
+        kind(
+            recorder.name(weight),
+            recorder.name(bias),
+            normalized.detach(),
+            get_gradient_edge(y),
+            **extra,
+        )
+    )
+    return y
+
+
+def _embedding(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    if max_norm is not None or scale_grad_by_freq:
+        recorder.stray(weight)
+        return F.embedding(
+            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+    y = recorder.attached(F.embedding(input, weight.detach(), padding_idx))
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    recorder.calls.append(
+        EmbeddingCall(
+            recorder.name(weight),
+            None,
+            input,
+            get_gradient_edge(y),
+            vocabulary=len(weight),
+            width=weight.shape[1],
+            padding_idx=padding_idx,
+        )
+    )
+    return y
+
+
+_RULES: dict[Any, Callable[..., Tensor]] = {
+    F.linear: _linear,
+    F.conv1d: _convolution(F.conv1d, 1),
+    F.conv2d: _convolution(F.conv2d, 2),
+    F.conv3d: _convolution(F.conv3d, 3),
+    F.conv_transpose1d: _transposed(F.conv_transpose1d, 1),
+    F.conv_transpose2d: _transposed(F.conv_transpose2d, 2),
+    F.conv_transpose3d: _transposed(F.conv_transpose3d, 3),
+    F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.embedding: _embedding,
+}

@@ -1,0 +1,329 @@
+"""The table of problems that every route of the engine has to get right: (model, inputs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model in evaluation mode, inputs, and the routes that its parameters may take."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    inputs: Callable[[int], Tensor]
+    ruled: bool | None = True
+    """Whether rules take all parameters (True), none (False), or some (None)."""
+
+    def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The model, the same each time, with statistics and parameters away from 0 and 1."""
+        torch.manual_seed(5)
+        model = self.model().eval()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+        for p in model.parameters():
+            p.data += 0.1 * torch.randn_like(p)
+        return model.to(dtype)
+
+    def samples(self, n: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+        """n inputs, the same each time."""
+        torch.manual_seed(6)
+        x = self.inputs(n)
+        return x.to(dtype) if x.is_floating_point() else x
+
+
+class Apply(nn.Module):
+    """A module from a function of itself and the input, and submodules by name."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor], **members: object) -> None:
+        super().__init__()
+        self.function = function
+        for name, member in members.items():
+            setattr(self, name, member)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+class Cube(torch.autograd.Function):
+    """x ↦ x³ W, differentiated by hand."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x**3 @ weight
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        return 3 * x**2 * (g @ weight.T), (x**3).T @ g
+
+
+def _tied_convolution() -> nn.Module:
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    return nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2), conv, nn.Flatten(), nn.Linear(27, 3))
+
+
+def _tied_embedding() -> nn.Module:
+    embedding = nn.Embedding(7, 5)
+    model = Apply(
+        lambda m, x: m.head(torch.tanh(m.embedding(x)).mean(1)),
+        embedding=embedding,
+        head=nn.Linear(5, 7),
+    )
+    model.head.weight = embedding.weight
+    return model
+
+
+def _frozen() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+def _partly_read() -> nn.Module:
+    return Apply(
+        lambda m, x: m.b(torch.tanh(m.a(x))) + (m.a.weight**2).sum() * x[:, :3],
+        a=nn.Linear(6, 5),
+        b=nn.Linear(5, 3),
+    )
+
+
+def _attention(m: nn.Module, x: Tensor) -> Tensor:
+    q, k, v = (layer(x) for layer in (m.q, m.k, m.v))
+    return m.out(F.scaled_dot_product_attention(q, k, v)).mean(1)
+
+
+def _pool(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def _lazy(model: nn.Module, *shape: int) -> nn.Module:
+    model(torch.zeros(1, *shape))
+    return model
+
+
+def _normal(*shape: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randn(n, *shape)
+
+
+def _tokens(vocabulary: int, length: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randint(0, vocabulary, (n, length))
+
+
+def _image(name: str, *layers: Callable[[], nn.Module], ruled: bool | None = True) -> Problem:
+    return Problem(
+        name,
+        lambda: _lazy(_pool(*(layer() for layer in layers)).eval(), 4, 6, 6),
+        _normal(4, 6, 6),
+        ruled,
+    )
+
+
+PROBLEMS = [
+    Problem(
+        "mlp",
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)),
+        _normal(6),
+    ),
+    Problem("one output", lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), _normal(6)),
+    Problem(
+        "outputs without an axis",
+        lambda: Apply(lambda m, x: m.a(x).squeeze(1), a=nn.Linear(6, 1)),
+        _normal(6),
+    ),
+    Problem("sequence outputs", lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), _normal(3, 4)),
+    _image("convolution", lambda: nn.Conv2d(4, 5, 3)),
+    _image("strided", lambda: nn.Conv2d(4, 5, 3, stride=2, padding=(1, 2), dilation=2, bias=False)),
+    _image("same padding", lambda: nn.Conv2d(4, 5, (1, 3), padding="same")),
+    _image("reflecting", lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")),
+    _image("circular", lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular")),
+    _image("grouped", lambda: nn.Conv2d(4, 6, 3, groups=2)),
+    _image("depthwise", lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4)),
+    _image("transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1)),
+    _image("grouped transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2)),
+    _image("batch norm", lambda: nn.Conv2d(4, 5, 3, bias=False), lambda: nn.BatchNorm2d(5)),
+    _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
+    _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
+    _image("instance norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.InstanceNorm2d(5, affine=True), ruled=None),
+    _image("max pool", lambda: nn.Conv2d(4, 5, 3), lambda: nn.ReLU(inplace=True), lambda: nn.MaxPool2d(2)),
+    Problem("1-d", lambda: _lazy(_pool(nn.Conv1d(3, 4, 3, stride=2)), 3, 9), _normal(3, 9)),
+    Problem("3-d", lambda: _lazy(_pool(nn.Conv3d(2, 3, 2, padding=1)), 2, 3, 4, 3), _normal(2, 3, 4, 3)),
+    Problem("1-d transposed", lambda: _lazy(_pool(nn.ConvTranspose1d(3, 4, 3, stride=2)), 3, 5), _normal(3, 5)),
+    Problem(
+        "batch norm of vectors",
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+        _normal(6),
+    ),
+    Problem(
+        "rms norm",
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.RMSNorm(5), nn.Linear(5, 3)),
+        _normal(2, 6),
+    ),
+    Problem("tied convolution", _tied_convolution, _normal(3, 6, 6)),
+    Problem(
+        "recurrence by hand",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(torch.tanh(m.a(torch.tanh(m.a(x))))))),
+            a=nn.Linear(5, 5),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(5),
+    ),
+    Problem("embedding", lambda: _lazy_tokens(nn.Embedding(7, 4)), _tokens(7, 5)),
+    Problem("padded embedding", lambda: _lazy_tokens(nn.Embedding(7, 4, padding_idx=-2)), _tokens(7, 5)),
+    Problem("tied embedding", _tied_embedding, _tokens(7, 5)),
+    Problem(
+        "attention",
+        lambda: Apply(
+            _attention, q=nn.Linear(4, 4), k=nn.Linear(4, 4), v=nn.Linear(4, 4), out=nn.Linear(4, 3)
+        ),
+        _normal(5, 4),
+    ),
+    Problem(
+        "multi-head attention",
+        lambda: Apply(
+            lambda m, x: m.attention(x, x, x)[0].mean(1),
+            attention=nn.MultiheadAttention(4, 2, batch_first=True),
+        ),
+        _normal(5, 4),
+        None,
+    ),
+    Problem(
+        "transformer layer",
+        lambda: nn.Sequential(
+            nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), nn.Flatten(), nn.Linear(12, 2)
+        ),
+        _normal(3, 4),
+        None,
+    ),
+    Problem(
+        "sequence first",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.norm(m.a(x.transpose(0, 1))))).sum(0),
+            a=nn.Linear(4, 5),
+            norm=nn.LayerNorm(5),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(6, 4),
+    ),
+    Problem(
+        "samples unrolled",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(x.reshape(-1, 4)))).reshape(len(x), -1),
+            a=nn.Linear(4, 5),
+            b=nn.Linear(5, 2),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "samples in reverse",
+        lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x.flip(0)))).flip(0), a=nn.Linear(4, 5), b=nn.Linear(5, 2)),
+        _normal(4),
+        False,
+    ),
+    Problem(
+        "raw parameter",
+        lambda: Apply(
+            lambda m, x: m.a(x * m.scale) + m.shift.sin(),
+            a=nn.Linear(4, 3),
+            scale=nn.Parameter(torch.ones(4)),
+            shift=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem("frozen parameter", _frozen, _normal(6)),
+    Problem("weight read elsewhere", _partly_read, _normal(6), None),
+    Problem(
+        "weight norm",
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3)),
+        _normal(6),
+        None,
+    ),
+    Problem(
+        "functional call",
+        lambda: Apply(
+            lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.T) + F.linear(x, m.v),
+            w=nn.Parameter(torch.ones(5, 4)),
+            v=nn.Parameter(torch.ones(4, 4)),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem("functional, by rule", lambda: Apply(lambda m, x: F.linear(x, m.w), w=nn.Parameter(torch.ones(2, 4))), _normal(4)),
+    Problem(
+        "lstm",
+        lambda: Apply(lambda m, x: m.head(m.cell(x)[0][:, -1]), cell=nn.LSTM(3, 4, batch_first=True), head=nn.Linear(4, 2)),
+        _normal(4, 3),
+        None,
+    ),
+    Problem(
+        "gru cell",
+        lambda: Apply(lambda m, x: m.cell(x[:, 0], torch.tanh(m.cell(x[:, 1]))), cell=nn.GRUCell(3, 3)),
+        _normal(2, 3),
+        False,
+    ),
+    Problem(
+        "re-entrant checkpoint",
+        lambda: Apply(
+            lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=True)),
+            a=nn.Sequential(nn.Linear(4, 5), nn.Tanh()),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(4),
+        False,
+    ),
+    Problem(
+        "checkpoint",
+        lambda: Apply(
+            lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False)),
+            a=nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
+        "custom function",
+        lambda: Apply(
+            lambda m, x: m.b(Cube.apply(x, m.w)), w=nn.Parameter(torch.ones(4, 3)), b=nn.Linear(3, 2)
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
+        "way by value",
+        lambda: Apply(
+            lambda m, x: torch.cat([m.a(r) if r.sum().item() > 0 else m.b(r) for r in x.split(1)]),
+            a=nn.Linear(4, 3),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+        False,
+    ),
+    Problem(
+        "unused parameter",
+        lambda: Apply(lambda m, x: m.a(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3)),
+        _normal(4),
+    ),
+    Problem(
+        "detached",
+        lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x)).detach() + x), a=nn.Linear(4, 4), b=nn.Linear(4, 3)),
+        _normal(4),
+        None,
+    ),
+]  # fmt: skip
+
+
+def _lazy_tokens(embedding: nn.Embedding) -> nn.Module:
+    return nn.Sequential(embedding, nn.Conv1d(5, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
