@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 _TILES = 4
@@ -42,7 +41,7 @@ class Multiply:
     bfloat16: bool = False
 
     def add(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """out += left rightᵀ."""
+        """Out += left rightᵀ."""
         if self.bfloat16:
             out += (left @ right.T).to(out.dtype)
         else:
@@ -58,7 +57,7 @@ def strips(rows: int, symmetric: bool, columns: int) -> Iterator[tuple[slice, sl
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
-    """out += left rightᵀ for matrices [rows, p]; the lower triangle where right is None."""
+    """Out += left rightᵀ for matrices [rows, p]; the lower triangle where right is None."""
     other = left if right is None else right
     for rows, columns in strips(len(left), right is None, len(other)):
         out[rows, columns].addmm_(left[rows], other[columns].T)

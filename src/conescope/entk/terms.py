@@ -39,7 +39,7 @@ class RowsTerm:
         self.rows[block, direction, self.columns[name]] += rows
 
     def add_to(self, out: Tensor, other: RowsTerm | None, full: bool, scratch: Scratch) -> None:
-        """out += rows rowsᵀ."""
+        """Out += rows rowsᵀ."""
         del scratch
         left = self._matrix(full)
         add_gram(out, left, None if other is None else other._matrix(full))
@@ -111,7 +111,7 @@ class OuterTerm:
         return torch.cat(rows)
 
     def add_to(self, out: Tensor, other: OuterTerm | None, full: bool, scratch: Scratch) -> None:
-        """out += this term's products, by the cheaper contraction."""
+        """Out += this term's products, by the cheaper contraction."""
         by_positions = position_cost(self, other, full) < jacobian_cost(self, other, full)
         if self.sparse or by_positions:
             add_position_products(out, self, other, full, scratch)
@@ -170,9 +170,7 @@ _CHUNK = 2**26
 _UNFOLDED = 2**23
 
 
-def _jacobian(
-    term: OuterTerm, outputs: slice, full: bool, scratch: Scratch, use: str
-) -> Tensor:
+def _jacobian(term: OuterTerm, outputs: slice, full: bool, scratch: Scratch, use: str) -> Tensor:
     """Per-sample gradients of some outputs' weights, [n·q, p] or [n, q·p]."""
     n, q, g, _, t = term.cotangents.shape
     o = outputs.stop - outputs.start
