@@ -134,7 +134,8 @@ def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style 
     with matplotlib.rc_context(dict(style)):
         width = matplotlib.rcParams["figure.figsize"][0]
         figure = Figure(figsize=(width, width))
-        axes, options = _space(figure) if dimensions == 3 else _plane(figure)
+        axes: Any = _axes_in_space(figure) if dimensions == 3 else figure.add_subplot()
+        options = {"depthshade": False} if dimensions == 3 else {}
         axes.plot(*columns, color="#888888", linewidth=0.5, zorder=1)
         dots = axes.scatter(
             *columns[:, 1:],
@@ -148,8 +149,10 @@ def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style 
         )
         first = f"$H({series.steps[0]})$"
         axes.scatter(*columns[:, :1], c="black", s=36, zorder=3, label=first, **options)
+        unit = " of variance" if dimensions == 2 else ""
         for number, (axis, share) in enumerate(zip("xyz", points.shares, strict=False), start=1):
-            axes.set(**{f"{axis}label": f"axis {number} ({share:.0%})"})
+            axes.set(**{f"{axis}label": f"axis {number} ({share:.0%}{unit})"})
+        axes.set_aspect("equal", adjustable="datalim")
         axes.legend()
         bar = figure.colorbar(dots, location="top", aspect=40, pad=0.02, label="iteration $t$")
         _iterations(bar.ax.xaxis)
@@ -272,23 +275,15 @@ def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
     return list(files)
 
 
-def _plane(figure: Figure) -> tuple[Any, dict[str, Any]]:
-    """Axes for points in two dimensions, and what their scatter needs."""
-    axes = figure.add_subplot()
-    axes.set_aspect("equal", adjustable="datalim")
-    return axes, {}
-
-
-def _space(figure: Figure) -> tuple[Any, dict[str, Any]]:
-    """Axes for points in three dimensions, and what their scatter needs."""
+def _axes_in_space(figure: Figure) -> Any:
+    """Axes in three dimensions, with labels close enough to stay within a small figure."""
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_box_aspect((1, 1, 1), zoom=0.85)
+    axes.set_box_aspect((1, 1, 1), zoom=0.78)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_major_locator(MaxNLocator(nbins=4))
-        axis.set_tick_params(pad=-2)
-        axis.labelpad = -6
-    return axes, {"depthshade": False}
+        axis.set_tick_params(pad=1)
+        axis.labelpad = 3
+    return axes
 
 
 def _distance_lines(curves: Curves, other: str, symbol: str, scale: str) -> Figure:
