@@ -213,12 +213,16 @@ class Recipe:
         """The iterations at which a schedule field, such as `kernel.when`, fires.
 
         Raises:
-            RecipeError: if it never does; the message names the field.
+            RecipeError: if it never does, and neither is `never` nor may be idle in a short run.
         """
-        try:
-            return Schedule(self.get(name)).steps(self.training.steps, iterations_per_epoch)
-        except RecipeError as error:
-            raise RecipeError(f"{name}: {error}") from None
+        schedule, total = Schedule(self.get(name)), self.training.steps
+        steps = schedule.steps(total, iterations_per_epoch)
+        if not steps and not schedule.is_never and name not in _MAY_BE_IDLE:
+            raise RecipeError(
+                f"{name}: {schedule.text!r} never fires in {total} iterations; name an earlier "
+                f"iteration, or write 'never' if that is meant"
+            )
+        return steps
 
     @property
     def id(self) -> str:
@@ -251,6 +255,7 @@ SCHEDULES = (
     "snapshots.resume",
     "kernel.when",
 )
+_MAY_BE_IDLE = ("snapshots.resume", "lr_schedule.drops")
 _AT_LEAST = {
     "seed": 0,
     "training.steps": 1,

@@ -39,7 +39,7 @@ class Schedule:
     text: str
 
     def __post_init__(self) -> None:
-        if self.text.strip() == "never":
+        if self.is_never:
             return
         for term in self._terms():
             if term != "end" and not _ONCE.fullmatch(term) and not _EVERY.fullmatch(term):
@@ -55,23 +55,19 @@ class Schedule:
             iterations_per_epoch: what one `ep` is worth.
 
         Returns:
-            The iterations, rising, each once.
-
-        Raises:
-            RecipeError: if the schedule never fires by then, and is not `never`.
+            The iterations, rising, each once; none if it does not fire by then.
         """
-        if self.text.strip() == "never":
+        if self.is_never:
             return ()
         found: set[int] = set()
         for term in self._terms():
             found.update(_expand(term, total, iterations_per_epoch))
-        steps = tuple(sorted(step for step in found if step <= total))
-        if not steps:
-            raise RecipeError(
-                f"the schedule {self.text!r} never fires in {total} iterations; "
-                f"name an earlier iteration, or write 'never' if that is meant"
-            )
-        return steps
+        return tuple(sorted(step for step in found if step <= total))
+
+    @property
+    def is_never(self) -> bool:
+        """Whether the text says that it never fires."""
+        return self.text.strip() == "never"
 
     def _terms(self) -> list[str]:
         return [term.strip() for term in self.text.split(",")]
