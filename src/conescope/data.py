@@ -82,7 +82,7 @@ class Normalizer:
         values = torch.arange(256, dtype=torch.float64)
         rows = []
         for channel in images.cpu().transpose(0, 1).flatten(1):
-            share = torch.bincount(channel, minlength=256) / channel.numel()
+            share = torch.bincount(channel, minlength=256).double() / channel.numel()
             mean = (share * values).sum()
             rows.append((values - mean) / (share * (values - mean).square()).sum().sqrt())
         self._table = torch.stack(rows).to(images.device, dtype)

@@ -18,10 +18,10 @@ from conescope.data import (
     seed_for,
 )
 from conescope.errors import RecipeError
-from conescope.measure import measure
+from conescope.measure import evaluate, measure_kernel
 from conescope.models import build_model
 from conescope.recipe import Recipe
-from conescope.training import Snapshot, build_optimizer, evaluate, learning_rate_schedule
+from conescope.training import Snapshot, build_optimizer, learning_rate_schedule
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
@@ -106,7 +106,7 @@ class Experiment:
 
     def measure(self, snapshot: Snapshot):
         """The kernel on the probe."""
-        return measure(snapshot.model, self.probe, self.recipe.kernel, self.calibration)
+        return measure_kernel(snapshot.model, self.probe, self.recipe.kernel, self.calibration)
 
 
 def _check_device(device: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -188,7 +189,7 @@ class Recipe:
             if not value >= limit:
                 raise RecipeError(f"{name} must be at least {limit}, not {value}")
         for name in _POSITIVE:
-            if not self.get(name) > 0:
+            if not 0 < self.get(name) < math.inf:
                 raise RecipeError(f"{name} must be positive, not {self.get(name)}")
         if self.optimizer.momentum and self.optimizer.name != "sgd":
             raise RecipeError(

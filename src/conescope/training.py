@@ -22,8 +22,6 @@ from conescope.recipe import LearningRateRecipe, OptimizerRecipe
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
 
-_EVALUATION_BATCH = 500
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -111,30 +109,3 @@ def learning_rate_schedule(
         return warm * recipe.factor ** sum(step >= drop for drop in drops)
 
     return multiplier
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, inputs: Callable[[slice], Tensor], labels: Tensor
-) -> dict[str, float]:
-    """Mean cross-entropy and accuracy in evaluation mode; the model's mode is restored.
-
-    Args:
-        model: network from inputs to logits [b, c].
-        inputs: from a slice of the samples to their inputs.
-        labels: [N], int64.
-
-    Returns:
-        "loss" in nats, at least 0, and "accuracy" in [0, 1].
-    """
-    was_training = model.training
-    model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for begin in range(0, len(labels), _EVALUATION_BATCH):
-        part = slice(begin, begin + _EVALUATION_BATCH)
-        logits = model(inputs(part))
-        loss += F.cross_entropy(logits, labels[part], reduction="sum")
-        correct += (logits.argmax(dim=1) == labels[part]).sum()
-    model.train(was_training)
-    return {"loss": loss.item() / len(labels), "accuracy": correct.item() / len(labels)}
