@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -95,7 +96,7 @@ def distance_from(
     Raises:
         KernelError: if there are fewer than two kernels, or none at some τ.
     """
-    with matplotlib.rc_context(dict(style)):
+    with _in_force(style):
         return _distance_lines(curves_from(series, taus), r"\tau", r"\tau", "linear")
 
 
@@ -114,7 +115,7 @@ def distance_after(
     """
     curves = curves_after(series, lags)
     scale = readable_scale(values for _, values in curves.values())
-    with matplotlib.rc_context(dict(style)):
+    with _in_force(style):
         return _distance_lines(curves, "t + dt", "dt", scale)
 
 
@@ -131,7 +132,7 @@ def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style 
     """
     points = series.embedding(dimensions)
     columns = points.coordinates.T
-    with matplotlib.rc_context(dict(style)):
+    with _in_force(style):
         width = matplotlib.rcParams["figure.figsize"][0]
         figure = Figure(figsize=(width, width))
         axes: Any = _axes_in_space(figure) if dimensions == 3 else figure.add_subplot()
@@ -176,7 +177,7 @@ def distance_matrix(series: KernelSeries, style: Style = PAPER) -> Figure:
     edges = _cell_edges(series.steps)
     distances = series.distances()
     norm = PowerNorm(0.5, vmin=0.0, vmax=float(distances.max()) or 1.0)
-    with matplotlib.rc_context(dict(style)):
+    with _in_force(style):
         figure = Figure()
         axes = figure.add_subplot(aspect="equal")
         axes.grid(False)
@@ -200,7 +201,7 @@ def training(run: Run, style: Style = PAPER) -> Figure:
         TrainingError: if nothing has been evaluated yet.
     """
     scalars = evaluations(run)
-    with matplotlib.rc_context(dict(style)):
+    with _in_force(style):
         figure = Figure()
         upper, lower = figure.subplots(2, sharex=True)
         for name in ("train_loss", "test_loss"):
@@ -253,11 +254,16 @@ def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
         except (KernelError, TrainingError) as reason:
             logger.warning("no figure %s: %s", name, reason)
             continue
-        with matplotlib.rc_context(dict(style)):
+        with _in_force(style):
             if not run.finished:
                 figure.supxlabel(state(run), fontsize="small")
             written += _save(figure, folder / name, run.name)
     return written
+
+
+def _in_force(style: Style) -> AbstractContextManager[None]:
+    parameters: Any = dict(style)
+    return matplotlib.rc_context(parameters)
 
 
 def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
