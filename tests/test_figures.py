@@ -136,9 +136,9 @@ def test_unfinished_is_written_on_the_figure(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), UNEVEN])
-def test_few_or_uneven_kernels_have_all_figures(tmp_path, caplog, steps):
-    assert len(save_figures(made_run(made_series(steps)), tmp_path)) == 2 * len(FIGURES)
-    assert not caplog.records
+def test_few_or_uneven_kernels_have_all_figures(steps):
+    for draw in FIGURES.values():
+        draw(made_run(made_series(steps)), PAPER).draw_without_rendering()
 
 
 def test_one_kernel_has_only_the_training_figure(tmp_path, caplog):

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 from plotly.subplots import make_subplots
 
-from conescope.figures import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
+from conescope.figures.style import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
 from conescope.run import Run
 from conescope.series import KernelSeries
 from conescope.summary import (
