@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 from plotly.subplots import make_subplots
 
-from conescope.figures import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
+from conescope.figures.style import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
 from conescope.run import Run
 from conescope.series import KernelSeries
 from conescope.summary import (
@@ -26,17 +26,41 @@ from conescope.summary import (
 
 DASHES = ("solid", "dash", "dot")
 
+LINEAR = {"type": "linear", "rangemode": "tozero"}
+
 ITERATIONS: Mapping[str, Any] = MappingProxyType({"title": "iteration t", "tickformat": ",d"})
 
-LAYOUT: Mapping[str, Any] = MappingProxyType(
-    {
-        "template": "simple_white",
+_AXIS = {
+    "showgrid": True,
+    "gridcolor": "#e8e8e8",
+    "zeroline": False,
+    "linecolor": "#1a1a1a",
+    "ticks": "outside",
+    "title": {"standoff": 8},
+    "automargin": True,
+}
+
+_SPACE_AXIS = {"gridcolor": "#dddddd", "zeroline": False, "backgroundcolor": "white", "nticks": 5}
+
+TEMPLATE = go.layout.Template(
+    layout={
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1a1a1a"},
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 48},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 28, "t": 36, "b": 44},
+        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
         "hoverlabel": {"bgcolor": "white"},
+        "plot_bgcolor": "white",
+        "xaxis": {**_AXIS, "nticks": 6, "tickangle": 0},
+        "yaxis": _AXIS,
+        "scene": {
+            "camera": {"eye": {"x": 1.25, "y": -2.15, "z": 1.25}, "center": {"z": -0.2}},
+            "aspectmode": "data",
+            "xaxis": _SPACE_AXIS,
+            "yaxis": _SPACE_AXIS,
+            "zaxis": _SPACE_AXIS,
+        },
     }
 )
+"""Looks of all charts; the camera stands where matplotlib's does."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +81,13 @@ class Chart:
 
 def distance_from(series: KernelSeries) -> go.Figure:
     """S(θ(t), θ(τ)) against t, one line for each τ."""
-    return _distance_lines(curves_from(series), "τ", "τ", "linear")
+    return _distance_lines(curves_from(series), "τ", "τ", LINEAR)
 
 
 def distance_after(series: KernelSeries) -> go.Figure:
     """S(θ(t), θ(t + dt)) against t, one line for each dt."""
     curves = curves_after(series)
-    scale = readable_scale(values for _, values in curves.values())
+    scale = _scale([values for _, values in curves.values()])
     return _distance_lines(curves, "t + dt", "dt", scale)
 
 
@@ -78,7 +102,7 @@ def embedding_2d(series: KernelSeries) -> go.Figure:
         ]
     )
     titles = _axis_titles(points.shares)
-    chart.update_layout(dict(LAYOUT), xaxis_title=titles[0], yaxis_title=titles[1])
+    chart.update_layout(template=TEMPLATE, xaxis_title=titles[0], yaxis_title=titles[1])
     chart.update_yaxes(scaleanchor="x", scaleratio=1)
     return chart
 
@@ -95,8 +119,8 @@ def embedding_3d(series: KernelSeries) -> go.Figure:
     )
     titles = zip("xyz", _axis_titles(points.shares), strict=True)
     scene = {f"{axis}axis": {"title": {"text": title}} for axis, title in titles}
-    chart.update_layout(dict(LAYOUT), scene={**scene, "aspectmode": "data"})
-    chart.update_layout(margin={"l": 0, "r": 0, "b": 0})
+    chart.update_layout(template=TEMPLATE, scene=scene)
+    chart.update_layout(margin={"l": 0, "r": 0, "b": 0}, legend={"y": 0, "yanchor": "bottom"})
     return chart
 
 
@@ -113,8 +137,8 @@ def distance_matrix(series: KernelSeries) -> go.Figure:
         hovertemplate="S(θ(%{x:,}), θ(%{y:,})) = %{z:.4g}<extra></extra>",
     )
     chart = go.Figure(heat)
-    chart.update_layout(dict(LAYOUT), xaxis=dict(ITERATIONS), yaxis=dict(ITERATIONS))
-    chart.update_xaxes(constrain="domain")
+    chart.update_layout(template=TEMPLATE, xaxis=dict(ITERATIONS), yaxis=dict(ITERATIONS))
+    chart.update_xaxes(constrain="domain", nticks=4)
     chart.update_yaxes(title="iteration s", scaleanchor="x", constrain="domain")
     return chart
 
@@ -127,9 +151,9 @@ def training(run: Run) -> go.Figure:
     for place, (name, row) in enumerate(rows.items()):
         line = _line(place, scalars["step"], scalars[name], name.replace("_", " "))
         chart.add_trace(line, row=row, col=1)
-    scale = readable_scale([scalars["train_loss"], scalars["test_loss"]])
-    chart.update_layout(dict(LAYOUT), hovermode="x unified")
-    chart.update_yaxes(title="loss", type=scale, dtick=_ticks(scale), row=1)
+    losses = [scalars["train_loss"], scalars["test_loss"]]
+    chart.update_layout(template=TEMPLATE, hovermode="x unified")
+    chart.update_yaxes(title="loss", row=1, **_scale(losses))
     chart.update_yaxes(title="test accuracy", tickformat=".0%", row=2)
     chart.update_xaxes(**ITERATIONS, row=2)
     return chart
@@ -183,16 +207,14 @@ CHARTS: Mapping[str, Chart] = MappingProxyType(
 """Name → chart, named as the files of `conescope.figures.save_figures`."""
 
 
-def _distance_lines(curves: Curves, other: str, symbol: str, scale: str) -> go.Figure:
+def _distance_lines(curves: Curves, other: str, symbol: str, scale: dict[str, Any]) -> go.Figure:
     lines = [
         _line(place, steps, distances, f"{symbol} = {value:,}")
         for place, (value, (steps, distances)) in enumerate(curves.items())
     ]
     chart = go.Figure(lines)
-    chart.update_layout(dict(LAYOUT), xaxis=dict(ITERATIONS), hovermode="x unified")
-    chart.update_yaxes(title=f"S(θ(t), θ({other}))", type=scale, dtick=_ticks(scale))
-    if scale == "linear":
-        chart.update_yaxes(rangemode="tozero")
+    chart.update_layout(template=TEMPLATE, xaxis=dict(ITERATIONS), hovermode="x unified")
+    chart.update_yaxes(title=f"S(θ(t), θ({other}))", **scale)
     return chart
 
 
@@ -222,7 +244,15 @@ def _path(series: KernelSeries, size: int) -> dict[str, Any]:
             "color": series.steps,
             "colorscale": _colour_scale(ITERATION_MAP),
             "showscale": True,
-            "colorbar": {"title": "iteration", "tickformat": ",d", "thickness": 14},
+            "colorbar": {
+                "orientation": "h",
+                "y": 1.0,
+                "yanchor": "bottom",
+                "thickness": 10,
+                "nticks": 6,
+                "tickformat": ",d",
+                "title": {"text": "iteration t", "side": "top"},
+            },
         },
         "text": [f"H({step:,})" for step in series.steps],
         "hovertemplate": "%{text}<extra></extra>",
@@ -244,9 +274,12 @@ def _axis_titles(shares: np.ndarray) -> list[str]:
     return [f"axis {n} ({share:.0%})" for n, share in enumerate(shares, start=1)]
 
 
-def _ticks(scale: str) -> str | None:
-    """Plotly's code for ticks at 1, 2 and 5 of each decade."""
-    return "D2" if scale == "log" else None
+def _scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The y-axis on which these lines are readable."""
+    if readable_scale(lines) == "linear":
+        return LINEAR
+    low, high = (extreme(np.concatenate(lines)) for extreme in (np.nanmin, np.nanmax))
+    return {"type": "log", "tickformat": "~g", "dtick": "D2" if high < 100 * low else None}
 
 
 def _colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str]]:

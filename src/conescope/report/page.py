@@ -82,7 +82,7 @@ def _figure(run: Run, name: str, chart: Chart) -> str:
     try:
         body = f'<div class="chart">{_html(run, name, chart)}</div>'
     except (KernelError, TrainingError) as reason:
-        body = f'<p class="missing">Not yet: {escape(str(reason))}.</p>'
+        body = f'<p class="missing">No chart: {escape(str(reason))}.</p>'
     return (
         f"<figure><h3>{escape(chart.title)}</h3>{body}"
         f"<figcaption>{escape(chart.caption)}</figcaption></figure>"

@@ -1,23 +1,15 @@
-"""The paper's plots of a run, as matplotlib figures fit for one column of a paper.
-
-Every function returns a figure and changes nothing global. A style is a mapping of matplotlib's
-rc parameters, passed in and in force only while that figure is drawn.
-"""
+"""The paper's plots of a run, as matplotlib figures fit for one column of a paper."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     LogLocator,
@@ -27,7 +19,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.figures.style import DISTANCE_MAP, ITERATION_MAP, PAPER, Style, in_force
 from conescope.run import Run
 from conescope.series import KernelSeries
 from conescope.summary import (
@@ -37,49 +29,7 @@ from conescope.summary import (
     evaluations,
     readable_scale,
     require_pair,
-    state,
 )
-
-logger = logging.getLogger(__name__)
-
-LINE_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Colours that the colour-blind tell apart (Okabe & Ito, 2008), without the faint yellow."""
-
-ITERATION_MAP = ListedColormap(
-    matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1.0, 256)), name="iteration"
-)
-"""Light to dark: later is darker."""
-
-DISTANCE_MAP = matplotlib.colormaps["magma_r"]
-"""Light to dark: farther is darker."""
-
-Style = Mapping[str, Any]
-
-PAPER: Style = MappingProxyType(
-    {
-        "figure.figsize": (3.5, 2.7),
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-        "savefig.dpi": 300,
-        "font.family": "DejaVu Sans",
-        "font.size": 8,
-        "axes.labelsize": 9,
-        "legend.frameon": False,
-        "legend.handlelength": 1.4,
-        "legend.columnspacing": 1.2,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#e4e4e4",
-        "grid.linewidth": 0.5,
-        "lines.linewidth": 1.2,
-        "axes.prop_cycle": cycler(linestyle=["-", "--", ":"]) * cycler(color=LINE_COLOURS),
-        "mathtext.fontset": "dejavusans",
-        "pdf.fonttype": 42,
-    }
-)
-"""One column wide, 8-point type: also readable on a phone's screen."""
 
 
 def distance_from(
@@ -95,7 +45,7 @@ def distance_from(
     Raises:
         KernelError: if there are fewer than two kernels, or none at some τ.
     """
-    with matplotlib.rc_context(dict(style)):
+    with in_force(style):
         return _distance_lines(curves_from(series, taus), r"\tau", r"\tau", "linear")
 
 
@@ -114,7 +64,7 @@ def distance_after(
     """
     curves = curves_after(series, lags)
     scale = readable_scale(values for _, values in curves.values())
-    with matplotlib.rc_context(dict(style)):
+    with in_force(style):
         return _distance_lines(curves, "t + dt", "dt", scale)
 
 
@@ -131,7 +81,7 @@ def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style 
     """
     points = series.embedding(dimensions)
     columns = points.coordinates.T
-    with matplotlib.rc_context(dict(style)):
+    with in_force(style):
         width = matplotlib.rcParams["figure.figsize"][0]
         figure = Figure(figsize=(width, width))
         axes: Any = _axes_in_space(figure) if dimensions == 3 else figure.add_subplot()
@@ -176,7 +126,7 @@ def distance_matrix(series: KernelSeries, style: Style = PAPER) -> Figure:
     edges = _cell_edges(series.steps)
     distances = series.distances()
     norm = PowerNorm(0.5, vmin=0.0, vmax=float(distances.max()) or 1.0)
-    with matplotlib.rc_context(dict(style)):
+    with in_force(style):
         figure = Figure()
         axes = figure.add_subplot(aspect="equal")
         axes.grid(False)
@@ -200,7 +150,7 @@ def training(run: Run, style: Style = PAPER) -> Figure:
         TrainingError: if nothing has been evaluated yet.
     """
     scalars = evaluations(run)
-    with matplotlib.rc_context(dict(style)):
+    with in_force(style):
         figure = Figure()
         upper, lower = figure.subplots(2, sharex=True)
         for name in ("train_loss", "test_loss"):
@@ -214,65 +164,6 @@ def training(run: Run, style: Style = PAPER) -> Figure:
         lower.yaxis.set_major_formatter(PercentFormatter(1.0))
         _iterations(lower.xaxis)
         return figure
-
-
-FIGURES: Mapping[str, Callable[[Run, Style], Figure]] = MappingProxyType(
-    {
-        "distance-from": lambda run, style: distance_from(run.series, style=style),
-        "distance-after": lambda run, style: distance_after(run.series, style=style),
-        "embedding-2d": lambda run, style: embedding(run.series, 2, style),
-        "embedding-3d": lambda run, style: embedding(run.series, 3, style),
-        "distance-matrix": lambda run, style: distance_matrix(run.series, style),
-        "training": training,
-    }
-)
-"""File name → how that figure of a run is drawn with the default choices."""
-
-
-def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
-    """Write every figure of a run as PDF and as PNG; the same run gives the same bytes.
-
-    A figure that the run has too few kernels for is left out, and a warning on this module's
-    logger says why. Figures of an unfinished run are marked as such.
-
-    Args:
-        run: the run.
-        folder: where to write; made if missing.
-        style: matplotlib's rc parameters for all figures.
-
-    Returns:
-        The files written.
-
-    Raises:
-        StoreError: if a file cannot be written.
-    """
-    written: list[Path] = []
-    for name, draw in FIGURES.items():
-        try:
-            figure = draw(run, style)
-        except (KernelError, TrainingError) as reason:
-            logger.warning("no figure %s: %s", name, reason)
-            continue
-        with matplotlib.rc_context(dict(style)):
-            if not run.finished:
-                figure.supxlabel(state(run), fontsize="small")
-            written += _save(figure, folder / name, run.name)
-    return written
-
-
-def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
-    metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
-    files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
-    for file, fields in files.items():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(file, metadata=fields)
-        except OSError as reason:
-            raise StoreError(
-                f"cannot write the figure {file}: {reason.strerror}; free space there or choose "
-                "another folder"
-            ) from reason
-    return list(files)
 
 
 def _axes_in_space(figure: Figure) -> Any:
