@@ -71,7 +71,7 @@ def run_experiment(
     """
     progress = progress or _Silent()
     folder = Folder(path)
-    with folder.owned():
+    with folder.owned(), _reproducible(recipe):
         _check_same_recipe(folder, recipe)
         experiment = Experiment(recipe)
         model, optimizer = experiment.fresh()
@@ -79,22 +79,21 @@ def run_experiment(
         start = _restore(folder, experiment, model, optimizer)
         recorder = _Recorder(folder, experiment)
         progress.begin(recipe.id, start, recipe.training.steps)
-        with _deterministic(recipe.device):
-            snapshots = train(
-                model,
-                optimizer,
-                experiment.batch,
-                experiment.multiplier,
-                start=start,
-                stop=recipe.training.steps,
-                seed=recipe.seed,
-            )
-            for snapshot in snapshots:
-                recorder.look(snapshot)
-                progress.advance(snapshot.step)
-                if snapshot.step < recipe.training.steps and should_stop():
-                    recorder.store_snapshot(snapshot)
-                    return False
+        snapshots = train(
+            model,
+            optimizer,
+            experiment.batch,
+            experiment.multiplier,
+            start=start,
+            stop=recipe.training.steps,
+            seed=recipe.seed,
+        )
+        for snapshot in snapshots:
+            recorder.look(snapshot)
+            progress.advance(snapshot.step)
+            if snapshot.step < recipe.training.steps and should_stop():
+                recorder.store_snapshot(snapshot)
+                return False
         if not is_finished(folder):
             folder.append("finished", seconds=recorder.seconds())
         return True
@@ -231,14 +230,13 @@ def _claim(folder: Folder, recipe: Recipe, command: str) -> None:
 
 
 @contextmanager
-def _deterministic(device: str) -> Iterator[None]:
-    """Make CUDA compute the same bits each time; on a CPU torch does so by itself."""
-    if torch.device(device).type == "cpu":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+def _reproducible(recipe: Recipe) -> Iterator[None]:
+    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(recipe.threads or threads)
+    torch.use_deterministic_algorithms(deterministic or torch.device(recipe.device).type == "cuda")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
