@@ -27,11 +27,14 @@ from benchmarks.process import ALLOCATORS, Task
 def _parser() -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small problems, two rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help="small problems, two rounds, no search"
+    )
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS)
     parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, default=list(OUTPUTS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS)
+    parser.add_argument("--options", type=int, help="settings that each may try (all)")
     parser.add_argument("--rounds", type=int, help="timed turns of every contender (5)")
     parser.add_argument("--threads", type=int, default=cores, help=f"({cores})")
     parser.add_argument(
@@ -50,6 +53,7 @@ def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
     quick = arguments.quick
     arguments.problems = arguments.problems or list(QUICK_RUN if quick else FULL_RUN)
     arguments.allocators = arguments.allocators or (["default"] if quick else list(ALLOCATORS))
+    arguments.options = arguments.options or (1 if quick else None)
     arguments.rounds = arguments.rounds or (2 if quick else 5)
     if arguments.limit_gb is None:
         arguments.limit_gb = 3 if quick else 0.8 * total_memory() / 1e9
@@ -101,6 +105,7 @@ def _tasks(arguments: argparse.Namespace, folder: Path) -> Iterator[list[Task]]:
                 arguments.threads,
                 arguments.limit_seconds,
                 int(arguments.limit_gb * 1e9),
+                arguments.options,
             )
             for contender in arguments.contenders
         ]

@@ -8,8 +8,11 @@ from benchmarks.contenders.base import Option
 from benchmarks.machine import matrix_product_peak
 from benchmarks.process import Task, Worker, WorkerError
 
-_WORTH_A_SECOND_CALL = 10.0
-"""A call that takes longer, in seconds, and twice as long as the best, is not repeated."""
+_WORTH_A_SECOND_CALL = 2.0
+"""A call that takes longer, in seconds, and 1.3 times as long as the best, is not repeated."""
+
+_LEAST_PATIENCE = 30.0
+"""A call may take so many seconds, however fast the others are."""
 
 _ACCEPTED_ERROR = 1e-2
 """A kernel further from the reference than that is wrong, not imprecise."""
@@ -66,6 +69,11 @@ class Pool:
         """Drop the task's worker, which has ended."""
         self._workers.pop(task.contender, None)
 
+    def end(self, task: Task) -> None:
+        """End the task's worker, if it runs."""
+        if task.contender in self._workers:
+            self._workers.pop(task.contender).end()
+
     def close(self) -> None:
         """End all workers."""
         for worker in self._workers.values():
@@ -82,18 +90,20 @@ def contest(tasks: list[Task], rounds: int, give_up: float, memory_bytes: int) -
     Args:
         tasks: one a contender, with the same problem, outputs and allocator.
         rounds: timed turns of every contender.
-        give_up: a contender this many times slower than the fastest in the search gets no
-            further turns.
+        give_up: a contender this many times slower than the fastest gets no further turns.
         memory_bytes: what all workers together may hold.
 
     Returns:
         "results" (one a task) and "peaks" (the matrix-product peak, FLOP/s, in every round).
     """
     pool = Pool(memory_bytes)
-    results = {task: _search(pool, task) for task in tasks}
-    fastest = min(result.best for result in results.values())
+    results: dict[Task, Result] = {}
+    fastest = float("inf")
+    for task in tasks:
+        results[task] = _search(pool, task, hopeless=give_up * fastest)
+        fastest = min(fastest, results[task].best)
     for result in results.values():
-        if fastest * give_up < result.best < float("inf"):
+        if give_up * fastest < result.best < float("inf"):
             result.seconds = [result.best]
             result.reason = f"over {give_up:g} times the fastest: one call"
     peaks = []
@@ -106,39 +116,43 @@ def contest(tasks: list[Task], rounds: int, give_up: float, memory_bytes: int) -
     return {"results": list(results.values()), "peaks": peaks}
 
 
-def _search(pool: Pool, task: Task) -> Result:
-    """Try every option and keep the fastest."""
+def _search(pool: Pool, task: Task, hopeless: float) -> Result:
+    """Try the options, the rest of them no more once one took hopelessly long; keep the fastest."""
     result = Result(task.problem, task.outputs, task.allocator, task.contender)
     try:
         greeting = pool.worker(task, task.limit_bytes).greeting
     except WorkerError as failure:
-        pool.forget(task)
         result.reason = str(failure)
         return result
     result.version, result.operations = greeting["version"], greeting["operations"]
-    for option in greeting["options"]:
-        result.tried.append({"option": option, **_try(pool, task, option, result.best)})
+    for option in greeting["options"][: task.most_options]:
+        result.tried.append({"option": option, **_try(pool, task, option, result.best, hopeless)})
+        if hopeless < result.best < float("inf"):
+            break
     usable = [entry for entry in result.tried if "seconds" in entry]
-    if usable:
-        best = min(usable, key=lambda entry: entry["seconds"])
-        result.option = best["option"]
-        result.error, result.worst = best["error"], best["worst"]
-        result.peak_bytes = best["peak_bytes"]
-    else:
+    if not usable:
         result.reason = result.tried[0]["reason"]
+        return result
+    best = min(usable, key=lambda entry: entry["seconds"])
+    result.option, result.peak_bytes = best["option"], best["peak_bytes"]
+    result.error, result.worst = best["error"], best["worst"]
+    if len(result.tried) > 1:
+        # Memory kept from other options is not to count among this one's.
+        pool.end(task)
     return result
 
 
-def _try(pool: Pool, task: Task, option: Option, best: float) -> dict:
+def _try(pool: Pool, task: Task, option: Option, best: float, hopeless: float) -> dict:
     """A cold and, where it may matter, a warm call with an option."""
+    patience = min(task.limit_seconds, max(_LEAST_PATIENCE, hopeless))
     try:
         worker = pool.worker(task, task.limit_bytes)
-        first = worker.ask(option)
+        first = worker.ask(option, patience)
         if first["error"] > _ACCEPTED_ERROR:
             return {"reason": f"wrong by {first['error']:.0%}"}
-        if first["seconds"] > _WORTH_A_SECOND_CALL and first["seconds"] > 2 * best:
+        if first["seconds"] > _WORTH_A_SECOND_CALL and first["seconds"] > 1.3 * best:
             return first
-        return worker.ask(option)
+        return worker.ask(option, patience)
     except WorkerError as failure:
         pool.forget(task)
         return {"reason": str(failure)}
@@ -149,8 +163,8 @@ def _turn(pool: Pool, task: Task, result: Result) -> None:
     try:
         worker = pool.worker(task, result.peak_bytes)
         if worker.fresh:
-            worker.ask(result.option)
-        answer = worker.ask(result.option)
+            result.peak_bytes = worker.ask(result.option, task.limit_seconds)["peak_bytes"]
+        answer = worker.ask(result.option, task.limit_seconds)
     except WorkerError as failure:
         pool.forget(task)
         result.reason = str(failure)

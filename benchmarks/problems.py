@@ -63,4 +63,4 @@ PROBLEMS = {
     "vgg-2": Problem(VGG, 2),
 }
 FULL_RUN = ("lenet-256", "resnet-64", "resnet-256", "vgg-16", "vgg-32")
-QUICK_RUN = ("lenet-32", "resnet-8", "vgg-2")
+QUICK_RUN = ("lenet-32", "resnet-8")

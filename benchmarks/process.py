@@ -37,7 +37,12 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker works on, and the limits of one answer."""
+    """What a worker works on, and the limits of one answer.
+
+    Attributes:
+        limit_seconds, limit_bytes: of one answer.
+        most_options: how many of its options the contender may try; None for all.
+    """
 
     problem: str
     contender: str
@@ -47,6 +52,7 @@ class Task:
     threads: int
     limit_seconds: float
     limit_bytes: int
+    most_options: int | None
 
 
 class Worker:
@@ -71,21 +77,21 @@ class Worker:
             text=True,
             bufsize=1,
         )
-        self.greeting = self._answer()
+        self.greeting = self._answer(task.limit_seconds)
 
     @property
     def resident(self) -> int:
         """Bytes it holds now."""
         return memory_field("VmRSS", Path(f"/proc/{self._process.pid}/status"))
 
-    def ask(self, option: Option) -> dict:
-        """One measurement.
+    def ask(self, option: Option, patience: float) -> dict:
+        """One measurement, within so many seconds.
 
         Raises:
             WorkerError: if it failed, or went over a limit; it is ended then.
         """
         self._process.stdin.write(json.dumps(option) + "\n")
-        answer = self._answer()
+        answer = self._answer(patience)
         self.fresh = False
         return answer
 
@@ -97,13 +103,13 @@ class Worker:
         self._process.stdout.close()
         self._errors.close()
 
-    def _answer(self) -> dict:
-        deadline = time.monotonic() + self.task.limit_seconds
+    def _answer(self, patience: float) -> dict:
+        deadline = time.monotonic() + patience
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not selector.select(_POLL_SECONDS):
                 if time.monotonic() > deadline:
-                    self._give_up(f"over {self.task.limit_seconds:g} s")
+                    self._give_up(f"over {patience:.0f} s")
                 if self.resident > self.task.limit_bytes:
                     self._give_up(f"over {self.task.limit_bytes / 1e9:.0f} GB")
         line = self._process.stdout.readline()

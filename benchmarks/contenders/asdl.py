@@ -30,7 +30,7 @@ class ASDL(Contender):
     def options(self) -> list[Option]:
         """Chunk sizes."""
         if self.outputs == "full":
-            return chunk_options(len(self.x))
+            return chunk_options(len(self.x), self.sample_bytes)
         return [{"chunk": chunk} for chunk in halvings(len(self.x), most=256)[:4]]
 
     def _jacobian(self, x: Tensor) -> Jacobian:

@@ -25,7 +25,7 @@ class BackPACK(Contender):
 
     def options(self) -> list[Option]:
         """Chunk sizes, with the Jacobian kept or recomputed."""
-        return chunk_options(len(self.x))
+        return chunk_options(len(self.x), self.sample_bytes)
 
     def _gradients(self, output: Tensor, retain: bool) -> list[Tensor]:
         with self.backpack(self.batch_grad(), retain_graph=retain):

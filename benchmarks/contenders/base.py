@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from benchmarks.problems import CLASSES
+
 Option = dict[str, int | str | bool]
 
 
@@ -35,6 +37,12 @@ class Contender(ABC):
     def options(self) -> list[Option]:
         """The settings to choose the fastest from, for example chunk sizes."""
         return [{}]
+
+    @property
+    def sample_bytes(self) -> int:
+        """The size of one sample's Jacobian in float32."""
+        outputs = 1 if self.outputs == "sum" else CLASSES
+        return 4 * outputs * sum(p.numel() for p in self.model.parameters())
 
     def operations(self) -> float | None:
         """The floating-point operations of a run, if the contender can tell."""

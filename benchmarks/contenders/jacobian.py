@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.base import Option, halvings
+from benchmarks.machine import total_memory
 
 Jacobian = list[Tensor]
 """One tensor [b, c, p_l] a parameter, for b samples and c outputs."""
+
+_WORTH_RECOMPUTING = 4 * 10**9
 
 
 def product(rows: Jacobian, columns: Jacobian, outputs: str) -> Tensor:
@@ -23,11 +26,22 @@ def product(rows: Jacobian, columns: Jacobian, outputs: str) -> Tensor:
     return kernel.reshape(*rows[0].shape[:kept], *columns[0].shape[:kept])
 
 
-def chunk_options(n: int) -> list[Option]:
-    """Keep the whole Jacobian, filled chunk by chunk, or recompute it for pairs of chunks."""
-    stored: list[Option] = [{"chunk": chunk, "stored": True} for chunk in halvings(n)]
-    paired: list[Option] = [{"chunk": chunk, "stored": False} for chunk in halvings(n)[:2]]
-    return stored + [option for option in paired if option["chunk"] != n]
+def chunk_options(n: int, sample_bytes: int) -> list[Option]:
+    """Keep the whole Jacobian, filled chunk by chunk, or recompute it for pairs of chunks.
+
+    Args:
+        n: number of samples.
+        sample_bytes: size of one sample's Jacobian.
+    """
+    room = total_memory() // 2
+    chunks = halvings(n)
+    options: list[Option] = []
+    if n * sample_bytes <= room:
+        options += [{"chunk": chunk, "stored": True} for chunk in chunks[:3]]
+    if n * sample_bytes > _WORTH_RECOMPUTING:
+        pairs = [chunk for chunk in chunks if chunk < n and 2 * chunk * sample_bytes <= room]
+        options += [{"chunk": chunk, "stored": False} for chunk in pairs[:2]]
+    return options or [{"chunk": chunks[-1], "stored": False}]
 
 
 def kernel_by_chunks(

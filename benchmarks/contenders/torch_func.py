@@ -62,7 +62,7 @@ class TorchFunc(_TorchFunc):
 
     def options(self) -> list[Option]:
         """Chunk sizes, with the Jacobian kept or recomputed."""
-        return chunk_options(len(self.x))
+        return chunk_options(len(self.x), self.sample_bytes)
 
     def run(self, chunk: int, stored: bool) -> Tensor:
         """The kernel from the Jacobian in chunks."""
