@@ -51,9 +51,10 @@ def draw(record: dict, path: Path) -> None:
 
 
 def _panel(axes: Axes, panel: list[Contest]) -> None:
-    for name, (colour, marker) in _STYLES.items():
+    for column, (name, (colour, marker)) in enumerate(_STYLES.items()):
+        offset = 0.08 * (column - (len(_STYLES) - 1) / 2)
         points = [
-            (place, row.seconds)
+            (place + offset, row.seconds)
             for place, contest in enumerate(panel)
             for row in contest.rows
             if row.contender == name and row.seconds is not None
