@@ -52,6 +52,8 @@ LENET = Network("LeNet-5", LeNet5, (1, 28, 28))
 RESNET = Network("ResNet-20", ResNet20, (3, 32, 32))
 VGG = Network("VGG-16", lambda: VGG16(head="small"), (3, 32, 32))
 
+TINY = Problem(Network("LeNet-5, narrow", lambda: LeNet5(0.25), LENET.image), 2)
+
 PROBLEMS = {
     "lenet-256": Problem(LENET, 256),
     "resnet-64": Problem(RESNET, 64),

@@ -21,7 +21,7 @@ import torch
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, Option
 from benchmarks.machine import memory_field, reset_peak
-from benchmarks.problems import PROBLEMS
+from benchmarks.problems import PROBLEMS, TINY
 from benchmarks.reference import deviations
 
 
@@ -32,11 +32,10 @@ def _private_stdout() -> IO[str]:
     return channel
 
 
-def _load_lazily(problem: str, contender: str, outputs: str) -> None:
-    """Run on two samples: what a library loads at its first use is no part of a kernel's peak."""
-    model, x = PROBLEMS[problem].make()
-    small = CONTENDERS[contender](model, x[:2], outputs)
-    small.run(**small.options()[0])
+def _load_lazily(contender: str, outputs: str) -> None:
+    """Solve a tiny problem: what a library loads at its first use is no part of a peak."""
+    tiny = CONTENDERS[contender](*TINY.make(), outputs)
+    tiny.run(**tiny.options()[0])
 
 
 def _measure(contender: Contender, option: Option, baseline: int, reference: dict) -> dict:
@@ -57,7 +56,7 @@ def main(problem: str, contender: str, outputs: str, reference: str, threads: st
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     torch.set_num_threads(int(threads))
     truth = torch.load(reference, weights_only=True)
-    _load_lazily(problem, contender, outputs)
+    _load_lazily(contender, outputs)
     model, x = PROBLEMS[problem].make()
     chosen = CONTENDERS[contender](model, x, outputs)
     gc.collect()
