@@ -82,9 +82,9 @@ def _compute(
     full = outputs == "full"
     q = len(directions) if full else 1
     routes = find_routes(model, parameters, x)
-    factory = Factory(model, parameters, routes, by_layer, 64)
-    other = x if y is None else y
     scratch = Scratch()
+    factory = Factory(model, parameters, routes, by_layer, 32, scratch)
+    other = x if y is None else y
     left = factory(x, directions)
     right = None if y is None else factory(y, directions)
     layers: dict[str, Tensor] = {}

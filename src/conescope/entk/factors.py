@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from conescope.entk.calls import Call, OuterCall
 from conescope.entk.general import per_sample_gradients
 from conescope.entk.routes import Routes, follow, only_requires_grad
-from conescope.entk.terms import OuterTerm, RowsTerm
+from conescope.entk.products import Scratch, multiply_batches
+from conescope.entk.terms import Features, OuterTerm, RowsTerm
 
 Term = OuterTerm | RowsTerm
 
@@ -90,12 +91,14 @@ class Factory:
         routes: Routes,
         by_layer: bool,
         block: int,
+        scratch: Scratch,
     ) -> None:
         self.model = model
         self.parameters = parameters
         self.routes = routes
         self.by_layer = by_layer
         self.block = block
+        self.scratch = scratch
 
     def __call__(self, x: Tensor, directions: Tensor) -> dict[str, list[Term]]:
         """Layer → terms of the samples x; all under "" unless by layer.
@@ -134,18 +137,20 @@ class _Collector:
         self.directions = directions
         self.terms: dict[str, list[Term]] = {}
         self.outer: dict[str, OuterTerm] = {}
+        self.formed: dict[str, Features] = {}
         self.rows: dict[str, RowsTerm] = {}
         self.assignment: Assignment | None = None
 
     def absorb(self, block: slice, x: Tensor) -> None:
+        """Take in a block of the samples x."""
         factory = self.factory
         outputs, calls = follow(factory.model, factory.parameters, x[block], factory.routes)
         if self.assignment is None:
             self.assignment = assign(calls)
             self._build(calls, self.assignment)
         for name, term in self.outer.items():
-            numbers, _ = self.assignment.outer[name]
-            term.begin(block, [call for n in numbers if isinstance(call := calls[n], OuterCall)])
+            term.features.append(block, _outer_calls(calls, self.assignment.outer[name][0]))
+        features = self._features(calls, self.assignment, block.stop - block.start)
         edges = [call.edge for call in calls]
         last = len(self.directions) - 1
         for k, direction in enumerate(self.directions):
@@ -156,32 +161,74 @@ class _Collector:
                 retain_graph=k < last,
                 allow_unused=True,
             )
-            self._take(block, k, calls, gradients)
+            known = [
+                torch.zeros_like(call.source[:0]) if g is None else g
+                for call, g in zip(calls, gradients, strict=True)
+            ]
+            self._take(block, k, calls, known, features)
 
     def _take(
-        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+        self,
+        block: slice,
+        k: int,
+        calls: Sequence[Call],
+        gradients: Sequence[Tensor],
+        features: Mapping[str, Tensor],
     ) -> None:
         assert self.assignment is not None
-        for name, term in self.outer.items():
-            for use, number in enumerate(self.assignment.outer[name][0]):
+        for name, (numbers, _) in self.assignment.outer.items():
+            for use, number in enumerate(numbers):
                 g, call = gradients[number], calls[number]
-                if g is not None and isinstance(call, OuterCall):
-                    term.absorb(use, block, k, call.cotangent(g))
+                assert isinstance(call, OuterCall)
+                if name in self.outer:
+                    place = self.outer[name].place(use, block, k)
+                    place.copy_(call.cotangent(g)) if len(g) else place.zero_()
+                    continue
+                place = self.rows[name].place(name, block, k)
+                span = self.formed[name].spans[use]
+                if len(g) == 0:
+                    if use == 0:
+                        place.zero_()
+                    continue
+                shape = features[name].shape
+                target = place.unflatten(1, (shape[1], -1, shape[3]))
+                if use == 0:
+                    multiply_batches(call.cotangent(g), features[name][:, :, span], out=target)
+                else:
+                    target += call.cotangent(g) @ features[name][:, :, span]
         for name, places in self.assignment.rows.items():
+            place = self.rows[name].place(name, block, k).zero_()
             for number, role in places:
                 g, call = gradients[number], calls[number]
-                if g is not None:
-                    rows = call.weight_rows(g) if role == "weight" else call.bias_rows(g)
-                    self.rows[name].absorb(name, block, k, rows)
+                if len(g):
+                    place += call.weight_rows(g) if role == "weight" else call.bias_rows(g)
+
+    def _features(
+        self, calls: Sequence[Call], assignment: Assignment, samples: int
+    ) -> dict[str, Tensor]:
+        """Features of the weights whose gradients are formed at once."""
+        written = {}
+        for name, features in self.formed.items():
+            outer = _outer_calls(calls, assignment.outer[name][0])
+            features.blocks = [(slice(0, samples), outer)]
+            scratch = self.factory.scratch
+            written[name] = features.write(0, samples, self.directions, scratch, name)
+        return written
 
     def _build(self, calls: Sequence[Call], assignment: Assignment) -> None:
         factory, q = self.factory, len(self.directions)
-        for name, (numbers, bias) in assignment.outer.items():
-            outer = [call for n in numbers if isinstance(call := calls[n], OuterCall)]
-            term = OuterTerm(outer, bias, self.samples, q, self.directions)
-            self.outer[name] = term
-            self.terms.setdefault(factory.layer(name), []).append(term)
         sizes: dict[str, dict[str, int]] = {}
+        for name, (numbers, bias) in assignment.outer.items():
+            outer = _outer_calls(calls, numbers)
+            features = Features(outer, bias)
+            if outer[0].sparse or features.width > _COMPACT * features.positions:
+                term = OuterTerm(outer, bias, self.samples, q, self.directions)
+                self.outer[name] = term
+                self.terms.setdefault(factory.layer(name), []).append(term)
+            else:
+                self.formed[name] = features
+                size = features.groups * features.outputs * features.width
+                sizes.setdefault(factory.layer(name), {})[name] = size
         for name in assignment.rows:
             size = factory.parameters[name].numel()
             sizes.setdefault(factory.layer(name), {})[name] = size
@@ -189,3 +236,10 @@ class _Collector:
             term = RowsTerm(together, self.samples, q, self.directions)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
+
+
+_COMPACT = 1.25
+
+
+def _outer_calls(calls: Sequence[Call], numbers: Sequence[int]) -> list[OuterCall]:
+    return [call for n in numbers if isinstance(call := calls[n], OuterCall)]
