@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from conescope.entk.calls import Call, OuterCall
 from conescope.entk.general import per_sample_gradients
 from conescope.entk.routes import Routes, follow, only_requires_grad
-from conescope.entk.products import Scratch, multiply_batches
-from conescope.entk.terms import Features, OuterTerm, RowsTerm
+from conescope.entk.products import Scratch
+from conescope.entk.terms import Features, FormedTerm, OuterTerm, RowsTerm
 
-Term = OuterTerm | RowsTerm
+Term = FormedTerm | OuterTerm | RowsTerm
 
 
 def layer_of(parameter: str) -> str:
@@ -136,21 +136,19 @@ class _Collector:
         self.samples = samples
         self.directions = directions
         self.terms: dict[str, list[Term]] = {}
+        self.assignment = Assignment()
         self.outer: dict[str, OuterTerm] = {}
-        self.formed: dict[str, Features] = {}
+        self.formed: dict[str, FormedTerm] = {}
         self.rows: dict[str, RowsTerm] = {}
-        self.assignment: Assignment | None = None
 
     def absorb(self, block: slice, x: Tensor) -> None:
         """Take in a block of the samples x."""
         factory = self.factory
         outputs, calls = follow(factory.model, factory.parameters, x[block], factory.routes)
-        if self.assignment is None:
+        if not self.terms:
             self.assignment = assign(calls)
-            self._build(calls, self.assignment)
-        for name, term in self.outer.items():
-            term.features.append(block, _outer_calls(calls, self.assignment.outer[name][0]))
-        features = self._features(calls, self.assignment, block.stop - block.start)
+            self._build(calls)
+        open_terms = self._open(block, calls)
         edges = [call.edge for call in calls]
         last = len(self.directions) - 1
         for k, direction in enumerate(self.directions):
@@ -161,75 +159,72 @@ class _Collector:
                 retain_graph=k < last,
                 allow_unused=True,
             )
-            known = [
-                torch.zeros_like(call.source[:0]) if g is None else g
-                for call, g in zip(calls, gradients, strict=True)
-            ]
-            self._take(block, k, calls, known, features)
+            self._take_outer(open_terms, k, calls, gradients)
+            self._take_rows(block, k, calls, gradients)
+        for name, term in self.formed.items():
+            term.form(block, open_terms[name][1], factory.scratch)
 
-    def _take(
+    def _open(
+        self, block: slice, calls: Sequence[Call]
+    ) -> dict[str, tuple[slice, OuterTerm]]:
+        """Weight → (the block's place in it, the term that takes the block's factors)."""
+        terms = {}
+        for name, (numbers, bias) in self.assignment.outer.items():
+            uses = _outer_calls(calls, numbers)
+            if name in self.outer:
+                self.outer[name].features.append(block, uses)
+                terms[name] = block, self.outer[name]
+            else:
+                whole = slice(0, block.stop - block.start)
+
+                def allocate(shape: tuple[int, ...], name: str = name) -> Tensor:
+                    return self.factory.scratch.take(name, shape, self.directions)
+
+                term = OuterTerm(uses, bias, whole.stop, len(self.directions), allocate)
+                term.features.append(whole, uses)
+                terms[name] = whole, term
+        return terms
+
+    def _take_outer(
         self,
-        block: slice,
+        terms: Mapping[str, tuple[slice, OuterTerm]],
         k: int,
         calls: Sequence[Call],
-        gradients: Sequence[Tensor],
-        features: Mapping[str, Tensor],
+        gradients: Sequence[Tensor | None],
     ) -> None:
-        assert self.assignment is not None
-        for name, (numbers, _) in self.assignment.outer.items():
-            for use, number in enumerate(numbers):
+        for name, (block, term) in terms.items():
+            for use, number in enumerate(self.assignment.outer[name][0]):
                 g, call = gradients[number], calls[number]
-                assert isinstance(call, OuterCall)
-                if name in self.outer:
-                    place = self.outer[name].place(use, block, k)
-                    place.copy_(call.cotangent(g)) if len(g) else place.zero_()
-                    continue
-                place = self.rows[name].place(name, block, k)
-                span = self.formed[name].spans[use]
-                if len(g) == 0:
-                    if use == 0:
-                        place.zero_()
-                    continue
-                shape = features[name].shape
-                target = place.unflatten(1, (shape[1], -1, shape[3]))
-                if use == 0:
-                    multiply_batches(call.cotangent(g), features[name][:, :, span], out=target)
+                place = term.place(use, block, k)
+                if g is None or not isinstance(call, OuterCall):
+                    place.zero_()
                 else:
-                    target += call.cotangent(g) @ features[name][:, :, span]
+                    place.copy_(call.cotangent(g))
+
+    def _take_rows(
+        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+    ) -> None:
         for name, places in self.assignment.rows.items():
             place = self.rows[name].place(name, block, k).zero_()
             for number, role in places:
                 g, call = gradients[number], calls[number]
-                if len(g):
+                if g is not None:
                     place += call.weight_rows(g) if role == "weight" else call.bias_rows(g)
 
-    def _features(
-        self, calls: Sequence[Call], assignment: Assignment, samples: int
-    ) -> dict[str, Tensor]:
-        """Features of the weights whose gradients are formed at once."""
-        written = {}
-        for name, features in self.formed.items():
-            outer = _outer_calls(calls, assignment.outer[name][0])
-            features.blocks = [(slice(0, samples), outer)]
-            scratch = self.factory.scratch
-            written[name] = features.write(0, samples, self.directions, scratch, name)
-        return written
-
-    def _build(self, calls: Sequence[Call], assignment: Assignment) -> None:
+    def _build(self, calls: Sequence[Call]) -> None:
         factory, q = self.factory, len(self.directions)
-        sizes: dict[str, dict[str, int]] = {}
-        for name, (numbers, bias) in assignment.outer.items():
-            outer = _outer_calls(calls, numbers)
-            features = Features(outer, bias)
-            if outer[0].sparse or features.width > _COMPACT * features.positions:
-                term = OuterTerm(outer, bias, self.samples, q, self.directions)
+        for name, (numbers, bias) in self.assignment.outer.items():
+            uses = _outer_calls(calls, numbers)
+            features = Features(uses, bias)
+            if uses[0].sparse or features.width > _COMPACT * features.positions:
+                term = OuterTerm(uses, bias, self.samples, q, self.directions.new_empty)
                 self.outer[name] = term
-                self.terms.setdefault(factory.layer(name), []).append(term)
             else:
-                self.formed[name] = features
-                size = features.groups * features.outputs * features.width
-                sizes.setdefault(factory.layer(name), {})[name] = size
-        for name in assignment.rows:
+                term = FormedTerm(self.samples, q, features, self.directions)
+                self.formed[name] = term
+            self.terms.setdefault(factory.layer(name), []).append(term)
+        sizes: dict[str, dict[str, int]] = {}
+        for name in self.assignment.rows:
             size = factory.parameters[name].numel()
             sizes.setdefault(factory.layer(name), {})[name] = size
         for layer, together in sizes.items():

@@ -54,11 +54,3 @@ def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple
 def matrix(factor: Tensor, full: bool) -> Tensor:
     """[n, q, …] as [n·q, p], or as [n, q·p] where the q cotangents are summed over."""
     return factor.flatten(0, 1).flatten(1) if full else factor.flatten(1)
-
-
-def multiply_batches(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """out = left @ right for [b, g, …, …]; in place for g = 1."""
-    if left.shape[1] == 1:
-        torch.bmm(left[:, 0], right[:, 0], out=out[:, 0])
-    else:
-        out.copy_(left @ right)

@@ -7,13 +7,13 @@ product with another term of the same parameters (or itself) into the kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from conescope.entk.calls import EmbeddingCall, OuterCall
-from conescope.entk.products import Scratch, add_gram, matrix, multiply_batches, tiles
+from conescope.entk.products import Scratch, add_gram, matrix, tiles
 
 _JACOBIAN_ELEMENTS = 2**26
 _FEATURE_ELEMENTS = 2**22
@@ -51,6 +51,32 @@ class RowsTerm:
         add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
 
 
+class FormedTerm:
+    """An outer weight whose per-sample gradients take less memory than their factors.
+
+    Args:
+        samples: n.
+        directions: q.
+        features: the weight's (g, o, a), the bias's feature included.
+        like: a tensor of the dtype and device.
+    """
+
+    def __init__(
+        self, samples: int, directions: int, features: Features, like: Tensor
+    ) -> None:
+        g, o, a = features.groups, features.outputs, features.width
+        self.rows = like.new_empty(samples, directions, g, o, a)
+
+    def form(self, block: slice, term: OuterTerm, scratch: Scratch) -> None:
+        """Take in the gradients of a block of samples from their factors."""
+        term.jacobian(slice(0, self.rows.shape[3]), self.rows[block], scratch)
+
+    def add_to(self, out: Tensor, other: FormedTerm | None, full: bool, scratch: Scratch) -> None:
+        """out += rows rowsᵀ."""
+        del scratch
+        add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
+
+
 class OuterTerm:
     """A weight whose gradient is Σ_t cotangent[t] ⊗ feature[t]; the factors are kept.
 
@@ -59,23 +85,42 @@ class OuterTerm:
         bias: whether the calls' bias belongs to the term, as one more feature that is 1.
         samples: n.
         directions: q.
-        like: a tensor of the dtype and device.
+        allocate: makes the tensor of cotangents, [n, q, g, o, T], from its shape.
     """
 
     def __init__(
-        self, calls: Sequence[OuterCall], bias: bool, samples: int, directions: int, like: Tensor
+        self,
+        calls: Sequence[OuterCall],
+        bias: bool,
+        samples: int,
+        directions: int,
+        allocate: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
         self.features = Features(calls, bias)
         self.sparse = calls[0].sparse
         self.samples = samples
-        self.cotangents = like.new_empty(
-            samples, directions, self.features.groups, self.features.outputs, self.positions
-        )
+        g, o, t = self.features.groups, self.features.outputs, self.features.positions
+        self.cotangents = allocate((samples, directions, g, o, t))
 
     @property
     def positions(self) -> int:
         """T, over all calls."""
         return self.features.positions
+
+    def jacobian(self, outputs: slice, rows: Tensor, scratch: Scratch) -> None:
+        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a]."""
+        n, q, g, _, t = self.cotangents.shape
+        o, a = rows.shape[3:]
+        step = max(1, _FEATURE_ELEMENTS // (g * a * t))
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            features = self.features.write(part.start, part.stop, rows, scratch, "features")
+            cotangents = self.cotangents[part, :, :, outputs]
+            if g == 1:
+                left = cotangents.reshape(-1, q * o, t)
+                torch.bmm(left, features[:, 0], out=rows[part].view(-1, q * o, a))
+            else:
+                rows[part] = cotangents @ features[:, None]
 
     def place(self, use: int, block: slice, direction: int) -> Tensor:
         """Where the cotangents of one call belong, [b, g, o, T]."""
@@ -174,31 +219,14 @@ def _add_jacobian_products(
     chunk = max(1, min(o, _JACOBIAN_ELEMENTS // (rows * g * left.features.width)))
     for start in range(0, o, chunk):
         outputs = slice(start, min(o, start + chunk))
-        j = _jacobian(left, outputs, scratch, "left")
-        k = None if right is None else matrix(_jacobian(right, outputs, scratch, "right"), full)
-        add_gram(out, matrix(j, full), k)
-
-
-def _jacobian(term: OuterTerm, outputs: slice, scratch: Scratch, use: str) -> Tensor:
-    """Per-sample gradients of some outputs' weights, [n, q, g, o, a]."""
-    n, q, g, _, t = term.cotangents.shape
-    o, a = outputs.stop - outputs.start, term.features.width
-    rows = scratch.take(use, (n, q, g, o, a), term.cotangents)
-    step = max(1, _FEATURE_ELEMENTS // (g * a * t))
-    for start in range(0, n, step):
-        part = slice(start, min(n, start + step))
-        features = term.features.write(part.start, part.stop, rows, scratch, "features")
-        cotangents = term.cotangents[part, :, :, outputs]
-        if g == 1:
-            count = len(features)
-            multiply_batches(
-                cotangents.reshape(count, 1, q * o, t),
-                features,
-                out=rows[part].view(count, 1, q * o, a),
-            )
-        else:
-            rows[part] = cotangents @ features[:, None]
-    return rows
+        jacobians = []
+        for term, use in ((left, "left"), (right, "right")):
+            if term is not None:
+                shape = (term.samples, q, g, outputs.stop - start, term.features.width)
+                rows = scratch.take(use, shape, term.cotangents)
+                term.jacobian(outputs, rows, scratch)
+                jacobians.append(matrix(rows, full))
+        add_gram(out, jacobians[0], None if right is None else jacobians[1])
 
 
 def _add_position_products(
