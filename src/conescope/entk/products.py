@@ -13,9 +13,14 @@ _STRIP_ROWS = 128
 
 
 class Scratch:
-    """Buffers that are allocated once and used again: fresh pages cost more than arithmetic."""
+    """Buffers that are allocated once and used again: fresh pages cost more than arithmetic.
 
-    def __init__(self) -> None:
+    Args:
+        limit: about how many elements a user should take at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -35,12 +40,32 @@ def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
     nearly half of the operations.
     """
     if right is not None:
-        out.addmm_(left, right.T)
+        _add_product(out, left, right)
         return
-    height = max(_STRIP_ROWS, -(-len(left) // _STRIPS))
-    for start in range(0, len(left), height):
-        stop = min(len(left), start + height)
-        out[start:stop, :stop].addmm_(left[start:stop], left[:stop].T)
+    for strip in strips(len(left)):
+        _add_product(out[strip, : strip.stop], left[strip], left[: strip.stop])
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == out.dtype:
+        out.addmm_(left, right.T)
+    else:
+        out += left @ right.T
+
+
+def strips(rows: int) -> Iterator[slice]:
+    """Strips of the rows of a symmetric matrix."""
+    height = max(_STRIP_ROWS, -(-rows // _STRIPS))
+    for start in range(0, rows, height):
+        yield slice(start, min(rows, start + height))
+
+
+def mirror(values: Tensor) -> None:
+    """Copy the lower triangle of a matrix onto the upper one, in place."""
+    for strip in strips(len(values)):
+        block = values[strip, strip]
+        values[: strip.start, strip] = values[strip, : strip.start].T
+        block.copy_(torch.tril(block) + torch.tril(block, -1).T)
 
 
 def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:

@@ -6,6 +6,7 @@ product with another term of the same parameters (or itself) into the kernel.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from conescope.entk.calls import EmbeddingCall, OuterCall
 from conescope.entk.products import Scratch, add_gram, matrix, tiles
+from conescope.entk.survey import Shape
 
-_JACOBIAN_ELEMENTS = 2**26
-_FEATURE_ELEMENTS = 2**22
+_FEATURE_ELEMENTS = 2**21
 _TILE_ELEMENTS = 2**21
 _DIRECT_POSITIONS = 4
 
@@ -34,6 +35,7 @@ class RowsTerm:
     def __init__(
         self, sizes: Mapping[str, int], samples: int, directions: int, like: Tensor
     ) -> None:
+        self.samples = samples
         self.columns: dict[str, slice] = {}
         width = 0
         for name, size in sizes.items():
@@ -55,16 +57,15 @@ class FormedTerm:
     """An outer weight whose per-sample gradients take less memory than their factors.
 
     Args:
+        shape: of the weight.
         samples: n.
         directions: q.
-        features: the weight's (g, o, a), the bias's feature included.
         like: a tensor of the dtype and device.
     """
 
-    def __init__(
-        self, samples: int, directions: int, features: Features, like: Tensor
-    ) -> None:
-        g, o, a = features.groups, features.outputs, features.width
+    def __init__(self, shape: Shape, samples: int, directions: int, like: Tensor) -> None:
+        self.samples = samples
+        g, o, a = shape.groups, shape.outputs, shape.inputs
         self.rows = like.new_empty(samples, directions, g, o, a)
 
     def form(self, block: slice, term: OuterTerm, scratch: Scratch) -> None:
@@ -81,8 +82,7 @@ class OuterTerm:
     """A weight whose gradient is Σ_t cotangent[t] ⊗ feature[t]; the factors are kept.
 
     Args:
-        calls: the calls of one forward pass that use the weight, alike in shape (g, o, a).
-        bias: whether the calls' bias belongs to the term, as one more feature that is 1.
+        shape: of the weight.
         samples: n.
         directions: q.
         allocate: makes the tensor of cotangents, [n, q, g, o, T], from its shape.
@@ -90,17 +90,17 @@ class OuterTerm:
 
     def __init__(
         self,
-        calls: Sequence[OuterCall],
-        bias: bool,
+        shape: Shape,
         samples: int,
         directions: int,
         allocate: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
-        self.features = Features(calls, bias)
-        self.sparse = calls[0].sparse
+        self.features = Features(shape)
+        self.sparse = shape.sparse
         self.samples = samples
-        g, o, t = self.features.groups, self.features.outputs, self.features.positions
-        self.cotangents = allocate((samples, directions, g, o, t))
+        self.cotangents = allocate(
+            (samples, directions, shape.groups, shape.outputs, shape.positions)
+        )
 
     @property
     def positions(self) -> int:
@@ -140,40 +140,32 @@ class Features:
     """Features of many samples, block by block, written out where they are needed.
 
     Args:
-        calls: the calls of one forward pass, alike in shape.
-        bias: whether one more feature is 1.
+        shape: of the weight.
     """
 
-    def __init__(self, calls: Sequence[OuterCall], bias: bool) -> None:
-        self.groups, self.outputs, self.inputs = calls[0].shape
-        self.bias = bias
+    def __init__(self, shape: Shape) -> None:
+        self.groups, self.outputs, self.width = shape.groups, shape.outputs, shape.inputs
+        self.positions = shape.positions
         self.spans: list[slice] = []
-        self.positions = 0
-        for call in calls:
-            self.spans.append(slice(self.positions, self.positions + call.positions))
-            self.positions += call.positions
         self.blocks: list[tuple[slice, Sequence[OuterCall]]] = []
-
-    @property
-    def width(self) -> int:
-        """Features of a group, the bias's included."""
-        return self.inputs + self.bias
 
     def append(self, block: slice, calls: Sequence[OuterCall]) -> None:
         """Take in a block of samples."""
         self.blocks.append((block, calls))
+        ends = list(itertools.accumulate(call.positions for call in calls))
+        self.spans = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
     def write(self, start: int, stop: int, like: Tensor, scratch: Scratch, use: str) -> Tensor:
         """[stop − start, g, T, a], valid until the scratch is used for the same again."""
         shape = (stop - start, self.groups, self.positions, self.width)
         out = scratch.take(use, shape, like)
-        if self.bias:
-            out[..., -1] = 1.0
+        inputs = self.blocks[0][1][0].shape[2]
+        out[..., inputs:] = 1.0  # the bias's feature
         for block, calls in self.blocks:
             first, last = max(start, block.start), min(stop, block.stop)
             if first < last:
                 for span, call in zip(self.spans, calls, strict=True):
-                    part = out[first - start : last - start, :, span, : self.inputs]
+                    part = out[first - start : last - start, :, span, :inputs]
                     call.write_features(part, first - block.start, last - block.start)
         return out
 
@@ -216,7 +208,7 @@ def _add_jacobian_products(
     """Form the per-sample gradients, for a slice of the outputs at a time, and multiply them."""
     n, q, g, o, _ = left.cotangents.shape
     rows = q * max(n, 0 if right is None else right.samples)
-    chunk = max(1, min(o, _JACOBIAN_ELEMENTS // (rows * g * left.features.width)))
+    chunk = max(1, min(o, scratch.limit // (rows * g * left.features.width)))
     for start in range(0, o, chunk):
         outputs = slice(start, min(o, start + chunk))
         jacobians = []
@@ -237,9 +229,10 @@ def _add_position_products(
     q = left.cotangents.shape[1]
     t = max(left.positions, other.positions)
     direct = full and t <= _DIRECT_POSITIONS
-    side = math.isqrt(_TILE_ELEMENTS) // (t * q if direct else t)
-    held = _FEATURE_ELEMENTS // (t * left.features.width * left.features.groups)
-    step = max(1, side if left.sparse else min(side, held))
+    side = math.isqrt(min(_TILE_ELEMENTS, scratch.limit)) // (t * q if direct else t)
+    wide = max(q * left.features.outputs, 0 if left.sparse else left.features.width)
+    held = min(2 * _FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.features.groups)
+    step = max(1, min(side, held))
     add = _add_direct if direct else _add_weighted if full else _add_summed
     for rows, columns in tiles(left.samples, other.samples, step, right is None):
         grams = _feature_grams(left, rows, other, columns, scratch)
