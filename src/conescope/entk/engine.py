@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -14,8 +15,9 @@ from conescope.entk.factors import Factory, Term
 from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch, mirror
 from conescope.entk.routes import RoutesChangedError
-from conescope.entk.selfcheck import check_against_autograd
-from conescope.entk.survey import Survey, without_rules
+from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
+from conescope.entk.survey import remember, without_rules
+from conescope.errors import KernelError, ModelError
 from conescope.kernel import Kernel, Outputs
 
 Precision = Literal["model", "bfloat16"]
@@ -45,7 +47,8 @@ def entk(
         params: names of parameters or modules to restrict the kernel to; None for all that are
             not frozen.
         memory: budget beyond the model and the result, "2GB" or bytes.
-        check: whether to compare a few entries with plain autograd.
+        check: whether to compare two samples' kernel with plain autograd, the first time that a
+            model of these routes is seen; routes that fail are replaced by the general one.
         precision: "bfloat16" rounds the factors of the products to 8 bits, for speed; the sums
             and the network itself keep the model's dtype.
 
@@ -53,25 +56,45 @@ def entk(
         The kernel; `values` is [n, m], or [n, c, m, c] for "full", in the model's dtype.
 
     Raises:
-        ModelError: if the model or the input has no exact kernel as it stands, or the check
-            fails.
+        ModelError: if the model or the input has no exact kernel as it stands.
         KernelError: if `outputs` or `memory` is wrong, or the budget too small.
     """
     problem = prepare(model, x, y, outputs, params)
     budget = parse_memory(memory) or default_memory()
+    if precision not in ("model", "bfloat16"):
+        raise KernelError(f'precision is "model" or "bfloat16", not {precision!r}')
+    if check and not problem.survey.checked:
+        problem = _checked(problem, budget)
     try:
-        kernel = _compute(problem, problem.survey, by_layer, precision, budget)
+        return _compute(problem, by_layer, precision, budget)
     except RoutesChangedError:
         survey = without_rules(problem.survey, problem.parameters)
-        kernel = _compute(problem, survey, by_layer, precision, budget)
-    if check:
-        check_against_autograd(problem, kernel)
-    return kernel
+        return _compute(dataclasses.replace(problem, survey=survey), by_layer, precision, budget)
+
+
+def _checked(problem: Problem, budget: int) -> Problem:
+    """The problem with routes that agree with plain autograd, found without rules if need be."""
+    for survey in (problem.survey, without_rules(problem.survey, problem.parameters)):
+        small = dataclasses.replace(sample_problem(problem), survey=survey)
+        try:
+            values = _compute(small, False, "model", budget).values
+        except RoutesChangedError:
+            continue
+        if agrees_with_autograd(small, values):
+            survey = dataclasses.replace(survey, checked=True)
+            remember(problem.model, survey)
+            return dataclasses.replace(problem, survey=survey)
+    raise ModelError(
+        "the kernel of two samples does not agree with plain autograd by any route: the model's "
+        "gradients depend on the batch or change from call to call; make its forward pass a "
+        "function of each sample alone"
+    )
 
 
 def _compute(
-    problem: Problem, survey: Survey, by_layer: bool, precision: Precision, budget: int
+    problem: Problem, by_layer: bool, precision: Precision, budget: int
 ) -> Kernel:
+    survey = problem.survey
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
     full = problem.outputs == "full"
     directions = problem.directions
