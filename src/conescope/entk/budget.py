@@ -93,16 +93,20 @@ def _fill(
     low, high = 0, most
     while low < high:
         chunk = (low + high + 1) // 2
-        fits = _bytes(survey, q, min(block, chunk), copies * chunk, 0, element)
-        scratch = _least_scratch(survey, q, copies * chunk)
-        low, high = (chunk, high) if fits + scratch * element <= budget else (low, chunk - 1)
+        base = _bytes(survey, q, min(block, chunk), copies * chunk, 0, element)
+        scratch = _scratch(survey, q, copies * chunk, budget // element)
+        low, high = (chunk, high) if base + scratch * element <= budget else (low, chunk - 1)
     if low == 0:
         return None
     block = min(block, low)
-    base = _bytes(survey, q, block, copies * low, 0, element)
-    best = _best_scratch(survey, q, copies * low)
-    scratch = min(best, max((budget - base) // element // 2, _least_scratch(survey, q, copies * low)))
-    return Cut(block, low, q, scratch, base + scratch * element)
+    scratch = _scratch(survey, q, copies * low, budget // element)
+    total = _bytes(survey, q, block, copies * low, scratch, element)
+    return Cut(block, low, q, scratch, total)
+
+
+def _scratch(survey: Survey, q: int, rows: int, budget: int) -> int:
+    """A quarter of the budget, within what is of use; all in elements."""
+    return max(_least_scratch(survey, q, rows), min(_best_scratch(survey, q, rows), budget // 4))
 
 
 def _block_elements(survey: Survey, q: int) -> int:
