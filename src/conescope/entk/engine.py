@@ -59,10 +59,29 @@ def entk(
         ModelError: if the model or the input has no exact kernel as it stands.
         KernelError: if `outputs` or `memory` is wrong, or the budget too small.
     """
-    problem = prepare(model, x, y, outputs, params)
-    budget = parse_memory(memory) or default_memory()
     if precision not in ("model", "bfloat16"):
         raise KernelError(f'precision is "model" or "bfloat16", not {precision!r}')
+    problem = prepare(model, x, y, outputs, params)
+    return _entk(problem, by_layer, precision, memory, check)
+
+
+def entk_of_directions(
+    problem: Problem, directions: Tensor, memory: str | float | None, check: bool
+) -> Kernel:
+    """The summed kernel of other cotangents [q, c] of a prepared problem."""
+    return _entk(
+        dataclasses.replace(problem, directions=directions), False, "model", memory, check
+    )
+
+
+def _entk(
+    problem: Problem,
+    by_layer: bool,
+    precision: Precision,
+    memory: str | float | None,
+    check: bool,
+) -> Kernel:
+    budget = parse_memory(memory) or default_memory()
     if check and not problem.survey.checked:
         problem = _checked(problem, budget)
     try:

@@ -95,6 +95,7 @@ class OuterTerm:
         directions: int,
         allocate: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
+        self.shape = shape
         self.features = Features(shape)
         self.sparse = shape.sparse
         self.samples = samples
@@ -129,8 +130,9 @@ class OuterTerm:
     def add_to(self, out: Tensor, other: OuterTerm | None, full: bool, scratch: Scratch) -> None:
         """out += this term's products, by the cheaper contraction."""
         full = full and self.cotangents.shape[1] > 1
-        by_positions = position_cost(self, other, full) < jacobian_cost(self, other, full)
-        if self.sparse or by_positions:
+        m = None if other is None else other.samples
+        work = self.shape, self.samples, m, self.cotangents.shape[1], full
+        if self.sparse or position_cost(*work) < jacobian_cost(*work):
             _add_position_products(out, self, other, full, scratch)
         else:
             _add_jacobian_products(out, self, other, full, scratch)
@@ -178,28 +180,20 @@ class Features:
         return torch.cat(rows)
 
 
-def jacobian_cost(left: OuterTerm, right: OuterTerm | None, full: bool) -> float:
-    """Operations of the contraction that forms per-sample gradients."""
-    n, q, g, o, t = left.cotangents.shape
-    m = n if right is None else right.samples
-    share = 0.5 if right is None else 1.0
-    size = g * o * left.features.width
-    forming = 2.0 * (n if right is None else n + m) * q * t * size
-    return forming + 2.0 * share * n * m * size * (q * q if full else q)
+def jacobian_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
+    """Operations of the contraction that forms per-sample gradients; m None for x with itself."""
+    formed = 2.0 * (n + (m or 0)) * q * shape.positions * shape.size
+    pairs = n * n / 2 if m is None else n * m
+    return formed + 2.0 * pairs * shape.size * (q * q if full else q)
 
 
-def position_cost(left: OuterTerm, right: OuterTerm | None, full: bool) -> float:
-    """Operations of the contraction over pairs of positions."""
-    n, q, g, o, t = left.cotangents.shape
-    m = n if right is None else right.samples
-    s = t if right is None else right.positions
-    share = 0.5 if right is None else 1.0
-    pair = 2.0 * t * s * g * left.features.width
+def position_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
+    """Operations of the contraction over pairs of positions; m None for x with itself."""
+    t, o = shape.positions, shape.groups * shape.outputs
+    pair = 2.0 * t * t * (shape.groups * shape.inputs + q * o)
     if full:
-        pair += 2.0 * g * o * (t * s * q + q * q * t)
-    else:
-        pair += 2.0 * g * o * t * s * q
-    return share * n * m * pair
+        pair += 2.0 * q * q * t * o
+    return pair * (n * n / 2 if m is None else n * m)
 
 
 def _add_jacobian_products(
