@@ -1,6 +1,5 @@
 """From the record of a run to the tables of `docs/performance.md`."""
 
-
 from __future__ import annotations
 
 import statistics

@@ -14,6 +14,4 @@ def test_agrees_with_the_nested_loops(problem: Problem, outputs):
     model, x = problem.build(), problem.samples()
     expected = reference.total(reference.kernel(model, x, outputs=outputs))
     values = entk(model, x, outputs=outputs).values
-    torch.testing.assert_close(
-        values, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max())
-    )
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))

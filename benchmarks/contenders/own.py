@@ -15,14 +15,12 @@ class Conescope(Contender):
 
     def setup(self) -> None:
         """Import the engine."""
-        from conescope import entk
+        import conescope
 
-        self.engine = entk
+        self.engine = conescope
 
-    def operations(self) -> float | None:
-        """The plan's count, where the engine has a plan."""
-        if not hasattr(self.engine, "plan"):
-            return None
+    def operations(self) -> float:
+        """The plan's count."""
         return float(self.engine.plan(self.model, self.x, outputs=self.outputs).flops)
 
     def run(self) -> Tensor:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conescope.environment import describe
 from conescope.errors import DamageWarning, StoreError
-from conescope.experiment import Experiment
+from conescope.experiment import Experiment, reproducible
 from conescope.recipe import Recipe
 from conescope.recipes import recipe_from_dict
 from conescope.run import is_finished, seconds_spent
@@ -71,7 +69,7 @@ def run_experiment(
     """
     progress = progress or _Silent()
     folder = Folder(path)
-    with folder.owned(), _reproducible(recipe):
+    with folder.owned(), reproducible(recipe):
         _check_same_recipe(folder, recipe)
         experiment = Experiment(recipe)
         model, optimizer = experiment.fresh()
@@ -227,16 +225,3 @@ def _claim(folder: Folder, recipe: Recipe, command: str) -> None:
             stacklevel=3,
         )
     folder.append("session", environment=environment)
-
-
-@contextmanager
-def _reproducible(recipe: Recipe) -> Iterator[None]:
-    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(recipe.threads or threads)
-    torch.use_deterministic_algorithms(deterministic or recipe.device.startswith("cuda"))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
