@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from dataclasses import dataclass
 
@@ -83,30 +84,27 @@ def _halvings(count: int) -> list[int]:
     return sizes
 
 
-def _fill(
-    survey: Survey, q: int, most: int, copies: int, element: int, budget: int
-) -> Cut | None:
+def _fill(survey: Survey, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
     """The largest block, then the largest chunk, within the budget; None if there is none."""
     block = min(_BLOCK, most)
     while block > 1 and block * _block_elements(survey, q) * element > budget // 4:
         block //= 2
-    low, high = 0, most
-    while low < high:
-        chunk = (low + high + 1) // 2
-        base = _bytes(survey, q, min(block, chunk), copies * chunk, 0, element)
-        scratch = _scratch(survey, q, copies * chunk, budget // element)
-        low, high = (chunk, high) if base + scratch * element <= budget else (low, chunk - 1)
-    if low == 0:
-        return None
-    block = min(block, low)
-    scratch = _scratch(survey, q, copies * low, budget // element)
-    total = _bytes(survey, q, block, copies * low, scratch, element)
-    return Cut(block, low, q, scratch, total)
+    for share in (budget // element // 4, 0):
+
+        def tried(chunk: int, share: int = share) -> Cut:
+            scratch = _scratch(survey, q, copies * chunk, share)
+            total = _bytes(survey, q, min(block, chunk), copies * chunk, scratch, element)
+            return Cut(min(block, chunk), chunk, q, scratch, total)
+
+        fitting = bisect.bisect(range(1, most + 1), budget, key=lambda chunk: tried(chunk).bytes)
+        if fitting > 0:
+            return tried(fitting)
+    return None
 
 
-def _scratch(survey: Survey, q: int, rows: int, budget: int) -> int:
-    """A quarter of the budget, within what is of use; all in elements."""
-    return max(_least_scratch(survey, q, rows), min(_best_scratch(survey, q, rows), budget // 4))
+def _scratch(survey: Survey, q: int, rows: int, share: int) -> int:
+    """The share of the budget, within what is of use; all in elements."""
+    return max(_least_scratch(survey, q, rows), min(_best_scratch(survey, q, rows), share))
 
 
 def _block_elements(survey: Survey, q: int) -> int:
@@ -114,9 +112,7 @@ def _block_elements(survey: Survey, q: int) -> int:
     return max(backward, q * survey.general + survey.passing if survey.general else 0)
 
 
-def _bytes(
-    survey: Survey, q: int, block: int, held: int, scratch: int, element: int
-) -> int:
+def _bytes(survey: Survey, q: int, block: int, held: int, scratch: int, element: int) -> int:
     elements = block * _block_elements(survey, q) + held * (survey.kept + q * survey.factors)
     return (elements + scratch) * element + _LIBRARIES
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.entk.arguments import parse_memory
+from conescope.entk.assignment import layer_of
 from conescope.entk.budget import Cut, cut, default_memory
 from conescope.entk.factors import Factory, Term
 from conescope.entk.problem import Problem, prepare
@@ -69,9 +70,7 @@ def entk_of_directions(
     problem: Problem, directions: Tensor, memory: str | float | None, check: bool
 ) -> Kernel:
     """The summed kernel of other cotangents [q, c] of a prepared problem."""
-    return _entk(
-        dataclasses.replace(problem, directions=directions), False, "model", memory, check
-    )
+    return _entk(dataclasses.replace(problem, directions=directions), False, "model", memory, check)
 
 
 def _entk(
@@ -110,9 +109,7 @@ def _checked(problem: Problem, budget: int) -> Problem:
     )
 
 
-def _compute(
-    problem: Problem, by_layer: bool, precision: Precision, budget: int
-) -> Kernel:
+def _compute(problem: Problem, by_layer: bool, precision: Precision, budget: int) -> Kernel:
     survey = problem.survey
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
     full = problem.outputs == "full"
@@ -125,17 +122,15 @@ def _compute(
         problem.model, problem.parameters, survey, by_layer, pieces.block, dtype,
         Scratch(pieces.scratch),
     )  # fmt: skip
-    accumulator = _Accumulator(problem, full)
+    accumulator = _Accumulator(problem, full, by_layer)
     for group in directions.split(pieces.directions):
         _add_group(accumulator, factory, problem, group, pieces)
     layers = accumulator.finish()
     shape = (n, len(directions), m or n, len(directions)) if full else (n, m or n)
     parts = {name: values.view(shape) for name, values in layers.items()}
     total = sum_of(parts) if by_layer else parts[""]
-    routes = {name: "rule" for name in survey.routes.ruled}
-    routes |= {name: "general" for name in survey.routes.general}
-    ordered = {name: routes[name] for name in problem.parameters}
-    return Kernel(total, problem.outputs, parts if by_layer else {}, ordered)
+    routes = {name: survey.route(name) for name in problem.parameters}
+    return Kernel(total, problem.outputs, parts if by_layer else {}, routes)
 
 
 def _add_group(
@@ -156,14 +151,15 @@ def _add_group(
 class _Accumulator:
     """The kernel of each layer in the making, as matrices [n·q, m·q] or [n, m]."""
 
-    def __init__(self, problem: Problem, full: bool) -> None:
+    def __init__(self, problem: Problem, full: bool, by_layer: bool) -> None:
         self.full = full
         self.q = len(problem.directions) if full else 1
         self.symmetric = problem.y is None
         columns = len(problem.x if problem.y is None else problem.y)
         self.shape = len(problem.x) * self.q, columns * self.q
         self.like = problem.directions
-        self.layers: dict[str, Tensor] = {}
+        layers = map(layer_of, problem.parameters) if by_layer else [""]
+        self.layers = {layer: self.like.new_zeros(self.shape) for layer in dict.fromkeys(layers)}
 
     def add(
         self,
@@ -175,8 +171,6 @@ class _Accumulator:
     ) -> None:
         """Add the products of two chunks, whose first samples are `row` and `column`."""
         for layer, terms in left.items():
-            if layer not in self.layers:
-                self.layers[layer] = self.like.new_zeros(self.shape)
             others = terms if right is None else right[layer]
             for term, other in zip(terms, others, strict=True):
                 place = self.layers[layer][row * self.q :, column * self.q :]

@@ -75,9 +75,7 @@ def estimate_entk(
     cotangents = (2 * signs - 1).to(problem.directions)
     kernels = [entk_of_directions(problem, v[None], memory, check) for v in cotangents]
     values = torch.stack([kernel.values for kernel in kernels])
-    return KernelEstimate(
-        Kernel(values.mean(dim=0), "trace", {}, kernels[0].routes), values
-    )
+    return KernelEstimate(Kernel(values.mean(dim=0), "trace", {}, kernels[0].routes), values)
 
 
 def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, float]:
@@ -100,9 +98,7 @@ def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, floa
             f"{tuple(a.draws.shape)} and {tuple(b.draws.shape)}"
         )
     r = len(a.draws)
-    without = [
-        _distance(_without(a.draws, k), _without(b.draws, k)) for k in range(r)
-    ]
+    without = [_distance(_without(a.draws, k), _without(b.draws, k)) for k in range(r)]
     return _distance(a.draws.mean(dim=0), b.draws.mean(dim=0)), _jackknife(without)
 
 

@@ -113,9 +113,7 @@ class _Collector:
             for k in range(rows.shape[1]):
                 self.rows[name].place(name, block, k).copy_(rows[:, k])
 
-    def _open(
-        self, block: slice, calls: Sequence[Call]
-    ) -> dict[str, tuple[slice, OuterTerm]]:
+    def _open(self, block: slice, calls: Sequence[Call]) -> dict[str, tuple[slice, OuterTerm]]:
         """Weight → (the block's place in it, the term that takes the block's factors)."""
         terms = {}
         for name, (numbers, _) in self.assignment.outer.items():

@@ -29,8 +29,8 @@ class LayerPlan:
 
     Attributes:
         layer: the module that owns the parameters.
-        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows"
-            or "general".
+        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
+            "general" or "unused".
         flops: operations of its products, network passes not included.
         bytes: what its factors hold.
         seconds: the expected time of its products.
@@ -137,6 +137,10 @@ def plan(
         layers.setdefault(layer_of(name), []).append(_outer(problem, name, shape, pieces, speed))
     for name, size in problem.survey.rows.items():
         layers.setdefault(layer_of(name), []).append(_rows(problem, name, size, speed))
+    for name in problem.parameters:
+        if problem.survey.route(name) == "unused":
+            unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
+            layers.setdefault(layer_of(name), []).append(unused)
     merged = tuple(_merged(layer, parts) for layer, parts in layers.items())
     return Plan(
         merged, _passes(problem, pieces), pieces.bytes, pieces.block, pieces.chunk,
@@ -189,9 +193,7 @@ def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed)
     gradients = jacobian_cost(shape, n, m, q, full)
     positions = position_cost(shape, n, m, q, full)
     forming = 2.0 * both * q * shape.positions * shape.size
-    copied = both * shape.groups * shape.positions * (
-        shape.inputs + q * shape.outputs
-    )
+    copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
     if shape.formed or (gradients <= positions and not shape.sparse):
         route = "gradients, in blocks" if shape.formed else "gradients"
         seconds = forming / speed.batched + (gradients - forming) / speed.product
@@ -241,9 +243,7 @@ def measure_speed(device: str, dtype: torch.dtype) -> Speed:
     product = _seconds(lambda: torch.mm(a, a))
     batched = _seconds(lambda: torch.bmm(left, right, out=out))
     copy = _seconds(lambda: target.copy_(long))
-    return Speed(
-        2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy
-    )
+    return Speed(2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -60,6 +60,4 @@ def prepare(
     with only_requires_grad(model, parameters):
         probe = refuse_dependent_rows(model, x)
     directions = cotangents(outputs, probe.shape[1], probe)
-    return Problem(
-        model, parameters, x, y, outputs, directions, survey(model, parameters, x)
-    )
+    return Problem(model, parameters, x, y, outputs, directions, survey(model, parameters, x))

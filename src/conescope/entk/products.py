@@ -34,7 +34,7 @@ class Scratch:
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
-    """out += left rightᵀ for matrices [rows, p].
+    """Out += left rightᵀ for matrices [rows, p].
 
     With right None, left leftᵀ: only on and below the diagonal, strip by strip, which saves
     nearly half of the operations.

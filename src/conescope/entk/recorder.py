@@ -67,7 +67,9 @@ class Recorder(TorchFunctionMode):
 
     def known(self, parameter: Tensor | None) -> Tensor | None:
         """The parameter detached; any other tensor as it is."""
-        return parameter if self.name(parameter) is None or parameter is None else parameter.detach()
+        return (
+            parameter if self.name(parameter) is None or parameter is None else parameter.detach()
+        )
 
     def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
@@ -91,7 +93,10 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 
 def _linear(
-    recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None  # noqa: A002
+    recorder: Recorder,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     recorder.stray(input)
     y = recorder.attached(F.linear(input, recorder.known(weight), recorder.known(bias)))  # pyright: ignore[reportArgumentType]
@@ -208,9 +213,7 @@ def _batch_norm(
     if training or running_mean is None or running_var is None:
         recorder.stray(weight)
         recorder.stray(bias)
-        return F.batch_norm(
-            input, running_mean, running_var, weight, bias, training, momentum, eps
-        )
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     shape = (-1,) + (1,) * (input.dim() - 2)
     rate = (running_var + eps).rsqrt()
     scale = rate if weight is None else rate * recorder.known(weight)

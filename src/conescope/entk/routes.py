@@ -128,9 +128,7 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[
     direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
     try:
         ways = [
-            torch.autograd.grad(
-                outputs[i] @ direction, edges, retain_graph=True, allow_unused=True
-            )
+            torch.autograd.grad(outputs[i] @ direction, edges, retain_graph=True, allow_unused=True)
             for i in range(2)
         ]
     except RuntimeError:  # a checkpoint that does not find its own operations again

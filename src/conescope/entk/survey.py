@@ -58,6 +58,13 @@ class Survey:
     passing: int
     checked: bool = False
 
+    def route(self, parameter: str) -> str:
+        """ "rule", "general", or "unused" for a parameter that no output depends on."""
+        if parameter in self.routes.general:
+            return "general"
+        taken = parameter in self.shapes or parameter in self.rows
+        return "rule" if taken or parameter in self.assignment.joined else "unused"
+
     @property
     def factors(self) -> int:
         """Elements that stay for each cotangent until the products are made."""

@@ -48,7 +48,7 @@ class RowsTerm:
         return self.rows[block, direction, self.columns[name]]
 
     def add_to(self, out: Tensor, other: RowsTerm | None, full: bool, scratch: Scratch) -> None:
-        """out += rows rowsᵀ."""
+        """Out += rows rowsᵀ."""
         del scratch
         add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
 
@@ -73,7 +73,7 @@ class FormedTerm:
         term.jacobian(slice(0, self.rows.shape[3]), self.rows[block], scratch)
 
     def add_to(self, out: Tensor, other: FormedTerm | None, full: bool, scratch: Scratch) -> None:
-        """out += rows rowsᵀ."""
+        """Out += rows rowsᵀ."""
         del scratch
         add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
 
@@ -128,7 +128,7 @@ class OuterTerm:
         return self.cotangents[block, direction, :, :, self.features.spans[use]]
 
     def add_to(self, out: Tensor, other: OuterTerm | None, full: bool, scratch: Scratch) -> None:
-        """out += this term's products, by the cheaper contraction."""
+        """Out += this term's products, by the cheaper contraction."""
         full = full and self.cotangents.shape[1] > 1
         m = None if other is None else other.samples
         work = self.shape, self.samples, m, self.cotangents.shape[1], full
