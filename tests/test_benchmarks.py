@@ -1,5 +1,4 @@
 """The benchmark's own arithmetic: references, products of Jacobians, tables."""
-# ruff: noqa: RUF001 (the tables are set with × and –)
 
 from __future__ import annotations
 

@@ -32,7 +32,12 @@ def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
 def test_the_command_prints_it(tiny_overrides, capsys):
     assert main(["plan", "digits", *tiny_overrides]) == 0
     out = capsys.readouterr().out
-    for word in (r"fc1 .*\d", r"training +60 × ", r"kernels +7 × ", r"in all +\d+ s, \d+ MB on disk"):
+    for word in (
+        r"fc1 .*\d",
+        r"training +60 × ",
+        r"kernels +7 × ",
+        r"in all +\d+ s, \d+ MB on disk",
+    ):
         assert re.search(word, out)
 
 
