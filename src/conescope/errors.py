@@ -27,3 +27,7 @@ class StoreError(ConescopeError):
 
 class TrainingError(ConescopeError):
     """Training cannot go on, for example because the loss is no longer finite."""
+
+
+class DamageWarning(UserWarning):
+    """Something stored is damaged; the work goes on without it."""

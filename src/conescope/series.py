@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class KernelSeries:
             raise KernelError(f"{len(steps)} steps but {len(kernels)} kernels")
         if not kernels:
             raise KernelError("a series needs at least one kernel")
-        for before, after in zip(steps[:-1], steps[1:], strict=True):
+        for before, after in pairwise(steps):
             if after <= before:
                 raise KernelError(f"the steps must rise, but {after} follows {before}")
         check_comparable(kernels)

@@ -1,0 +1,8 @@
+"""`python -m conescope`, the same as `conescope`."""
+
+import sys
+
+from conescope.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

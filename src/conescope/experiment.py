@@ -1,0 +1,132 @@
+"""Experiment: a recipe made concrete, on this machine's device, with data in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from conescope.data import (
+    BatchOrder,
+    Dataset,
+    Normalizer,
+    choose_probe,
+    flip_and_crop,
+    load_data,
+    seed_for,
+)
+from conescope.errors import RecipeError
+from conescope.measure import evaluate, measure_kernel
+from conescope.models import build_model
+from conescope.recipe import Recipe
+from conescope.training import Snapshot, build_optimizer, learning_rate_schedule
+
+_CALIBRATION_SIZE = 2000
+_TRAIN_EVALUATION_SIZE = 2000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The iterations at which a recipe wants something.
+
+    Attributes:
+        evaluate: loss and accuracy.
+        kernel: a kernel.
+        keep: a snapshot that stays; the last iteration is always among them.
+        resume: a snapshot to go on from.
+    """
+
+    evaluate: frozenset[int]
+    kernel: frozenset[int]
+    keep: frozenset[int]
+    resume: frozenset[int]
+
+
+class Experiment:
+    """A recipe made concrete: data on the device, the probe, the moments to look.
+
+    Args:
+        recipe: what to do.
+
+    Raises:
+        RecipeError: if the recipe cannot be carried out here.
+        DataError: if its data cannot be had, or are too few.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        _check_device(recipe.device)
+        self.data: Dataset = load_data(recipe.data).to(recipe.device)
+        train_split = self.data.train
+        self.order = BatchOrder(len(train_split), recipe.training.batch_size, recipe.seed)
+        per_epoch = self.order.iterations_per_epoch
+        self.moments = Moments(
+            evaluate=frozenset(recipe.schedule("training.evaluate", per_epoch)),
+            kernel=frozenset(recipe.schedule("kernel.when", per_epoch)),
+            keep=frozenset(recipe.schedule("snapshots.keep", per_epoch)) | {recipe.training.steps},
+            resume=frozenset(recipe.schedule("snapshots.resume", per_epoch)),
+        )
+        self.multiplier = learning_rate_schedule(
+            recipe.lr_schedule, recipe.schedule("lr_schedule.drops", per_epoch)
+        )
+        self.normalize = Normalizer(train_split.images, getattr(torch, recipe.dtype))
+        split = self.data.split(recipe.probe.split)
+        chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
+        self.probe = self.normalize(split.images[chosen.to(recipe.device)])
+        self.calibration = self.normalize(train_split.images[:_CALIBRATION_SIZE])
+
+    def fresh(self) -> tuple[nn.Module, Optimizer]:
+        """The network at iteration 0, and its optimiser."""
+        recipe = self.recipe
+        torch.manual_seed(seed_for(recipe.seed, "weights"))
+        shape = tuple(self.data.train.images.shape[1:])
+        model = build_model(recipe.model, shape, self.data.classes)
+        model.to(recipe.device, getattr(torch, recipe.dtype))
+        return model, build_optimizer(recipe.optimizer, model)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of an iteration (0 is the first)."""
+        chosen = self.order(step).to(self.recipe.device)
+        images = self.data.train.images[chosen]
+        if self.recipe.data.augmentation == "flip-crop":
+            images = flip_and_crop(images, seed_for(self.recipe.seed, "augmentation", step))
+        return self.normalize(images), self.data.train.labels[chosen]
+
+    def evaluate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Loss and accuracy on the first training images and all test images; learning rate."""
+        values = {"learning_rate": snapshot.optimizer.param_groups[0]["lr"]}
+        for name, limit in (("train", _TRAIN_EVALUATION_SIZE), ("test", None)):
+            split = self.data.split(name)
+            images, labels = split.images[:limit], split.labels[:limit]
+            found = evaluate(snapshot.model, lambda part, i=images: self.normalize(i[part]), labels)
+            values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
+        return values
+
+    def measure(self, snapshot: Snapshot):
+        """The kernel on the probe."""
+        return measure_kernel(snapshot.model, self.probe, self.recipe.kernel, self.calibration)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"device {device!r} cannot be used here: {reason}") from None
+
+
+@contextmanager
+def reproducible(recipe: Recipe) -> Iterator[None]:
+    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(recipe.threads or threads)
+    torch.use_deterministic_algorithms(deterministic or recipe.device.startswith("cuda"))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,29 @@
+"""The paper's plots of a run, with matplotlib.
+
+Every function returns a figure and changes nothing global. A style is a mapping of matplotlib's
+rc parameters, passed in and in force only while that figure is drawn.
+"""
+
+from conescope.figures.plots import (
+    distance_after,
+    distance_from,
+    distance_matrix,
+    embedding,
+    overview,
+    training,
+)
+from conescope.figures.save import FIGURES, save_figures
+from conescope.figures.style import PAPER, Style
+
+__all__ = [
+    "FIGURES",
+    "PAPER",
+    "Style",
+    "distance_after",
+    "distance_from",
+    "distance_matrix",
+    "embedding",
+    "overview",
+    "save_figures",
+    "training",
+]

@@ -1,0 +1,84 @@
+"""All figures of a run, as files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from matplotlib.figure import Figure
+
+from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.figures.plots import (
+    distance_after,
+    distance_from,
+    distance_matrix,
+    embedding,
+    overview,
+    training,
+)
+from conescope.figures.style import PAPER, Style, in_force
+from conescope.run import Run
+from conescope.summary import state
+
+logger = logging.getLogger(__name__)
+
+FIGURES: Mapping[str, Callable[[Run, Style], Figure]] = MappingProxyType(
+    {
+        "overview": lambda run, style: overview(run.series, style),
+        "distance-from": lambda run, style: distance_from(run.series, style=style),
+        "distance-after": lambda run, style: distance_after(run.series, style=style),
+        "embedding-2d": lambda run, style: embedding(run.series, 2, style),
+        "embedding-3d": lambda run, style: embedding(run.series, 3, style),
+        "distance-matrix": lambda run, style: distance_matrix(run.series, style),
+        "training": training,
+    }
+)
+"""File name → how that figure of a run is drawn with the default choices."""
+
+
+def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
+    """Write every figure of a run as PDF and as PNG; the same run gives the same bytes.
+
+    A figure that the run has too few kernels for is left out, and a warning on this module's
+    logger says why. Figures of an unfinished run are marked as such.
+
+    Args:
+        run: the run.
+        folder: where to write; made if missing.
+        style: matplotlib's rc parameters for all figures.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    written: list[Path] = []
+    for name, draw in FIGURES.items():
+        try:
+            figure = draw(run, style)
+        except (KernelError, TrainingError) as reason:
+            logger.warning("no figure %s: %s", name, reason)
+            continue
+        with in_force(style):
+            if not run.finished:
+                figure.supxlabel(state(run), fontsize="small")
+            written += _save(figure, folder / name, run.name)
+    return written
+
+
+def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
+    metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
+    files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
+    for file, fields in files.items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, metadata=fields)
+        except OSError as reason:
+            raise StoreError(
+                f"cannot write the figure {file}: {reason.strerror}; free space there or choose "
+                "another folder"
+            ) from reason
+    return list(files)

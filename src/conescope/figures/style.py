@@ -1,0 +1,58 @@
+"""How figures look: colours, and matplotlib's parameters as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.colors import ListedColormap
+
+LINE_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours that the colour-blind tell apart (Okabe & Ito, 2008), without the faint yellow."""
+
+ITERATION_MAP = ListedColormap(
+    matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1.0, 256)), name="iteration"
+)
+"""Light to dark: later is darker."""
+
+DISTANCE_MAP = matplotlib.colormaps["magma_r"]
+"""Light to dark: farther is darker."""
+
+Style = Mapping[str, Any]
+
+PAPER: Style = MappingProxyType(
+    {
+        "figure.figsize": (3.5, 2.7),
+        "figure.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 300,
+        "font.family": "DejaVu Sans",
+        "font.size": 8,
+        "axes.labelsize": 9,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "legend.columnspacing": 1.2,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e4e4e4",
+        "grid.linewidth": 0.5,
+        "lines.linewidth": 1.2,
+        "axes.prop_cycle": cycler(linestyle=["-", "--", ":"]) * cycler(color=LINE_COLOURS),
+        "mathtext.fontset": "dejavusans",
+        "pdf.fonttype": 42,
+    }
+)
+"""One column wide, 8-point type: also readable on a phone's screen."""
+
+
+def in_force(style: Style) -> AbstractContextManager[None]:
+    """Apply a style for as long as the context lasts."""
+    parameters: Any = dict(style)
+    return matplotlib.rc_context(parameters)

@@ -1,0 +1,90 @@
+"""Schedule: when to look, as a value parsed from text such as `0, 50, every 100`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from conescope.errors import RecipeError
+
+_COUNT = r"(\d+)\s*(ep)?"
+_ONCE = re.compile(rf"{_COUNT}")
+_EVERY = re.compile(rf"every\s+{_COUNT}(?:\s+from\s+{_COUNT})?(?:\s+until\s+{_COUNT})?")
+
+_GRAMMAR = (
+    "write for example '0, 50, every 100', 'every 1ep from 10ep until 20ep', 'end' or 'never'"
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A set of iterations, given as text.
+
+    The text is a list of terms with commas between them:
+
+    - `50`: iteration 50;
+    - `every 100`: 100, 200, …; with `from 500`, 500, 600, …; with `until 900`, up to 900;
+    - `end`: the last iteration;
+    - `never`: nothing (alone).
+
+    A number with `ep` behind it counts epochs: `80ep`, `every 1ep`.
+
+    Attributes:
+        text: the text, as written.
+
+    Raises:
+        RecipeError: if the text is no schedule.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.is_never:
+            return
+        for term in self._terms():
+            if term != "end" and not _ONCE.fullmatch(term) and not _EVERY.fullmatch(term):
+                raise RecipeError(f"{self.text!r} is no schedule: cannot read {term!r}; {_GRAMMAR}")
+            if re.match(r"every\s+0+\s*(ep)?\b", term):
+                raise RecipeError(f"{self.text!r} is no schedule: every 0 is never; {_GRAMMAR}")
+
+    def steps(self, total: int, iterations_per_epoch: int = 1) -> tuple[int, ...]:
+        """The iterations from 0 to `total`, both included, at which the schedule fires.
+
+        Args:
+            total: the last iteration.
+            iterations_per_epoch: what one `ep` is worth.
+
+        Returns:
+            The iterations, rising, each once; none if it does not fire by then.
+        """
+        if self.is_never:
+            return ()
+        found: set[int] = set()
+        for term in self._terms():
+            found.update(_expand(term, total, iterations_per_epoch))
+        return tuple(sorted(step for step in found if step <= total))
+
+    @property
+    def is_never(self) -> bool:
+        """Whether the text says that it never fires."""
+        return self.text.strip() == "never"
+
+    def _terms(self) -> list[str]:
+        return [term.strip() for term in self.text.split(",")]
+
+
+def _expand(term: str, total: int, per_epoch: int) -> range | tuple[int]:
+    if term == "end":
+        return (total,)
+    if match := _ONCE.fullmatch(term):
+        return (_iterations(match[1], match[2], per_epoch),)
+    match = _EVERY.fullmatch(term)
+    assert match is not None  # __post_init__ has read the term
+    every = _iterations(match[1], match[2], per_epoch)
+    start = _iterations(match[3], match[4], per_epoch) if match[3] else every
+    stop = _iterations(match[5], match[6], per_epoch) if match[5] else total
+    return range(start, min(stop, total) + 1, every)
+
+
+def _iterations(number: str, epochs: str | None, per_epoch: int) -> int:
+    return int(number) * (per_epoch if epochs else 1)

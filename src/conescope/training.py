@@ -1,0 +1,111 @@
+"""Training: a generator that yields after every iteration, and knows nothing else.
+
+It takes no measurement, writes no file and prints nothing: whoever iterates looks at the model
+between two iterations and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from conescope.data import seed_for
+from conescope.errors import TrainingError
+from conescope.recipe import LearningRateRecipe, OptimizerRecipe
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+"""From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a training after `step` iterations.
+
+    Attributes:
+        step: iterations done.
+        model: the network, live: the next iteration changes it.
+        optimizer: its optimiser, live too.
+    """
+
+    step: int
+    model: nn.Module
+    optimizer: Optimizer
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: Batches,
+    schedule: Callable[[int], float],
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+) -> Iterator[Snapshot]:
+    """Train on cross-entropy; yield the state at `start` and after every iteration.
+
+    Args:
+        model: network from inputs to logits [b, c]; trained in place, in training mode.
+        optimizer: its optimiser, as it was after `start` iterations.
+        batches: the data of each iteration.
+        schedule: what the learning rate is multiplied by in each iteration.
+        start: iterations already done.
+        stop: iterations to do in all.
+        seed: decides dropout, together with the iteration alone.
+
+    Raises:
+        TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
+            from it.
+    """
+    scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
+    yield Snapshot(start, model, optimizer)
+    for step in range(start, stop):
+        model.train()
+        inputs, labels = batches(step)
+        torch.manual_seed(seed_for(seed, "iteration", step))
+        loss = F.cross_entropy(model(inputs), labels)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "
+                f"optimizer.lr (now {optimizer.param_groups[0]['initial_lr']:g}), warm it up with "
+                f"lr_schedule.warmup, or look at the data"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        yield Snapshot(step + 1, model, optimizer)
+
+
+def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
+    """The recipe's optimiser for a model's parameters."""
+    parameters = model.parameters()
+    if recipe.name == "sgd":
+        return torch.optim.SGD(
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
+    return family(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def learning_rate_schedule(
+    recipe: LearningRateRecipe, drops: tuple[int, ...]
+) -> Callable[[int], float]:
+    """What the learning rate is multiplied by, as a function of the iteration (0 is the first).
+
+    Args:
+        recipe: length of the linear warm-up and factor of a drop.
+        drops: the iterations from which on it is multiplied by the factor once more.
+    """
+
+    def multiplier(step: int) -> float:
+        warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
+        return warm * recipe.factor ** sum(step >= drop for drop in drops)
+
+    return multiplier

@@ -1,0 +1,154 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from conescope.data import (
+    BatchOrder,
+    Normalizer,
+    Split,
+    choose_probe,
+    flip_and_crop,
+    load_data,
+    seed_for,
+)
+from conescope.errors import DataError
+from conescope.recipe import DataRecipe, ProbeRecipe
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(DataRecipe())
+
+
+def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None):
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    labels = [i % 10 for i in range(count)] if labels is None else labels
+    features = datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({column: encoded, "label": labels}, features=features)
+    for split in ("train", "test"):
+        rows.to_parquet(str(folder / f"{split}.parquet"))
+    return images, labels
+
+
+def test_digits_are_the_1797_of_scikit_learn(digits):
+    assert len(digits.train) + len(digits.test) == 1797
+    assert digits.train.images.shape[1:] == (1, 8, 8)
+    assert digits.train.images.dtype == torch.uint8
+    assert sorted(set(digits.test.labels.tolist())) == list(range(10))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_local_folder_is_read_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    images, labels = write_parquet(tmp_path)
+    data = load_data(DataRecipe("mnist", str(tmp_path)))
+    np.testing.assert_array_equal(data.train.images[:, 0].numpy(), images)
+    assert data.test.labels.tolist() == labels
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_colour_images_have_their_channels_first(tmp_path):
+    images, _ = write_parquet(tmp_path, column="img", shape=(32, 32, 3))
+    data = load_data(DataRecipe("cifar10", str(tmp_path)))
+    np.testing.assert_array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), images)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_another_layout_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"train\.parquet does not exist; data\.path is a folder"):
+        load_data(DataRecipe("mnist", str(tmp_path)))
+    write_parquet(tmp_path, column="img")
+    with pytest.raises(DataError, match=r"has the columns img, label, but mnist needs image"):
+        load_data(DataRecipe("mnist", str(tmp_path)))
+    write_parquet(tmp_path, labels=[11] * 30)
+    with pytest.raises(DataError, match=r"labels must lie in 0 … 9"):
+        load_data(DataRecipe("mnist", str(tmp_path)))
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"cannot load .*train\.parquet"):
+        load_data(DataRecipe("mnist", str(tmp_path)))
+    with pytest.raises(DataError, match="digits come with scikit-learn"):
+        load_data(DataRecipe("digits", str(tmp_path)))
+
+
+def test_inputs_have_mean_0_and_deviation_1(digits):
+    inputs = Normalizer(digits.train.images, torch.float64)(digits.train.images)
+    assert float(inputs.mean()) == pytest.approx(0.0, abs=1e-12)
+    assert float(inputs.std(correction=0)) == pytest.approx(1.0, abs=1e-12)
+    assert inputs.shape == digits.train.images.shape
+
+
+def test_an_epoch_shows_every_image_once_in_a_new_order():
+    order = BatchOrder(count=103, batch_size=10, seed=1)
+    assert order.iterations_per_epoch == 11
+    epochs = [torch.cat([order(11 * e + i) for i in range(11)]) for e in range(2)]
+    for epoch in epochs:
+        assert epoch.sort().values.tolist() == list(range(103))
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = BatchOrder(count=103, batch_size=10, seed=1)
+    assert again(15).tolist() == order(15).tolist()
+    assert BatchOrder(103, 10, seed=2)(0).tolist() != order(0).tolist()
+    with pytest.raises(DataError, match="only 5 training images"):
+        BatchOrder(count=5, batch_size=10, seed=0)
+
+
+def test_flip_and_crop_is_a_shift_of_the_image_or_its_mirror():
+    images = torch.arange(1, 1 + 50 * 3 * 12 * 12).remainder(251).to(torch.uint8) + 1
+    images = images.reshape(50, 3, 12, 12)
+    changed = flip_and_crop(images, seed=3)
+    assert changed.shape == images.shape
+    padded = torch.nn.functional.pad(images, [4] * 4)
+    seen = set()
+    for before, after in zip(padded, changed, strict=True):
+        places = [
+            (flip, row, column)
+            for flip in (False, True)
+            for row in range(9)
+            for column in range(9)
+            if torch.equal(
+                before[:, row : row + 12, column : column + 12].flip(2)
+                if flip
+                else before[:, row : row + 12, column : column + 12],
+                after,
+            )
+        ]
+        assert len(places) >= 1
+        seen.add(places[0])
+    assert len(seen) > 25
+    assert torch.equal(changed, flip_and_crop(images, seed=3))
+    assert not torch.equal(changed, flip_and_crop(images, seed=4))
+
+
+def test_a_stratified_probe_has_as_many_of_each_class(digits):
+    chosen = choose_probe(digits.train, ProbeRecipe(size=205), digits.classes, seed=0)
+    counts = torch.bincount(digits.train.labels[chosen], minlength=10)
+    assert len(set(chosen.tolist())) == 205
+    assert sorted(set(counts.tolist())) == [20, 21]
+    other = choose_probe(digits.train, ProbeRecipe(size=205), digits.classes, seed=1)
+    assert chosen.tolist() != other.tolist()
+
+
+def test_a_probe_larger_than_the_data_is_refused(digits):
+    with pytest.raises(DataError, match=r"probe\.size is 5000, but the train split has only 1437"):
+        choose_probe(digits.train, ProbeRecipe(size=5000), 10, seed=0)
+    lopsided = Split(digits.train.images[:20], torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"needs 1 images of class 1, but the train split has 0"):
+        choose_probe(lopsided, ProbeRecipe(size=10), 10, seed=0)
+    plain = ProbeRecipe(size=10, stratified=False)
+    assert len(choose_probe(lopsided, plain, 10, seed=0)) == 10
+
+
+def test_seeds_differ_by_purpose_and_index_and_never_change():
+    seeds = {seed_for(s, p, i) for s in range(3) for p in ("a", "b") for i in range(3)}
+    assert len(seeds) == 18
+    assert seed_for(0, "order", 0) == 3955691223199900983

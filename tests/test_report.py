@@ -1,0 +1,179 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from conescope.errors import StoreError
+from conescope.figures import FIGURES
+from conescope.report import write_report
+from conescope.report.charts import (
+    CHARTS,
+    distance_after,
+    distance_from,
+    distance_matrix,
+    embedding_2d,
+    embedding_3d,
+)
+from conescope.summary import default_lags, default_taus, main_numbers
+from made_runs import MadeRecipe, constant_series, made_run, made_series
+
+LOADING_ATTRIBUTES = {"src", "href", "srcset", "data", "action", "poster", "background"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, ids, and the text outside scripts and styles."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.ids, self.texts, self.raw = [], set(), [], False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids |= {value for name, value in attrs if name == "id"}
+        self.raw = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.raw = False
+
+    def handle_data(self, data):
+        if not self.raw:
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return Page(write_report(made_run(), tmp_path_factory.mktemp("report") / "report.html"))
+
+
+def test_loads_nothing_from_elsewhere(page):
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert not LOADING_ATTRIBUTES & attributes.keys()
+
+
+def test_the_browser_is_told_to_load_nothing(page):
+    policies = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'")
+    assert "http" not in policies[0]
+
+
+def test_styles_load_nothing(tmp_path):
+    path = write_report(made_run(), tmp_path / "report.html")
+    style = re.search(r"<style>(.*?)</style>", path.read_text(encoding="utf-8"), re.DOTALL)
+    assert style
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_fits_a_phone(page):
+    viewports = [a["content"] for t, a in page.tags if a.get("name") == "viewport"]
+    assert viewports == ["width=device-width, initial-scale=1"]
+
+
+def test_holds_the_same_figures_as_are_saved(page):
+    assert CHARTS.keys() == FIGURES.keys() - {"overview"}  # the first three, side by side
+    assert page.ids == CHARTS.keys()
+    for chart in CHARTS.values():
+        assert chart.title in page.text
+        assert chart.caption in page.text
+
+
+def test_holds_numbers_recipe_environment_and_command(page):
+    run = made_run()
+    for text in (*main_numbers(run), *main_numbers(run).values(), *run.environment.values()):
+        assert text in page.text
+    for text in (run.name, run.recipe.description, run.recipe.to_yaml(), run.command, "finished"):
+        assert text in page.text
+
+
+def test_every_text_is_escaped(tmp_path, page):
+    evil = "</title><script>alert('x')</script><img src=x onerror=alert(1)> & $name ${plotly}"
+    run = made_run(
+        name=evil,
+        recipe=MadeRecipe(evil, evil),
+        environment={evil: evil},
+        command=evil,
+    )
+    attacked = Page(write_report(run, tmp_path / "report.html"))
+    assert attacked.count("script") == page.count("script")
+    assert attacked.count("img") == 0
+    assert attacked.text.count(evil) == 7
+
+
+def test_unfinished_is_said(tmp_path):
+    run = made_run(finished=False, total_steps=5000)
+    text = Page(write_report(run, tmp_path / "report.html")).text
+    assert "unfinished: kernels up to step 1,000 of 5,000" in text
+
+
+def test_figures_a_run_is_too_short_for_say_why(tmp_path):
+    one = Page(write_report(made_run(made_series([0])), tmp_path / "one.html"))
+    assert one.ids == {"training"}
+    assert one.text.count("No chart: ") == len(CHARTS) - 1
+    same = Page(write_report(made_run(constant_series([0, 1, 2])), tmp_path / "same.html"))
+    assert same.ids == CHARTS.keys() - {"embedding-2d", "embedding-3d"}
+    assert "all kernels are the same" in same.text
+
+
+@pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), (0, 1, 2, 5, 10, 20, 50)])
+def test_few_or_uneven_kernels_have_all_charts(tmp_path, steps):
+    path = write_report(made_run(made_series(steps)), tmp_path / "report.html")
+    assert Page(path).ids == CHARTS.keys()
+
+
+def test_same_run_same_bytes(tmp_path):
+    one, other = (write_report(made_run(), tmp_path / name) for name in ("a.html", "b.html"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_folder_is_made_and_nothing_is_left_beside(tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    assert write_report(made_run(), path) == path
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_earlier_report_outlives_a_failed_one(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("earlier")
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full_disk)
+    with pytest.raises(StoreError, match="No space left"):
+        write_report(made_run(), path)
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_charts_plot_the_series_own_values():
+    series = made_series(range(0, 1001, 20))
+    for tau, line in zip(default_taus(series), distance_from(series).data, strict=True):
+        assert line.name == f"τ = {tau:,}"
+        np.testing.assert_array_equal(line.x, series.steps)
+        np.testing.assert_array_equal(line.y, series.distances_from(tau))
+    for dt, line in zip(default_lags(series), distance_after(series).data, strict=True):
+        assert line.name == f"dt = {dt:,}"
+        np.testing.assert_array_equal(line.x, series.distances_after(dt)[0])
+        np.testing.assert_array_equal(line.y, series.distances_after(dt)[1])
+    heat = distance_matrix(series).data[0]
+    np.testing.assert_array_equal(heat.x, series.steps)
+    np.testing.assert_allclose(heat.z, series.distances(), rtol=1e-6)
+    for chart, axes in ((embedding_2d(series), "xy"), (embedding_3d(series), "xyz")):
+        points, start = chart.data
+        coordinates = series.embedding(len(axes)).coordinates
+        for axis, column in zip(axes, coordinates.T, strict=True):
+            np.testing.assert_array_equal(points[axis], column)
+            np.testing.assert_array_equal(start[axis], column[:1])
+        np.testing.assert_array_equal(points.marker.color, series.steps)
+        assert start.marker.color == "black"

@@ -1,0 +1,195 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conescope.errors import DamageWarning, RecipeError, StoreError, TrainingError
+from conescope.recipes import load_recipe
+from conescope.run import load_run, read_status
+from conescope.session import run_experiment
+from conescope.store import Folder
+
+
+@pytest.fixture
+def recipe(tiny_overrides):
+    return load_recipe("digits", tiny_overrides)
+
+
+@pytest.fixture
+def finished(recipe, tmp_path):
+    path = tmp_path / "whole"
+    assert run_experiment(recipe, path, command="test")
+    return path
+
+
+def everything(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors that a run folder's journal names, by file and name."""
+    folder, found = Folder(path), {}
+    for kind in ("kernel", "snapshot"):
+        for entry in folder.files(kind):
+            for name, tensor in folder.read_tensors(entry).items():
+                found[f"{entry.values['file']}:{name}"] = tensor
+    return found
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    first, second = everything(a), everything(b)
+    kept = {name for name in first if "snapshots/" not in name or "00000060" in name}
+    assert len(kept) > 7
+    assert kept <= set(second)
+    for name in set(first) & set(second):
+        assert torch.equal(first[name], second[name]), name
+    one, other = load_run(a), load_run(b)
+    assert one.series.steps == other.series.steps
+    np.testing.assert_array_equal(one.series.distances(), other.series.distances())
+    for name, values in one.scalars.items():
+        np.testing.assert_array_equal(values, other.scalars[name])
+
+
+def test_a_run_is_what_its_recipe_says(recipe, finished):
+    run = load_run(finished)
+    assert run.finished
+    assert run.recipe == recipe
+    assert run.name == recipe.id
+    assert run.series.steps == tuple(range(0, 61, 10))
+    assert run.series.kernels[0].values.shape == (20, 20)
+    assert run.scalars["step"].tolist() == [0, 20, 40, 60]
+    assert run.scalars["test_loss"][-1] < run.scalars["test_loss"][0]
+    assert 0 <= run.scalars["test_accuracy"][-1] <= 1
+    status = read_status(finished)
+    assert status.finished
+    assert not status.running
+    assert status.step == status.total_steps == 60
+    assert status.snapshots == (0, 30, 49, 56, 60)
+    assert load_recipe(str(finished / "recipe.yaml")) == recipe
+
+
+def test_same_recipe_same_bits_and_another_seed_others(recipe, finished, tmp_path, tiny_overrides):
+    run_experiment(recipe, tmp_path / "again", command="test")
+    assert_same_run(finished, tmp_path / "again")
+    other = load_recipe("digits", [*tiny_overrides, "--seed=1"])
+    run_experiment(other, tmp_path / "other", command="test")
+    assert not torch.equal(
+        load_run(finished).series.kernels[0].values,
+        load_run(tmp_path / "other").series.kernels[0].values,
+    )
+
+
+def test_measuring_changes_nothing(finished, tmp_path, tiny_overrides):
+    blind = load_recipe(
+        "digits", [*tiny_overrides, "--kernel.when=never", "--training.evaluate=never"]
+    )
+    run_experiment(blind, tmp_path / "blind", command="test")
+    with_kernels, without = everything(finished), everything(tmp_path / "blind")
+    assert without
+    for name, tensor in without.items():
+        assert torch.equal(with_kernels[name], tensor)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments_and_in_the_middle_of_writes(recipe, finished, tmp_path, seed):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe.to_yaml())
+    script = Path(__file__).with_name("interrupted.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(file), str(tmp_path / "killed"), str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(map(int, done.stdout.split())) >= 10, done.stdout
+    assert_same_run(finished, tmp_path / "killed")
+
+
+def test_a_stop_that_is_asked_for_loses_no_iteration(recipe, finished, tmp_path):
+    path, asked = tmp_path / "stopped", [0]
+
+    def stop_at_the_33rd_question():
+        asked[0] += 1
+        return asked[0] == 34
+
+    assert not run_experiment(recipe, path, command="test", should_stop=stop_at_the_33rd_question)
+    status = read_status(path)
+    assert not status.finished
+    assert status.step == 33
+    assert 33 in status.snapshots
+    assert run_experiment(recipe, path, command="test")
+    assert_same_run(finished, path)
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "kernels/00000020.safetensors",
+        "kernels/00000060.safetensors",
+        "snapshots/00000030.safetensors",
+        "snapshots/00000060.safetensors",
+    ],
+)
+def test_a_damaged_file_is_named_and_made_anew(recipe, finished, tmp_path, victim):
+    whole = tmp_path / "copy"
+    run_experiment(recipe, whole, command="test")
+    file = finished / victim
+    file.write_bytes(file.read_bytes()[:-9])
+    if victim.startswith("kernels"):
+        with pytest.raises(StoreError, match=f"{Path(victim).stem}.safetensors is damaged"):
+            load_run(finished)
+    with pytest.warns(DamageWarning, match=f"{Path(victim).stem}.safetensors is missing or dam"):
+        assert run_experiment(recipe, finished, command="test")
+    assert_same_run(whole, finished)
+
+
+def test_a_finished_run_has_nothing_left_to_do(recipe, finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}
+    assert run_experiment(recipe, finished, command="test")
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")} == before
+
+
+def test_a_folder_belongs_to_one_recipe_and_one_process(recipe, finished, tiny_overrides):
+    other = load_recipe("digits", [*tiny_overrides, "--seed=5"])
+    with pytest.raises(StoreError, match="holds another run"):
+        run_experiment(other, finished, command="test")
+    with Folder(finished).owned(), pytest.raises(StoreError, match="belongs to another process"):
+        run_experiment(recipe, finished, command="test")
+
+
+def test_divergence_is_an_error_and_what_came_before_stays(tmp_path, tiny_overrides):
+    wild = load_recipe("digits", [*tiny_overrides, "--optimizer.lr=1e9"])
+    with pytest.raises(TrainingError, match=r"training diverged; lower optimizer\.lr"):
+        run_experiment(wild, tmp_path / "wild", command="test")
+    assert load_run(tmp_path / "wild").series.steps[0] == 0
+    assert not read_status(tmp_path / "wild").finished
+
+
+def test_a_run_computes_on_its_recipes_threads(finished, tmp_path, tiny_overrides):
+    before = torch.get_num_threads()
+    run_experiment(
+        load_recipe("digits", [*tiny_overrides, "--threads=2"]), tmp_path / "two", command="test"
+    )
+    assert load_run(finished).environment["threads"] == "1"
+    assert load_run(tmp_path / "two").environment["threads"] == "2"
+    assert torch.get_num_threads() == before
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path):
+    for device in ("cud", "xla:3"):
+        with pytest.raises(RecipeError, match=f"device '{device}' cannot be used here"):
+            run_experiment(
+                load_recipe("digits", [f"--device={device}"]), tmp_path / "run", command="test"
+            )
+
+
+def test_folders_without_a_run_are_said(tmp_path):
+    with pytest.raises(StoreError, match="holds no run"):
+        load_run(tmp_path)
+    with pytest.raises(StoreError, match="holds no run"):
+        read_status(tmp_path / "missing")
+    Folder(tmp_path).append("run", recipe=yaml.safe_load("seed: 1"), command="test")
+    with pytest.raises(StoreError, match="holds no kernel yet"):
+        load_run(tmp_path)
