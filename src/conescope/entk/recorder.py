@@ -224,7 +224,7 @@ def _batch_norm(
     y = torch.addcmul(shift.view(shape), input, scale.view(shape))
     y = recorder.attached(y)
     with torch.no_grad():
-        normalized = (input - running_mean.view(shape)) * rate.view(shape)
+        normalized = (input - running_mean.view(shape)).mul_(rate.view(shape))
     recorder.calls.append(
         ChannelNormCall(
             recorder.name(weight), recorder.name(bias), normalized, get_gradient_edge(y)
