@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -135,13 +135,19 @@ PROBLEMS = [
         lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)),
         _normal(6),
     ),
-    Problem("one output", lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), _normal(6)),
+    Problem(
+        "one output", lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), _normal(6)
+    ),
     Problem(
         "outputs without an axis",
         lambda: Apply(lambda m, x: m.a(x).squeeze(1), a=nn.Linear(6, 1)),
         _normal(6),
     ),
-    Problem("sequence outputs", lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), _normal(3, 4)),
+    Problem(
+        "sequence outputs",
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)),
+        _normal(3, 4),
+    ),
     _image("convolution", lambda: nn.Conv2d(4, 5, 3)),
     _image("strided", lambda: nn.Conv2d(4, 5, 3, stride=2, padding=(1, 2), dilation=2, bias=False)),
     _image("same padding", lambda: nn.Conv2d(4, 5, (1, 3), padding="same")),
@@ -149,16 +155,36 @@ PROBLEMS = [
     _image("circular", lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular")),
     _image("grouped", lambda: nn.Conv2d(4, 6, 3, groups=2)),
     _image("depthwise", lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4)),
-    _image("transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1)),
-    _image("grouped transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2)),
+    _image(
+        "transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1)
+    ),
+    _image(
+        "grouped transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2)
+    ),
     _image("batch norm", lambda: nn.Conv2d(4, 5, 3, bias=False), lambda: nn.BatchNorm2d(5)),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
-    _image("instance norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.InstanceNorm2d(5, affine=True), ruled=None),
-    _image("max pool", lambda: nn.Conv2d(4, 5, 3), lambda: nn.ReLU(inplace=True), lambda: nn.MaxPool2d(2)),
+    _image(
+        "instance norm",
+        lambda: nn.Conv2d(4, 5, 3),
+        lambda: nn.InstanceNorm2d(5, affine=True),
+        ruled=None,
+    ),
+    _image(
+        "max pool",
+        lambda: nn.Conv2d(4, 5, 3),
+        lambda: nn.ReLU(inplace=True),
+        lambda: nn.MaxPool2d(2),
+    ),
     Problem("1-d", lambda: _lazy(_pool(nn.Conv1d(3, 4, 3, stride=2)), 3, 9), _normal(3, 9)),
-    Problem("3-d", lambda: _lazy(_pool(nn.Conv3d(2, 3, 2, padding=1)), 2, 3, 4, 3), _normal(2, 3, 4, 3)),
-    Problem("1-d transposed", lambda: _lazy(_pool(nn.ConvTranspose1d(3, 4, 3, stride=2)), 3, 5), _normal(3, 5)),
+    Problem(
+        "3-d", lambda: _lazy(_pool(nn.Conv3d(2, 3, 2, padding=1)), 2, 3, 4, 3), _normal(2, 3, 4, 3)
+    ),
+    Problem(
+        "1-d transposed",
+        lambda: _lazy(_pool(nn.ConvTranspose1d(3, 4, 3, stride=2)), 3, 5),
+        _normal(3, 5),
+    ),
     Problem(
         "batch norm of vectors",
         lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
@@ -180,7 +206,9 @@ PROBLEMS = [
         _normal(5),
     ),
     Problem("embedding", lambda: _lazy_tokens(nn.Embedding(7, 4)), _tokens(7, 5)),
-    Problem("padded embedding", lambda: _lazy_tokens(nn.Embedding(7, 4, padding_idx=-2)), _tokens(7, 5)),
+    Problem(
+        "padded embedding", lambda: _lazy_tokens(nn.Embedding(7, 4, padding_idx=-2)), _tokens(7, 5)
+    ),
     Problem("tied embedding", _tied_embedding, _tokens(7, 5)),
     Problem(
         "attention",
@@ -227,7 +255,11 @@ PROBLEMS = [
     ),
     Problem(
         "samples in reverse",
-        lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x.flip(0)))).flip(0), a=nn.Linear(4, 5), b=nn.Linear(5, 2)),
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(x.flip(0)))).flip(0),
+            a=nn.Linear(4, 5),
+            b=nn.Linear(5, 2),
+        ),
         _normal(4),
         False,
     ),
@@ -246,7 +278,9 @@ PROBLEMS = [
     Problem("weight read elsewhere", _partly_read, _normal(6), None),
     Problem(
         "weight norm",
-        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3)),
+        lambda: nn.Sequential(
+            parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3)
+        ),
         _normal(6),
         None,
     ),
@@ -260,16 +294,26 @@ PROBLEMS = [
         _normal(4),
         None,
     ),
-    Problem("functional, by rule", lambda: Apply(lambda m, x: F.linear(x, m.w), w=nn.Parameter(torch.ones(2, 4))), _normal(4)),
+    Problem(
+        "functional, by rule",
+        lambda: Apply(lambda m, x: F.linear(x, m.w), w=nn.Parameter(torch.ones(2, 4))),
+        _normal(4),
+    ),
     Problem(
         "lstm",
-        lambda: Apply(lambda m, x: m.head(m.cell(x)[0][:, -1]), cell=nn.LSTM(3, 4, batch_first=True), head=nn.Linear(4, 2)),
+        lambda: Apply(
+            lambda m, x: m.head(m.cell(x)[0][:, -1]),
+            cell=nn.LSTM(3, 4, batch_first=True),
+            head=nn.Linear(4, 2),
+        ),
         _normal(4, 3),
         None,
     ),
     Problem(
         "gru cell",
-        lambda: Apply(lambda m, x: m.cell(x[:, 0], torch.tanh(m.cell(x[:, 1]))), cell=nn.GRUCell(3, 3)),
+        lambda: Apply(
+            lambda m, x: m.cell(x[:, 0], torch.tanh(m.cell(x[:, 1]))), cell=nn.GRUCell(3, 3)
+        ),
         _normal(2, 3),
         False,
     ),
@@ -296,7 +340,9 @@ PROBLEMS = [
     Problem(
         "custom function",
         lambda: Apply(
-            lambda m, x: m.b(Cube.apply(x, m.w)), w=nn.Parameter(torch.ones(4, 3)), b=nn.Linear(3, 2)
+            lambda m, x: m.b(Cube.apply(x, m.w)),
+            w=nn.Parameter(torch.ones(4, 3)),
+            b=nn.Linear(3, 2),
         ),
         _normal(4),
         None,
@@ -318,10 +364,12 @@ PROBLEMS = [
     ),
     Problem(
         "detached",
-        lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x)).detach() + x), a=nn.Linear(4, 4), b=nn.Linear(4, 3)),
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(x)).detach() + x), a=nn.Linear(4, 4), b=nn.Linear(4, 3)
+        ),
         _normal(4),
     ),
-]  # fmt: skip
+]
 
 
 def _lazy_tokens(embedding: nn.Embedding) -> nn.Module:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional as F
 
 from conescope.entk import entk, estimate_entk
 from conescope.errors import KernelError, ModelError

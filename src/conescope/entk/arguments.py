@@ -61,7 +61,8 @@ def check_inputs(name: str, x: Tensor, parameters: dict[str, nn.Parameter]) -> N
         raise ModelError(f"`{name}` is a {type(x).__name__}; give the samples as one tensor")
     if x.dim() == 0 or len(x) == 0:
         raise ModelError(
-            f"`{name}` holds no samples (shape {tuple(x.shape)}); its first dimension is n, at least 1"
+            f"`{name}` holds no samples (shape {tuple(x.shape)}); its first dimension numbers "
+            f"them, at least 1"
         )
     for parameter_name, p in parameters.items():
         if p.device != x.device:

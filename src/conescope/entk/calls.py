@@ -40,8 +40,6 @@ class Call:
     samples: int = 0
     version: int = field(init=False)
 
-    outer = False
-
     def __post_init__(self) -> None:
         self.version = self.source._version
 
@@ -71,7 +69,6 @@ class Call:
 class OuterCall(Call):
     """A call whose weight [g·o, a] has the gradient Σ_t cotangent[t] ⊗ feature[t]."""
 
-    outer = True
     sparse = False
 
     @property

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
 from conescope.entk.budget import Cut, cut, default_memory
-from conescope.entk.factors import Factory, Term
+from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch, mirror
 from conescope.entk.routes import RoutesChangedError
 from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
 from conescope.entk.survey import remember, without_rules
+from conescope.entk.terms import Term
 from conescope.errors import KernelError, ModelError
 from conescope.kernel import Kernel, Outputs
 

@@ -13,9 +13,7 @@ from conescope.entk.general import per_sample_gradients
 from conescope.entk.products import Scratch
 from conescope.entk.routes import follow, only_requires_grad
 from conescope.entk.survey import Survey
-from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm
-
-Term = FormedTerm | OuterTerm | RowsTerm
+from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm, Term
 
 
 class Factory:

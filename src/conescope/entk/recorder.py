@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from conescope.entk.calls import (
@@ -94,7 +94,7 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 def _linear(
     recorder: Recorder,
-    input: Tensor,
+    input: Tensor,  # noqa: A002
     weight: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
@@ -216,14 +216,15 @@ def _batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     shape = (-1,) + (1,) * (input.dim() - 2)
     rate = (running_var + eps).rsqrt()
-    scale = rate if weight is None else rate * recorder.known(weight)
+    gain, offset = recorder.known(weight), recorder.known(bias)
+    scale = rate if gain is None else rate * gain
     shift = -running_mean * scale
-    if bias is not None:
-        shift = shift + recorder.known(bias)  # pyright: ignore[reportOperatorIssue]
+    if offset is not None:
+        shift = shift + offset
     y = torch.addcmul(shift.view(shape), input, scale.view(shape))
     y = recorder.attached(y)
     with torch.no_grad():
-        normalized = (input - running_mean.view(shape)) * rate.view(shape)
+        normalized = (input - running_mean.view(shape)).mul_(rate.view(shape))
     recorder.calls.append(
         ChannelNormCall(
             recorder.name(weight), recorder.name(bias), normalized, get_gradient_edge(y)
@@ -287,11 +288,10 @@ def _affine(
 ) -> Tensor:
     recorder.stray(x)
     normalized = normalize(x)
-    y = normalized
-    if weight is not None:
-        y = y * recorder.known(weight).reshape(shape)  # pyright: ignore[reportOptionalMemberAccess]
-    if bias is not None:
-        y = y + recorder.known(bias).reshape(shape)  # pyright: ignore[reportOptionalMemberAccess]
+    gain, offset = recorder.known(weight), recorder.known(bias)
+    y = normalized if gain is None else normalized * gain.reshape(shape)
+    if offset is not None:
+        y = y + offset.reshape(shape)
     y = recorder.attached(y)
     extra = {"normalized": len(shape)} if kind is ElementNormCall else {}
     recorder.calls.append(

@@ -59,7 +59,7 @@ class Survey:
     checked: bool = False
 
     def route(self, parameter: str) -> str:
-        """ "rule", "general", or "unused" for a parameter that no output depends on."""
+        """How a parameter goes: "rule", "general" or "unused", if no output depends on it."""
         if parameter in self.routes.general:
             return "general"
         taken = parameter in self.shapes or parameter in self.rows

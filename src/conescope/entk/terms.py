@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,28 @@ from conescope.entk.survey import Shape
 _FEATURE_ELEMENTS = 2**21
 _TILE_ELEMENTS = 2**21
 _DIRECT_POSITIONS = 4
+
+
+class Term(Protocol):
+    """What every kind of term can do.
+
+    Attributes:
+        samples: n.
+    """
+
+    samples: int
+
+    def add_to(self, out: Tensor, other: Any, full: bool, scratch: Scratch) -> None:
+        """Add the products with another term of the same parameters, or with itself.
+
+        Args:
+            out: [n·q, m·q] if `full`, else [n, m].
+            other: the other term, of the same kind; None for itself, which touches the lower
+                triangle only.
+            full: whether the q cotangents stay apart, or are summed over.
+            scratch: buffers.
+        """
+        ...
 
 
 class RowsTerm:
