@@ -17,7 +17,7 @@ from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch, mirror
 from conescope.entk.routes import RoutesChangedError
 from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
-from conescope.entk.survey import remember, without_rules
+from conescope.entk.survey import forget, remember, survey_model, without_rules
 from conescope.entk.terms import Term
 from conescope.errors import KernelError, ModelError
 from conescope.kernel import Kernel, Outputs
@@ -87,8 +87,15 @@ def _entk(
     try:
         return _compute(problem, by_layer, precision, budget)
     except RoutesChangedError:
-        survey = without_rules(problem.survey, problem.parameters)
-        return _compute(dataclasses.replace(problem, survey=survey), by_layer, precision, budget)
+        forget(problem.model)
+    anew = survey_model(problem.model, problem.parameters, problem.x)
+    for survey in (anew, without_rules(anew, problem.parameters)):
+        problem = dataclasses.replace(problem, survey=survey)
+        try:
+            return _compute(problem, by_layer, precision, budget)
+        except RoutesChangedError:
+            continue
+    raise AssertionError("the general route follows any model")
 
 
 def _checked(problem: Problem, budget: int) -> Problem:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
 from conescope.entk.budget import Cut, cut, default_memory
-from conescope.entk.general import per_sample_gradients
+from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
-from conescope.entk.routes import follow, only_requires_grad
+from conescope.entk.products import Scratch
 from conescope.entk.survey import Shape
-from conescope.entk.terms import jacobian_cost, position_cost
+from conescope.entk.terms import DIRECT_POSITIONS, jacobian_cost, position_cost
 from conescope.kernel import Outputs
 
 _TIMED_SAMPLES = 16
+_TIMED_GENERAL = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LayerPlan:
         layer: the module that owns the parameters.
         route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
             "general" or "unused".
-        flops: operations of its products, network passes not included.
+        flops: operations of forming gradients and of products, network passes not included.
         bytes: what its factors hold.
         seconds: the expected time of its products.
     """
@@ -49,7 +50,8 @@ class Plan:
 
     Attributes:
         layers: layer by layer.
-        passes: expected seconds of the forward and backward passes.
+        passes: expected seconds of the forward and backward passes, with the gradients that are
+            formed in blocks.
         bytes: expected peak beyond the model and the result.
         block: samples of one forward pass.
         chunk: samples whose factors are held together.
@@ -108,8 +110,8 @@ def plan(
 ) -> Plan:
     """What `entk` with the same arguments will do and cost.
 
-    The rates of the machine are measured once a process, in about a second; the passes are timed
-    on a few samples.
+    The rates of the machine are measured once a process, and the passes are timed on a few
+    samples: about a second in all.
 
     Args:
         model: as for `entk`.
@@ -149,40 +151,21 @@ def plan(
 
 
 def _passes(problem: Problem, pieces: Cut) -> float:
-    """Seconds of all forward and backward passes, from those of a few samples."""
-    few = problem.x[:_TIMED_SAMPLES]
-    q = len(problem.directions)
-    routes = problem.survey.routes
-    seconds = 0.0
-    chunks = -(-len(problem.x) // pieces.chunk)
-    if problem.y is None:
-        total = len(problem.x) * (chunks + 1) / 2
-    else:
-        total = len(problem.x) + chunks * len(problem.y)
-    groups = -(-q // pieces.directions)
-    if routes.ruled:
-        with only_requires_grad(problem.model, {}):
-            outputs, calls = follow(problem.model, problem.parameters, few, routes)
-            forward = _seconds(lambda: follow(problem.model, problem.parameters, few, routes))
-        edges = [call.edge for call in calls]
-        direction = problem.directions[0].expand_as(outputs)
-
-        def backward() -> None:
-            torch.autograd.grad(outputs, edges, direction, retain_graph=True, allow_unused=True)
-
-        backwards = _seconds(backward) if edges else 0.0
-        seconds += total / len(few) * (groups * forward + q * backwards)
-    if routes.general:
-        seconds += total / 2 * _general(problem, problem.x[:2])
-    return seconds
-
-
-def _general(problem: Problem, pair: Tensor) -> float:
-    chosen = {name: problem.parameters[name] for name in problem.survey.routes.general}
-    with only_requires_grad(problem.model, chosen):
-        return _seconds(
-            lambda: per_sample_gradients(problem.model, chosen, pair, problem.directions)
-        )
+    """Seconds to make all factors, from those of a few samples with one and with three outputs."""
+    few = problem.x[: _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES]
+    factory = Factory(
+        problem.model, problem.parameters, problem.survey, False, len(few),
+        problem.directions.dtype, Scratch(pieces.scratch),
+    )  # fmt: skip
+    first = problem.directions[:1]
+    one = _seconds(lambda: factory(few, first))
+    three = _seconds(lambda: factory(few, first.expand(3, -1)))
+    backward = max(0.0, three - one) / 2
+    forward = max(0.0, one - backward)
+    n, chunks = len(problem.x), -(-len(problem.x) // pieces.chunk)
+    samples = n * (chunks + 1) / 2 if problem.y is None else n + chunks * len(problem.y)
+    groups = -(-len(problem.directions) // pieces.directions)
+    return samples / len(few) * (groups * forward + len(problem.directions) * backward)
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
@@ -196,15 +179,15 @@ def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed)
     copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
     if shape.formed or (gradients <= positions and not shape.sparse):
         route = "gradients, in blocks" if shape.formed else "gradients"
-        seconds = forming / speed.batched + (gradients - forming) / speed.product
-        seconds += (copied + both * q * shape.size) / speed.copy
         flops = gradients
+        seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
+        if not shape.formed:
+            seconds += forming / speed.batched + copied / speed.copy
     else:
-        route = "positions"
-        seconds = positions / speed.product + 2 * copied / speed.copy
+        route, flops = "positions", positions
         pairs = n * (n / 2 if m is None else m) * shape.positions**2
-        seconds += 3 * pairs * (q * q if full and shape.positions <= 4 else 1) / speed.copy
-        flops = positions
+        passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
+        seconds = positions / speed.product + (2 * copied + passes) / speed.copy
     held = shape.size if shape.formed else shape.groups * shape.outputs * shape.positions
     rows = min(pieces.chunk, n) * pieces.directions * held
     return LayerPlan(layer_of(name), route, flops, rows * element, seconds)
@@ -235,11 +218,11 @@ def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:
 def measure_speed(device: str, dtype: torch.dtype) -> Speed:
     """Rates of products of matrices, of batches of small ones, and of copies."""
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
-    left = torch.ones(64, 64, 256, dtype=dtype, device=device)
-    right = torch.ones(64, 256, 288, dtype=dtype, device=device)
+    left = torch.ones(256, 64, 64, dtype=dtype, device=device)
+    right = torch.ones(256, 64, 288, dtype=dtype, device=device)
     long = torch.ones(2**23, dtype=dtype, device=device)
     target = torch.empty_like(long)
-    out = torch.empty(64, 64, 288, dtype=dtype, device=device)
+    out = torch.empty(256, 64, 288, dtype=dtype, device=device)
     product = _seconds(lambda: torch.mm(a, a))
     batched = _seconds(lambda: torch.bmm(left, right, out=out))
     copy = _seconds(lambda: target.copy_(long))

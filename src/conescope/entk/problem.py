@@ -15,7 +15,7 @@ from conescope.entk.arguments import (
 )
 from conescope.entk.independence import refuse_coupling_modules, refuse_dependent_rows
 from conescope.entk.routes import only_requires_grad
-from conescope.entk.survey import Survey, survey
+from conescope.entk.survey import Survey, survey_model
 from conescope.kernel import Outputs
 
 
@@ -60,4 +60,4 @@ def prepare(
     with only_requires_grad(model, parameters):
         probe = refuse_dependent_rows(model, x)
     directions = cotangents(outputs, probe.shape[1], probe)
-    return Problem(model, parameters, x, y, outputs, directions, survey(model, parameters, x))
+    return Problem(model, parameters, x, y, outputs, directions, survey_model(model, parameters, x))

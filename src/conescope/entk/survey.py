@@ -96,7 +96,7 @@ class _Memo:
 _SURVEYS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
 
 
-def survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
+def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
     """The survey of a model; remembered as long as the model keeps its modules and modes."""
     memo = _SURVEYS.setdefault(model, _Memo())
     key = (
@@ -107,6 +107,11 @@ def survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) 
     if memo.survey is None or memo.key != key:
         memo.key, memo.survey = key, _survey(model, parameters, x)
     return memo.survey
+
+
+def forget(model: nn.Module) -> None:
+    """Drop the survey of a model that has changed its way."""
+    _SURVEYS.pop(model, None)
 
 
 def remember(model: nn.Module, known: Survey) -> None:

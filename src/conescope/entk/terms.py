@@ -20,7 +20,7 @@ from conescope.entk.survey import Shape
 
 _FEATURE_ELEMENTS = 2**21
 _TILE_ELEMENTS = 2**21
-_DIRECT_POSITIONS = 4
+DIRECT_POSITIONS = 4
 
 
 class Term(Protocol):
@@ -245,7 +245,7 @@ def _add_position_products(
     other = left if right is None else right
     q = left.cotangents.shape[1]
     t = max(left.positions, other.positions)
-    direct = full and t <= _DIRECT_POSITIONS
+    direct = full and t <= DIRECT_POSITIONS
     side = math.isqrt(min(_TILE_ELEMENTS, scratch.limit)) // (t * q if direct else t)
     wide = max(q * left.features.outputs, 0 if left.sparse else left.features.width)
     held = min(2 * _FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.features.groups)
