@@ -77,7 +77,8 @@ class LinearizedModel(nn.Module):
         _add_members(self, model, {})
         for name, p in model.named_parameters():
             if p.requires_grad:
-                _add_buffer(self.get_submodule(_POINT), name, p.detach().clone())
+                value = network.get_parameter(name).detach()
+                _add_buffer(self.get_submodule(_POINT), name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """f_lin(x; θ), from [n, …] to [n, …].
