@@ -3,13 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lock clean
+BENCH ?= --json docs/performance.json --doc docs/performance.md
+
+.PHONY: help demo test check bench lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import floors"
+	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
-	@echo "make clean  remove .venv and caches; runs/ stays"
+	@echo "make clean  remove environments and caches; runs/ stays"
 
 demo: .venv/ready
 	$(BIN)/conescope run digits
@@ -23,11 +26,14 @@ check: .venv/ready-dev
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m benchmarks $(BENCH)
+
 lock: .venv/ready-dev
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -41,4 +47,14 @@ $(BIN)/pip:
 
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+.venv-bench/ready: benchmarks/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -c benchmarks/requirements.txt -e .
+	for peer in $$(grep -v '^#' benchmarks/requirements.txt); do \
+		.venv-bench/bin/pip install --quiet --disable-pip-version-check \
+			-c benchmarks/requirements.txt $$peer \
+		|| echo "bench: $$peer cannot be installed here; it is left out"; done
 	@touch $@

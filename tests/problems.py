@@ -35,7 +35,7 @@ class Problem:
         return model.to(dtype)
 
     def samples(self, n: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
-        """n inputs, the same each time."""
+        """N inputs, the same each time."""
         torch.manual_seed(6)
         x = self.inputs(n)
         return x.to(dtype) if x.is_floating_point() else x
@@ -320,7 +320,6 @@ PROBLEMS = [
         "detached",
         lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x)).detach() + x), a=nn.Linear(4, 4), b=nn.Linear(4, 3)),
         _normal(4),
-        None,
     ),
 ]  # fmt: skip
 

@@ -152,7 +152,7 @@ def test_one_kernel_has_only_the_training_figure(tmp_path, caplog):
 def test_equal_kernels_have_no_embedding(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         files = save_figures(made_run(constant_series(range(0, 50, 10))), tmp_path)
-    assert {f.stem for f in files} == set(FIGURES) - {"embedding-2d", "embedding-3d"}
+    assert {f.stem for f in files} == set(FIGURES) - {"overview", "embedding-2d", "embedding-3d"}
     assert all("all kernels are the same" in message for message in caplog.messages)
 
 

@@ -50,6 +50,7 @@ def test_yaml_and_dict_round_trips():
         (["--optimizer.lr", ".nan"], ["optimizer.lr must be positive"]),
         (["--model.width", ".inf"], ["model.width must be positive"]),
         (["--optimizer.name", "adam"], ["optimizer.momentum is for sgd"]),
+        (["--threads", "0"], ["threads must be at least 1, or null"]),
         (["--name", "a/b"], ["name becomes part of a folder's name"]),
     ],
 )
@@ -98,8 +99,8 @@ def test_a_schedule_that_never_fires_is_refused_unless_it_says_never():
 
 def test_ids_hash_what_changes_numbers_and_nothing_else():
     digits = load_recipe("digits")
-    assert digits.id == "digits-548ffd8a"
-    assert load_recipe("lenet-mnist").id == "lenet-mnist-b857c2c5"
+    assert digits.id == "digits-f54b1b1b"
+    assert load_recipe("lenet-mnist").id == "lenet-mnist-55f07507"
     assert load_recipe("digits", ["--data.path=elsewhere"]).id == digits.id
     assert load_recipe("digits", ["--description=other"]).id == digits.id
     assert load_recipe("digits", ["--name=x"]).id.removeprefix("x") == digits.id.removeprefix(

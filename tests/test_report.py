@@ -81,7 +81,7 @@ def test_fits_a_phone(page):
 
 
 def test_holds_the_same_figures_as_are_saved(page):
-    assert CHARTS.keys() == FIGURES.keys()
+    assert CHARTS.keys() == FIGURES.keys() - {"overview"}  # the first three, side by side
     assert page.ids == CHARTS.keys()
     for chart in CHARTS.values():
         assert chart.title in page.text

@@ -167,6 +167,16 @@ def test_divergence_is_an_error_and_what_came_before_stays(tmp_path, tiny_overri
     assert not read_status(tmp_path / "wild").finished
 
 
+def test_a_run_computes_on_its_recipes_threads(finished, tmp_path, tiny_overrides):
+    before = torch.get_num_threads()
+    run_experiment(
+        load_recipe("digits", [*tiny_overrides, "--threads=2"]), tmp_path / "two", command="test"
+    )
+    assert load_run(finished).environment["threads"] == "1"
+    assert load_run(tmp_path / "two").environment["threads"] == "2"
+    assert torch.get_num_threads() == before
+
+
 def test_a_device_that_is_not_there_is_said(tmp_path):
     for device in ("cud", "xla:3"):
         with pytest.raises(RecipeError, match=f"device '{device}' cannot be used here"):

@@ -1,9 +1,20 @@
 """conescope: an instrument for the learning dynamics of neural networks."""
 
-from conescope.entk import entk
+from conescope.entk import Plan, entk, estimate_distance, estimate_entk, plan
 from conescope.kernel import Kernel
 from conescope.metrics.distance import kernel_distance, kernel_velocity
 from conescope.run import load_run
 from conescope.series import KernelSeries
 
-__all__ = ["Kernel", "KernelSeries", "entk", "kernel_distance", "kernel_velocity", "load_run"]
+__all__ = [
+    "Kernel",
+    "KernelSeries",
+    "Plan",
+    "entk",
+    "estimate_distance",
+    "estimate_entk",
+    "kernel_distance",
+    "kernel_velocity",
+    "load_run",
+    "plan",
+]

@@ -131,6 +131,7 @@ def _parsers(
 
     run = add("run", _run, "train a recipe, follow its kernel, make figures and report", "RECIPE")
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
+    add("plan", _plan, "say what a recipe will cost, before it is carried out", "RECIPE")
     add("recipes", _recipes, "list the packaged recipes")
     add("show", _show, "print a whole recipe as YAML", "RECIPE")
     add("status", _status, "say how far a run is", "RUN")
@@ -169,6 +170,22 @@ def _run(arguments: argparse.Namespace) -> int:
     report = _write_report(run, path)
     _print_numbers(run)
     _STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from conescope.forecast import forecast
+
+    cost = forecast(load_recipe(arguments.recipe, arguments.overrides))
+    _STDOUT.print(f"one kernel:\n{cost.kernel}\n")
+    _print_table(
+        {
+            "training": f"{cost.iterations:,} × {cost.iteration_seconds * 1e3:.3g} ms",
+            "evaluations": f"{cost.evaluations:,} × {cost.evaluation_seconds:.3g} s",
+            "kernels": f"{cost.kernels:,} × {cost.kernel.seconds:.3g} s",
+            "in all": f"{cost.seconds:,.0f} s, {cost.stored_bytes / 1e6:,.0f} MB on disk",
+        }
+    )
     return 0
 
 

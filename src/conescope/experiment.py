@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -115,3 +117,16 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {device!r} cannot be used here: {reason}") from None
+
+
+@contextmanager
+def reproducible(recipe: Recipe) -> Iterator[None]:
+    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(recipe.threads or threads)
+    torch.use_deterministic_algorithms(deterministic or recipe.device.startswith("cuda"))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

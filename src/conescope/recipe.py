@@ -156,6 +156,8 @@ class Recipe:
         seed: seed of the initial weights, the order of the data, augmentation and probe.
         device: where to compute, such as cpu or cuda.
         dtype: floating-point type of the network.
+        threads: CPU threads; null for torch's choice. Small networks are fastest on one, where
+            threads spend more time waiting for each other than computing.
         data: which images.
         model: which network.
         optimizer: which optimiser.
@@ -174,6 +176,7 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    threads: int | None = None
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -191,6 +194,8 @@ class Recipe:
         for name in _POSITIVE:
             if not 0 < self.get(name) < math.inf:
                 raise RecipeError(f"{name} must be positive, not {self.get(name)}")
+        if self.threads is not None and self.threads < 1:
+            raise RecipeError(f"threads must be at least 1, or null, not {self.threads}")
         if self.optimizer.momentum and self.optimizer.name != "sgd":
             raise RecipeError(
                 f"optimizer.momentum is for sgd; {self.optimizer.name} has its own: set it to 0"

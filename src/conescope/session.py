@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conescope.environment import describe
 from conescope.errors import DamageWarning, StoreError
-from conescope.experiment import Experiment
+from conescope.experiment import Experiment, reproducible
 from conescope.recipe import Recipe
 from conescope.recipes import recipe_from_dict
 from conescope.run import is_finished, seconds_spent
@@ -71,7 +69,7 @@ def run_experiment(
     """
     progress = progress or _Silent()
     folder = Folder(path)
-    with folder.owned():
+    with folder.owned(), reproducible(recipe):
         _check_same_recipe(folder, recipe)
         experiment = Experiment(recipe)
         model, optimizer = experiment.fresh()
@@ -79,22 +77,21 @@ def run_experiment(
         start = _restore(folder, experiment, model, optimizer)
         recorder = _Recorder(folder, experiment)
         progress.begin(recipe.id, start, recipe.training.steps)
-        with _deterministic(recipe.device):
-            snapshots = train(
-                model,
-                optimizer,
-                experiment.batch,
-                experiment.multiplier,
-                start=start,
-                stop=recipe.training.steps,
-                seed=recipe.seed,
-            )
-            for snapshot in snapshots:
-                recorder.look(snapshot)
-                progress.advance(snapshot.step)
-                if snapshot.step < recipe.training.steps and should_stop():
-                    recorder.store_snapshot(snapshot)
-                    return False
+        snapshots = train(
+            model,
+            optimizer,
+            experiment.batch,
+            experiment.multiplier,
+            start=start,
+            stop=recipe.training.steps,
+            seed=recipe.seed,
+        )
+        for snapshot in snapshots:
+            recorder.look(snapshot)
+            progress.advance(snapshot.step)
+            if snapshot.step < recipe.training.steps and should_stop():
+                recorder.store_snapshot(snapshot)
+                return False
         if not is_finished(folder):
             folder.append("finished", seconds=recorder.seconds())
         return True
@@ -228,17 +225,3 @@ def _claim(folder: Folder, recipe: Recipe, command: str) -> None:
             stacklevel=3,
         )
     folder.append("session", environment=environment)
-
-
-@contextmanager
-def _deterministic(device: str) -> Iterator[None]:
-    """Make CUDA compute the same bits each time; on a CPU torch does so by itself."""
-    if torch.device(device).type == "cpu":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -12,12 +12,12 @@ All tensors that leave a call have the b samples in front.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
-from torch.nn import functional as F
 
 
 @dataclass
@@ -84,8 +84,8 @@ class OuterCall(Call):
         """T, the number of positions of a sample."""
         raise NotImplementedError
 
-    def features(self, start: int, stop: int) -> Tensor:
-        """[stop − start, g, a, T]."""
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
+        """Write the features of samples start … stop − 1 to `out`, [stop − start, g, T, a]."""
         raise NotImplementedError
 
     def cotangent(self, g: Tensor) -> Tensor:
@@ -93,8 +93,10 @@ class OuterCall(Call):
         raise NotImplementedError
 
     def weight_rows(self, g: Tensor) -> Tensor:
-        features = self.features(0, self.samples)
-        return torch.einsum("zgot,zgat->zgoa", self.cotangent(g), features).flatten(1)
+        groups, _, inputs = self.shape
+        features = g.new_empty(self.samples, groups, self.positions, inputs)
+        self.write_features(features, 0, self.samples)
+        return (self.cotangent(g) @ features).flatten(1)
 
     def bias_rows(self, g: Tensor) -> Tensor:
         return self.cotangent(g).sum(dim=-1).flatten(1)
@@ -120,21 +122,25 @@ class LinearCall(OuterCall):
     def positions(self) -> int:
         return self.source[..., 0].numel() // self.samples
 
-    def features(self, start: int, stop: int) -> Tensor:
-        return self._matrices(self.source)[start:stop, None]
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
+        out[:, 0] = self._vectors(self.source)[start:stop]
 
     def cotangent(self, g: Tensor) -> Tensor:
-        return self._matrices(g)[:, None]
+        return self._vectors(g).mT[:, None]
 
-    def _matrices(self, tensor: Tensor) -> Tensor:
+    def _vectors(self, tensor: Tensor) -> Tensor:
         if self.batch_axis == 1:
             tensor = tensor.movedim(1, 0)
-        return tensor.reshape(self.samples, -1, tensor.shape[-1]).mT
+        return tensor.reshape(self.samples, -1, tensor.shape[-1])
 
 
 @dataclass
 class ConvCall(OuterCall):
-    """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups."""
+    """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups.
+
+    A feature is a patch with the channels innermost: copies of patches then run over memory in
+    long strides, and no kernel depends on the order.
+    """
 
     weight_shape: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -154,25 +160,29 @@ class ConvCall(OuterCall):
     def positions(self) -> int:
         return len(self.source) // self.samples * math.prod(self._output_size())
 
-    def features(self, start: int, stop: int) -> Tensor:
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
         repeats = len(self.source) // self.samples
         x = self.source[start * repeats : stop * repeats]
-        windows = patches(x, self.weight_shape[2:], self.stride, self.padding, self.dilation)
-        windows = windows.reshape(
-            stop - start, repeats, self.groups, -1, math.prod(self._output_size())
-        )
-        return windows.permute(0, 2, 3, 1, 4).flatten(3)
+        kernel = self.weight_shape[2:]
+        windows = patches(x, kernel, self.stride, self.padding, self.dilation)
+        windows = windows.unflatten(-1, (self.groups, -1)).unflatten(0, (stop - start, repeats))
+        windows = windows.movedim(-2, 1)
+        out.view(windows.shape).copy_(windows)
 
     def cotangent(self, g: Tensor) -> Tensor:
-        by_group = g.reshape(self.samples, len(g) // self.samples, self.groups, -1, *g.shape[2:])
-        return by_group.flatten(4).permute(0, 2, 3, 1, 4).flatten(3)
+        repeats = len(g) // self.samples
+        by_group = g.reshape(self.samples, repeats, self.groups, -1, math.prod(g.shape[2:]))
+        return by_group.permute(0, 2, 3, 1, 4).flatten(3)
+
+    def weight_rows(self, g: Tensor) -> Tensor:
+        rows = super().weight_rows(g)
+        kernel = math.prod(self.weight_shape[2:])
+        return rows.view(len(rows), self.weight_shape[0], kernel, -1).mT.flatten(1)
 
     def _output_size(self) -> list[int]:
-        sizes = zip(
-            self.source.shape[2:], self.weight_shape[2:], self.stride, self.padding, self.dilation,
-            strict=True,
-        )  # fmt: skip
-        return [(size + p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes]
+        return output_size(
+            self.source.shape[2:], self.weight_shape[2:], self.stride, self.padding, self.dilation
+        )
 
 
 @dataclass
@@ -232,12 +242,13 @@ class TransposedConvCall(Call):
 
     def weight_rows(self, g: Tensor) -> Tensor:
         windows = patches(g, self.weight_shape[2:], self.stride, self.padding, self.dilation)
-        positions = math.prod(self.source.shape[2:])
-        for axis, size in enumerate(self.source.shape[2:], start=2 + len(self.stride)):
+        for axis, size in enumerate(self.source.shape[2:], start=1):
             windows = windows.narrow(axis, 0, size)
-        windows = windows.reshape(len(g), self.groups, -1, positions)
+        positions = math.prod(self.source.shape[2:])
+        windows = windows.unflatten(-1, (self.groups, -1)).movedim(-2, 1).movedim(-1, 2)
+        windows = windows.reshape(len(g), self.groups, windows.shape[2], positions, -1)
         x = self.source.reshape(len(g), self.groups, -1, positions)
-        rows = torch.einsum("zgit,zgat->zgia", x, windows).flatten(1)
+        rows = torch.einsum("zgit,zgotk->zgiok", x, windows).flatten(1)
         return self.by_sample(rows).sum(dim=1)
 
     def bias_rows(self, g: Tensor) -> Tensor:
@@ -278,14 +289,26 @@ class ElementNormCall(Call):
         return g.reshape(self.samples, -1, width).sum(dim=1)
 
 
+def output_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """How many windows a convolution has along each dimension; `padding` is of both sides."""
+    along = zip(size, kernel, stride, padding, dilation, strict=True)
+    return [(length + p - d * (k - 1) - 1) // s + 1 for length, k, s, p, d in along]
+
+
 def patches(
     x: Tensor,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
-    """Every window of a convolution, as a view of the padded input.
+    """Every window of a convolution, as a view of the padded input with channels innermost.
 
     Args:
         x: [b, channels, *size].
@@ -295,18 +318,18 @@ def patches(
         dilation: steps within a window.
 
     Returns:
-        [b, channels, *kernel, *positions].
+        [b, *positions, *kernel, channels].
     """
-    if any(padding):
-        sides = [side for p in reversed(padding) for side in (p // 2, p - p // 2)]
-        x = F.pad(x, sides)
-    positions = [
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    ]
-    steps = x.stride()
-    within = [step * d for step, d in zip(steps[2:], dilation, strict=True)]
-    between = [step * s for step, s in zip(steps[2:], stride, strict=True)]
-    return x.as_strided(
-        (*x.shape[:2], *kernel, *positions), (*steps[:2], *within, *between), x.storage_offset()
+    padded = [length + p for length, p in zip(x.shape[2:], padding, strict=True)]
+    pixels = (x.new_zeros if any(padding) else x.new_empty)(len(x), *padded, x.shape[1])
+    inside = pixels
+    for axis, (length, p) in enumerate(zip(x.shape[2:], padding, strict=True), start=1):
+        inside = inside.narrow(axis, p // 2, length)
+    inside.copy_(x.movedim(1, -1))
+    _, *steps, _ = pixels.stride()
+    between = [step * s for step, s in zip(steps, stride, strict=True)]
+    within = [step * d for step, d in zip(steps, dilation, strict=True)]
+    return pixels.as_strided(
+        (len(x), *output_size(x.shape[2:], kernel, stride, padding, dilation), *kernel, x.shape[1]),
+        (pixels.stride(0), *between, *within, 1),
     )

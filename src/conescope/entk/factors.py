@@ -3,73 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from conescope.entk.assignment import layer_of
 from conescope.entk.calls import Call, OuterCall
 from conescope.entk.general import per_sample_gradients
-from conescope.entk.routes import Routes, follow, only_requires_grad
-from conescope.entk.terms import OuterTerm, RowsTerm
+from conescope.entk.products import Scratch
+from conescope.entk.routes import follow, only_requires_grad
+from conescope.entk.survey import Survey
+from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm
 
-Term = OuterTerm | RowsTerm
-
-
-def layer_of(parameter: str) -> str:
-    """The module that owns a parameter; the parameter itself where that is the model."""
-    return parameter.rpartition(".")[0] or parameter
-
-
-@dataclass
-class Assignment:
-    """Which term takes which parameter of which call.
-
-    Attributes:
-        outer: weight → (its calls' numbers, whether the bias of the one call joins in).
-        rows: parameter → (its calls' numbers, "weight" or "bias" in each).
-    """
-
-    outer: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
-    rows: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-
-
-def assign(calls: Sequence[Call]) -> Assignment:
-    """Outer terms for weights whose calls have two factors of one shape; rows for the rest."""
-    uses: dict[str, list[tuple[int, str]]] = {}
-    for number, call in enumerate(calls):
-        for role, name in (("weight", call.weight), ("bias", call.bias)):
-            if name is not None:
-                uses.setdefault(name, []).append((number, role))
-    assignment = Assignment()
-    joined: set[str] = set()
-    for name, places in uses.items():
-        shapes = {_outer_shape(calls[number], role) for number, role in places}
-        if len(shapes) > 1 or None in shapes:
-            continue
-        call = calls[places[0][0]]
-        bias = call.bias
-        joins = (
-            bias is not None
-            and len(places) == 1
-            and len(uses[bias]) == 1
-            and layer_of(bias) == layer_of(name)
-        )
-        if joins and bias is not None:
-            joined.add(bias)
-        assignment.outer[name] = [number for number, _ in places], joins
-    assignment.rows = {
-        name: places
-        for name, places in uses.items()
-        if name not in assignment.outer and name not in joined
-    }
-    return assignment
-
-
-def _outer_shape(call: Call, role: str) -> tuple[int, ...] | None:
-    if role == "bias" or not isinstance(call, OuterCall):
-        return None
-    return (*call.shape, call.sparse)
+Term = FormedTerm | OuterTerm | RowsTerm
 
 
 class Factory:
@@ -78,24 +24,30 @@ class Factory:
     Args:
         model: the network.
         parameters: those whose kernel is wanted.
-        routes: how each of them goes.
+        survey: of the model.
         by_layer: whether terms of different layers have to stay apart.
         block: samples of one forward pass.
+        dtype: of the factors, and so of the products.
+        scratch: buffers.
     """
 
     def __init__(
         self,
         model: nn.Module,
         parameters: Mapping[str, nn.Parameter],
-        routes: Routes,
+        survey: Survey,
         by_layer: bool,
         block: int,
+        dtype: torch.dtype,
+        scratch: Scratch,
     ) -> None:
         self.model = model
         self.parameters = parameters
-        self.routes = routes
+        self.survey = survey
         self.by_layer = by_layer
         self.block = block
+        self.dtype = dtype
+        self.scratch = scratch
 
     def __call__(self, x: Tensor, directions: Tensor) -> dict[str, list[Term]]:
         """Layer → terms of the samples x; all under "" unless by layer.
@@ -103,22 +55,19 @@ class Factory:
         Raises:
             RoutesChangedError: if the model does not keep to the routes.
         """
-        terms: dict[str, list[Term]] = {}
-        if self.routes.ruled:
-            with only_requires_grad(self.model, {}):
-                collector = _Collector(self, len(x), directions)
-                for start in range(0, len(x), self.block):
-                    collector.absorb(slice(start, min(len(x), start + self.block)), x)
-                terms = collector.terms
-        if self.routes.general:
-            chosen = {name: self.parameters[name] for name in self.routes.general}
-            with only_requires_grad(self.model, chosen):
-                gradients = per_sample_gradients(self.model, chosen, x, directions)
-            for name, rows in gradients.items():
-                term = RowsTerm({name: rows.shape[2]}, len(x), len(directions), directions)
-                term.rows = rows
-                terms.setdefault(self.layer(name), []).append(term)
-        return terms
+        collector = _Collector(self, len(x), directions)
+        routes = self.survey.routes
+        chosen = {name: self.parameters[name] for name in routes.general}
+        for start in range(0, len(x), self.block):
+            block = slice(start, min(len(x), start + self.block))
+            if routes.ruled:
+                with only_requires_grad(self.model, {}):
+                    collector.absorb(block, x[block])
+            if routes.general:
+                with only_requires_grad(self.model, chosen):
+                    rows = per_sample_gradients(self.model, chosen, x[block], directions)
+                collector.absorb_rows(block, rows)
+        return collector.terms
 
     def layer(self, parameter: str) -> str:
         """The layer under which a parameter's term is kept."""
@@ -130,22 +79,19 @@ class _Collector:
 
     def __init__(self, factory: Factory, samples: int, directions: Tensor) -> None:
         self.factory = factory
-        self.samples = samples
         self.directions = directions
+        self.assignment = factory.survey.assignment
         self.terms: dict[str, list[Term]] = {}
         self.outer: dict[str, OuterTerm] = {}
+        self.formed: dict[str, FormedTerm] = {}
         self.rows: dict[str, RowsTerm] = {}
-        self.assignment: Assignment | None = None
+        self._build(samples, directions.new_empty(0, dtype=factory.dtype))
 
     def absorb(self, block: slice, x: Tensor) -> None:
+        """Take in the samples x, which are a block of all."""
         factory = self.factory
-        outputs, calls = follow(factory.model, factory.parameters, x[block], factory.routes)
-        if self.assignment is None:
-            self.assignment = assign(calls)
-            self._build(calls, self.assignment)
-        for name, term in self.outer.items():
-            numbers, _ = self.assignment.outer[name]
-            term.begin(block, [call for n in numbers if isinstance(call := calls[n], OuterCall)])
+        outputs, calls = follow(factory.model, factory.parameters, x, factory.survey.routes)
+        open_terms = self._open(block, calls)
         edges = [call.edge for call in calls]
         last = len(self.directions) - 1
         for k, direction in enumerate(self.directions):
@@ -156,36 +102,79 @@ class _Collector:
                 retain_graph=k < last,
                 allow_unused=True,
             )
-            self._take(block, k, calls, gradients)
+            self._take_outer(open_terms, k, calls, gradients)
+            self._take_rows(block, k, calls, gradients)
+        for name, term in self.formed.items():
+            term.form(block, open_terms[name][1], factory.scratch)
 
-    def _take(
-        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+    def absorb_rows(self, block: slice, gradients: Mapping[str, Tensor]) -> None:
+        """Take in gradients [b, q, p] that the general route has formed."""
+        for name, rows in gradients.items():
+            for k in range(rows.shape[1]):
+                self.rows[name].place(name, block, k).copy_(rows[:, k])
+
+    def _open(self, block: slice, calls: Sequence[Call]) -> dict[str, tuple[slice, OuterTerm]]:
+        """Weight → (the block's place in it, the term that takes the block's factors)."""
+        terms = {}
+        for name, (numbers, _) in self.assignment.outer.items():
+            uses = _outer_calls(calls, numbers)
+            if name in self.outer:
+                self.outer[name].features.append(block, uses)
+                terms[name] = block, self.outer[name]
+            else:
+                whole = slice(0, block.stop - block.start)
+
+                def allocate(shape: tuple[int, ...], name: str = name) -> Tensor:
+                    return self.factory.scratch.take(name, shape, self.formed[name].rows)
+
+                shape = self.factory.survey.shapes[name]
+                term = OuterTerm(shape, whole.stop, len(self.directions), allocate)
+                term.features.append(whole, uses)
+                terms[name] = whole, term
+        return terms
+
+    def _take_outer(
+        self,
+        terms: Mapping[str, tuple[slice, OuterTerm]],
+        k: int,
+        calls: Sequence[Call],
+        gradients: Sequence[Tensor | None],
     ) -> None:
-        assert self.assignment is not None
-        for name, term in self.outer.items():
+        for name, (block, term) in terms.items():
             for use, number in enumerate(self.assignment.outer[name][0]):
                 g, call = gradients[number], calls[number]
-                if g is not None and isinstance(call, OuterCall):
-                    term.absorb(use, block, k, call.cotangent(g))
+                place = term.place(use, block, k)
+                if g is None or not isinstance(call, OuterCall):
+                    place.zero_()
+                else:
+                    place.copy_(call.cotangent(g))
+
+    def _take_rows(
+        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+    ) -> None:
         for name, places in self.assignment.rows.items():
+            place = self.rows[name].place(name, block, k).zero_()
             for number, role in places:
                 g, call = gradients[number], calls[number]
                 if g is not None:
-                    rows = call.weight_rows(g) if role == "weight" else call.bias_rows(g)
-                    self.rows[name].absorb(name, block, k, rows)
+                    place += call.weight_rows(g) if role == "weight" else call.bias_rows(g)
 
-    def _build(self, calls: Sequence[Call], assignment: Assignment) -> None:
+    def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.directions)
-        for name, (numbers, bias) in assignment.outer.items():
-            outer = [call for n in numbers if isinstance(call := calls[n], OuterCall)]
-            term = OuterTerm(outer, bias, self.samples, q, self.directions)
-            self.outer[name] = term
+        for name, shape in factory.survey.shapes.items():
+            if shape.formed:
+                term = self.formed[name] = FormedTerm(shape, samples, q, like)
+            else:
+                term = self.outer[name] = OuterTerm(shape, samples, q, like.new_empty)
             self.terms.setdefault(factory.layer(name), []).append(term)
         sizes: dict[str, dict[str, int]] = {}
-        for name in assignment.rows:
-            size = factory.parameters[name].numel()
+        for name, size in factory.survey.rows.items():
             sizes.setdefault(factory.layer(name), {})[name] = size
         for layer, together in sizes.items():
-            term = RowsTerm(together, self.samples, q, self.directions)
+            term = RowsTerm(together, samples, q, like)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
+
+
+def _outer_calls(calls: Sequence[Call], numbers: Sequence[int]) -> list[OuterCall]:
+    return [call for n in numbers if isinstance(call := calls[n], OuterCall)]

@@ -1,32 +1,31 @@
-"""Products of factors, added into a kernel tile by tile, without a Jacobian of all parameters.
-
-Every product comes for two conventions. *Full* keeps the q cotangents apart and adds into a matrix
-[I·q, J·q]; otherwise they are summed and the matrix is [I, J]. `other` None means the factors
-themselves, and then only tiles on and below the diagonal are touched.
-"""
+"""Products of matrices, added into a kernel in strips, and buffers that are used again."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-_TILES = 4
-_TILE_ROWS = 128
+_STRIPS = 8
+_STRIP_ROWS = 128
 
 
 class Scratch:
-    """Buffers that are allocated once and used again: fresh pages cost more than arithmetic."""
+    """Buffers that are allocated once and used again: fresh pages cost more than arithmetic.
 
-    def __init__(self) -> None:
+    Args:
+        limit: about how many elements a user should take at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor of this shape, valid until the same use takes again."""
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         buffer = self._buffers.get(use)
         if buffer is None or len(buffer) < count or buffer.dtype != like.dtype:
             self._buffers.pop(use, None)
@@ -34,30 +33,49 @@ class Scratch:
         return buffer[:count].view(shape)
 
 
-@dataclass(frozen=True)
-class Multiply:
-    """Matrix products in the precision asked for."""
-
-    bfloat16: bool = False
-
-    def add(self, out: Tensor, left: Tensor, right: Tensor) -> None:
-        """Out += left rightᵀ."""
-        if self.bfloat16:
-            out += (left @ right.T).to(out.dtype)
-        else:
-            out.addmm_(left, right.T)
-
-
-def strips(rows: int, symmetric: bool, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Row strips and the columns they need: up to the diagonal where symmetric, else all."""
-    height = max(_TILE_ROWS, -(-rows // _TILES))
-    for start in range(0, rows, height):
-        stop = min(rows, start + height)
-        yield slice(start, stop), slice(0, stop if symmetric else columns)
-
-
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
-    """Out += left rightᵀ for matrices [rows, p]; the lower triangle where right is None."""
-    other = left if right is None else right
-    for rows, columns in strips(len(left), right is None, len(other)):
-        out[rows, columns].addmm_(left[rows], other[columns].T)
+    """Out += left rightᵀ for matrices [rows, p].
+
+    With right None, left leftᵀ: only on and below the diagonal, strip by strip, which saves
+    nearly half of the operations.
+    """
+    if right is not None:
+        _add_product(out, left, right)
+        return
+    for strip in strips(len(left)):
+        _add_product(out[strip, : strip.stop], left[strip], left[: strip.stop])
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == out.dtype:
+        out.addmm_(left, right.T)
+    else:
+        out += left @ right.T
+
+
+def strips(rows: int) -> Iterator[slice]:
+    """Strips of the rows of a symmetric matrix."""
+    height = max(_STRIP_ROWS, -(-rows // _STRIPS))
+    for start in range(0, rows, height):
+        yield slice(start, min(rows, start + height))
+
+
+def mirror(values: Tensor) -> None:
+    """Copy the lower triangle of a matrix onto the upper one, in place."""
+    for strip in strips(len(values)):
+        block = values[strip, strip]
+        values[: strip.start, strip] = values[strip, : strip.start].T
+        block.copy_(torch.tril(block) + torch.tril(block, -1).T)
+
+
+def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """Tiles of at most step × step; with symmetric, those that reach the lower triangle."""
+    for start in range(0, rows, step):
+        stop = min(rows, start + step)
+        for begin in range(0, stop if symmetric else columns, step):
+            yield slice(start, stop), slice(begin, min(columns, begin + step))
+
+
+def matrix(factor: Tensor, full: bool) -> Tensor:
+    """[n, q, …] as [n·q, p], or as [n, q·p] where the q cotangents are summed over."""
+    return factor.flatten(0, 1).flatten(1) if full else factor.flatten(1)

@@ -71,7 +71,7 @@ class Recorder(TorchFunctionMode):
             parameter if self.name(parameter) is None or parameter is None else parameter.detach()
         )
 
-    def stray(self, tensor: Tensor) -> None:
+    def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
         name = self.name(tensor)
         if name is not None:
@@ -96,7 +96,7 @@ def _linear(
     recorder: Recorder,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,  # noqa: A002
+    bias: Tensor | None = None,
 ) -> Tensor:
     recorder.stray(input)
     y = recorder.attached(F.linear(input, recorder.known(weight), recorder.known(bias)))  # pyright: ignore[reportArgumentType]
@@ -209,11 +209,27 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    def normalize(x: Tensor) -> Tensor:
-        return F.batch_norm(x, running_mean, running_var, None, None, training, momentum, eps)
-
-    shape = (1, -1) + (1,) * (input.dim() - 2)
-    return _affine(recorder, normalize, input, weight, bias, shape, ChannelNormCall)
+    recorder.stray(input)
+    if training or running_mean is None or running_var is None:
+        recorder.stray(weight)
+        recorder.stray(bias)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    shape = (-1,) + (1,) * (input.dim() - 2)
+    rate = (running_var + eps).rsqrt()
+    scale = rate if weight is None else rate * recorder.known(weight)
+    shift = -running_mean * scale
+    if bias is not None:
+        shift = shift + recorder.known(bias)  # pyright: ignore[reportOperatorIssue]
+    y = torch.addcmul(shift.view(shape), input, scale.view(shape))
+    y = recorder.attached(y)
+    with torch.no_grad():
+        normalized = (input - running_mean.view(shape)) * rate.view(shape)
+    recorder.calls.append(
+        ChannelNormCall(
+            recorder.name(weight), recorder.name(bias), normalized, get_gradient_edge(y)
+        )
+    )
+    return y
 
 
 def _group_norm(

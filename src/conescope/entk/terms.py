@@ -1,19 +1,25 @@
-"""A term: the summand of the kernel that belongs to one weight, with or without its bias.
+"""A term: the summand of the kernel that belongs to one weight, or to many small parameters.
 
-A term collects the factors of many samples (`absorb`, one cotangent at a time), and adds its
-products with another term of the same parameters into the kernel (`add_to`).
+A term collects what it needs from many samples, one cotangent at a time, and then adds its
+product with another term of the same parameters (or itself) into the kernel.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from conescope.entk.calls import EmbeddingCall, OuterCall
-from conescope.entk.products import Scratch, add_gram
+from conescope.entk.products import Scratch, add_gram, matrix, tiles
+from conescope.entk.survey import Shape
+
+_FEATURE_ELEMENTS = 2**21
+_TILE_ELEMENTS = 2**21
+_DIRECT_POSITIONS = 4
 
 
 class RowsTerm:
@@ -26,243 +32,257 @@ class RowsTerm:
         like: a tensor of the dtype and device.
     """
 
-    def __init__(self, sizes: dict[str, int], samples: int, directions: int, like: Tensor) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], samples: int, directions: int, like: Tensor
+    ) -> None:
+        self.samples = samples
         self.columns: dict[str, slice] = {}
         width = 0
         for name, size in sizes.items():
             self.columns[name] = slice(width, width + size)
             width += size
-        self.rows = like.new_zeros(samples, directions, width)
+        self.rows = like.new_empty(samples, directions, width)
 
-    def absorb(self, name: str, block: slice, direction: int, rows: Tensor) -> None:
-        """Add gradients [b, p] of one cotangent of a block of samples."""
-        self.rows[block, direction, self.columns[name]] += rows
+    def place(self, name: str, block: slice, direction: int) -> Tensor:
+        """Where the gradients of one parameter belong, [b, p]."""
+        return self.rows[block, direction, self.columns[name]]
 
     def add_to(self, out: Tensor, other: RowsTerm | None, full: bool, scratch: Scratch) -> None:
         """Out += rows rowsᵀ."""
         del scratch
-        left = self._matrix(full)
-        add_gram(out, left, None if other is None else other._matrix(full))
+        add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
 
-    def _matrix(self, full: bool) -> Tensor:
-        n, q, p = self.rows.shape
-        return self.rows.view(n * q, p) if full else self.rows.view(n, q * p)
+
+class FormedTerm:
+    """An outer weight whose per-sample gradients take less memory than their factors.
+
+    Args:
+        shape: of the weight.
+        samples: n.
+        directions: q.
+        like: a tensor of the dtype and device.
+    """
+
+    def __init__(self, shape: Shape, samples: int, directions: int, like: Tensor) -> None:
+        self.samples = samples
+        g, o, a = shape.groups, shape.outputs, shape.inputs
+        self.rows = like.new_empty(samples, directions, g, o, a)
+
+    def form(self, block: slice, term: OuterTerm, scratch: Scratch) -> None:
+        """Take in the gradients of a block of samples from their factors."""
+        term.jacobian(slice(0, self.rows.shape[3]), self.rows[block], scratch)
+
+    def add_to(self, out: Tensor, other: FormedTerm | None, full: bool, scratch: Scratch) -> None:
+        """Out += rows rowsᵀ."""
+        del scratch
+        add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
 
 
 class OuterTerm:
     """A weight whose gradient is Σ_t cotangent[t] ⊗ feature[t]; the factors are kept.
 
     Args:
-        calls: the calls of one forward pass that use the weight, alike in shape (g, o, a).
-        bias: whether the calls' bias belongs to the term, as one more feature that is 1.
+        shape: of the weight.
         samples: n.
         directions: q.
-        like: a tensor of the dtype and device.
+        allocate: makes the tensor of cotangents, [n, q, g, o, T], from its shape.
     """
 
     def __init__(
-        self, calls: Sequence[OuterCall], bias: bool, samples: int, directions: int, like: Tensor
+        self,
+        shape: Shape,
+        samples: int,
+        directions: int,
+        allocate: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
-        self.groups, self.outputs, self.inputs = calls[0].shape
-        self.bias = bias
-        self.sparse = calls[0].sparse
-        self.spans = _spans([call.positions for call in calls])
-        self.positions = self.spans[-1].stop
+        self.shape = shape
+        self.features = Features(shape)
+        self.sparse = shape.sparse
         self.samples = samples
-        self.blocks: list[tuple[slice, Sequence[OuterCall]]] = []
-        self.cotangents = like.new_zeros(
-            samples, directions, self.groups, self.outputs, self.positions
+        self.cotangents = allocate(
+            (samples, directions, shape.groups, shape.outputs, shape.positions)
         )
 
     @property
-    def width(self) -> int:
-        """Features of a group, the bias's included."""
-        return self.inputs + self.bias
+    def positions(self) -> int:
+        """T, over all calls."""
+        return self.features.positions
 
-    def begin(self, block: slice, calls: Sequence[OuterCall]) -> None:
-        """Keep the features of a block of samples."""
+    def jacobian(self, outputs: slice, rows: Tensor, scratch: Scratch) -> None:
+        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a]."""
+        n, q, g, _, t = self.cotangents.shape
+        o, a = rows.shape[3:]
+        step = max(1, _FEATURE_ELEMENTS // (g * a * t))
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            features = self.features.write(part.start, part.stop, rows, scratch, "features")
+            cotangents = self.cotangents[part, :, :, outputs]
+            if g == 1:
+                left = cotangents.reshape(-1, q * o, t)
+                torch.bmm(left, features[:, 0], out=rows[part].view(-1, q * o, a))
+            else:
+                rows[part] = cotangents @ features[:, None]
+
+    def place(self, use: int, block: slice, direction: int) -> Tensor:
+        """Where the cotangents of one call belong, [b, g, o, T]."""
+        return self.cotangents[block, direction, :, :, self.features.spans[use]]
+
+    def add_to(self, out: Tensor, other: OuterTerm | None, full: bool, scratch: Scratch) -> None:
+        """Out += this term's products, by the cheaper contraction."""
+        full = full and self.cotangents.shape[1] > 1
+        m = None if other is None else other.samples
+        work = self.shape, self.samples, m, self.cotangents.shape[1], full
+        if self.sparse or position_cost(*work) < jacobian_cost(*work):
+            _add_position_products(out, self, other, full, scratch)
+        else:
+            _add_jacobian_products(out, self, other, full, scratch)
+
+
+class Features:
+    """Features of many samples, block by block, written out where they are needed.
+
+    Args:
+        shape: of the weight.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.groups, self.outputs, self.width = shape.groups, shape.outputs, shape.inputs
+        self.positions = shape.positions
+        self.spans: list[slice] = []
+        self.blocks: list[tuple[slice, Sequence[OuterCall]]] = []
+
+    def append(self, block: slice, calls: Sequence[OuterCall]) -> None:
+        """Take in a block of samples."""
         self.blocks.append((block, calls))
+        ends = list(itertools.accumulate(call.positions for call in calls))
+        self.spans = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
-    def absorb(self, use: int, block: slice, direction: int, cotangent: Tensor) -> None:
-        """Keep the cotangents [b, g, o, T] of one call, of one direction."""
-        self.cotangents[block, direction, :, :, self.spans[use]] = cotangent
-
-    def features(self, start: int, stop: int, scratch: Scratch, use: str) -> Tensor:
-        """[stop − start, g, a, T], with the bias's ones."""
-        shape = (stop - start, self.groups, self.width, self.positions)
-        out = scratch.take(use, shape, self.cotangents)
-        if self.bias:
-            out[:, :, -1] = 1.0
+    def write(self, start: int, stop: int, like: Tensor, scratch: Scratch, use: str) -> Tensor:
+        """[stop − start, g, T, a], valid until the scratch is used for the same again."""
+        shape = (stop - start, self.groups, self.positions, self.width)
+        out = scratch.take(use, shape, like)
+        inputs = self.blocks[0][1][0].shape[2]
+        out[..., inputs:] = 1.0  # the bias's feature
         for block, calls in self.blocks:
             first, last = max(start, block.start), min(stop, block.stop)
-            if first >= last:
-                continue
-            part = out[first - start : last - start, :, : self.inputs]
-            for span, call in zip(self.spans, calls, strict=True):
-                part[..., span] = call.features(first - block.start, last - block.start)
+            if first < last:
+                for span, call in zip(self.spans, calls, strict=True):
+                    part = out[first - start : last - start, :, span, :inputs]
+                    call.write_features(part, first - block.start, last - block.start)
         return out
 
     def tokens(self) -> Tensor:
         """[n, T], for an embedding."""
-        rows = []
-        for _, calls in self.blocks:
-            parts = [call.tokens() for call in calls if isinstance(call, EmbeddingCall)]
-            rows.append(torch.cat(parts, dim=1))
+        rows = [
+            torch.cat([call.tokens() for call in calls if isinstance(call, EmbeddingCall)], dim=1)
+            for _, calls in self.blocks
+        ]
         return torch.cat(rows)
 
-    def add_to(self, out: Tensor, other: OuterTerm | None, full: bool, scratch: Scratch) -> None:
-        """Out += this term's products, by the cheaper contraction."""
-        by_positions = position_cost(self, other, full) < jacobian_cost(self, other, full)
-        if self.sparse or by_positions:
-            add_position_products(out, self, other, full, scratch)
-        else:
-            add_jacobian_products(out, self, other, full, scratch)
+
+def jacobian_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
+    """Operations of the contraction that forms per-sample gradients; m None for x with itself."""
+    formed = 2.0 * (n + (m or 0)) * q * shape.positions * shape.size
+    pairs = n * n / 2 if m is None else n * m
+    return formed + 2.0 * pairs * shape.size * (q * q if full else q)
 
 
-def _spans(lengths: Sequence[int]) -> list[slice]:
-    spans, start = [], 0
-    for length in lengths:
-        spans.append(slice(start, start + length))
-        start += length
-    return spans
+def position_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
+    """Operations of the contraction over pairs of positions; m None for x with itself."""
+    t, o = shape.positions, shape.groups * shape.outputs
+    pair = 2.0 * t * t * (shape.groups * shape.inputs + q * o)
+    if full:
+        pair += 2.0 * q * q * t * o
+    return pair * (n * n / 2 if m is None else n * m)
 
 
-def jacobian_cost(left: OuterTerm, right: OuterTerm | None, full: bool) -> float:
-    """Operations of `add_jacobian_products`."""
-    n, q = left.cotangents.shape[:2]
-    size = left.groups * left.outputs * left.width
-    m = n if right is None else right.samples
-    share = 0.5 if right is None else 1.0
-    forming = 2.0 * (n if right is None else n + m) * q * left.positions * size
-    return forming + 2.0 * share * n * m * size * (q * q if full else q)
-
-
-def position_cost(left: OuterTerm, right: OuterTerm | None, full: bool) -> float:
-    """Operations of `add_position_products`."""
-    n, q = left.cotangents.shape[:2]
-    m = n if right is None else right.samples
-    share = 0.5 if right is None else 1.0
-    t, s = left.positions, (left if right is None else right).positions
-    o = left.groups * left.outputs
-    pair = 2.0 * t * s * left.groups * left.width
-    if full and q > 1:
-        pair += 2.0 * t * s * q * o + 2.0 * q * q * t * o
-    else:
-        pair += 2.0 * t * s * q * o
-    return share * n * m * pair
-
-
-def add_jacobian_products(
+def _add_jacobian_products(
     out: Tensor, left: OuterTerm, right: OuterTerm | None, full: bool, scratch: Scratch
 ) -> None:
     """Form the per-sample gradients, for a slice of the outputs at a time, and multiply them."""
-    per_output = left.groups * left.width * left.cotangents.shape[1]
-    rows = max(left.samples, 0 if right is None else right.samples)
-    chunk = max(1, min(left.outputs, _CHUNK // (per_output * rows)))
-    for start in range(0, left.outputs, chunk):
-        outputs = slice(start, min(left.outputs, start + chunk))
-        j = _jacobian(left, outputs, full, scratch, "left")
-        k = None if right is None else _jacobian(right, outputs, full, scratch, "right")
-        add_gram(out, j, k)
+    n, q, g, o, _ = left.cotangents.shape
+    rows = q * max(n, 0 if right is None else right.samples)
+    chunk = max(1, min(o, scratch.limit // (rows * g * left.features.width)))
+    for start in range(0, o, chunk):
+        outputs = slice(start, min(o, start + chunk))
+        jacobians = []
+        for term, use in ((left, "left"), (right, "right")):
+            if term is not None:
+                shape = (term.samples, q, g, outputs.stop - start, term.features.width)
+                rows = scratch.take(use, shape, term.cotangents)
+                term.jacobian(outputs, rows, scratch)
+                jacobians.append(matrix(rows, full))
+        add_gram(out, jacobians[0], None if right is None else jacobians[1])
 
 
-_CHUNK = 2**26
-_UNFOLDED = 2**23
-
-
-def _jacobian(term: OuterTerm, outputs: slice, full: bool, scratch: Scratch, use: str) -> Tensor:
-    """Per-sample gradients of some outputs' weights, [n·q, p] or [n, q·p]."""
-    n, q, g, _, t = term.cotangents.shape
-    o = outputs.stop - outputs.start
-    rows = scratch.take(use, (n, q, g, o, term.width), term.cotangents)
-    step = max(1, _UNFOLDED // (g * term.width * t))
-    for start in range(0, n, step):
-        stop = min(n, start + step)
-        features = term.features(start, stop, scratch, "features")
-        cotangents = term.cotangents[start:stop, :, :, outputs]
-        if g == 1:
-            left = cotangents.reshape(stop - start, q * o, t)
-            place = rows[start:stop].view(stop - start, q * o, term.width)
-            torch.bmm(left, features[:, 0].mT, out=place)
-        else:
-            rows[start:stop] = torch.einsum("zqgot,zgat->zqgoa", cotangents, features)
-    return rows.view(n * q, -1) if full else rows.view(n, -1)
-
-
-def add_position_products(
+def _add_position_products(
     out: Tensor, left: OuterTerm, right: OuterTerm | None, full: bool, scratch: Scratch
 ) -> None:
     """Contract over pairs of positions: (A_i[t] · A_j[t′]) (G_i[t] · G_j[t′])."""
-    q = left.cotangents.shape[1]
     other = left if right is None else right
-    keep = full and q > 1
-    elements = max(left.positions * other.positions, left.positions * left.width * left.groups)
-    step = max(1, math.isqrt(_PAIRS // elements))
-    for rows, columns in _tiles(left.samples, other.samples, step, right is None):
-        for group in range(left.groups):
-            grams = _feature_gram(left, rows, other, columns, group, scratch)
-            if keep:
-                _add_full(out, left, rows, other, columns, group, grams)
+    q = left.cotangents.shape[1]
+    t = max(left.positions, other.positions)
+    direct = full and t <= _DIRECT_POSITIONS
+    side = math.isqrt(min(_TILE_ELEMENTS, scratch.limit)) // (t * q if direct else t)
+    wide = max(q * left.features.outputs, 0 if left.sparse else left.features.width)
+    held = min(2 * _FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.features.groups)
+    step = max(1, min(side, held))
+    add = _add_direct if direct else _add_weighted if full else _add_summed
+    for rows, columns in tiles(left.samples, other.samples, step, right is None):
+        grams = _feature_grams(left, rows, other, columns, scratch)
+        for group in range(left.features.groups):
+            g, h = left.cotangents[rows, :, group], other.cotangents[columns, :, group]
+            if full:
+                place = out.view(-1, q, out.shape[1] // q, q)[rows, :, columns]
             else:
-                _add_summed(out, left, rows, other, columns, group, grams)
+                place = out[rows, columns]
+            add(place, g, h, grams[group], scratch)
 
 
-_PAIRS = 2**22
-
-
-def _tiles(n: int, m: int, step: int, symmetric: bool):
-    for start in range(0, n, step):
-        rows = slice(start, min(n, start + step))
-        for begin in range(0, rows.stop if symmetric else m, step):
-            yield rows, slice(begin, min(m, begin + step))
-
-
-def _feature_gram(
-    left: OuterTerm, rows: slice, right: OuterTerm, columns: slice, group: int, scratch: Scratch
+def _feature_grams(
+    left: OuterTerm, rows: slice, right: OuterTerm, columns: slice, scratch: Scratch
 ) -> Tensor:
-    """A_i[t] · A_j[t′], [I, T, J, T′]."""
-    shape = (rows.stop - rows.start, left.positions, columns.stop - columns.start, right.positions)
+    """A_i[t] · A_j[t′], [g, I, T, J, T′]."""
     if left.sparse:
-        equal = left.tokens()[rows, :, None, None] == right.tokens()[columns]
-        return equal.to(left.cotangents.dtype)
-    a = left.features(rows.start, rows.stop, scratch, "left features")[:, group]
-    b = right.features(columns.start, columns.stop, scratch, "right features")[:, group]
-    a, b = a.mT.reshape(-1, left.width), b.mT.reshape(-1, left.width)
-    return (a @ b.T).view(shape)
-
-
-def _add_summed(
-    out: Tensor,
-    left: OuterTerm,
-    rows: slice,
-    right: OuterTerm,
-    columns: slice,
-    group: int,
-    grams: Tensor,
-) -> None:
-    q = left.cotangents.shape[1]
-    g, h = (
-        term.cotangents[part, :, group].permute(0, 3, 1, 2).reshape(-1, q * left.outputs)
-        for term, part in ((left, rows), (right, columns))
+        equal = (
+            left.features.tokens()[rows, :, None, None] == right.features.tokens()[columns][None]
+        )
+        return equal[None].to(left.cotangents.dtype)
+    factors = []
+    for term, part, use in ((left, rows, "left features"), (right, columns, "right features")):
+        features = term.features.write(part.start, part.stop, term.cotangents, scratch, use)
+        factors.append(features.transpose(0, 1).flatten(1, 2))
+    a, b = factors
+    grams = a @ b.mT
+    return grams.view(
+        len(grams), rows.stop - rows.start, left.positions, columns.stop - columns.start, -1
     )
-    products = (g @ h.T).view(grams.shape).mul_(grams)
-    out[rows, columns] += products.sum(dim=(1, 3))
 
 
-def _add_full(
-    out: Tensor,
-    left: OuterTerm,
-    rows: slice,
-    right: OuterTerm,
-    columns: slice,
-    group: int,
-    grams: Tensor,
-) -> None:
-    q = left.cotangents.shape[1]
-    g = left.cotangents[rows, :, group]
-    count = len(g)
-    place = out.view(-1, q, out.shape[1] // q, q)[rows, :, columns]
-    for j in range(columns.stop - columns.start):
-        h = right.cotangents[columns.start + j, :, group].reshape(-1, right.positions)
-        weighted = torch.matmul(h, grams[:, :, j].mT).view(count, q, -1)
-        place[:, :, j] += torch.bmm(g.reshape(count, q, -1), weighted.mT)
+def _add_summed(place: Tensor, g: Tensor, h: Tensor, grams: Tensor, scratch: Scratch) -> None:
+    """place[i, j] += Σ_tt′ grams[i, t, j, t′] Σ_k g[i, k, :, t] · h[j, k, :, t′]."""
+    left, right = (factor.permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for factor in (g, h))
+    products = scratch.take("products", (len(left), len(right)), g)
+    torch.mm(left, right.T, out=products)
+    place += products.view(grams.shape).mul_(grams).sum(dim=(1, 3))
+
+
+def _add_direct(place: Tensor, g: Tensor, h: Tensor, grams: Tensor, scratch: Scratch) -> None:
+    """place[i, k, j, l] += Σ_tt′ grams[i, t, j, t′] g[i, k, :, t] · h[j, l, :, t′]."""
+    left, right = (factor.transpose(2, 3).flatten(0, 2) for factor in (g, h))
+    products = scratch.take("products", (len(left), len(right)), g)
+    torch.mm(left, right.T, out=products)
+    (i, q, _, t), (j, _, _, s) = g.shape, h.shape
+    weighted = products.view(i, q, t, j, q, s).mul_(grams[:, None, :, :, None])
+    place += weighted[:, :, 0, ..., 0] if t * s == 1 else weighted.sum(dim=(2, 5))
+
+
+def _add_weighted(place: Tensor, g: Tensor, h: Tensor, grams: Tensor, scratch: Scratch) -> None:
+    """`_add_direct`, with the positions of h contracted before its outputs."""
+    i, q, o, t = g.shape
+    left = g.reshape(i, q, o * t)
+    weighted = scratch.take("products", (i, q * o, t), g)
+    for j, cotangents in enumerate(h):
+        vectors = cotangents.reshape(1, q * o, -1).expand(i, -1, -1)
+        torch.bmm(vectors, grams[:, :, j].mT, out=weighted)
+        place[:, :, j] += torch.bmm(left, weighted.view(i, q, o * t).mT)

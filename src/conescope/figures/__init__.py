@@ -9,6 +9,7 @@ from conescope.figures.plots import (
     distance_from,
     distance_matrix,
     embedding,
+    overview,
     training,
 )
 from conescope.figures.save import FIGURES, save_figures
@@ -22,6 +23,7 @@ __all__ = [
     "distance_from",
     "distance_matrix",
     "embedding",
+    "overview",
     "save_figures",
     "training",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
@@ -46,7 +46,9 @@ def distance_from(
         KernelError: if there are fewer than two kernels, or none at some τ.
     """
     with in_force(style):
-        return _distance_lines(curves_from(series, taus), r"\tau", r"\tau", "linear")
+        figure = Figure()
+        _draw_distance_from(figure, curves_from(series, taus))
+        return figure
 
 
 def distance_after(
@@ -62,10 +64,10 @@ def distance_after(
     Raises:
         KernelError: if there are fewer than two kernels, or none that are some dt apart.
     """
-    curves = curves_after(series, lags)
-    scale = readable_scale(values for _, values in curves.values())
     with in_force(style):
-        return _distance_lines(curves, "t + dt", "dt", scale)
+        figure = Figure()
+        _draw_distance_after(figure, curves_after(series, lags))
+        return figure
 
 
 def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style = PAPER) -> Figure:
@@ -79,33 +81,31 @@ def embedding(series: KernelSeries, dimensions: Literal[2, 3] = 2, style: Style 
     Raises:
         KernelError: if there are fewer than two kernels, or they are all the same.
     """
-    points = series.embedding(dimensions)
-    columns = points.coordinates.T
     with in_force(style):
         width = matplotlib.rcParams["figure.figsize"][0]
         figure = Figure(figsize=(width, width))
-        axes: Any = _axes_in_space(figure) if dimensions == 3 else figure.add_subplot()
-        options = {"depthshade": False} if dimensions == 3 else {}
-        axes.plot(*columns, color="#888888", linewidth=0.5, zorder=1)
-        dots = axes.scatter(
-            *columns[:, 1:],
-            c=series.steps[1:],
-            cmap=ITERATION_MAP,
-            vmin=series.steps[0],
-            vmax=series.steps[-1],
-            s=12,
-            zorder=2,
-            **options,
-        )
-        first = f"$H({series.steps[0]})$"
-        axes.scatter(*columns[:, :1], c="black", s=36, zorder=3, label=first, **options)
-        unit = " of variance" if dimensions == 2 else ""
-        for number, (axis, share) in enumerate(zip("xyz", points.shares, strict=False), start=1):
-            axes.set(**{f"{axis}label": f"axis {number} ({share:.0%}{unit})"})
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.legend()
-        bar = figure.colorbar(dots, location="top", aspect=40, pad=0.02, label="iteration $t$")
-        _iterations(bar.ax.xaxis)
+        _draw_embedding(figure, series, dimensions)
+        return figure
+
+
+def overview(series: KernelSeries, style: Style = PAPER) -> Figure:
+    """The three plots side by side, as the paper has them (arXiv:2503.16316, figures 1 and 3).
+
+    Args:
+        series: at least two different kernels.
+        style: matplotlib's rc parameters for this figure.
+
+    Raises:
+        KernelError: if there are fewer than two kernels, none that are a usual gap apart, or
+            they are all the same.
+    """
+    with in_force(style):
+        width, height = matplotlib.rcParams["figure.figsize"]
+        figure = Figure(figsize=(2.7 * width, 1.2 * height))
+        left, middle, right = figure.subfigures(1, 3, squeeze=False)[0]
+        _draw_distance_from(left, curves_from(series))
+        _draw_distance_after(middle, curves_after(series))
+        _draw_embedding(right, series, 2)
         return figure
 
 
@@ -166,7 +166,43 @@ def training(run: Run, style: Style = PAPER) -> Figure:
         return figure
 
 
-def _axes_in_space(figure: Figure) -> Any:
+def _draw_distance_from(figure: FigureBase, curves: Curves) -> None:
+    _draw_distance_lines(figure, curves, r"\tau", r"\tau", "linear")
+
+
+def _draw_distance_after(figure: FigureBase, curves: Curves) -> None:
+    scale = readable_scale(values for _, values in curves.values())
+    _draw_distance_lines(figure, curves, "t + dt", "dt", scale)
+
+
+def _draw_embedding(figure: FigureBase, series: KernelSeries, dimensions: Literal[2, 3]) -> None:
+    points = series.embedding(dimensions)
+    columns = points.coordinates.T
+    axes: Any = _axes_in_space(figure) if dimensions == 3 else figure.add_subplot()
+    options = {"depthshade": False} if dimensions == 3 else {}
+    axes.plot(*columns, color="#888888", linewidth=0.5, zorder=1)
+    dots = axes.scatter(
+        *columns[:, 1:],
+        c=series.steps[1:],
+        cmap=ITERATION_MAP,
+        vmin=series.steps[0],
+        vmax=series.steps[-1],
+        s=12,
+        zorder=2,
+        **options,
+    )
+    first = f"$H({series.steps[0]})$"
+    axes.scatter(*columns[:, :1], c="black", s=36, zorder=3, label=first, **options)
+    unit = " of variance" if dimensions == 2 else ""
+    for number, (axis, share) in enumerate(zip("xyz", points.shares, strict=False), start=1):
+        axes.set(**{f"{axis}label": f"axis {number} ({share:.0%}{unit})"})
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.legend()
+    bar = figure.colorbar(dots, location="top", aspect=40, pad=0.02, label="iteration $t$")
+    _iterations(bar.ax.xaxis)
+
+
+def _axes_in_space(figure: FigureBase) -> Any:
     """Axes in three dimensions, with labels close enough to stay within a small figure."""
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     axes.set_box_aspect((1, 1, 1), zoom=0.78)
@@ -177,9 +213,10 @@ def _axes_in_space(figure: Figure) -> Any:
     return axes
 
 
-def _distance_lines(curves: Curves, other: str, symbol: str, scale: str) -> Figure:
+def _draw_distance_lines(
+    figure: FigureBase, curves: Curves, other: str, symbol: str, scale: str
+) -> None:
     """Lines of S(θ(t), θ(`other`)), one for each value of `symbol`."""
-    figure = Figure()
     axes = figure.add_subplot(xlabel="iteration $t$", ylabel=_distance_label(other))
     for value, (steps, distances) in curves.items():
         _line(axes, steps, distances, f"${symbol}$ = {value:,}")
@@ -189,7 +226,6 @@ def _distance_lines(curves: Curves, other: str, symbol: str, scale: str) -> Figu
         axes.set_ylim(bottom=0.0)
     _iterations(axes.xaxis)
     figure.legend(loc="outside upper center", ncols=3)
-    return figure
 
 
 def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:

@@ -15,6 +15,7 @@ from conescope.figures.plots import (
     distance_from,
     distance_matrix,
     embedding,
+    overview,
     training,
 )
 from conescope.figures.style import PAPER, Style, in_force
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 FIGURES: Mapping[str, Callable[[Run, Style], Figure]] = MappingProxyType(
     {
+        "overview": lambda run, style: overview(run.series, style),
         "distance-from": lambda run, style: distance_from(run.series, style=style),
         "distance-after": lambda run, style: distance_after(run.series, style=style),
         "embedding-2d": lambda run, style: embedding(run.series, 2, style),

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from conescope.models.width import check_classes, widened
+from conescope.models.sizes import check_classes, widened
 
 
 class MLP(nn.Sequential):

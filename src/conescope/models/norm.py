@@ -23,7 +23,10 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every pixel's channel vector."""
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        y = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        # A 1 × 1 convolution with stride 2 and fewer than 16 channels corrupts memory in its
+        # backward pass when its input lies channels-last (torch 2.13, CPU).
+        return y.contiguous()
 
 
 def norm2d(norm: Norm, channels: int) -> nn.Module:

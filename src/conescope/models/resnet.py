@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conescope.errors import RecipeError
 from conescope.models.initial import kaiming_normal, uniform_scale
 from conescope.models.norm import Norm, norm2d
-from conescope.models.width import check_classes, widened
+from conescope.models.sizes import check_classes, widened
 
 Shortcut = Literal["A", "B"]
 

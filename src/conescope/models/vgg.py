@@ -10,7 +10,7 @@ from torch import nn
 from conescope.errors import RecipeError
 from conescope.models.initial import kaiming_normal, uniform_scale
 from conescope.models.norm import Norm, norm2d
-from conescope.models.width import check_classes, widened
+from conescope.models.sizes import check_classes, widened
 
 Head = Literal["large", "small"]
 Layers = list[tuple[str, nn.Module]]

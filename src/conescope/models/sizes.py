@@ -1,4 +1,4 @@
-"""Width multipliers: from a published number of channels to a scaled one."""
+"""Sizes of a network: channels at a width multiplier, and the number of classes."""
 
 from __future__ import annotations
 

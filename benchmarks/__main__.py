@@ -1,0 +1,129 @@
+"""Run the benchmark, or make tables and figure again from a record: `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from benchmarks import figure, report
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contest import contest
+from benchmarks.machine import CLEAR_REFS, describe, total_memory
+from benchmarks.problems import FULL_RUN, OUTPUTS, PROBLEMS, QUICK_RUN
+from benchmarks.process import ALLOCATORS, Task
+
+
+def _parser() -> argparse.ArgumentParser:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="small problems, two rounds, no search"
+    )
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS)
+    parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, default=list(OUTPUTS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS)
+    parser.add_argument("--options", type=int, help="settings that each may try (all)")
+    parser.add_argument("--rounds", type=int, help="timed turns of every contender (5)")
+    parser.add_argument("--threads", type=int, default=cores, help=f"({cores})")
+    parser.add_argument(
+        "--give-up", type=float, default=8, help="no turns when so many times slower (8)"
+    )
+    parser.add_argument("--limit-seconds", type=float, default=90, help="for one call (90)")
+    parser.add_argument("--limit-gb", type=float, help="for one process (80 %% of the memory)")
+    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="the record")
+    parser.add_argument("--doc", type=Path, help="the page whose tables to fill")
+    parser.add_argument("--replay", action="store_true", help="only make --doc from --json")
+    return parser
+
+
+def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what depends on --quick."""
+    quick = arguments.quick
+    arguments.problems = arguments.problems or list(QUICK_RUN if quick else FULL_RUN)
+    arguments.allocators = arguments.allocators or (["default"] if quick else list(ALLOCATORS))
+    arguments.options = arguments.options or (1 if quick else None)
+    arguments.rounds = arguments.rounds or (2 if quick else 5)
+    if arguments.limit_gb is None:
+        arguments.limit_gb = 3 if quick else 0.8 * total_memory() / 1e9
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> dict:
+    """Hold all contests; save the record after each of them."""
+    torch.set_num_threads(arguments.threads)
+    record = {
+        "machine": describe(arguments.threads),
+        "settings": {
+            "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            "rounds": arguments.rounds,
+            "give_up": arguments.give_up,
+            "limit_seconds": arguments.limit_seconds,
+            "limit_gb": arguments.limit_gb,
+            "allocators": ALLOCATORS,
+        },
+        "contests": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for tasks in _tasks(arguments, Path(folder)):
+            held = contest(tasks, arguments.rounds, arguments.give_up, int(0.8 * total_memory()))
+            held["results"] = [asdict(result) for result in held["results"]]
+            record["contests"].append(held)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+            print(report.one_contest(held), flush=True)
+    return record
+
+
+def _tasks(arguments: argparse.Namespace, folder: Path) -> Iterator[list[Task]]:
+    """The contests: for each, one task a contender."""
+    for allocator, problem, outputs in product(
+        arguments.allocators, arguments.problems, arguments.outputs
+    ):
+        reference = folder / f"{problem}.pt"
+        if not reference.exists():
+            words = ("-m", "benchmarks.reference", problem, str(reference), str(arguments.threads))
+            subprocess.run([sys.executable, *words], check=True)
+        yield [
+            Task(
+                problem,
+                contender,
+                outputs,
+                reference,
+                allocator,
+                arguments.threads,
+                arguments.limit_seconds,
+                int(arguments.limit_gb * 1e9),
+                arguments.options,
+            )
+            for contender in arguments.contenders
+        ]
+
+
+def main() -> None:
+    """Measure unless replaying, then write the page and its figure."""
+    parser = _parser()
+    arguments = _with_defaults(parser.parse_args())
+    if not CLEAR_REFS.exists():
+        parser.error("memory is measured through Linux's /proc/self/clear_refs, not found here")
+    record = json.loads(arguments.json.read_text()) if arguments.replay else _run(arguments)
+    if arguments.doc is None:
+        return
+    picture = arguments.doc.parent / "figures" / f"{arguments.doc.stem}.png"
+    figure.draw(record, picture)
+    report.fill(arguments.doc, report.markdown(record, f"figures/{picture.name}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""plan(): what a kernel will cost, layer by layer, before it is computed."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from conescope.entk.arguments import parse_memory
+from conescope.entk.assignment import layer_of
+from conescope.entk.budget import Cut, cut, default_memory
+from conescope.entk.general import per_sample_gradients
+from conescope.entk.problem import Problem, prepare
+from conescope.entk.routes import follow, only_requires_grad
+from conescope.entk.survey import Shape
+from conescope.entk.terms import jacobian_cost, position_cost
+from conescope.kernel import Outputs
+
+_TIMED_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer will cost.
+
+    Attributes:
+        layer: the module that owns the parameters.
+        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
+            "general" or "unused".
+        flops: operations of its products, network passes not included.
+        bytes: what its factors hold.
+        seconds: the expected time of its products.
+    """
+
+    layer: str
+    route: str
+    flops: float
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a kernel will cost.
+
+    Attributes:
+        layers: layer by layer.
+        passes: expected seconds of the forward and backward passes.
+        bytes: expected peak beyond the model and the result.
+        block: samples of one forward pass.
+        chunk: samples whose factors are held together.
+        directions: cotangents taken together.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    passes: float
+    bytes: int
+    block: int
+    chunk: int
+    directions: int
+
+    @property
+    def seconds(self) -> float:
+        """The expected time of the whole kernel."""
+        return self.passes + sum(layer.seconds for layer in self.layers)
+
+    @property
+    def flops(self) -> float:
+        """Operations of all products."""
+        return sum(layer.flops for layer in self.layers)
+
+    def __str__(self) -> str:
+        width = max(len("layer"), *(len(layer.layer) for layer in self.layers))
+        lines = [f"{'layer':{width}}  {'route':20}  {'GFLOP':>9}  {'MB':>9}  {'seconds':>8}"]
+        for layer in self.layers:
+            lines.append(
+                f"{layer.layer:{width}}  {layer.route:20}  {layer.flops / 1e9:9.3f}  "
+                f"{layer.bytes / 1e6:9.2f}  {layer.seconds:8.3f}"
+            )
+        lines.append(
+            f"forward and backward passes {self.passes:.3f} s; in all {self.seconds:.3f} s, "
+            f"{self.bytes / 1e6:.0f} MB beyond the model and the kernel"
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Rates of a machine: operations a second of products, elements a second of copies."""
+
+    product: float
+    batched: float
+    copy: float
+
+
+def plan(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    outputs: Outputs = "trace",
+    params: Iterable[str] | None = None,
+    memory: str | float | None = None,
+) -> Plan:
+    """What `entk` with the same arguments will do and cost.
+
+    The rates of the machine are measured once a process, in about a second; the passes are timed
+    on a few samples.
+
+    Args:
+        model: as for `entk`.
+        x: n samples.
+        y: m samples, or None.
+        outputs: the convention.
+        params: names of parameters or modules.
+        memory: budget.
+
+    Raises:
+        ModelError: as `entk`.
+        KernelError: as `entk`.
+    """
+    problem = prepare(model, x, y, outputs, params)
+    samples = len(x), None if y is None else len(y)
+    full = outputs == "full"
+    like = problem.directions
+    pieces = cut(
+        problem.survey, samples, len(like), full, like.element_size(),
+        parse_memory(memory) or default_memory(),
+    )  # fmt: skip
+    speed = measure_speed(like.device.type, like.dtype)
+    layers: dict[str, list[LayerPlan]] = {}
+    for name, shape in problem.survey.shapes.items():
+        layers.setdefault(layer_of(name), []).append(_outer(problem, name, shape, pieces, speed))
+    for name, size in problem.survey.rows.items():
+        layers.setdefault(layer_of(name), []).append(_rows(problem, name, size, speed))
+    for name in problem.parameters:
+        if problem.survey.route(name) == "unused":
+            unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
+            layers.setdefault(layer_of(name), []).append(unused)
+    merged = tuple(_merged(layer, parts) for layer, parts in layers.items())
+    return Plan(
+        merged, _passes(problem, pieces), pieces.bytes, pieces.block, pieces.chunk,
+        pieces.directions,
+    )  # fmt: skip
+
+
+def _passes(problem: Problem, pieces: Cut) -> float:
+    """Seconds of all forward and backward passes, from those of a few samples."""
+    few = problem.x[:_TIMED_SAMPLES]
+    q = len(problem.directions)
+    routes = problem.survey.routes
+    seconds = 0.0
+    chunks = -(-len(problem.x) // pieces.chunk)
+    if problem.y is None:
+        total = len(problem.x) * (chunks + 1) / 2
+    else:
+        total = len(problem.x) + chunks * len(problem.y)
+    groups = -(-q // pieces.directions)
+    if routes.ruled:
+        with only_requires_grad(problem.model, {}):
+            outputs, calls = follow(problem.model, problem.parameters, few, routes)
+            forward = _seconds(lambda: follow(problem.model, problem.parameters, few, routes))
+        edges = [call.edge for call in calls]
+        direction = problem.directions[0].expand_as(outputs)
+
+        def backward() -> None:
+            torch.autograd.grad(outputs, edges, direction, retain_graph=True, allow_unused=True)
+
+        backwards = _seconds(backward) if edges else 0.0
+        seconds += total / len(few) * (groups * forward + q * backwards)
+    if routes.general:
+        seconds += total / 2 * _general(problem, problem.x[:2])
+    return seconds
+
+
+def _general(problem: Problem, pair: Tensor) -> float:
+    chosen = {name: problem.parameters[name] for name in problem.survey.routes.general}
+    with only_requires_grad(problem.model, chosen):
+        return _seconds(
+            lambda: per_sample_gradients(problem.model, chosen, pair, problem.directions)
+        )
+
+
+def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
+    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    q, full = len(problem.directions), problem.outputs == "full"
+    both = n + (m or 0)
+    element = problem.directions.element_size()
+    gradients = jacobian_cost(shape, n, m, q, full)
+    positions = position_cost(shape, n, m, q, full)
+    forming = 2.0 * both * q * shape.positions * shape.size
+    copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
+    if shape.formed or (gradients <= positions and not shape.sparse):
+        route = "gradients, in blocks" if shape.formed else "gradients"
+        seconds = forming / speed.batched + (gradients - forming) / speed.product
+        seconds += (copied + both * q * shape.size) / speed.copy
+        flops = gradients
+    else:
+        route = "positions"
+        seconds = positions / speed.product + 2 * copied / speed.copy
+        pairs = n * (n / 2 if m is None else m) * shape.positions**2
+        seconds += 3 * pairs * (q * q if full and shape.positions <= 4 else 1) / speed.copy
+        flops = positions
+    held = shape.size if shape.formed else shape.groups * shape.outputs * shape.positions
+    rows = min(pieces.chunk, n) * pieces.directions * held
+    return LayerPlan(layer_of(name), route, flops, rows * element, seconds)
+
+
+def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
+    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    q = len(problem.directions)
+    columns = n / 2 if m is None else m
+    flops = 2.0 * n * columns * size * (q * q if problem.outputs == "full" else q)
+    route = "general" if name in problem.survey.routes.general else "rows"
+    held = (n + (m or 0)) * q * size * problem.directions.element_size()
+    return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
+
+
+def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:
+    routes = " + ".join(dict.fromkeys(part.route for part in parts))
+    return LayerPlan(
+        layer,
+        routes,
+        sum(part.flops for part in parts),
+        sum(part.bytes for part in parts),
+        sum(part.seconds for part in parts),
+    )
+
+
+@functools.cache
+def measure_speed(device: str, dtype: torch.dtype) -> Speed:
+    """Rates of products of matrices, of batches of small ones, and of copies."""
+    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    left = torch.ones(64, 64, 256, dtype=dtype, device=device)
+    right = torch.ones(64, 256, 288, dtype=dtype, device=device)
+    long = torch.ones(2**23, dtype=dtype, device=device)
+    target = torch.empty_like(long)
+    out = torch.empty(64, 64, 288, dtype=dtype, device=device)
+    product = _seconds(lambda: torch.mm(a, a))
+    batched = _seconds(lambda: torch.bmm(left, right, out=out))
+    copy = _seconds(lambda: target.copy_(long))
+    return Speed(2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The least of a few runs, after one to warm up: what the machine does undisturbed."""
+    work()
+    times = []
+    while len(times) < 3 or (sum(times) < 0.1 and len(times) < 20):
+        _synchronize()
+        start = time.perf_counter()
+        work()
+        _synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,109 @@
+"""Forecast: what a recipe will cost, measured on a few iterations before it is carried out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conescope.entk import Plan, plan
+from conescope.experiment import Experiment, reproducible
+from conescope.measure import evaluation_mode
+from conescope.recipe import Recipe
+from conescope.training import train
+
+_TIMED_SECONDS = 0.5
+_TIMED_CALLS = 3
+_ENDLESS = 10**9
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recipe will cost on this machine, data loading and figures not included.
+
+    Attributes:
+        kernel: the plan of one kernel.
+        kernels: number of kernels.
+        iterations: number of iterations.
+        iteration_seconds: expected time of one iteration.
+        evaluations: number of evaluations.
+        evaluation_seconds: expected time of one evaluation.
+        stored_bytes: size of all kernels and kept snapshots on disk.
+    """
+
+    kernel: Plan
+    kernels: int
+    iterations: int
+    iteration_seconds: float
+    evaluations: int
+    evaluation_seconds: float
+    stored_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The expected time of the whole run."""
+        return (
+            self.iterations * self.iteration_seconds
+            + self.evaluations * self.evaluation_seconds
+            + self.kernels * self.kernel.seconds
+        )
+
+
+def forecast(recipe: Recipe) -> Forecast:
+    """Measure a few iterations and one evaluation, and plan the kernel.
+
+    Args:
+        recipe: what would be done; nothing is stored.
+
+    Raises:
+        ConescopeError: if the recipe cannot be carried out here.
+    """
+    with reproducible(recipe):
+        experiment = Experiment(recipe)
+        model, optimizer = experiment.fresh()
+        snapshots = train(
+            model,
+            optimizer,
+            experiment.batch,
+            experiment.multiplier,
+            start=0,
+            stop=_ENDLESS,
+            seed=recipe.seed,
+        )
+        snapshot = next(snapshots)
+        iteration_seconds = _seconds_each(lambda: next(snapshots))
+        evaluation_seconds = _seconds_each(lambda: experiment.evaluate(snapshot))
+        with evaluation_mode(model):
+            kernel = plan(
+                model, experiment.probe, outputs=recipe.kernel.outputs, memory=recipe.kernel.memory
+            )
+        outputs = experiment.data.classes if recipe.kernel.outputs == "full" else 1
+        kernel_bytes = (len(experiment.probe) * outputs) ** 2 * experiment.probe.element_size()
+        state = [*model.state_dict().values(), *_slots(optimizer.state_dict())]
+        snapshot_bytes = sum(tensor.nbytes for tensor in state)
+        moments = experiment.moments
+        return Forecast(
+            kernel=kernel,
+            kernels=len(moments.kernel),
+            iterations=recipe.training.steps,
+            iteration_seconds=iteration_seconds,
+            evaluations=len(moments.evaluate),
+            evaluation_seconds=evaluation_seconds,
+            stored_bytes=len(moments.kernel) * kernel_bytes + len(moments.keep) * snapshot_bytes,
+        )
+
+
+def _slots(optimizer_state: dict) -> list:
+    return [value for slots in optimizer_state["state"].values() for value in slots.values()]
+
+
+def _seconds_each(work: Callable[[], object]) -> float:
+    """Median time of a call, after one to warm up."""
+    work()
+    times: list[float] = []
+    while len(times) < _TIMED_CALLS or sum(times) < _TIMED_SECONDS:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

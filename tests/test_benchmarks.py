@@ -1,0 +1,160 @@
+"""The benchmark's own arithmetic: references, products of Jacobians, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import report
+from benchmarks.contenders.base import halvings
+from benchmarks.contenders.jacobian import chunk_options, kernel_by_chunks, product
+from benchmarks.contenders.torch_func import TorchFunc, Tutorial
+from benchmarks.machine import memory_field, total_memory
+from benchmarks.problems import CLASSES, Network, Problem
+from benchmarks.reference import deviations, reduce, reference_kernel, spread_samples
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def linear() -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear layer, its inputs, and its full kernel: (x_i · x_j + 1) δ_kl."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, CLASSES), torch.randn(8, 5)
+    gram = x.double() @ x.double().T + 1
+    return model, x, torch.einsum("nm,kl->nkml", gram, torch.eye(CLASSES, dtype=torch.float64))
+
+
+def test_the_reference_meets_the_closed_form(linear):
+    model, x, truth = linear
+    samples = [0, 3, 7]
+    found = reference_kernel(model, x, samples)
+    torch.testing.assert_close(found, truth[samples][:, :, samples], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", ["full", "trace", "sum"])
+@pytest.mark.parametrize(
+    ("contender", "option"),
+    [
+        (Tutorial, {"chunk": 8}),
+        (Tutorial, {"chunk": 4}),
+        (TorchFunc, {"chunk": 8, "stored": True}),
+        (TorchFunc, {"chunk": 4, "stored": True}),
+        (TorchFunc, {"chunk": 2, "stored": False}),
+    ],
+)
+def test_every_option_gives_the_same_kernel(linear, contender, option, outputs):
+    model, x, truth = linear
+    kernel = contender(model, x, outputs).run(**option)
+    torch.testing.assert_close(kernel.double(), reduce(truth, outputs), rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_of_chunks_are_the_whole_product():
+    jacobian = torch.randn(6, 3, 4, dtype=torch.float64)
+    index = torch.arange(6)
+    found = kernel_by_chunks(lambda i: [jacobian[i]], index, "full", chunk=2, stored=False)
+    torch.testing.assert_close(found, product([jacobian], [jacobian], "full"))
+    torch.testing.assert_close(found, torch.einsum("ncp,mdp->ncmd", jacobian, jacobian))
+
+
+def test_deviations_of_a_perturbed_kernel(linear):
+    model, x, truth = linear
+    samples = [0, 7]
+    reference = {"samples": samples, "full": reference_kernel(model, x, samples)}
+    assert deviations(truth, reference, "full") == pytest.approx((0, 0), abs=1e-12)
+    error, worst = deviations(truth * 1.01, reference, "full")
+    assert error == pytest.approx(0.01)
+    assert worst == pytest.approx(0.01)
+
+
+def test_samples_are_spread_over_all_chunks():
+    assert spread_samples(nn.Linear(5, CLASSES), 256)[::31] == [0, 255]
+    assert spread_samples(nn.Linear(10**6, CLASSES), 64)[-1] == 63
+
+
+def test_chunks_halve_and_a_jacobian_beyond_memory_is_not_kept():
+    assert halvings(256) == [64, 32, 16, 8, 4]
+    assert halvings(2) == [2]
+    assert chunk_options(32, sample_bytes=1000)[0] == {"chunk": 32, "stored": True}
+    beyond = chunk_options(32, sample_bytes=total_memory() // 32)
+    assert beyond == [{"chunk": 8, "stored": False}, {"chunk": 4, "stored": False}]
+
+
+def test_problems_have_running_statistics_and_fixed_values():
+    layers = lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))  # noqa: E731
+    problem = Problem(Network("small", layers, (1, 4, 4)), n=3)
+    model, x = problem.make()
+    again, same = problem.make()
+    assert x.shape == (3, 1, 4, 4)
+    assert torch.equal(x, same)
+    assert torch.equal(model(x), again(x))
+    assert model[1].running_mean.abs().min() > 0
+    assert not model.training
+
+
+def test_a_status_field_is_read_in_bytes(tmp_path: Path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n")
+    assert memory_field("VmHWM", status) == 2048 * 1024
+    assert memory_field("VmRSS", status) == 1024 * 1024
+
+
+def result(contender: str, **values: object) -> dict:
+    empty = dict.fromkeys(("version", "operations", "option", "peak_bytes", "error", "worst"))
+    place = {"problem": "vgg-16", "outputs": "full", "allocator": "default"}
+    return {**empty, "seconds": [], "reason": None, **place, "contender": contender, **values}
+
+
+def timed(contender: str, seconds: list[float], peak_bytes: int, **values: object) -> dict:
+    facts = {"seconds": seconds, "peak_bytes": peak_bytes, "error": 1e-7, "worst": 2e-7}
+    return result(contender, version="1.0", **facts, **values)
+
+
+@pytest.fixture
+def record() -> dict:
+    results = [
+        timed("conescope", [1.0, 3.0, 2.0], 10**9, operations=1e11),
+        timed("torch-func", [12.0, 10.0, 11.0], 4 * 10**9, option={"chunk": 8, "stored": True}),
+        timed("nngeometry", [20.0], 2 * 10**9),
+        result("vivit", reason="over 19 GB"),
+    ]
+    machine = dict.fromkeys(("processor", "cores", "threads", "torch", "python", "date"), "some")
+    return {
+        "machine": {**machine, "memory_bytes": 24 * 10**9},
+        "settings": {"command": "python -m benchmarks", "rounds": 3, "limit_seconds": 90},
+        "contests": [{"results": results, "peaks": [1.8e11, 2e11]}],
+    }
+
+
+def test_the_summary_compares_medians_with_the_fastest_and_the_leanest(record: dict):
+    text = report.markdown(record, figure=None)
+    assert (
+        "| VGG-16, n = 16 | full | 2.00 s | 11.00 s (torch.func, fixed) | **5.5×** "
+        "| 1.00 GB | 2.00 GB (nngeometry) |" in text
+    )
+    assert "| conescope | 2.00 s | 3 | 1.00 GB | 1e-07 | 2e-07 | 25% | – |" in text
+    assert (
+        "| torch.func, fixed | 11.00 s | 3 | 4.00 GB | 1e-07 | 2e-07 | 5% | chunk 8, stored |"
+        in text
+    )
+    assert "| ViViT | – (over 19 GB) |" in text
+
+
+def test_a_page_is_filled_between_its_markers(tmp_path: Path):
+    page = tmp_path / "docs" / "performance.md"
+    report.fill(page, "first")
+    page.write_text("before\n" + page.read_text() + "after\n")
+    report.fill(page, "second")
+    text = page.read_text()
+    assert "second" in text
+    assert "first" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path):
+    page = tmp_path / "performance.md"
+    page.write_text("# Mine\n")
+    with pytest.raises(ValueError, match="put them where the tables go"):
+        report.fill(page, "text")
+    assert page.read_text() == "# Mine\n"

@@ -1,0 +1,69 @@
+"""The memory budget: the same kernel in smaller pieces, and a peak that holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import reference
+from conescope.entk import engine, entk
+from conescope.entk.budget import Cut
+from conescope.errors import KernelError
+from problems import PROBLEMS
+from test_entk import assert_near, problem_named
+
+
+@pytest.mark.parametrize("cut", [(1, 1, 1), (2, 3, 2), (1, 2, 5), (4, 4, 1)])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_pieces_of_any_size_make_the_same_kernel(monkeypatch, problem, cut):
+    block, chunk, directions = cut
+    model, x = problem.build(), problem.samples(5)
+    for outputs in ("full", "trace"):
+        together = 1000 if outputs == "full" else directions
+        pieces = Cut(block, chunk, together, 50, 0)
+        monkeypatch.setattr(engine, "cut", lambda *_, pieces=pieces: pieces)
+        expected = reference.total(reference.kernel(model, x, outputs=outputs))
+        assert_near(entk(model, x, outputs=outputs).values, expected)
+        between = reference.total(reference.kernel(model, x[:2], x[2:], outputs=outputs))
+        assert_near(entk(model, x[:2], x[2:], outputs=outputs).values, between)
+
+
+def test_too_small_a_budget_says_what_works():
+    problem = problem_named("convolution")
+    model, x = problem.build(), problem.samples()
+    with pytest.raises(KernelError, match="too small") as refusal:
+        entk(model, x, memory="1MB")
+    least = re.search(r"memory=([0-9]+e6)", str(refusal.value))
+    assert least is not None
+    assert torch.equal(entk(model, x, memory=float(least[1])).values, entk(model, x).values)
+
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+from conescope.entk import entk
+torch.manual_seed(0)
+torch.set_num_threads(1)
+layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU()]
+for _ in range(4):
+    layers += [nn.Conv2d(24, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU()]
+model = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24 * 16, 10)).eval()
+x = torch.randn(96, 3, 16, 16)
+entk(model, x[:2], outputs=sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kernel = entk(model, x, outputs=sys.argv[1], memory=sys.argv[2])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((peak - before) * 1024 - kernel.values.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize(("outputs", "megabytes"), [("trace", 100), ("full", 160), ("sum", 80)])
+def test_peak_stays_within_the_budget(outputs: str, megabytes: int):
+    command = [sys.executable, "-c", PEAK, outputs, f"{megabytes}MB"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 1.1e6 * megabytes

@@ -1,0 +1,46 @@
+import re
+
+import pytest
+
+from conescope.cli import main
+from conescope.errors import RecipeError
+from conescope.forecast import forecast
+from conescope.recipes import load_recipe
+from conescope.run import load_run
+from conescope.session import run_experiment
+
+
+def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
+    recipe = load_recipe("digits", tiny_overrides)
+    cost = forecast(recipe)
+    run_experiment(recipe, tmp_path, command="test")
+    run = load_run(tmp_path)
+    assert cost.kernels == len(run.series)
+    assert cost.evaluations == len(run.scalars["step"])
+    assert cost.iterations == run.total_steps
+    kept = [f"snapshots/{step:08d}.safetensors" for step in (0, 30, 60)]
+    files = [*tmp_path.glob("kernels/*"), *(tmp_path / file for file in kept)]
+    assert cost.stored_bytes == pytest.approx(sum(f.stat().st_size for f in files), rel=0.2)
+    parts = (
+        cost.iterations * cost.iteration_seconds
+        + cost.evaluations * cost.evaluation_seconds
+        + cost.kernels * cost.kernel.seconds
+    )
+    assert cost.seconds == parts > 0
+
+
+def test_the_command_prints_it(tiny_overrides, capsys):
+    assert main(["plan", "digits", *tiny_overrides]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        r"fc1 .*\d",
+        r"training +60 × ",
+        r"kernels +7 × ",
+        r"in all +\d+ s, \d+ MB on disk",
+    ):
+        assert re.search(word, out)
+
+
+def test_what_cannot_be_run_cannot_be_planned():
+    with pytest.raises(RecipeError, match="lenet5 takes images"):
+        forecast(load_recipe("digits", ["--model.name=lenet5"]))
