@@ -308,6 +308,52 @@ def test_a_normalisation_is_folded_only_where_nobody_reads_what_it_normalises():
     assert_is_the_taylor_model(_trained_statistics(model, x), x, "forward", 1e-12)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        nn.MaxPool2d(2, stride=1, dilation=2),
+        nn.MaxPool2d(2, return_indices=True),
+        nn.AvgPool2d(3, stride=2, padding=1),
+        nn.Conv2d(3, 3, 3, padding="same", padding_mode="circular"),
+    ],
+    ids=lambda layer: repr(layer),
+)
+def test_layers_with_options(layer):
+    def forward(m, x):
+        y = m.layer(m.a(x).tanh())
+        return y[0] if isinstance(y, tuple) else y
+
+    torch.manual_seed(0)
+    model = Apply(forward, a=nn.Conv2d(2, 3, 3), layer=layer).double()
+    assert_is_the_taylor_model(model, torch.randn(3, 2, 8, 8).double(), "forward", 1e-12)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: torch.add(m.a(x), m.b(x), alpha=-2),
+        lambda m, x: torch.add(m.a(x), 1) + m.b(x),
+        lambda m, x: (lambda y: y + y)(m.a(x)) + m.b(x[:, :1].expand(-1, 4)),
+        lambda m, x: m.a(x) + m.b(x)[:1],
+        lambda m, x: F.relu(m.a(x), True) + F.pad(m.b(x), (0, 1), value=3.0)[:, 1:],
+        lambda m, x: m.b(x).reshape(-1, 1, 3).flatten(1) + F.relu(m.a(x)).mean(dim=1, keepdim=True),
+    ],
+    ids=["alpha", "number", "twice", "broadcast", "padding", "shapes"],
+)
+def test_functions_with_options(forward):
+    torch.manual_seed(0)
+    model = Apply(forward, a=nn.Linear(4, 3), b=nn.Linear(4, 3)).double()
+    assert_is_the_taylor_model(model, torch.randn(5, 4).double(), "forward", 1e-12)
+
+
+def test_a_network_that_hides_its_operations_takes_two_passes():
+    pool = nn.MaxPool1d(2)
+    model = Apply(lambda m, x: pool(m.a(x)[None])[0], a=nn.Linear(4, 6)).double()
+    assert not linearize(model).one_pass
+    assert_is_the_taylor_model(model, torch.randn(3, 4).double(), "forward", 1e-12)
+
+
 def test_a_second_derivative_is_refused():
     model, x = _small_cnn()
     linearized = linearize(model)

@@ -77,6 +77,20 @@ def relu(x: Dual, owned: bool) -> Dual:
         return Dual(primal, torch.ops.aten.threshold_backward(x.tangent, primal, 0))
 
 
+def max_pool2d(pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Dual) -> Dual:
+    """The largest value of each window, and the tangent in the same place.
+
+    Args:
+        pool: gives the largest values and their indices in the image.
+        x: images, [n, c, h, w].
+    """
+    primal, indices = pool(x.primal)
+    if x.tangent is None:
+        return Dual(primal)
+    tangent = x.tangent.flatten(-2).gather(-1, indices.flatten(-2))
+    return Dual(primal, tangent.view_as(primal))
+
+
 def affine(product: Callable[..., Tensor], x: Dual, weight: Dual, bias: Dual | None) -> Dual:
     """product(x, weight) + bias; see `affine_tangent`."""
     primal = product(x.primal, weight.primal, None if bias is None else bias.primal)

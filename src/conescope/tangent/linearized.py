@@ -125,7 +125,7 @@ class LinearizedModel(nn.Module):
         """Buffers and frozen parameters of the network."""
         members = (*self.named_parameters(), *self.named_buffers())
         point = {name for name, _ in self.get_submodule(_POINT).named_buffers()}
-        return {n: t for n, t in members if n not in point and not n.startswith(_POINT)}
+        return {n: t.detach() for n, t in members if n not in point and not n.startswith(_POINT)}
 
     @torch.enable_grad()
     def _verify(self, x: Tensor, point: Weights) -> None:

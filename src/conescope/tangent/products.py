@@ -67,15 +67,25 @@ def reverse_product(output: Output, point: Weights, direction: Weights) -> Tenso
 @contextmanager
 def derivative_kernels(network: nn.Module) -> Iterator[None]:
     """Choose those of torch's implementations that have derivatives of both kinds."""
-    fused, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
-    recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
+    fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = onednn and not recurrent
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _without_fused_lstm(network):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _without_fused_lstm(network: nn.Module) -> Iterator[None]:
+    onednn = torch.backends.mkldnn.enabled
+    if not onednn or not any(isinstance(module, nn.LSTM) for module in network.modules()):
+        yield
+        return
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
         torch.backends.mkldnn.enabled = onednn
 
 

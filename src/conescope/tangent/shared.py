@@ -31,14 +31,21 @@ _CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
 }
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _AFFINE = (nn.Linear, *_CONVOLUTIONS)
-_LINEAR = (nn.Identity, nn.Flatten, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d)
-_MODULES = (*_AFFINE, *_NORMS, *_LINEAR, *_SMOOTH, nn.ReLU)
+_LINEAR_LAYERS = (nn.Identity, nn.Flatten, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LayerNorm, nn.GroupNorm)
+_MODULES = (*_AFFINE, *_NORMS, *_LINEAR_LAYERS, *_SMOOTH, nn.ReLU, nn.MaxPool2d)
 
-_LINEAR_CALLS = (torch.flatten, operator.getitem, "flatten", "mean", "movedim", "reshape")
+_LINEAR_CALLS = (
+    torch.flatten, operator.getitem, "contiguous", "flatten", "mean", "movedim", "reshape",
+)  # fmt: skip
 _RELUS = (F.relu, torch.relu)
 _SUMS = (operator.add, operator.iadd, torch.add)
-_CALLS = (*_LINEAR_CALLS, *_RELUS, *_SUMS, F.pad, torch.tanh)
+_OTHER_CALLS = (F.pad, torch.tanh)
+
+_UNTRACEABLE = (
+    TypeError, ValueError, RuntimeError, AttributeError, LookupError, NameError, AssertionError,
+)  # fmt: skip
+"""What a network may raise when it is handed a stand-in for a tensor, which has no values."""
 
 
 class SharedPass(nn.Module):
@@ -65,8 +72,8 @@ def trace(network: nn.Module) -> fx.Graph | None:
     modules = dict(network.named_modules())
     try:
         graph = fx.Tracer().trace(network)
-    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError):
-        return None  # the way depends on values, or a function takes no stand-in for a tensor
+    except _UNTRACEABLE:
+        return None
     if not all(_is_known(node, modules) for node in graph.nodes):
         return None
     for node in list(graph.nodes):
@@ -77,25 +84,32 @@ def trace(network: nn.Module) -> fx.Graph | None:
 
 
 def _is_known(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op in ("placeholder", "output"):
-        return len(node.all_input_nodes) < 2
-    operands = 2 if node.target in _SUMS else 1
-    if list(node.args[:operands]) != node.all_input_nodes:
-        return False
+    if node.op == "placeholder":
+        return node.prev.op == "root"  # the first, and there is no second
+    if node.op == "output":
+        return isinstance(node.args[0], fx.Node)
     if node.op == "call_module":
         module = modules[str(node.target)]
         in_place = getattr(module, "inplace", False)
-        known = _is_known_module(module)
+        known = _is_known_module(module) and _takes_tensors_alone(node)
     else:
         in_place = node.target is operator.iadd or node.kwargs.get("inplace")
-        known = node.target in _CALLS
+        if node.target in (*_LINEAR_CALLS, *_OTHER_CALLS):
+            known = node.all_input_nodes == [node.args[0]]
+        else:
+            known = node.target in (*_SUMS, *_RELUS) and _takes_tensors_alone(node)
     return known and (not in_place or _owns_input(node, modules))
+
+
+def _takes_tensors_alone(node: fx.Node) -> bool:
+    return node.all_input_nodes == list(node.args) and not node.kwargs.keys() - {"inplace"}
 
 
 def _is_known_module(module: nn.Module) -> bool:
     if type(module) not in _MODULES or module._forward_hooks or module._forward_pre_hooks:
         return False
-    return type(module) not in _CONVOLUTIONS or module.padding_mode == "zeros"
+    odd = getattr(module, "padding_mode", "zeros") != "zeros"
+    return not odd and not getattr(module, "return_indices", False)
 
 
 def _owns_input(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -152,8 +166,10 @@ class _Walk(fx.Interpreter):
     def _module(self, node: fx.Node, module: Any, x: Dual) -> Dual:
         if isinstance(module, nn.ReLU):
             return dual.relu(x, node.meta["owned"])
-        if isinstance(module, _LINEAR):
+        if isinstance(module, _LINEAR_LAYERS):
             return dual.linear(module, x)
+        if isinstance(module, nn.MaxPool2d):
+            return dual.max_pool2d(_indexed_pool(module), x)
         if type(module) not in _AFFINE:
             return self._smooth(module, x)
         weight, bias = self._weight(module.weight), self._optional(module.bias)
@@ -184,6 +200,17 @@ class _Walk(fx.Interpreter):
             x.primal, weight.primal, bias.primal, convolution, norm
         )
         return Dual(primal, dual.affine_tangent(_product(convolution), x, weight, bias))
+
+
+def _indexed_pool(module: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    return partial(
+        F.max_pool2d_with_indices,
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=module.dilation,
+        ceil_mode=module.ceil_mode,
+    )
 
 
 def _product(module: Any) -> Callable[..., Tensor]:
