@@ -5,16 +5,19 @@ from conescope.kernel import Kernel
 from conescope.metrics.distance import kernel_distance, kernel_velocity
 from conescope.run import load_run
 from conescope.series import KernelSeries
+from conescope.tangent import LinearizedModel, linearize
 
 __all__ = [
     "Kernel",
     "KernelSeries",
+    "LinearizedModel",
     "Plan",
     "entk",
     "estimate_distance",
     "estimate_entk",
     "kernel_distance",
     "kernel_velocity",
+    "linearize",
     "load_run",
     "plan",
 ]
