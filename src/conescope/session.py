@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -74,8 +75,9 @@ def run_experiment(
         experiment = Experiment(recipe)
         model, optimizer = experiment.fresh()
         _claim(folder, recipe, command)
-        start = _restore(folder, experiment, model, optimizer)
-        recorder = _Recorder(folder, experiment)
+        stored = _take_stock(folder)
+        start = _restore(folder, experiment, stored, model, optimizer)
+        recorder = _Recorder(folder, experiment, stored)
         progress.begin(recipe.id, start, recipe.training.steps)
         snapshots = train(
             model,
@@ -100,11 +102,8 @@ def run_experiment(
 class _Recorder:
     """Takes and stores what the recipe wants of a snapshot, unless it is stored already."""
 
-    def __init__(self, folder: Folder, experiment: Experiment) -> None:
-        self._folder, self._experiment = folder, experiment
-        self._kernels = _stored_steps(folder, "kernel")
-        self._snapshots = _stored_steps(folder, "snapshot")
-        self._evaluations = {e.values["step"] for e in folder.entries("evaluation")}
+    def __init__(self, folder: Folder, experiment: Experiment, stored: _Stored) -> None:
+        self._folder, self._experiment, self._stored = folder, experiment, stored
         self._spent, self._begun = seconds_spent(folder), time.monotonic()
 
     def seconds(self) -> float:
@@ -112,10 +111,10 @@ class _Recorder:
 
     def look(self, snapshot: Snapshot) -> None:
         step, moments = snapshot.step, self._experiment.moments
-        if step in moments.evaluate - self._evaluations:
+        if step in moments.evaluate - self._stored.evaluations:
             values = self._experiment.evaluate(snapshot)
             self._folder.append("evaluation", step=step, seconds=self.seconds(), **values)
-        if step in moments.kernel - self._kernels:
+        if step in moments.kernel - self._stored.kernels:
             kernel = self._experiment.measure(snapshot)
             self._folder.write_tensors(
                 "kernel",
@@ -125,7 +124,7 @@ class _Recorder:
                 outputs=kernel.outputs,
                 seconds=self.seconds(),
             )
-        if step in (moments.keep | moments.resume) - self._snapshots:
+        if step in (moments.keep | moments.resume) - self._stored.snapshots.keys():
             self.store_snapshot(snapshot)
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
@@ -151,35 +150,47 @@ class _Recorder:
             self._folder.remove(entry)
 
 
-def _stored_steps(folder: Folder, kind: str) -> set[int]:
-    return {entry.values["step"] for entry in folder.files(kind) if folder.is_whole(entry)}
+@dataclass(frozen=True)
+class _Stored:
+    """What a run folder holds, by iteration; damaged files do not count."""
+
+    evaluations: Set[int]
+    kernels: Set[int]
+    snapshots: Mapping[int, Entry]
 
 
-def _restore(folder: Folder, experiment: Experiment, model: nn.Module, optimizer: Optimizer) -> int:
-    """Load the newest snapshot before anything that is missing; return its iteration, or 0."""
-    for kind in ("kernel", "snapshot"):
+def _take_stock(folder: Folder) -> _Stored:
+    """Check every file; name each that is missing or damaged in a warning."""
+    whole: dict[str, dict[int, Entry]] = {"kernel": {}, "snapshot": {}}
+    for kind, entries in whole.items():
         for entry in folder.files(kind):
-            if not folder.is_whole(entry):
-                file = folder.path / entry.values["file"]
-                warnings.warn(
-                    f"{file} is missing or damaged; going back to before it",
-                    DamageWarning,
-                    stacklevel=3,
-                )
+            if folder.is_whole(entry):
+                entries[entry.values["step"]] = entry
+                continue
+            file = folder.path / entry.values["file"]
+            warnings.warn(
+                f"{file} is missing or damaged; going back to before it",
+                DamageWarning,
+                stacklevel=3,
+            )
+    evaluations = {entry.values["step"] for entry in folder.entries("evaluation")}
+    return _Stored(evaluations, whole["kernel"].keys(), whole["snapshot"])
+
+
+def _restore(
+    folder: Folder, experiment: Experiment, stored: _Stored, model: nn.Module, optimizer: Optimizer
+) -> int:
+    """Load the newest snapshot before anything that is missing; return its iteration, or 0."""
     moments = experiment.moments
-    evaluated = {entry.values["step"] for entry in folder.entries("evaluation")}
-    snapshots = _stored_steps(folder, "snapshot")
     missing = (
-        (moments.evaluate - evaluated)
-        | (moments.kernel - _stored_steps(folder, "kernel"))
-        | (moments.keep - snapshots)
+        (moments.evaluate - stored.evaluations)
+        | (moments.kernel - stored.kernels)
+        | (moments.keep - stored.snapshots.keys())
     )
     first = min(missing, default=experiment.recipe.training.steps)
-    start = max((step for step in snapshots if step <= first), default=0)
-    if start == 0:
-        return 0
-    entry = next(e for e in folder.files("snapshot") if e.values["step"] == start)
-    _load_snapshot(folder, entry, model, optimizer)
+    start = max((step for step in stored.snapshots if step <= first), default=0)
+    if start > 0:
+        _load_snapshot(folder, stored.snapshots[start], model, optimizer)
     return start
 
 

@@ -88,7 +88,9 @@ def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
         KernelError: as `kernel_distance`, for any pair.
     """
     check_comparable(kernels)
-    units = torch.stack([unit_vector(k) for k in kernels])
+    units = torch.empty(len(kernels), kernels[0].values.numel(), dtype=torch.float64)
+    for row, kernel in zip(units, kernels, strict=True):
+        row.copy_(unit_vector(kernel))
     units -= units.mean(dim=0)
     gram = units @ units.T
     squares = gram.diagonal()
