@@ -142,7 +142,8 @@ def _parsers(
 
 def _fields_help() -> str:
     lines = field_parser().format_help().splitlines()
-    return "recipe fields:\n" + "\n".join(line for line in lines if line.startswith("  "))
+    fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
+    return "recipe fields:\n" + "\n".join(fields)
 
 
 def _run(arguments: argparse.Namespace) -> int:
