@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from conescope.errors import RecipeError
-from conescope.recipe import Recipe, field_names
+from conescope.models import build_model
+from conescope.recipe import SCHEDULES, OptimizerRecipe, Recipe, field_names
 from conescope.recipes import load_recipe, packaged_recipes, recipe_from_dict
 
 
@@ -13,6 +14,43 @@ def test_every_packaged_recipe_loads_and_describes_itself():
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.description == description != ""
+
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_packaged_recipe_fits_together(name):
+    recipe = load_recipe(name)
+    assert count_parameters(build_model(recipe.model, SHAPES[recipe.data.name], 10)) > 0
+    for field in SCHEDULES:
+        recipe.schedule(field, iterations_per_epoch=391)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "warmup"),
+    [
+        ("resnet20-cifar10", 0.1, 0),
+        ("resnet20-cifar10-low", 0.01, 0),
+        ("resnet20-cifar10-warmup", 0.03, 30_000),
+        ("vgg16-cifar10", 0.1, 0),
+        ("vgg16-cifar10-low", 0.01, 0),
+        ("vgg16-cifar10-warmup", 0.1, 30_000),
+    ],
+)
+def test_recipes_of_the_papers_networks_on_cifar(name, rate, warmup):
+    recipe = load_recipe(name)
+    assert recipe.optimizer == OptimizerRecipe("sgd", rate, momentum=0.9, weight_decay=1e-4)
+    assert recipe.training.batch_size == 128
+    assert recipe.training.steps == 160 * 391
+    assert recipe.lr_schedule.warmup == warmup
+    assert recipe.schedule("lr_schedule.drops", 391) == (80 * 391, 120 * 391)
+    assert recipe.data.augmentation == "flip-crop"
+    assert recipe.schedule("kernel.when", 391)[:101] == tuple(range(0, 10_001, 100))
+
+
+def count_parameters(model):
+    return sum(p.numel() for p in model.parameters())
 
 
 def test_command_line_beats_file_beats_defaults(tmp_path):
