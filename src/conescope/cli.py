@@ -12,20 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from conescope.errors import ConescopeError, RecipeError
+from conescope.progress import ProgressBar
 from conescope.recipes import (
     field_names,
     field_parser,
@@ -151,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     path = arguments.out or Path("runs") / recipe.id
-    with _stopping() as received, _Bar() as bar:
+    with _stopping() as received, ProgressBar(_STDERR) as bar:
         is_complete = run_experiment(
             recipe,
             path,
@@ -258,48 +249,6 @@ def _print_table(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     _STDOUT.print(table)
-
-
-class _Bar:
-    """A progress bar on the terminal; silent when the output is none."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=_STDERR,
-            disable=not _STDERR.is_terminal,
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, name: str, step: int, total: int) -> None:
-        """Show the bar."""
-        self.step = step
-        self._task = self._progress.add_task(name, total=total, completed=step)
-
-    def advance(self, step: int) -> None:
-        """Move the bar."""
-        self.step = step
-        self._progress.update(self._task, completed=step)
-
-
-class _Rate(ProgressColumn):
-    """Iterations a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} it/s" if task.speed else "")
 
 
 @contextmanager

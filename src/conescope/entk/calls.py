@@ -12,6 +12,7 @@ All tensors that leave a call have the b samples in front.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 
 
 @dataclass
-class Call:
+class Call(ABC):
     """One recorded use of parameters by an operation.
 
     Attributes:
@@ -57,13 +58,13 @@ class Call:
         """[b·r, …] → [b, r, …]."""
         return tensor.reshape(self.samples, -1, *tensor.shape[1:])
 
+    @abstractmethod
     def weight_rows(self, g: Tensor) -> Tensor:
         """Gradient of the weight, [b, p], from the output's cotangent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bias_rows(self, g: Tensor) -> Tensor:
         """Gradient of the bias, [b, p], from the output's cotangent."""
-        raise NotImplementedError
 
 
 class OuterCall(Call):
@@ -72,22 +73,29 @@ class OuterCall(Call):
     sparse = False
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(g, o, a): groups, outputs and features of a group."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def positions(self) -> int:
         """T, the number of positions of a sample."""
-        raise NotImplementedError
 
-    def write_features(self, out: Tensor, start: int, stop: int) -> None:
-        """Write the features of samples start … stop − 1 to `out`, [stop − start, g, T, a]."""
-        raise NotImplementedError
-
+    @abstractmethod
     def cotangent(self, g: Tensor) -> Tensor:
         """[b, g, o, T] from the output's cotangent."""
-        raise NotImplementedError
+
+    def bias_rows(self, g: Tensor) -> Tensor:
+        return self.cotangent(g).sum(dim=-1).flatten(1)
+
+
+class DenseCall(OuterCall):
+    """An outer call whose features are written out as numbers."""
+
+    @abstractmethod
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
+        """Write the features of samples start … stop − 1 to `out`, [stop − start, g, T, a]."""
 
     def weight_rows(self, g: Tensor) -> Tensor:
         groups, _, inputs = self.shape
@@ -95,12 +103,9 @@ class OuterCall(Call):
         self.write_features(features, 0, self.samples)
         return (self.cotangent(g) @ features).flatten(1)
 
-    def bias_rows(self, g: Tensor) -> Tensor:
-        return self.cotangent(g).sum(dim=-1).flatten(1)
-
 
 @dataclass
-class LinearCall(OuterCall):
+class LinearCall(DenseCall):
     """y = W x + b over the last axis; every other axis beside the samples is a position."""
 
     out_features: int = 0
@@ -132,7 +137,7 @@ class LinearCall(OuterCall):
 
 
 @dataclass
-class ConvCall(OuterCall):
+class ConvCall(DenseCall):
     """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups.
 
     A feature is a patch with the channels innermost: copies of patches then run over memory in

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conescope.entk.calls import EmbeddingCall, OuterCall
+from conescope.entk.calls import DenseCall, EmbeddingCall, OuterCall
 from conescope.entk.products import Scratch, add_gram, matrix, tiles
 from conescope.entk.survey import Shape
 
@@ -190,6 +190,7 @@ class Features:
             first, last = max(start, block.start), min(stop, block.stop)
             if first < last:
                 for span, call in zip(self.spans, calls, strict=True):
+                    assert isinstance(call, DenseCall)
                     part = out[first - start : last - start, :, span, :inputs]
                     call.write_features(part, first - block.start, last - block.start)
         return out

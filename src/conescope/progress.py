@@ -1,0 +1,65 @@
+"""How far a run is, on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class ProgressBar:
+    """What runs, how far it is, how fast, how long it takes; silent off a terminal.
+
+    Args:
+        console: where to draw.
+
+    Attributes:
+        step: the newest iteration that it was told of.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.step = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str, step: int, total: int) -> None:
+        """Show the bar."""
+        self.step = step
+        self._task = self._progress.add_task(name, total=total, completed=step)
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        self.step = step
+        self._progress.update(self._task, completed=step)
+
+
+class _Rate(ProgressColumn):
+    """Iterations a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} it/s" if task.speed else "")
