@@ -48,9 +48,7 @@ class Motion:
         lags = np.abs(steps[:, None] - steps[None, :])
         count = len(steps)
         return float(
-            np.sqrt(
-                self.squared_displacement(lags).mean() / 2 + self.jitter * (count - 1) / count
-            )
+            np.sqrt(self.squared_displacement(lags).mean() / 2 + self.jitter * (count - 1) / count)
         )
 
     def points(self, steps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -142,7 +140,7 @@ MOTIONS: dict[str, Motion] = {
     "free diffusion": Motion(diffusion=0.03, jitter=1e-3),
     "free diffusion, tilted": Motion(diffusion=0.03, jitter=1e-3, tilt=0.5),
     "drift": Motion(drift=0.05, jitter=1e-3),
-    "mixed": Motion(confined=0.02, jitter=1e-3, drift=0.04),
+    "mixed": Motion(confined=0.02, jitter=1e-3, drift=0.06),
     "change point, then confined": replace(CONFINED, entrance=20),
 }
 """What is simulated for docs/cone.md, by name; the name begins with the right verdict."""

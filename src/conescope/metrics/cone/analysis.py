@@ -16,7 +16,7 @@ from conescope.metrics.cone import intervals
 from conescope.metrics.cone.displacement import Displacement, mean_squared_displacement
 from conescope.metrics.cone.estimate import Estimate
 from conescope.metrics.cone.geometry import tangents_at_axis
-from conescope.metrics.cone.models import MODELS, Likelihood
+from conescope.metrics.cone.models import MODELS, Fit, Likelihood
 from conescope.metrics.cone.modes import time_modes
 from conescope.metrics.cone.phases import MINIMUM, phase_boundary
 from conescope.metrics.cone.verdict import (
@@ -74,6 +74,7 @@ class Cone:
         start_distance: mean over phase II of S to the series' first kernel, H(0).
         floor: the S below which motion is noise.
         displacement: the mean squared displacement against lag in phase II.
+        fitted: [J], the best model's mean squared displacement at the same lags.
     """
 
     verdict: Verdict
@@ -92,6 +93,7 @@ class Cone:
     start_distance: Estimate
     floor: float
     displacement: Displacement
+    fitted: Float64Array
 
 
 def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> Cone:
@@ -122,25 +124,28 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
     fits = [likelihood.fit(parts) for parts in MODELS]
     size = float(likelihood.dimensions.sum())
     evidence = weigh(fits, size, modes.duration, noise)
-    best = next(fit for fit in fits if fit.parts == evidence[0].parts)
+    weights = np.array([model.probability for model in evidence])
+    best = fits[int(weights.argmax())]
     probability = probabilities(evidence)
+    displacement = mean_squared_displacement(late, distances[start:, start:])
     return Cone(
         verdict=decide(probability),
         probability=probability,
         shares=mean_shares(evidence),
-        evidence=evidence,
+        evidence=tuple(sorted(evidence, key=lambda model: model.criterion)),
         boundary=None if boundary is None else boundary.step,
         first=int(late[0]),
         last=int(late[-1]),
         exponent=intervals.of_shape(likelihood, ("jitter", "power"), level),
-        radius=_root(intervals.of_amplitudes(best, ("jitter", "confined"), level)),
-        relaxation_time=_relaxation_time(likelihood, best.parts, level),
+        radius=intervals.of_radius(fits, weights, level),
+        relaxation_time=_relaxation_time(likelihood, fits, weights, level),
         axis=np.concatenate([np.zeros(start), tangents.axis]),
-        half_angle=intervals.of_extent(modes, best, level),
-        dimension=intervals.of_dimension(modes, best, level),
+        half_angle=intervals.of_extent(likelihood, best, level),
+        dimension=intervals.of_dimension(likelihood, best, level),
         start_distance=intervals.of_mean(distances[max(start, 1) :, 0], level),
         floor=noise,
-        displacement=mean_squared_displacement(late, distances[start:, start:]),
+        displacement=displacement,
+        fitted=best.squared_displacement(displacement.lags, modes.duration),
     )
 
 
@@ -174,17 +179,17 @@ def _fingerprint(kernel: Kernel) -> bytes:
     return hashlib.blake2b(values.data, digest_size=16).digest()
 
 
-def _root(square: Estimate) -> Estimate:
-    return Estimate(math.sqrt(square.value), math.sqrt(square.low), math.sqrt(square.high))
-
-
-def _relaxation_time(likelihood: Likelihood, parts: Sequence[str], level: float) -> Estimate | None:
+def _relaxation_time(
+    likelihood: Likelihood, fits: Sequence[Fit], weights: Float64Array, level: float
+) -> Estimate | None:
     """τ_c: resolved if the best model has confined motion; a bound if it has jitter alone."""
-    if "confined" in parts:
-        logarithm = intervals.of_shape(likelihood, tuple(parts), level)
-        return Estimate(*(math.exp(x) for x in (logarithm.value, logarithm.low, logarithm.high)))
-    if "diffusion" in parts:
+    best = fits[int(weights.argmax())].parts
+    if "confined" in best:
+        relaxing = np.array(["confined" in fit.parts for fit in fits])
+        chosen = [fit for fit in fits if "confined" in fit.parts]
+        return intervals.of_relaxation(chosen, weights[relaxing], level)
+    if "diffusion" in best:
         return None
-    relaxing = ("confined", *(part for part in parts if part != "jitter"))
-    high = math.exp(intervals.of_shape(likelihood, relaxing, level).high)
+    without_jitter = ("confined", *best[1:])
+    high = math.exp(intervals.of_shape(likelihood, without_jitter, level).high)
     return Estimate(0.0, 0.0, high)

@@ -1,33 +1,34 @@
-"""Confidence intervals of what is read off a fitted motion."""
+"""Confidence intervals of what is read off fitted motions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import t as student
 
 from conescope.metrics.cone.estimate import Estimate
 from conescope.metrics.cone.models import Fit, Likelihood, Parts
-from conescope.metrics.cone.modes import Modes
 from conescope.metrics.distance import Float64Array
 
 
-def of_amplitudes(fit: Fit, parts: Parts, level: float) -> Estimate:
-    """The sum of some parts' amplitudes, by the delta method on its logarithm.
+def of_radius(fits: Sequence[Fit], weights: Float64Array, level: float) -> Estimate:
+    """R, the root of jitter's σ² plus the confined motion's R², averaged over models."""
+    logarithms, variances = zip(*(_log_radius(fit) for fit in fits), strict=True)
+    best = fits[int(np.argmax(weights))]
+    return _averaged(logarithms, variances, weights, quantile(_radius_information(best), level))
 
-    Args:
-        fit: a sum of motions.
-        parts: whose amplitudes to add; those the fit lacks do not count.
-        level: confidence, in (0, 1).
-    """
-    places = [fit.parts.index(part) for part in parts if part in fit.parts]
-    amplitudes = np.array([fit.amplitudes[fit.parts[place]] for place in places])
-    total = float(amplitudes.sum())
-    gradient = amplitudes / total
-    spread = math.sqrt(gradient @ fit.covariance[np.ix_(places, places)] @ gradient)
-    width = quantile(gradient @ fit.information[places], level) * spread
-    return Estimate(total, total * math.exp(-width), total * math.exp(width))
+
+def of_relaxation(fits: Sequence[Fit], weights: Float64Array, level: float) -> Estimate:
+    """τ_c in iterations, averaged over models, each with a confined part."""
+    best = fits[int(np.argmax(weights))]
+    return _averaged(
+        [fit.shape for fit in fits],
+        [float(fit.covariance[-1, -1]) for fit in fits],
+        weights,
+        quantile(best.information[-1], level),
+    )
 
 
 def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
@@ -35,12 +36,15 @@ def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
 
     The interval holds the values whose likelihood ratio to the best lies below the squared
     quantile of Student's t; an end at the border of what can be resolved is that border.
+
+    Args:
+        likelihood: of the data.
+        parts: motions, one of which has a shape parameter.
+        level: confidence, in (0, 1).
     """
     best = likelihood.fit(parts)
     grid = likelihood.spectra.grid(parts)
-    assert grid is not None
-    fits = [likelihood.fit(parts, shape) for shape in grid]
-    rise = np.array([fit.deviance for fit in fits]) - best.deviance
+    rise = np.array([likelihood.fit(parts, shape).deviance for shape in grid]) - best.deviance
     limit = quantile(best.information[-1], level) ** 2
     below, above = grid <= best.shape, grid >= best.shape
     low = _crossing(best.shape, grid[below][::-1], rise[below][::-1], limit)
@@ -48,56 +52,39 @@ def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
     return Estimate(best.shape, low, high)
 
 
-def _crossing(start: float, grid: Float64Array, rise: Float64Array, limit: float) -> float:
-    """Where the rise first passes the limit on the way from the best value along the grid."""
-    places, rises = np.append(start, grid), np.append(0.0, rise)
-    over = np.flatnonzero(rises > limit)
-    if len(over) == 0:
-        return float(places[-1])
-    k = int(over[0])
-    # A deviance is a parabola near its lowest point: interpolate its root.
-    near, far = math.sqrt(max(rises[k - 1], 0.0)), math.sqrt(rises[k])
-    share = (math.sqrt(limit) - near) / (far - near)
-    return float(places[k - 1] + share * (places[k] - places[k - 1]))
+def of_extent(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
+    """Root of the mean squared distance from the phase's own mean, √(Σ_k g_k / T).
 
-
-def of_extent(modes: Modes, fit: Fit, level: float) -> Estimate:
-    """Root of the mean squared distance from the phase's own mean, Σ_k g_k / T."""
-    mean = float(modes.power.sum()) / len(modes.times)
-    terms = 2.0 * fit.variances**2 / fit.dimensions
-    spread = math.sqrt(terms.sum()) / float(fit.variances.sum())
-    width = quantile(terms, level) * spread / 2
-    extent = math.sqrt(mean)
+    The variance of Σ_k g_k is 2 Σ_km s_km² / √(q_k q_m) for random motion, with s_km its
+    expected Gram matrix, and 4 m² s / q more for a drift's fixed amplitude m.
+    """
+    modes, q = likelihood.modes, likelihood.dimensions
+    lags = np.abs(modes.times[:, None] - modes.times[None, :])
+    displacement = fit.squared_displacement(lags, modes.duration)
+    np.fill_diagonal(displacement, 0.0)
+    expected = modes.covariance(displacement)
+    expected[0, 0] = max(expected[0, 0] - fit.steady, 0.0)
+    variance = 2 * float((expected**2 / np.sqrt(np.outer(q, q))).sum())
+    variance += 4 * fit.steady * float(expected[0, 0] / q[0])
+    total = float(modes.power.sum())
+    extent = math.sqrt(total / len(modes.times))
+    width = _normal(level) * math.sqrt(variance) / total / 2
     return Estimate(extent, extent * math.exp(-width), extent * math.exp(width))
 
 
-def of_dimension(modes: Modes, fit: Fit, level: float) -> Estimate:
+def of_dimension(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
     """Participation ratio (tr Λ)² / tr Λ² of the motion's covariance Λ, without bias.
 
-    Pairs of different modes are independent, so their products need no correction; a mode with
-    itself is corrected by its degrees of freedom, and a drift counts as one direction. The
-    interval is a jackknife over modes (Efron & Stein, Annals of Statistics 9:586, 1981).
+    Λ is the mean over the phase of jitter, slow motion and drift; a drift is one direction.
     """
-    power, q = modes.power, fit.dimensions
-    own = power**2 / (1.0 + 2.0 / q)
-    traces = np.outer(power, power)
-    squares = modes.gram**2
-    np.fill_diagonal(traces, own)
-    inverse = 1.0 / np.clip(q, 1.0, None)
-    if "drift" in fit.parts:
-        steady = fit.powers[fit.parts.index("drift"), 0] / fit.variances[0]
-        inverse[0] = steady**2
-    np.fill_diagonal(squares, own * inverse)
-    left_out = [
-        all_pairs.sum() - 2 * all_pairs.sum(axis=0) + all_pairs.diagonal()
-        for all_pairs in (traces, squares)
-    ]
-    ratio = max(float(traces.sum() / squares.sum()), 1.0)
-    logarithms = np.log(left_out[0] / left_out[1])
-    deviations = logarithms - logarithms.mean()
-    count = len(power)
-    spread = math.sqrt((count - 1) / count * float(deviations @ deviations))
-    width = quantile(deviations**2, level) * spread
+    jitter, slow = (float(power.sum()) for power in fit.random)
+    total = jitter + slow + fit.steady
+    jitter, slow, steady = jitter / total, slow / total, fit.steady / total
+    spread = likelihood.concentration.spread(jitter, slow)
+    terms = np.array([jitter**2, 2 * jitter * slow, slow**2])
+    value = min(float(terms @ likelihood.concentration.form) + steady**2, 1.0)
+    width = _normal(level) * spread / value
+    ratio = 1.0 / value
     return Estimate(ratio, max(ratio * math.exp(-width), 1.0), ratio * math.exp(width))
 
 
@@ -113,12 +100,58 @@ def of_mean(values: Float64Array, level: float, batches: int = 8) -> Estimate:
     return Estimate(mean, mean - width, mean + width)
 
 
-def quantile(weights: Float64Array, level: float) -> float:
-    """Two-sided quantile of Student's t with as many degrees of freedom as modes count.
+def quantile(information: Float64Array, level: float) -> float:
+    """Two-sided quantile of Student's t for a parameter that some modes tell of.
 
-    Modes count by their weights, (Σ w)² / Σ w²: an interval that rests on a few slow modes
-    is wider than a normal one, because their spread is itself estimated from a few modes.
+    The modes count by what they tell, m = (Σ w)² / Σ w². Their dispersion 1 / q is itself
+    estimated, from m (m − 1) / 2 pairs, and these are the degrees of freedom.
     """
-    total = float(weights.sum())
-    freedom = total**2 / float(weights @ weights) if total > 0 else 1.0
-    return float(student.ppf((1 + level) / 2, max(freedom, 1.0)))
+    total = float(information.sum())
+    count = total**2 / float(information @ information) if total > 0 else 1.0
+    return float(student.ppf((1 + level) / 2, max(count * (count - 1) / 2, 1.0)))
+
+
+def _normal(level: float) -> float:
+    return float(student.ppf((1 + level) / 2, np.inf))
+
+
+def _log_radius(fit: Fit) -> tuple[float, float]:
+    """Logarithm of R and its variance, by the delta method."""
+    places = [fit.parts.index(part) for part in ("jitter", "confined") if part in fit.parts]
+    squares = np.array([fit.amplitudes[fit.parts[place]] for place in places])
+    gradient = squares / squares.sum() / 2
+    variance = float(gradient @ fit.covariance[np.ix_(places, places)] @ gradient)
+    return math.log(squares.sum()) / 2, variance
+
+
+def _radius_information(fit: Fit) -> Float64Array:
+    """What each mode tells of the larger of σ² and R²."""
+    stationary = [part for part in ("jitter", "confined") if part in fit.parts]
+    return fit.information[fit.parts.index(max(stationary, key=lambda p: fit.amplitudes[p]))]
+
+
+def _averaged(
+    logarithms: Sequence[float], variances: Sequence[float], weights: Float64Array, width: float
+) -> Estimate:
+    """Average over models of a number known by its logarithm.
+
+    The variance is the models' own plus that between them (Hoeting et al., Statistical Science
+    14:382, 1999).
+    """
+    x, shares = np.array(logarithms), weights / weights.sum()
+    mean = float(shares @ x)
+    spread = math.sqrt(float(shares @ (np.array(variances) + (x - mean) ** 2)))
+    return Estimate(*(math.exp(mean + side * width * spread) for side in (0, -1, 1)))
+
+
+def _crossing(start: float, grid: Float64Array, rise: Float64Array, limit: float) -> float:
+    """Where the rise first passes the limit on the way from the best value along the grid."""
+    places, rises = np.append(start, grid), np.append(0.0, rise)
+    over = np.flatnonzero(rises > limit)
+    if len(over) == 0:
+        return float(places[-1])
+    k = int(over[0])
+    # A deviance is a parabola near its lowest point: interpolate its root.
+    near, far = math.sqrt(max(rises[k - 1], 0.0)), math.sqrt(rises[k])
+    share = (math.sqrt(limit) - near) / (far - near)
+    return float(places[k - 1] + share * (places[k] - places[k - 1]))

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
+from conescope.metrics.cone.dimension import concentration
 from conescope.metrics.cone.modes import Modes
 from conescope.metrics.distance import Float64Array
 
@@ -71,9 +72,9 @@ class Spectra:
         }
         self._slopes = {part: spline.derivative() for part, spline in self._shaped.items()}
 
-    def grid(self, parts: Parts) -> Float64Array | None:
-        """[GRID], values of these parts' shape parameter; None if no part has one."""
-        return next((self.grids[part] for part in parts if part in self.grids), None)
+    def grid(self, parts: Parts) -> Float64Array:
+        """Values of these parts' shape parameter, rising, [GRID]; empty if no part has one."""
+        return next((self.grids[part] for part in parts if part in self.grids), np.zeros(0))
 
     def of(self, part: str, shape: float) -> Float64Array:
         """[T − 1], the spectrum of one unit of a part."""
@@ -114,6 +115,38 @@ class Fit:
     dimensions: Float64Array
 
     @property
+    def random(self) -> tuple[Float64Array, Float64Array]:
+        """Expected power of the jitter and of the slow random motion in each mode; [T − 1] each."""
+        slow = [
+            power
+            for part, power in zip(self.parts, self.powers, strict=True)
+            if part not in ("jitter", "drift")
+        ]
+        return self.powers[0], np.sum(slow, axis=0) if slow else np.zeros(self.powers.shape[1])
+
+    @property
+    def steady(self) -> float:
+        """Expected power of the drift in the first mode."""
+        return float(self.powers[self.parts.index("drift"), 0]) if "drift" in self.parts else 0.0
+
+    def squared_displacement(self, lags: Float64Array, duration: float) -> Float64Array:
+        """E‖k(t + dt) − k(t)‖² at any lags dt > 0, in iterations; like `lags`.
+
+        Args:
+            lags: in iterations.
+            duration: length of the phase, in iterations.
+        """
+        a = self.amplitudes
+        relaxed = -np.expm1(-lags / np.exp(self.shape)) if "confined" in a else 0.0
+        relative = lags / duration
+        return (
+            2 * a["jitter"]
+            + 2 * a.get("confined", 0.0) * relaxed
+            + a.get("diffusion", 0.0) * relative
+            + a.get("drift", 0.0) * relative**2
+        )
+
+    @property
     def variances(self) -> Float64Array:
         """Expected power in each mode; [T − 1]."""
         return self.powers.sum(axis=0)
@@ -129,8 +162,9 @@ class Likelihood:
         self.power = modes.power / self.scale
         self.dimensions = np.ones(len(self.power))
         full = self.fit(FULL)
-        jitter, confined, diffusion, _ = full.powers
-        self.dimensions = modes.dimensions(jitter, confined + diffusion)
+        jitter, slow = full.random
+        self.concentration = concentration(modes.gram[1:, 1:], jitter[1:], slow[1:])
+        self.dimensions = self.concentration.dimensions(jitter, slow)
 
     def fit(self, parts: Parts, shape: float | None = None) -> Fit:
         """Maximise the likelihood of a sum of motions.
@@ -139,10 +173,8 @@ class Likelihood:
             parts: which motions.
             shape: the shape parameter if it is to stay fixed.
         """
-        grid = next(
-            (self.spectra.grids[part] for part in parts if part in self.spectra.grids), None
-        )
-        if grid is None:
+        grid = self.spectra.grid(parts)
+        if len(grid) == 0:
             return self._maximise(parts, 0.0, free=False)
         if shape is not None:
             return self._maximise(parts, shape, free=False)
@@ -155,7 +187,7 @@ class Likelihood:
         start = np.append(-np.log(unit * count), shape)
         limits = [(first + np.log(TINY), first + 12.0) for first in start[:count]]
         grid = self.spectra.grid(parts)
-        limits.append((grid[0], grid[-1]) if free and grid is not None else (shape, shape))
+        limits.append((grid[0], grid[-1]) if free else (shape, shape))
         found = minimize(
             self._objective, start, (parts,), jac=True, method="L-BFGS-B", bounds=limits
         )

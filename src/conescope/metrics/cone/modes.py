@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from conescope.metrics.distance import Float64Array
 
@@ -48,44 +47,20 @@ class Modes:
         return float(np.median(np.diff(self.times)))
 
     def variances(self, squared_displacement: Float64Array) -> Float64Array:
-        """Expected power in each mode, of a motion with this mean squared displacement.
-
-        Args:
-            squared_displacement: [T, T], E‖k_s − k_t‖² between all pairs of times.
-
-        Returns:
-            [T − 1]; the diagonal of −½ Vᵀ D V (Torgerson's double centring in the basis V).
-        """
+        """Expected power in each mode; [T − 1], the diagonal of `covariance`, at least 0."""
         projected = self.basis * (squared_displacement @ self.basis)
         return np.clip(-0.5 * projected.sum(axis=0), 0.0, None)
 
-    def dimensions(self, jitter: Float64Array, slow: Float64Array) -> Float64Array:
-        """Effective number of dimensions in which each mode moves; [T − 1], each at least 1.
-
-        Amplitudes of two modes are independent vectors, and the square of their inner product
-        is on average s_k s_m Σ_a λ_ka λ_ma, where λ_ka are the shares of mode k's variance along
-        the principal directions a. Jitter and slow motion may have different directions, so the
-        sum is a bilinear form in their shares of modes k and m; its three coefficients come from
-        all pairs of modes by weighted least squares. On the diagonal it is the inverse of the
-        participation ratio 1 / Σ_a λ_a², the degrees of freedom of the χ² that matches the
-        power's first two moments (Satterthwaite, Biometrics Bulletin 2:110, 1946).
+    def covariance(self, squared_displacement: Float64Array) -> Float64Array:
+        """Expected Gram matrix of the modes, of a motion with this mean squared displacement.
 
         Args:
-            jitter: [T − 1], expected power of the jitter in each mode.
-            slow: [T − 1], expected power of all other random motion.
+            squared_displacement: [T, T], D = E‖k_s − k_t‖² between all pairs of times.
+
+        Returns:
+            [T − 1, T − 1]; −½ Vᵀ D V, Torgerson's double centring in the basis V.
         """
-        total = jitter + slow
-        f, h = jitter / total, slow / total
-        k, m = 1 + np.stack(np.triu_indices(len(total) - 1, 1))  # the straight line may drift
-        squares = self.gram[k, m] ** 2 / (total[k] * total[m])
-        terms = np.column_stack([f[k] * f[m], f[k] * h[m] + h[k] * f[m], h[k] * h[m]])
-        inverse = np.full(len(squares), squares.mean())
-        form = np.zeros(3)
-        for _ in range(3):
-            form = nnls(terms / inverse[:, None], squares / inverse)[0]
-            inverse = np.clip(terms @ form, squares.mean() * 1e-3, None)
-        own = form[0] * f * f + 2 * form[1] * f * h + form[2] * h * h
-        return 1.0 / np.clip(own, 1e-9, 1.0)
+        return -0.5 * self.basis.T @ squared_displacement @ self.basis
 
 
 def time_modes(steps: np.ndarray, gram: Float64Array) -> Modes:

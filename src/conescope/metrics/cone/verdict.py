@@ -49,7 +49,7 @@ class Evidence:
 
 
 def weigh(fits: Sequence[Fit], size: float, duration: float, floor: float) -> tuple[Evidence, ...]:
-    """The models' evidence, best first.
+    """The models' evidence, in the order of the fits.
 
     Args:
         fits: the models at their best.
@@ -61,11 +61,10 @@ def weigh(fits: Sequence[Fit], size: float, duration: float, floor: float) -> tu
     criteria -= criteria.min()
     weights = np.exp(-criteria / 2)
     weights /= weights.sum()
-    evidence = [
+    return tuple(
         Evidence(fit.parts, float(criterion), float(weight), *_meaning(fit, duration, floor))
         for fit, criterion, weight in zip(fits, criteria, weights, strict=True)
-    ]
-    return tuple(sorted(evidence, key=lambda e: e.criterion))
+    )
 
 
 def _meaning(fit: Fit, duration: float, floor: float) -> tuple[Kind, dict[str, float]]:

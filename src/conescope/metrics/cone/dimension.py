@@ -1,0 +1,80 @@
+"""In how many dimensions the kernel moves: the participation ratio of jitter and slow motion."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from conescope.metrics.distance import Float64Array
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How concentrated a motion is on few directions, 1 / dimension, for any mix of two motions.
+
+    Let λ_a be the shares of jitter's variance along the principal directions a and μ_a those of
+    slow motion. A mix in the proportions f : h has the shares f λ + h μ, and its concentration
+    Σ_a (f λ_a + h μ_a)² is a quadratic form in (f, h).
+
+    Attributes:
+        form: [3], Σ λ², Σ λμ, Σ μ².
+        covariance: [3, 3], of `form`.
+    """
+
+    form: Float64Array
+    covariance: Float64Array
+
+    def dimensions(self, jitter: Float64Array, slow: Float64Array) -> Float64Array:
+        """Participation ratio 1 / Σ share² of each mix; like the arguments, each at least 1.
+
+        It is the number of degrees of freedom of the χ² that matches the first two moments of
+        the squared length of a Gaussian vector with these shares (Satterthwaite, Biometrics
+        Bulletin 2:110, 1946).
+
+        Args:
+            jitter: variance of the jitter in each mix.
+            slow: variance of the slow motion in each mix.
+        """
+        total = jitter + slow
+        concentration = _terms(jitter / total, slow / total) @ self.form
+        return 1.0 / np.clip(concentration, 1e-9, 1.0)
+
+    def spread(self, jitter: float, slow: float) -> float:
+        """Standard error of the concentration of one mix, its shares being known."""
+        terms = _terms(np.array([jitter]), np.array([slow]))[0]
+        return math.sqrt(max(float(terms @ self.covariance @ terms), 0.0))
+
+
+def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) -> Concentration:
+    """Estimate how concentrated jitter and slow motion are.
+
+    The amplitudes of two modes of time are independent vectors. The square of their inner
+    product is on average the product of their variances times the concentration, bilinear in
+    their two mixes, and its standard deviation is √2 times that (the square of a normal
+    variable). All pairs of modes give the three coefficients by weighted least squares.
+
+    Args:
+        gram: [M, M], inner products of the amplitudes of M modes without a steady part.
+        jitter: [M], expected power of the jitter in each mode.
+        slow: [M], expected power of all other motion.
+    """
+    total = jitter + slow
+    f, h = jitter / total, slow / total
+    k, m = np.triu_indices(len(total), 1)
+    squares = gram[k, m] ** 2 / (total[k] * total[m])
+    terms = np.column_stack([f[k] * f[m], f[k] * h[m] + h[k] * f[m], h[k] * h[m]])
+    expected, form = np.full(len(squares), squares.mean()), np.zeros(3)
+    for _ in range(3):
+        weighted = terms / expected[:, None]
+        form = nnls(weighted, squares / expected)[0]
+        expected = np.clip(terms @ form, 1e-3 * squares.mean(), None)
+    weighted = terms / expected[:, None]
+    information: Float64Array = weighted.T @ weighted / 2.0
+    return Concentration(form, np.asarray(np.linalg.pinv(information, hermitian=True), np.float64))
+
+
+def _terms(f: Float64Array, h: Float64Array) -> Float64Array:
+    return np.stack([f * f, 2 * f * h, h * h], axis=-1)
