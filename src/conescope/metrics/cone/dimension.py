@@ -72,8 +72,22 @@ def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) 
         form = nnls(weighted, squares / expected)[0]
         expected = np.clip(terms @ form, 1e-3 * squares.mean(), None)
     weighted = terms / expected[:, None]
-    information: Float64Array = weighted.T @ weighted / 2.0
-    return Concentration(form, np.asarray(np.linalg.pinv(information, hermitian=True), np.float64))
+    scores = weighted * (squares / expected - weighted @ form)[:, None]
+    return Concentration(form, _covariance(weighted, scores, k, m, len(total)))
+
+
+def _covariance(
+    weighted: Float64Array, scores: Float64Array, k: np.ndarray, m: np.ndarray, count: int
+) -> Float64Array:
+    """Covariance of least squares over pairs, two of which are dependent if they share a mode.
+
+    Source: Aronow, Samii & Assenova, Political Analysis 23:564 (2015), for dyadic data.
+    """
+    by_mode = np.column_stack(
+        [np.bincount(k, s, count) + np.bincount(m, s, count) for s in scores.T]
+    )
+    inverse = np.linalg.pinv(weighted.T @ weighted, hermitian=True)
+    return inverse @ (by_mode.T @ by_mode - scores.T @ scores) @ inverse
 
 
 def _terms(f: Float64Array, h: Float64Array) -> Float64Array:

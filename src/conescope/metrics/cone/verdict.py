@@ -17,7 +17,7 @@ Kind = Literal["frozen", "confined", "free diffusion", "drift", "mixed"]
 Verdict = Kind | Literal["undecided"]
 """What can be said of a motion."""
 
-RULING = 0.8
+RULING = 2 / 3
 """Share of the mean squared displacement from which one part rules alone."""
 
 CERTAIN = 0.9
