@@ -3,6 +3,7 @@
 from conescope.metrics.cone.analysis import Cone, cone
 from conescope.metrics.cone.displacement import Displacement, mean_squared_displacement
 from conescope.metrics.cone.estimate import Estimate
+from conescope.metrics.cone.seeds import SeedCone, over_seeds
 from conescope.metrics.cone.verdict import Evidence, Kind, Verdict
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Estimate",
     "Evidence",
     "Kind",
+    "SeedCone",
     "Verdict",
     "cone",
     "mean_squared_displacement",
+    "over_seeds",
 ]

@@ -51,8 +51,9 @@ class Cone:
     on their sphere; for the small S of phase II the two agree.
 
     Attributes:
-        verdict: "frozen", "confined", "free diffusion", "drift", "mixed" or "undecided".
-        probability: kind of motion → its probability; they add up to 1.
+        verdict: "frozen", "confined", "free diffusion", "drift", "mixed" or "undecided";
+            always the last if phase II has fewer than 20 kernels that are not frozen.
+        probability: kind of motion → its probability; what lacks to 1 is undecided.
         shares: "noise", "confined", "diffusion", "drift" → share of the mean squared
             displacement at a lag of phase II's own length, averaged over the models; they add
             up to 1.
@@ -129,7 +130,7 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
     probability = probabilities(evidence)
     displacement = mean_squared_displacement(late, distances[start:, start:])
     return Cone(
-        verdict=decide(probability),
+        verdict=decide(probability, len(late)),
         probability=probability,
         shares=mean_shares(evidence),
         evidence=tuple(sorted(evidence, key=lambda model: model.criterion)),

@@ -10,6 +10,9 @@ from scipy.optimize import nnls
 
 from conescope.metrics.distance import Float64Array
 
+UNRESOLVED = 0.05
+"""Share of the mean concentration over pairs of modes below which none can be told."""
+
 
 @dataclass(frozen=True)
 class Concentration:
@@ -22,10 +25,12 @@ class Concentration:
     Attributes:
         form: [3], Σ λ², Σ λμ, Σ μ².
         covariance: [3, 3], of `form`.
+        least: the least concentration that the data resolve.
     """
 
     form: Float64Array
     covariance: Float64Array
+    least: float
 
     def dimensions(self, jitter: Float64Array, slow: Float64Array) -> Float64Array:
         """Participation ratio 1 / Σ share² of each mix; like the arguments, each at least 1.
@@ -40,12 +45,13 @@ class Concentration:
         """
         total = jitter + slow
         concentration = _terms(jitter / total, slow / total) @ self.form
-        return 1.0 / np.clip(concentration, 1e-9, 1.0)
+        return 1.0 / np.clip(concentration, self.least, 1.0)
 
-    def spread(self, jitter: float, slow: float) -> float:
-        """Standard error of the concentration of one mix, its shares being known."""
+    def of_mix(self, jitter: float, slow: float) -> tuple[float, float]:
+        """Concentration of one mix, and its standard error, the shares being known."""
         terms = _terms(np.array([jitter]), np.array([slow]))[0]
-        return math.sqrt(max(float(terms @ self.covariance @ terms), 0.0))
+        variance = float(terms @ self.covariance @ terms)
+        return float(terms @ self.form), math.sqrt(max(variance, 0.0))
 
 
 def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) -> Concentration:
@@ -66,14 +72,15 @@ def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) 
     k, m = np.triu_indices(len(total), 1)
     squares = gram[k, m] ** 2 / (total[k] * total[m])
     terms = np.column_stack([f[k] * f[m], f[k] * h[m] + h[k] * f[m], h[k] * h[m]])
+    least = UNRESOLVED * float(squares.mean())
     expected, form = np.full(len(squares), squares.mean()), np.zeros(3)
     for _ in range(3):
         weighted = terms / expected[:, None]
         form = nnls(weighted, squares / expected)[0]
-        expected = np.clip(terms @ form, 1e-3 * squares.mean(), None)
+        expected = np.clip(terms @ form, least, None)
     weighted = terms / expected[:, None]
     scores = weighted * (squares / expected - weighted @ form)[:, None]
-    return Concentration(form, _covariance(weighted, scores, k, m, len(total)))
+    return Concentration(form, _covariance(weighted, scores, k, m, len(total)), least)
 
 
 def _covariance(

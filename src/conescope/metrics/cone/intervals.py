@@ -75,23 +75,23 @@ def of_extent(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
 def of_dimension(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
     """Participation ratio (tr Λ)² / tr Λ² of the motion's covariance Λ, without bias.
 
-    Λ is the mean over the phase of jitter, slow motion and drift; a drift is one direction.
+    Λ is the mean over the phase of jitter, slow motion and drift; a drift is one direction. An
+    end is infinite if the kernels are too few to bound the dimension from above.
     """
     jitter, slow = (float(power.sum()) for power in fit.random)
     total = jitter + slow + fit.steady
     jitter, slow, steady = jitter / total, slow / total, fit.steady / total
-    spread = likelihood.concentration.spread(jitter, slow)
-    terms = np.array([jitter**2, 2 * jitter * slow, slow**2])
-    value = min(float(terms @ likelihood.concentration.form) + steady**2, 1.0)
-    width = _normal(level) * spread / value
-    ratio = 1.0 / value
-    return Estimate(ratio, max(ratio * math.exp(-width), 1.0), ratio * math.exp(width))
+    random, spread = likelihood.concentration.of_mix(jitter, slow)
+    value, width = random + steady**2, _normal(level) * spread
+    ends = (min(max(end, 0.0), 1.0) for end in (value, value + width, value - width))
+    return Estimate(*(1.0 / end if end > 0 else math.inf for end in ends))
 
 
-def of_mean(values: Float64Array, level: float, batches: int = 8) -> Estimate:
+def of_mean(values: Float64Array, level: float, batches: int = 4) -> Estimate:
     """Mean of correlated values, by non-overlapping batch means.
 
-    Source: Schmeiser, Operations Research 30:556 (1982), for the number of batches.
+    Few batches, since each must outlast the correlation (Schmeiser, Operations Research 30:556,
+    1982).
     """
     means = np.array([batch.mean() for batch in np.array_split(values, min(batches, len(values)))])
     error = float(means.std(ddof=1)) / math.sqrt(len(means))
@@ -141,7 +141,8 @@ def _averaged(
     x, shares = np.array(logarithms), weights / weights.sum()
     mean = float(shares @ x)
     spread = math.sqrt(float(shares @ (np.array(variances) + (x - mean) ** 2)))
-    return Estimate(*(math.exp(mean + side * width * spread) for side in (0, -1, 1)))
+    low, high = np.exp(np.clip([mean - width * spread, mean + width * spread], -700, 700))
+    return Estimate(math.exp(mean), float(low), float(high))
 
 
 def _crossing(start: float, grid: Float64Array, rise: Float64Array, limit: float) -> float:

@@ -59,9 +59,8 @@ class Spectra:
             "diffusion": modes.variances(relative),
             "drift": np.where(line, modes.variances(relative**2), 0.0),
         }
-        # Relaxation within a third of a gap is jitter, and within more than a third of the
-        # phase shows no plateau: 95 % of the way is done at a lag of 3 τ.
-        times = np.linspace(np.log(modes.gap / 3), np.log(modes.duration / 3), GRID)
+        # Relaxation within a third of a gap is jitter: 95 % of the way is done after 3 τ.
+        times = np.linspace(np.log(modes.gap / 3), np.log(modes.duration), GRID)
         powers = np.linspace(0.05, 2.0, GRID)
         self.grids = {"confined": times, "power": powers}
         self._shaped = {

@@ -65,7 +65,7 @@ def phase_boundary(
     size = count / _inflation(clock, velocity, int(places[best]))
     constant = float(((velocity - velocity.mean()) ** 2).sum())
     gain = size * np.log(constant / squares[best])
-    if gain < 3 * np.log(count):
+    if gain < 4 * np.log(count):
         return None
     likely = size * np.log(squares / squares[best]) <= chi2.ppf(level, 1)
     low, high = int(places[likely][0]), int(places[likely][-1])
