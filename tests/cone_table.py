@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--series", type=int, default=200, help="series of each kind")
     number = parser.parse_args().series
-    for count in (100, 25, 12):
+    for count in (100, 25):
         print_verdicts(count, number)
     print_coverage(100, number)
 

@@ -158,7 +158,7 @@ MOTIONS: dict[str, Motion] = {
     "free diffusion": DIFFUSION,
     "free diffusion, few directions": replace(DIFFUSION, tilt=0.5),
     "drift": Motion(drift=0.08, jitter=1e-3),
-    "mixed": Motion(confined=0.02, jitter=1e-3, drift=0.06),
+    "mixed": replace(CONFINED, relaxation=300.0, drift=0.045),
     "change point, then confined": replace(CONFINED, entrance=20),
 }
 """What the table in docs/cone.md simulates, by name; "frozen" comes from `frozen`."""

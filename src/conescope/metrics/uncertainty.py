@@ -9,11 +9,13 @@ to be computed again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from conescope.errors import KernelError
 from conescope.kernel import Kernel
@@ -50,8 +52,9 @@ def sampled_distance(
 ) -> SampledDistance:
     """S between two kernels with its error bars over the choice of probe images.
 
-    The interval is the percentile bootstrap's over images (Efron & Tibshirani, An Introduction
-    to the Bootstrap, 1993, chapter 13); an image and its own copy in a resample make no pair.
+    The standard error is the bootstrap's over images (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 6); an image and its own copy in a resample make no pair. The
+    interval takes log S as Student's t with n − 1 degrees of freedom.
 
     Args:
         a: a kernel of n images with themselves, [n, n] or [n, c, n, c]; n at least 10.
@@ -72,13 +75,15 @@ def sampled_distance(
     weights = rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(float)
     draws = _distance(*(((weights @ p) * weights).sum(axis=1) for p in products))
     unbiased = float(_distance(*(p.sum() for p in products)))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    error = float(draws.std(ddof=1))
+    width = float(student.ppf((1 + level) / 2, n - 1)) * error
+    factor = math.exp(width / unbiased) if unbiased > 0 else 1.0
     return SampledDistance(
         plain=plain,
         unbiased=unbiased,
-        standard_error=float(draws.std(ddof=1)),
-        low=float(low),
-        high=float(high),
+        standard_error=error,
+        low=unbiased / factor,
+        high=unbiased * factor,
         floor=numerical_floor([a, b]),
     )
 

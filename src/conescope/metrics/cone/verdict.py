@@ -123,15 +123,15 @@ def _kinds(fit: Fit, duration: float, floor: float) -> dict[Kind, float]:
     amplitudes = {
         part: fit.amplitudes[part] * factor for part, factor in zip(fit.parts, factors, strict=True)
     }
-    times = np.exp(np.clip(fit.shape + steps[:, -1], None, math.log(duration) + 30.0))
+    times = duration * np.exp(np.clip(fit.shape + steps[:, -1] - math.log(duration), -30.0, 30.0))
     noise, moved, relaxing = _displacements(amplitudes, times, duration, floor)
     beyond = moved.sum(axis=0)
     still = beyond + noise <= 2 * floor
     open_end = (times > duration / 3) & (relaxing > (1 - RULING) * beyond) & ~still
     ruling = (moved >= RULING * beyond) & ~still & ~open_end
-    told = {kind: float(ruled.mean()) for kind, ruled in zip(RULES.values(), ruling, strict=True)}
     mixed = ~(still | open_end | ruling.any(axis=0))
-    return {"frozen": float(still.mean()), **told, "mixed": float(mixed.mean())}
+    rows = (still, *ruling, mixed)
+    return {kind: float(row.mean()) for kind, row in zip(KINDS, rows, strict=True)}
 
 
 def _shares(fit: Fit, duration: float, floor: float) -> dict[str, float]:
