@@ -6,12 +6,13 @@ Prints the tables of docs/cone.md. Series number i has seed i; odd ones have une
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from conescope.metrics.cone import Cone, Estimate, cone
+from conescope.metrics.cone.verdict import ENOUGH
 from simulated import MOTIONS, Simulated, frozen, simulate
 
 
@@ -46,49 +47,39 @@ def covered(truth: Simulated, found: Cone) -> dict[str, bool]:
     }
 
 
-def print_verdicts(count: int, number: int) -> None:
-    """Right, undecided and wrong verdicts of series of `count` kernels."""
+def print_table(count: int, number: int) -> None:
+    """Verdicts of series of `count` kernels, and how many 95 % intervals hold the truth."""
     print(f"\nT = {count}, {number} series a row\n")
-    print("| motion | right | undecided | wrong |\n|---|---|---|---|")
+    print("| motion | right | undecided | wrong | 95 % intervals that hold the truth |")
+    print("|---|---|---|---|---|")
     still = Counter(cone(frozen(count, s, even=s % 2 == 0)).verdict for s in range(number))
-    _print("frozen", still["frozen"], still["undecided"], number)
+    _print_row("frozen", still["frozen"], still["undecided"], {}, number)
     for name, motion in MOTIONS.items():
-        if count < motion.entrance + 10:
+        if count < motion.entrance + ENOUGH:
             continue
         right = undecided = 0
+        held = Counter[str]()
         for truth, found in cones(name, count, number):
             right += found.verdict == motion.kind(truth.late[-1] - truth.late[0])
             undecided += found.verdict == "undecided"
-        _print(name, right, undecided, number)
+            held.update(covered(truth, found))
+        _print_row(name, right, undecided, held, number)
 
 
-def print_coverage(count: int, number: int) -> None:
-    """How many of the 95 % intervals hold the truth."""
-    print(f"\nT = {count}, {number} series a row\n")
-    print("| motion | 95 % intervals that hold the truth |\n|---|---|")
-    for name in MOTIONS:
-        held = defaultdict[str, list[bool]](list)
-        for truth, found in cones(name, count, number):
-            for quantity, holds in covered(truth, found).items():
-                held[quantity].append(holds)
-        cells = (f"{quantity} {np.mean(holds):.1%}" for quantity, holds in held.items())
-        print(f"| {name} | {', '.join(cells)} |", flush=True)
-
-
-def _print(name: str, right: int, undecided: int, number: int) -> None:
-    wrong = number - right - undecided
-    cells = (f"{n / number:.1%}" for n in (right, undecided, wrong))
-    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+def _print_row(name: str, right: int, undecided: int, held: Mapping[str, int], number: int) -> None:
+    counts = (right, undecided, number - right - undecided)
+    verdicts = " | ".join(f"{n / number:.1%}" for n in counts)
+    intervals = ", ".join(f"{quantity} {n / number:.1%}" for quantity, n in held.items())
+    print(f"| {name} | {verdicts} | {intervals} |", flush=True)
 
 
 def main() -> None:
-    """Print all tables."""
+    """Print both tables of docs/cone.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--series", type=int, default=200, help="series of each kind")
     number = parser.parse_args().series
     for count in (100, 25):
-        print_verdicts(count, number)
-    print_coverage(100, number)
+        print_table(count, number)
 
 
 if __name__ == "__main__":

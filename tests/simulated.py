@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -110,8 +111,7 @@ def simulate(motion: Motion, count: int, seed: int, *, even: bool = True) -> Sim
     units = np.hstack([np.cos(lengths), np.sinc(lengths / np.pi) * points])
     spread = motion.confined + motion.jitter
     start = 1 - (1 - spread / 2) * float(units[0, 0])
-    rotation = np.linalg.qr(rng.standard_normal((SPACE + 1, SPACE + 1)))[0]
-    kernels = [_kernel(unit) for unit in units @ rotation]
+    kernels = [_kernel(unit) for unit in units @ _rotation()]
     return Simulated(cs.KernelSeries(when.tolist(), kernels), motion, start)
 
 
@@ -128,6 +128,12 @@ def steps(count: int, rng: np.random.Generator, *, even: bool) -> np.ndarray:
     """Iterations from 0 on, `GAP` apart, or as unevenly as half to three halves of it."""
     gaps = np.full(count - 1, GAP) if even else rng.integers(GAP // 2, 3 * GAP // 2, count - 1)
     return np.concatenate([[0], gaps.cumsum()])
+
+
+@cache
+def _rotation() -> np.ndarray:
+    """Some orthogonal matrix, so that no direction of a motion is an entry of the kernels."""
+    return np.linalg.qr(np.random.default_rng(0).standard_normal((SPACE + 1, SPACE + 1)))[0]
 
 
 def _entrance(count: int, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:

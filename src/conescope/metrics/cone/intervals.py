@@ -43,7 +43,7 @@ def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
         level: confidence, in (0, 1).
     """
     best = likelihood.fit(parts)
-    grid = likelihood.spectra.grid(parts)
+    grid = likelihood.spectra.grid(parts)[::2]
     rise = np.array([likelihood.fit(parts, shape).deviance for shape in grid]) - best.deviance
     limit = quantile(best.information[-1], level) ** 2
     below, above = grid <= best.shape, grid >= best.shape
