@@ -31,7 +31,7 @@ CERTAIN = 0.9
 
 ENOUGH = 20
 """Kernels in phase II from which motion is told from motion: a criterion's penalty is an
-approximation for many data, and with fewer kernels it was wrong in up to one series of six."""
+approximation for many data, and with 12 kernels it was wrong in up to 15 % of series."""
 
 DRAWS = 500
 """Draws of a model's parameters that show how far they leave its kind open."""
