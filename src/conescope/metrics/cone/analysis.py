@@ -1,0 +1,196 @@
+"""cone(): from a series of kernels to what motion it makes, with error bars."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from conescope.errors import KernelError
+from conescope.kernel import Kernel
+from conescope.metrics.cone import intervals
+from conescope.metrics.cone.displacement import Displacement, mean_squared_displacement
+from conescope.metrics.cone.estimate import Estimate
+from conescope.metrics.cone.geometry import tangents_at_axis
+from conescope.metrics.cone.models import MODELS, Fit, Likelihood
+from conescope.metrics.cone.modes import time_modes
+from conescope.metrics.cone.phases import MINIMUM, phase_boundary
+from conescope.metrics.cone.verdict import (
+    Evidence,
+    Kind,
+    Verdict,
+    decide,
+    mean_shares,
+    probabilities,
+    weigh,
+)
+from conescope.metrics.distance import Float64Array
+from conescope.metrics.uncertainty import numerical_floor
+
+
+class Series(Protocol):
+    """What is read of a `KernelSeries`."""
+
+    steps: tuple[int, ...]
+    kernels: tuple[Kernel, ...]
+
+    def distances(self) -> Float64Array:
+        """[T, T], kernel distances S between all pairs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cone:
+    """What kind of motion the kernel makes in phase II.
+
+    Lengths are those of chords between unit-length kernels, ‖k_s − k_t‖ = √(2 S), and angles
+    on their sphere; for the small S of phase II the two agree.
+
+    Attributes:
+        verdict: "frozen", "confined", "free diffusion", "drift", "mixed" or "undecided";
+            always the last if phase II has fewer than 20 kernels that are not frozen.
+        probability: kind of motion → its probability; what lacks to 1 is undecided.
+        shares: "noise", "confined", "diffusion", "drift" → share of the mean squared
+            displacement at a lag of phase II's own length, averaged over the models; they add
+            up to 1.
+        evidence: the models weighed, best first.
+        boundary: t*, the iteration at which phase II begins; None if the velocity has no change
+            point, and then all kernels count as phase II.
+        first: first iteration of phase II.
+        last: its last iteration.
+        exponent: α in 2 σ² + A dt^α, the power law of the mean squared displacement with
+            jitter; 0 confined, 1 free diffusion, 2 drift. An interval from 0 to 2 says that
+            jitter alone is enough.
+        radius: R, half of the confined motion's plateau is R² (jitter included); R² is the
+            floor of S(t, t + dt) in figure 1b.
+        relaxation_time: τ_c in iterations. From 0 if the motion relaxes faster than kernels
+            are taken; None if no part of the motion is seen to relax.
+        axis: [T], weights w of the cone's axis Σ_t w_t k_t / ‖k_t‖, of length 1; 0 in phase I.
+        half_angle: root-mean-square angle between phase II's kernels and the axis, in radians.
+        dimension: participation ratio of the motion's covariance, at least 1.
+        start_distance: mean over phase II of S to the series' first kernel, H(0).
+        floor: the S below which motion is noise.
+        displacement: the mean squared displacement against lag in phase II.
+        fitted: [J], the best model's mean squared displacement at the same lags.
+    """
+
+    verdict: Verdict
+    probability: dict[Kind, float]
+    shares: dict[str, float]
+    evidence: tuple[Evidence, ...]
+    boundary: Estimate | None
+    first: int
+    last: int
+    exponent: Estimate
+    radius: Estimate
+    relaxation_time: Estimate | None
+    axis: Float64Array
+    half_angle: Estimate
+    dimension: Estimate
+    start_distance: Estimate
+    floor: float
+    displacement: Displacement
+    fitted: Float64Array
+
+
+def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> Cone:
+    """Say what kind of motion the kernel makes in phase II, and how sure that is.
+
+    Everything is computed from the matrix of distances. The method and its sources are in
+    docs/cone.md, with a table of how often it is right on simulated series.
+
+    Args:
+        series: at least ten kernels, no two of them identical.
+        floor: the S that noise in the measurement alone makes; by default that of the kernels'
+            numerical precision (`numerical_floor`).
+        level: confidence of all intervals, in (0, 1).
+
+    Raises:
+        KernelError: if there are fewer than ten kernels, some are identical, hold NaN or are
+            zero, or an argument is out of range.
+    """
+    _check(series, floor, level)
+    steps, distances = np.array(series.steps), series.distances()
+    boundary = phase_boundary(steps, distances, level)
+    start = 0 if boundary is None else boundary.index
+    noise = numerical_floor(series.kernels) if floor is None else floor
+    late = steps[start:]
+    tangents = tangents_at_axis(distances[start:, start:])
+    modes = time_modes(late, tangents.gram)
+    likelihood = Likelihood(modes)
+    fits = [likelihood.fit(parts) for parts in MODELS]
+    size = float(likelihood.dimensions.sum())
+    evidence = weigh(fits, size, modes.duration, noise)
+    weights = np.array([model.probability for model in evidence])
+    best = fits[int(weights.argmax())]
+    probability = probabilities(evidence)
+    displacement = mean_squared_displacement(late, distances[start:, start:])
+    return Cone(
+        verdict=decide(probability, len(late)),
+        probability=probability,
+        shares=mean_shares(evidence),
+        evidence=tuple(sorted(evidence, key=lambda model: model.criterion)),
+        boundary=None if boundary is None else boundary.step,
+        first=int(late[0]),
+        last=int(late[-1]),
+        exponent=intervals.of_shape(likelihood, ("jitter", "power"), level),
+        radius=intervals.of_radius(fits, weights, level),
+        relaxation_time=_relaxation_time(likelihood, fits, weights, level),
+        axis=np.concatenate([np.zeros(start), tangents.axis]),
+        half_angle=intervals.of_extent(likelihood, best, level),
+        dimension=intervals.of_dimension(likelihood, best, level),
+        start_distance=intervals.of_mean(distances[max(start, 1) :, 0], level),
+        floor=noise,
+        displacement=displacement,
+        fitted=best.squared_displacement(displacement.lags, modes.duration),
+    )
+
+
+def _check(series: Series, floor: float | None, level: float) -> None:
+    if len(series.steps) < MINIMUM:
+        raise KernelError(
+            f"the motion of {len(series.steps)} kernels tells nothing: at least {MINIMUM} are "
+            "needed; take kernels more often, or train on"
+        )
+    if floor is not None and not (floor >= 0 and math.isfinite(floor)):
+        raise KernelError(f"the noise floor is a distance S of at least 0, not {floor}")
+    if not 0 < level < 1:
+        raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
+    seen: dict[bytes, int] = {}
+    for step, kernel in zip(series.steps, series.kernels, strict=True):
+        try:
+            kernel.check_finite()
+        except KernelError as error:
+            raise KernelError(f"at step {step}, {error}") from error
+        earlier = seen.setdefault(_fingerprint(kernel), step)
+        if earlier != step:
+            raise KernelError(
+                f"the kernels at steps {earlier} and {step} are identical to the last digit: "
+                "that is the same file twice, not a lazy network; look at where the weights "
+                "come from, and leave one of the two out"
+            )
+
+
+def _fingerprint(kernel: Kernel) -> bytes:
+    values = np.ascontiguousarray(kernel.values.detach().cpu().double().numpy())
+    return hashlib.blake2b(values.data, digest_size=16).digest()
+
+
+def _relaxation_time(
+    likelihood: Likelihood, fits: Sequence[Fit], weights: Float64Array, level: float
+) -> Estimate | None:
+    """τ_c: resolved if the best model has confined motion; a bound if it has jitter alone."""
+    best = fits[int(weights.argmax())].parts
+    if "confined" in best:
+        relaxing = np.array(["confined" in fit.parts for fit in fits])
+        chosen = [fit for fit in fits if "confined" in fit.parts]
+        return intervals.of_relaxation(chosen, weights[relaxing], level)
+    if "diffusion" in best:
+        return None
+    without_jitter = ("confined", *best[1:])
+    high = math.exp(intervals.of_shape(likelihood, without_jitter, level).high)
+    return Estimate(0.0, 0.0, high)

@@ -1,0 +1,170 @@
+"""Series of kernels whose motion is known: the truth against which `cone` is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+
+import conescope as cs
+
+GAP = 100
+"""Mean number of iterations between kernels."""
+
+SIDE = 20
+"""The kernels are [SIDE, SIDE] and symmetric: points of a space of 210 dimensions."""
+
+SPACE = SIDE * (SIDE + 1) // 2 - 1
+"""Dimensions of the unit kernels' sphere."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A sum of motions on the sphere of unit-length kernels, in units of the squared chord.
+
+    Confined motion and diffusion move in `dimensions` directions, whose variances are
+    ∝ rank^(−tilt); jitter moves in all directions of the space, a drift in one of its own.
+    """
+
+    jitter: float = 0.0  # σ²
+    confined: float = 0.0  # R²
+    relaxation: float = 600.0  # τ, in iterations
+    diffusion: float = 0.0  # mean squared displacement in 10,000 iterations
+    drift: float = 0.0  # the same
+    dimensions: int = 40
+    tilt: float = 0.0
+    entrance: int = 0  # kernels of a first phase, which moves faster
+
+    def squared_displacement(self, lags: np.ndarray) -> np.ndarray:
+        """E‖k(t + dt) − k(t)‖², [T, T], of all but the jitter."""
+        relaxed = -2 * self.confined * np.expm1(-lags / self.relaxation)
+        return relaxed + self.diffusion * lags / 1e4 + self.drift * (lags / 1e4) ** 2
+
+    def kind(self, duration: float) -> str:
+        """What the motion is at a lag of this many iterations, as the verdicts are defined."""
+        confined = -2 * self.confined * np.expm1(-duration / self.relaxation) + 2 * self.jitter
+        parts = {
+            "confined": confined,
+            "free diffusion": self.diffusion * duration / 1e4,
+            "drift": self.drift * (duration / 1e4) ** 2,
+        }
+        ruling = max(parts, key=lambda part: parts[part])
+        return ruling if parts[ruling] >= 2 / 3 * sum(parts.values()) else "mixed"
+
+    def extent(self, steps: np.ndarray) -> float:
+        """Expected root-mean-square distance from the mean of kernels taken at these steps."""
+        slow = self.squared_displacement(np.abs(steps[:, None] - steps[None, :])).mean() / 2
+        return float(np.sqrt(slow + self.jitter * (1 - 1 / len(steps))))
+
+    def participation(self, steps: np.ndarray) -> float:
+        """Participation ratio of the covariance over these steps, of a motion without drift."""
+        jitter = self.jitter * (1 - 1 / len(steps)) / self.extent(steps) ** 2
+        concentration = float(self._shares() @ self._shares())
+        mixed = (jitter**2 + 2 * jitter * (1 - jitter)) / SPACE
+        return 1.0 / (mixed + (1 - jitter) ** 2 * concentration)
+
+    def points(self, steps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The motion in the tangent plane; [T, SPACE]."""
+        count, gaps = len(steps), np.diff(steps)[:, None]
+        points = rng.standard_normal((count, SPACE)) * np.sqrt(self.jitter / SPACE)
+        noise, walk = rng.standard_normal((2, count, self.dimensions))
+        kept = np.exp(-gaps / self.relaxation)
+        relaxing = noise.copy()
+        for k in range(1, count):
+            relaxing[k] = kept[k - 1] * relaxing[k - 1] + np.sqrt(1 - kept[k - 1] ** 2) * noise[k]
+        walk[0] = 0.0
+        walk[1:] *= np.sqrt(self.diffusion / 1e4 * gaps)
+        moving = np.sqrt(self.confined) * relaxing + walk.cumsum(axis=0)
+        points[:, : self.dimensions] += moving * np.sqrt(self._shares())
+        points[:, -1] += np.sqrt(self.drift) * (steps - steps.mean()) / 1e4
+        return points
+
+    def _shares(self) -> np.ndarray:
+        shares = np.arange(1.0, self.dimensions + 1) ** -self.tilt
+        return shares / shares.sum()
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A series and what is true of it: its motion, and the mean S to its first kernel."""
+
+    series: cs.KernelSeries
+    motion: Motion
+    start_distance: float
+
+    @property
+    def late(self) -> np.ndarray:
+        """The steps of the second phase."""
+        return np.array(self.series.steps[self.motion.entrance :], dtype=float)
+
+
+def simulate(motion: Motion, count: int, seed: int, *, even: bool = True) -> Simulated:
+    """A series of `count` kernels with this motion, evenly spaced or not."""
+    rng = np.random.default_rng(seed)
+    when = steps(count, rng, even=even)
+    points = motion.points(when[motion.entrance :], rng)
+    if motion.entrance:
+        points = np.vstack([_entrance(motion.entrance, points, rng), points])
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    units = np.hstack([np.cos(lengths), np.sinc(lengths / np.pi) * points])
+    spread = motion.confined + motion.jitter
+    start = 1 - (1 - spread / 2) * float(units[0, 0])
+    kernels = [_kernel(unit) for unit in units @ _rotation()]
+    return Simulated(cs.KernelSeries(when.tolist(), kernels), motion, start)
+
+
+def frozen(count: int, seed: int, *, even: bool = True) -> cs.KernelSeries:
+    """One kernel, over and over, in float32 with rounding errors of a few units."""
+    rng = np.random.default_rng(seed)
+    kernel = _kernel(rng.standard_normal(SPACE + 1)).values
+    errors = 3 * torch.finfo(torch.float32).eps * rng.standard_normal((count, SIDE, SIDE))
+    kernels = [cs.Kernel((kernel * (1 + torch.from_numpy(error))).float()) for error in errors]
+    return cs.KernelSeries(steps(count, rng, even=even).tolist(), kernels)
+
+
+def steps(count: int, rng: np.random.Generator, *, even: bool) -> np.ndarray:
+    """Iterations from 0 on, `GAP` apart, or as unevenly as half to three halves of it."""
+    gaps = np.full(count - 1, GAP) if even else rng.integers(GAP // 2, 3 * GAP // 2, count - 1)
+    return np.concatenate([[0], gaps.cumsum()])
+
+
+@cache
+def _rotation() -> np.ndarray:
+    """Some orthogonal matrix, so that no direction of a motion is an entry of the kernels."""
+    return np.linalg.qr(np.random.default_rng(0).standard_normal((SPACE + 1, SPACE + 1)))[0]
+
+
+def _entrance(count: int, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A first phase that walks, in steps about twice as long, to where the second begins."""
+    usual = np.sqrt((np.diff(points, axis=0) ** 2).sum(axis=1).mean())
+    direction = rng.standard_normal(SPACE)
+    direction /= np.linalg.norm(direction)
+    walk = rng.standard_normal((count, SPACE)) / np.sqrt(SPACE) + direction
+    sizes = usual * np.linspace(1.6, 2.2, count)[:, None]
+    return points[0] + (sizes * walk / np.sqrt(2)).cumsum(axis=0)[::-1]
+
+
+def _kernel(point: np.ndarray) -> cs.Kernel:
+    """The symmetric matrix that has this point's coordinates and length."""
+    values = np.zeros((SIDE, SIDE))
+    rows, columns = np.tril_indices(SIDE)
+    values[rows, columns] = point / np.where(rows != columns, np.sqrt(2), 1.0)
+    values[columns, rows] = values[rows, columns]
+    return cs.Kernel(torch.from_numpy(values))
+
+
+CONFINED = Motion(confined=0.02, jitter=1e-3)
+DIFFUSION = Motion(diffusion=0.03, jitter=1e-3)
+MOTIONS: dict[str, Motion] = {
+    "confined": CONFINED,
+    "confined, few directions": replace(CONFINED, tilt=0.5),
+    "confined, faster than the kernels": Motion(jitter=0.02),
+    "free diffusion": DIFFUSION,
+    "free diffusion, few directions": replace(DIFFUSION, tilt=0.5),
+    "drift": Motion(drift=0.08, jitter=1e-3),
+    "mixed": replace(CONFINED, relaxation=300.0, drift=0.045),
+    "change point, then confined": replace(CONFINED, entrance=20),
+}
+"""What the table in docs/cone.md simulates, by name; "frozen" comes from `frozen`."""
