@@ -2,16 +2,19 @@
 
 from conescope.entk import Plan, entk, estimate_distance, estimate_entk, plan
 from conescope.kernel import Kernel
+from conescope.metrics.cone import Cone, cone
 from conescope.metrics.distance import kernel_distance, kernel_velocity
 from conescope.run import load_run
 from conescope.series import KernelSeries
 from conescope.tangent import LinearizedModel, linearize
 
 __all__ = [
+    "Cone",
     "Kernel",
     "KernelSeries",
     "LinearizedModel",
     "Plan",
+    "cone",
     "entk",
     "estimate_distance",
     "estimate_entk",
