@@ -84,6 +84,7 @@ def test_velocity_refuses_a_time_that_is_none(dt):
         (cs.Kernel(torch.zeros(6, 6)), "zero everywhere"),
         (cs.Kernel(torch.full((6, 6), math.nan)), "NaN"),
         (cs.Kernel(torch.full((6, 6), math.inf)), "NaN or infinite"),
+        (cs.Kernel(torch.full((6, 6), 1e200, dtype=torch.float64)), "overflows"),
         (random_kernel(0, n=5), "different samples"),
         (cs.Kernel(random_kernel(0).values, outputs="sum"), "different conventions"),
     ],

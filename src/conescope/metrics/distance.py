@@ -64,15 +64,23 @@ def unit_vector(kernel: Kernel) -> Tensor:
     Raises:
         KernelError: if the kernel holds NaN or infinite values, or is zero.
     """
-    kernel.check_finite()
-    vector = kernel.values.detach().to("cpu", torch.float64).flatten()
+    vector = torch.empty(kernel.values.numel(), dtype=torch.float64)
+    _write_unit_vector(kernel, vector)
+    return vector
+
+
+def _write_unit_vector(kernel: Kernel, vector: Tensor) -> None:
+    vector.copy_(kernel.values.detach().flatten())
     norm = float(torch.linalg.vector_norm(vector))
+    if not math.isfinite(norm):
+        kernel.check_finite()
+        raise KernelError("the kernel's norm overflows float64; divide the kernel by its trace")
     if norm == 0.0:
         raise KernelError(
             "a kernel is zero everywhere, so its direction and S are undefined: no parameter "
             "moves these outputs; check `params` and frozen parameters"
         )
-    return vector / norm
+    vector /= norm
 
 
 def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
@@ -89,8 +97,8 @@ def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
     """
     check_comparable(kernels)
     units = torch.empty(len(kernels), kernels[0].values.numel(), dtype=torch.float64)
-    for row, kernel in zip(units, kernels, strict=True):
-        row.copy_(unit_vector(kernel))
+    for kernel, row in zip(kernels, units, strict=True):
+        _write_unit_vector(kernel, row)
     units -= units.mean(dim=0)
     gram = units @ units.T
     squares = gram.diagonal()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from conescope.errors import KernelError
 from conescope.kernel import Kernel
@@ -28,7 +29,7 @@ from conescope.metrics.cone.verdict import (
     probabilities,
     weigh,
 )
-from conescope.metrics.distance import Float64Array
+from conescope.metrics.distance import Float64Array, unit_vector
 from conescope.metrics.uncertainty import numerical_floor
 
 
@@ -114,7 +115,7 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
             zero, or an argument is out of range.
     """
     _check(series, floor, level)
-    steps, distances = np.array(series.steps), series.distances()
+    steps, distances = np.array(series.steps), _distances(series)
     boundary = phase_boundary(steps, distances, level)
     start = 0 if boundary is None else boundary.index
     noise = numerical_floor(series.kernels) if floor is None else floor
@@ -162,10 +163,6 @@ def _check(series: Series, floor: float | None, level: float) -> None:
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
     seen: dict[bytes, int] = {}
     for step, kernel in zip(series.steps, series.kernels, strict=True):
-        try:
-            kernel.check_finite()
-        except KernelError as error:
-            raise KernelError(f"at step {step}, {error}") from error
         earlier = seen.setdefault(_fingerprint(kernel), step)
         if earlier != step:
             raise KernelError(
@@ -176,8 +173,21 @@ def _check(series: Series, floor: float | None, level: float) -> None:
 
 
 def _fingerprint(kernel: Kernel) -> bytes:
-    values = np.ascontiguousarray(kernel.values.detach().cpu().double().numpy())
-    return hashlib.blake2b(values.data, digest_size=16).digest()
+    values = kernel.values.detach().cpu().contiguous()
+    return hashlib.blake2b(values.view(torch.uint8).numpy().data, digest_size=16).digest()
+
+
+def _distances(series: Series) -> Float64Array:
+    """The series' distances; an error that one kernel is to blame for names its step."""
+    try:
+        return series.distances()
+    except KernelError:
+        for step, kernel in zip(series.steps, series.kernels, strict=True):
+            try:
+                unit_vector(kernel)
+            except KernelError as error:
+                raise KernelError(f"at step {step}, {error}") from error
+        raise
 
 
 def _relaxation_time(
