@@ -61,7 +61,7 @@ def forecast(recipe: Recipe) -> Forecast:
     """
     with reproducible(recipe):
         experiment = Experiment(recipe)
-        model, optimizer = experiment.fresh()
+        model, optimizer = experiment.begin()
         snapshots = train(
             model,
             optimizer,

@@ -82,6 +82,7 @@ class Status:
         snapshots: iterations of the snapshots stored, rising.
         finished: whether it is complete.
         running: whether a process works on it at this moment.
+        diverged: whether its training came to a loss that is not finite.
         seconds: wall time spent on it, up to its newest entry.
     """
 
@@ -92,6 +93,7 @@ class Status:
     snapshots: tuple[int, ...]
     finished: bool
     running: bool
+    diverged: bool
     seconds: float
 
     @property
@@ -155,8 +157,21 @@ def read_status(path: str | Path) -> Status:
         snapshots=tuple(sorted(e.values["step"] for e in folder.files("snapshot"))),
         finished=is_finished(folder),
         running=folder.is_owned(),
+        diverged=bool(folder.entries("diverged")),
         seconds=seconds_spent(folder),
     )
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read what a run was to do.
+
+    Raises:
+        StoreError: if the folder holds no run, or one that conescope did not train.
+    """
+    recipe = _recipe(_open(path)[1], path)
+    if recipe is None:
+        raise StoreError(f"{path} holds kernels of a training that is not conescope's own")
+    return recipe
 
 
 def is_finished(folder: Folder) -> bool:
