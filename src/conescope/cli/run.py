@@ -33,23 +33,27 @@ def add(commands: Commands) -> None:
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def carry_out(recipe: Recipe, path: Path, command: str) -> int:
+    """Carry out a recipe in a folder; 0, or the exit status of being stopped."""
     from conescope.session import run_experiment
 
-    recipe = _recipe(arguments)
-    path = arguments.out or Path("runs") / recipe.id
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = run_experiment(
-            recipe,
-            path,
-            command=shlex.join(["conescope", *arguments.words]),
-            progress=bar,
-            should_stop=lambda: bool(received),
+            recipe, path, command=command, progress=bar, should_stop=lambda: bool(received)
         )
-    if not is_complete:
-        status = f"{bar.step:,} of {recipe.training.steps:,} iterations are in {path}"
-        say("stopped", f"{status}; the same command goes on from there")
-        return 128 + received[0]
+    if is_complete:
+        return 0
+    status = f"{bar.step:,} of {recipe.training.steps:,} iterations are in {path}"
+    say("stopped", f"{status}; the same command goes on from there")
+    return 128 + received[0]
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments)
+    path = arguments.out or Path("runs") / recipe.id
+    status = carry_out(recipe, path, shlex.join(["conescope", *arguments.words]))
+    if status:
+        return status
     if not recipe.schedule("kernel.when", 1):
         STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")
         return 0
