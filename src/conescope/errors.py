@@ -31,3 +31,7 @@ class TrainingError(ConescopeError):
 
 class DamageWarning(UserWarning):
     """Something stored is damaged; the work goes on without it."""
+
+
+class BudgetWarning(UserWarning):
+    """Measuring takes more than the share of the wall time it may have, so some is left out."""
