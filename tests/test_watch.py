@@ -207,8 +207,8 @@ def test_the_run_is_kept_and_read(tmp_path):
             assert torch.equal(kernel.by_layer["0"], expected.by_layer["0"])
             assert told[step]["trace"] == pytest.approx(float(expected.matrix.trace()))
     distances = run.series.distances()
-    assert told[4]["S to first"] == pytest.approx(distances[2, 0], rel=1e-9)
-    assert told[4]["S to previous"] == pytest.approx(distances[2, 1], rel=1e-9)
+    assert told[4]["distance_from_first"] == pytest.approx(distances[2, 0], rel=1e-9)
+    assert told[4]["distance_from_previous"] == pytest.approx(distances[2, 1], rel=1e-9)
     assert told[4]["velocity"] == pytest.approx(distances[2, 1] / 2, rel=1e-9)
     assert told[0].keys() == {"trace"}
 

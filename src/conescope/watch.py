@@ -64,8 +64,8 @@ class Watch:
         total_steps: the length of the training, if known.
         name: of the run; by default that of the folder.
         on_kernel: told the step and the scalars of each new kernel: "trace", and from the second
-            on "S to first", "S to previous" (arXiv:2503.16316, eq. 4) and "velocity" (eq. 5, per
-            iteration).
+            on "distance_from_first" and "distance_from_previous" (S, arXiv:2503.16316, eq. 4) and
+            "velocity" (eq. 5, per iteration).
 
     Attributes:
         path: the run folder.
@@ -166,7 +166,12 @@ class Watch:
             self._note_skipped()
             if self._stored and self._total_steps in (None, self._last):
                 self._folder.append("finished", seconds=self._seconds())
-        self._leave()
+        self.release()
+
+    def release(self) -> None:
+        """Give the folder back, to be gone on with by another watch."""
+        self._closed = True
+        self._owned.close()
 
     def __enter__(self) -> Watch:
         return self
@@ -175,7 +180,7 @@ class Watch:
         if kind is None:
             self.close()
         else:
-            self._leave()
+            self.release()
 
     @property
     def run(self) -> Run:
@@ -206,10 +211,6 @@ class Watch:
         for entry in self._folder.files("kernel"):
             if self._folder.is_whole(entry):
                 self._stored[entry.values["step"]] = entry
-
-    def _leave(self) -> None:
-        self._closed = True
-        self._owned.close()
 
     def _seconds(self) -> float:
         return round(self._spent + time.monotonic() - self._begun, 3)
@@ -268,8 +269,8 @@ class Watch:
                 for before in (earlier[0], earlier[-1])
             )
             scalars |= {
-                "S to first": first,
-                "S to previous": previous,
+                "distance_from_first": first,
+                "distance_from_previous": previous,
                 "velocity": previous / (step - earlier[-1]),
             }
         return scalars
