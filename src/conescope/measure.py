@@ -136,15 +136,16 @@ def _same_random_states(devices: Iterable[torch.device]) -> Iterator[None]:
 @contextmanager
 def _same_buffers(model: nn.Module) -> Iterator[None]:
     """Put back buffers that a forward pass replaces, and the values of those it writes to."""
-    owned = [(module, dict(module._buffers)) for module in model.modules()]
-    buffers = {id(b): b for _, named in owned for b in named.values() if b is not None}
+    owned = [(module, dict(module.named_buffers(recurse=False))) for module in model.modules()]
+    buffers = {id(buffer): buffer for _, named in owned for buffer in named.values()}
     values = [(buffer, buffer.clone(), buffer._version) for buffer in buffers.values()]
     try:
         yield
     finally:
         for module, named in owned:
-            module._buffers.clear()
-            module._buffers.update(named)
+            for name, buffer in named.items():
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
         with torch.no_grad():
             for buffer, value, version in values:
                 if buffer._version != version:

@@ -103,7 +103,7 @@ class Watch:
         self._pace = Pace(budget)
         self._adapted = adapt(model, probe, select=select, pool=pool, params=params)
         with undisturbed(self._adapted.module):
-            self._adapted.check()
+            self._adapted.check(outputs)
         self._outputs: Outputs = outputs
         self._by_layer, self._draws, self._memory = by_layer, draws, memory
         self._total_steps, self._on_kernel = total_steps, on_kernel
