@@ -1,0 +1,121 @@
+"""Commands and their arguments: argparse's, and a recipe's fields beside them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from conescope.errors import RecipeError
+from conescope.recipes import field_names, field_parser, unknown_field
+
+Command = Callable[[argparse.Namespace], int]
+"""From parsed arguments to the exit status."""
+
+
+class Commands:
+    """The commands of the program; each file of this package adds its own."""
+
+    def __init__(self) -> None:
+        self._parser = argparse.ArgumentParser(
+            prog="conescope",
+            description="Follow a network's empirical neural tangent kernel through training.",
+        )
+        self._subparsers = self._parser.add_subparsers(metavar="COMMAND", required=True)
+        self._commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        """Add a command.
+
+        Args:
+            name: the word after `conescope`.
+            command: what it does.
+            summary: one line of help.
+
+        Returns:
+            Its parser, to add arguments to.
+        """
+        self._commands[name] = self._subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._commands[name].set_defaults(command=command, takes_fields=False)
+        return self._commands[name]
+
+    def add_for_recipe(
+        self, name: str, command: Command, summary: str, optional: bool = False
+    ) -> argparse.ArgumentParser:
+        """Add a command that takes a recipe and values for its fields.
+
+        The command finds them as `recipe` and `overrides`, and all its words as `words`.
+
+        Args:
+            name: the word after `conescope`.
+            command: what it does.
+            summary: one line of help.
+            optional: whether the recipe may be left out.
+        """
+        parser = self.add(name, command, summary)
+        shown = "[RECIPE]" if optional else "RECIPE"
+        parser.usage = f"conescope {name} [options] {shown} [--FIELD VALUE …]"
+        parser.set_defaults(takes_fields=True)
+        parser.add_argument(
+            "recipe",
+            metavar="RECIPE",
+            nargs="?" if optional else None,
+            help="a packaged recipe's name, or a YAML file",
+        )
+        return parser
+
+    def add_for_run(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        """Add a command that takes a run's folder, which it finds as `run`."""
+        parser = self.add(name, command, summary)
+        parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+        return parser
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the words after `conescope`; exits, as argparse does, on a wrong one.
+
+        Raises:
+            RecipeError: if a word names no recipe field.
+        """
+        parser = self._commands.get(words[0]) if words else None
+        if parser is None or not parser.get_default("takes_fields"):
+            return self._parser.parse_args(words)
+        if not {"-h", "--help"}.isdisjoint(words):
+            parser.epilog = _fields_help()
+        own_words, overrides = _split(words[1:], set(parser._option_string_actions))
+        arguments = parser.parse_args(own_words)
+        arguments.overrides, arguments.words = overrides, words
+        return arguments
+
+
+def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
+    """Part a command's own words from recipe fields, each with its value."""
+    known = field_names()
+    own_words, overrides = [], []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, _ = word.partition("=")
+        if not word.startswith("--") or name in own:
+            own_words.append(word)
+            continue
+        if name[2:] not in known:
+            candidates = [*known, *(option[2:] for option in own if option.startswith("--"))]
+            raise unknown_field(name[2:], candidates, "command line")
+        overrides.append(word)
+        if not equals:
+            value = next(remaining, None)
+            if value is None:
+                raise RecipeError(f"command line: {name} needs a value; write {name} VALUE")
+            overrides.append(value)
+    return own_words, overrides
+
+
+def _fields_help() -> str:
+    lines = field_parser().format_help().splitlines()
+    fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
+    return "recipe fields:\n" + "\n".join(fields)

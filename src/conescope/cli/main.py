@@ -1,0 +1,40 @@
+"""The entry point: which commands there are, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from conescope.cli import plan, recipes, run, stored
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import one_line_warnings, say
+from conescope.errors import ConescopeError, RecipeError
+
+_COMMANDS = (run, plan, recipes, stored)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `conescope`; those of the process by default.
+
+    Returns:
+        The exit status: 0 for success, 1 for an error, 2 for unusable arguments, 128 + n when
+        stopped by signal n.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = Commands()
+    for module in _COMMANDS:
+        module.add(commands)
+    try:
+        arguments = commands.parse(words)
+        with one_line_warnings():
+            return arguments.command(arguments)
+    except ConescopeError as error:
+        say("error", str(error))
+        return 2 if isinstance(error, RecipeError) else 1
+    except KeyboardInterrupt:
+        say("stopped", "what was stored is intact; the same command goes on from there")
+        return 128 + signal.SIGINT

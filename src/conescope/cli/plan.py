@@ -1,0 +1,31 @@
+"""`conescope plan`: what a recipe will cost."""
+
+from __future__ import annotations
+
+import argparse
+
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import STDOUT, print_table
+from conescope.recipes import load_recipe
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    summary = "say what a recipe will cost, before it is carried out"
+    commands.add_for_recipe("plan", _plan, summary)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from conescope.forecast import forecast
+
+    cost = forecast(load_recipe(arguments.recipe, arguments.overrides))
+    STDOUT.print(f"one kernel:\n{cost.kernel}\n")
+    print_table(
+        {
+            "training": f"{cost.iterations:,} × {cost.iteration_seconds * 1e3:.3g} ms",
+            "evaluations": f"{cost.evaluations:,} × {cost.evaluation_seconds:.3g} s",
+            "kernels": f"{cost.kernels:,} × {cost.kernel.seconds:.3g} s",
+            "in all": f"{cost.seconds:,.0f} s, {cost.stored_bytes / 1e6:,.0f} MB on disk",
+        }
+    )
+    return 0

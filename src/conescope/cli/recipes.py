@@ -1,0 +1,34 @@
+"""`conescope recipes` and `conescope show`: what can be run."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import STDOUT
+from conescope.recipes import load_recipe, packaged_recipes
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    commands.add("recipes", _recipes, "list the packaged recipes")
+    commands.add_for_recipe("show", _show, "print a whole recipe as YAML")
+
+
+def _recipes(_: argparse.Namespace) -> int:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, description in packaged_recipes().items():
+        table.add_row(name, description)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    STDOUT.out(f"# run id: {recipe.id}\n{recipe.to_yaml()}", end="")
+    return 0

@@ -1,0 +1,58 @@
+"""`conescope status`, `figures` and `report`: what a run folder holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import STDOUT, print_table
+from conescope.run import Run, load_run, read_status
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    commands.add_for_run("status", _status, "say how far a run is")
+    commands.add_for_run("figures", _figures, "draw a run's figures again from what is stored")
+    commands.add_for_run("report", _report, "write a run's report again from what is stored")
+
+
+def draw_figures(run: Run, path: Path) -> list[Path]:
+    """Draw a run's figures into its folder."""
+    from conescope.figures import save_figures
+
+    return save_figures(run, path / "figures")
+
+
+def write_report(run: Run, path: Path) -> Path:
+    """Write a run's report into its folder."""
+    from conescope import report
+
+    return report.write_report(run, path / "report.html")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = read_status(arguments.run)
+    state = "finished" if status.finished else "running" if status.running else "stopped"
+    rows = {
+        "run": status.name,
+        "state": state,
+        "iterations": f"{status.step:,} of {status.total_steps:,}"
+        f" ({status.step / status.total_steps:.0%})",
+        "kernels": f"{status.kernels:,}",
+        "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",
+        "time": f"{status.seconds:,.0f} s",
+    }
+    print_table(rows)
+    return 0
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    for file in draw_figures(load_run(arguments.run), arguments.run):
+        STDOUT.print(str(file))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    STDOUT.print(str(write_report(load_run(arguments.run), arguments.run)))
+    return 0

@@ -1,0 +1,58 @@
+"""What the commands print, and how they hear that they shall stop."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STDOUT = Console(highlight=False, soft_wrap=True)
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_table(rows: Mapping[str, str]) -> None:
+    """Print names and values side by side."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    STDOUT.print(table)
+
+
+def say(what: str, text: str) -> None:
+    """Print one line of news on standard error."""
+    STDERR.print(Text(f"conescope: {what}: {text}"))
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Note the first Ctrl-C or SIGTERM instead of dying of it; the second one interrupts."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("stopping", "storing the state of this iteration; once more to stop without")
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Print warnings as news, without the line of code they come from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_: say("warning", str(message))
+        yield
