@@ -53,7 +53,7 @@ def images(analysis: Analysis) -> BarPlot:
     leading = np.argsort(-moved.images)[:IMAGES]
     return BarPlot(
         title="Which images moved the kernel",
-        caption=f"Share of the squared chord from t = {stretch} that each image of the probe makes, "
+        caption=f"Share of the squared chord from t = {stretch} that each image makes, "
         f"with every entry by halves to its two images: the {len(leading)} leading ones of "
         f"{len(moved.images)}, by their place in the probe. Equal shares would be "
         f"{1 / len(moved.images):.2%}.",

@@ -87,7 +87,7 @@ def _mark(drawn: go.Figure, mark: Mark) -> None:
 
 
 def _bars(plot: BarPlot) -> go.Figure:
-    drawn = go.Figure(
+    bars = [
         go.Bar(
             x=shares,
             y=list(plot.names),
@@ -97,9 +97,10 @@ def _bars(plot: BarPlot) -> go.Figure:
             hovertemplate="%{y}: %{x:.2%}",
         )
         for place, (label, shares) in enumerate(plot.shares.items(), start=1)
-    )
+    ]
+    drawn = go.Figure(bars)
     drawn.update_layout(template=TEMPLATE, showlegend=True)
-    drawn.update_xaxes(title=plot.x_label, tickformat=".3~p")
+    drawn.update_xaxes(title=plot.x_label, tickformat=".2~p")
     drawn.update_yaxes(autorange="reversed", type="category")
     return drawn
 
