@@ -19,7 +19,7 @@ from conescope.metrics.cone import Cone, cone
 from conescope.metrics.distance import Float64Array
 from conescope.metrics.spectrum import SpectrumSeries, sharpness, spectra
 from conescope.metrics.uncertainty import SampledDistance, sampled_distance
-from conescope.recipe import OptimizerRecipe, Recipe
+from conescope.recipe import Recipe
 from conescope.run import Run
 from conescope.series import KernelSeries
 from conescope.summary import default_lags
@@ -160,9 +160,9 @@ def _spread(steps: np.ndarray) -> list[int]:
 def _curvature(run: Run, spectrum: SpectrumSeries, classes: int) -> Curvature:
     kernel = run.series.kernels[0]
     limit = np.full(len(spectrum.steps), np.nan)
-    optimizer = getattr(run.recipe, "optimizer", OptimizerRecipe())
+    optimizer = run.recipe.optimizer if isinstance(run.recipe, Recipe) else None
     evaluated = np.asarray(run.scalars["step"])
-    if optimizer.name == "sgd" and len(evaluated):
+    if optimizer is not None and optimizer.name == "sgd" and len(evaluated):
         newest = np.searchsorted(evaluated, spectrum.steps, side="right") - 1
         rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
         limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)

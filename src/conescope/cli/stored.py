@@ -33,12 +33,11 @@ def write_report(run: Run, path: Path) -> Path:
 
 def _status(arguments: argparse.Namespace) -> int:
     status = read_status(arguments.run)
-    state = "finished" if status.finished else "running" if status.running else "stopped"
+    states = {"finished": status.finished, "running": status.running, "diverged": status.diverged}
     rows = {
         "run": status.name,
-        "state": state,
-        "iterations": f"{status.step:,} of {status.total_steps:,}"
-        f" ({status.step / status.total_steps:.0%})",
+        "state": next((state for state, holds in states.items() if holds), "stopped"),
+        "iterations": status.extent,
         "kernels": f"{status.kernels:,}",
         "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",
         "time": f"{status.seconds:,.0f} s",

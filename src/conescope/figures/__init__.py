@@ -13,8 +13,15 @@ from conescope.figures.plots import (
     overview,
     training,
 )
-from conescope.figures.save import FIGURES, save_analysis, save_comparison, save_figures
-from conescope.figures.style import PAPER, Style
+from conescope.figures.save import (
+    FIGURES,
+    save_analysis,
+    save_comparison,
+    save_figure,
+    save_figures,
+)
+from conescope.figures.style import PAPER, Style, in_force
+from conescope.figures.switched import switched
 
 __all__ = [
     "FIGURES",
@@ -25,9 +32,12 @@ __all__ = [
     "distance_matrix",
     "draw",
     "embedding",
+    "in_force",
     "overview",
     "save_analysis",
     "save_comparison",
+    "save_figure",
     "save_figures",
+    "switched",
     "training",
 ]

@@ -88,7 +88,7 @@ def save_comparison(analyses: Sequence[Analysis], folder: Path, style: Style = P
     """
     figure = draw_side_by_side(compared(analyses), style)
     with in_force(style):
-        return _save(figure, folder / "compare", "comparison of runs")
+        return save_figure(figure, folder / "compare", "comparison of runs")
 
 
 def _save_of_run(figure: Figure, stem: Path, run: Run, style: Style) -> list[Path]:
@@ -96,10 +96,20 @@ def _save_of_run(figure: Figure, stem: Path, run: Run, style: Style) -> list[Pat
     with in_force(style):
         if not run.finished:
             figure.supxlabel(state(run), fontsize="small")
-        return _save(figure, stem, run.name)
+        return save_figure(figure, stem, run.name)
 
 
-def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, title: str) -> list[Path]:
+    """Write a figure as PDF and as PNG, within the style in force.
+
+    Args:
+        figure: what to write.
+        stem: the files' path without suffix; its folder is made if missing.
+        title: the files' title.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
     metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
     files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
     for file, fields in files.items():
