@@ -115,14 +115,14 @@ def analyse(run: Run, labels: Tensor | None = None) -> Analysis:
 
 
 def known_labels(run: Run) -> Tensor | None:
-    """The classes of the probe's images, [n], from the recipe's data; None if not at hand.
+    """The classes of the probe's images, [n], as stored or from the recipe's data; None if unknown.
 
     Nothing is downloaded.
     """
     recipe = run.recipe
-    if not isinstance(recipe, Recipe) or (
-        recipe.data.path is None and recipe.data.name != "digits"
-    ):
+    if run.labels is not None or not isinstance(recipe, Recipe):
+        return run.labels
+    if recipe.data.path is None and recipe.data.name != "digits":
         return None
     try:
         data = load_data(recipe.data)
