@@ -39,7 +39,9 @@ def measure_kernel(
     """
     measured = recalibrated(model, calibration) if recipe.batchnorm == "recalibrated" else model
     with evaluation_mode(measured):
-        kernel = entk(measured, probe, outputs=recipe.outputs, memory=recipe.memory)
+        kernel = entk(
+            measured, probe, outputs=recipe.outputs, by_layer=recipe.by_layer, memory=recipe.memory
+        )
     kernel.check_finite()
     return kernel
 

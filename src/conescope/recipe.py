@@ -126,11 +126,14 @@ class TrainingRecipe:
         steps: length of the training in iterations.
         batch_size: images an iteration; the last batch of an epoch may be smaller.
         evaluate: a schedule of the moments at which loss and accuracy are measured.
+        average: decay of an exponential average of the weights, such as 0.99, whose kernels are
+            measured beside the network's own; 0 for none.
     """
 
     steps: int = 2000
     batch_size: int = 64
     evaluate: str = "0, every 100, end"
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,14 @@ class KernelRecipe:
             training images before each measurement.
         memory: what the measurement may use beside the model and the result, such as 2GB; null
             for what the engine thinks best.
+        by_layer: whether to keep the summands of each layer, which say who moved the kernel.
     """
 
     when: str = "0, every 100"
     outputs: Literal["trace", "full", "sum"] | int = "trace"
     batchnorm: Literal["running", "recalibrated"] = "running"
     memory: str | None = None
+    by_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,6 +237,11 @@ class Recipe:
         for name in _POSITIVE:
             if not 0 < self.get(name) < math.inf:
                 raise RecipeError(f"{name} must be positive, not {self.get(name)}")
+        if not 0 <= self.training.average < 1:
+            raise RecipeError(
+                f"training.average is a decay of at least 0 and below 1, not "
+                f"{self.training.average}"
+            )
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"threads must be at least 1, or null, not {self.threads}")
         if self.optimizer.momentum and self.optimizer.name != "sgd":

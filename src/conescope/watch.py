@@ -255,7 +255,8 @@ class Watch:
         kernel = measured if isinstance(measured, Kernel) else measured.kernel
         kernel.check_finite()
         self._note_skipped()
-        write_kernel(self._folder, step, measured, self._seconds(), self._adapted.weights())
+        weights = self._adapted.weights()
+        write_kernel(self._folder, step, measured, self._seconds(), weights=weights)
         if self._on_kernel is not None:
             self._on_kernel(step, self._scalars(step, kernel))
         self._stored[step] = self._folder.files("kernel")[-1]
