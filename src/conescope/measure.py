@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conescope.entk import entk
 from conescope.kernel import Kernel
-from conescope.recipe import KernelRecipe
+from conescope.sections import KernelRecipe
 
 _CALIBRATION_BATCH = 200
 _EVALUATION_BATCH = 500

@@ -17,9 +17,10 @@ from torch import nn
 
 from conescope.errors import DamageWarning, StoreError, TrainingError
 from conescope.experiment import Experiment, reproducible
-from conescope.recipe import BranchRecipe, Recipe
+from conescope.recipe import Recipe
 from conescope.record import begin_session
 from conescope.run import KERNEL_FOLDERS, is_finished, read_recipe, seconds_spent, write_kernel
+from conescope.sections import BranchRecipe
 from conescope.snapshots import SnapshotState, find_snapshot, read_snapshot, write_snapshot
 from conescope.store import Entry, Folder
 from conescope.training import Snapshot, train
