@@ -306,6 +306,14 @@ class Recipe:
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:8]}"
 
+    @property
+    def lineage(self) -> str | None:
+        """Where a branch starts and what it trains, as text; None for standard training afresh."""
+        start = f"iteration {self.branch.at:,} of {self.branch.parent}"
+        beginnings = "fresh weights" if self.branch.run is None else start
+        is_ordinary = self.branch.run is None and self.dynamics.kind == "standard"
+        return None if is_ordinary else f"{self.dynamics.kind} from {beginnings}"
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as nested plain values."""
         return asdict(self)
