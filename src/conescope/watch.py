@@ -107,6 +107,7 @@ class Watch:
         self._outputs: Outputs = outputs
         self._by_layer, self._draws, self._memory = by_layer, draws, memory
         self._total_steps, self._on_kernel = total_steps, on_kernel
+        self._first: int | None = None
         self._last: int | None = None
         self._skipped: list[int] = []
         self._noted = 0
@@ -227,17 +228,22 @@ class Watch:
                 f"training make another Watch with another folder as out"
             )
         before, self._last = self._last, step
+        self._first = step if self._first is None else self._first
         return step != before
 
     def _check_weights(self, step: int) -> None:
-        """See to it that a stored kernel is of this training."""
-        if self._adapted.weights() == self._stored[step].values["weights"]:
+        """See to it that a stored kernel is of this training.
+
+        A session that begins at the folder's first kernel begins a training; if its weights
+        differ, it is another one. Later on, a resumed training may not be reproducible.
+        """
+        if self._adapted.weights() == self._stored[step].values.get("weights"):
             return
         message = (
             f"the weights at step {step} are not those whose kernel {self.path} holds; that "
             f"kernel is kept"
         )
-        if step == min(self._stored):
+        if step == self._first == min(self._stored):
             raise StoreError(f"{message}: this is another training; choose another folder as out")
         warnings.warn(
             f"{message}: resumed training takes another way than the one that was interrupted",
