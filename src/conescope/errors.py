@@ -21,6 +21,10 @@ class KernelError(ConescopeError):
     """Kernels that cannot be compared, or that are no kernels (NaN, zero, wrong shape)."""
 
 
+class CheckpointError(ConescopeError):
+    """A checkpoint, or a series of them, cannot be read or does not fit the model."""
+
+
 class StoreError(ConescopeError):
     """A run folder is missing, locked, damaged, or cannot be written."""
 
