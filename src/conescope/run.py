@@ -1,13 +1,17 @@
-"""Run: what a run folder holds, as values; reading only."""
+"""Run: what a run folder holds, as values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
+from torch import Tensor
 
+from conescope.entk import KernelEstimate
 from conescope.errors import StoreError
 from conescope.kernel import Kernel
 from conescope.recipe import Recipe
@@ -17,6 +21,8 @@ from conescope.store import Entry, Folder
 
 SCALARS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate")
 
+_LAYER = "layer."
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,27 +30,44 @@ class Run:
 
     Attributes:
         path: its folder.
-        name: its recipe's id, such as digits-1a2b3c4d.
-        recipe: what was trained, and where it was looked at.
+        name: its recipe's id, such as digits-1a2b3c4d, or the name that its source has.
+        recipe: what was trained, and where it was looked at; None if conescope did not train it.
         series: the kernels measured so far.
         scalars: "step" and each of `SCALARS`, [E] each; losses in nats, accuracies in [0, 1].
         environment: versions and machine of its newest session.
         command: the shell command that makes it.
-        total_steps: its length in iterations.
+        total_steps: its length in iterations; None if unknown.
         finished: whether it is complete.
         seconds: wall time spent on it.
+        source: what was measured, where there is no recipe: "name", "description" and whatever
+            else its maker noted; empty where there is one.
+        estimates: step → kernel with its random draws, for kernels that are estimates.
     """
 
     path: Path
     name: str
-    recipe: Recipe
+    recipe: Recipe | None
     series: KernelSeries
     scalars: Mapping[str, np.ndarray]
     environment: Mapping[str, str]
     command: str
-    total_steps: int
+    total_steps: int | None
     finished: bool
     seconds: float
+    source: Mapping[str, Any] = field(default_factory=dict)
+    estimates: Mapping[int, KernelEstimate] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """What was trained or measured, in a line."""
+        return self.recipe.description if self.recipe else self.source["description"]
+
+    @property
+    def details(self) -> str:
+        """All that is known of what was trained or measured, as YAML."""
+        if self.recipe:
+            return self.recipe.to_yaml()
+        return yaml.safe_dump(dict(self.source), sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class Status:
     Attributes:
         name: the run's name.
         step: the newest iteration of which something is stored.
-        total_steps: its length in iterations.
+        total_steps: its length in iterations; None if unknown.
         kernels: number of kernels stored.
         snapshots: iterations of the snapshots stored, rising.
         finished: whether it is complete.
@@ -64,12 +87,19 @@ class Status:
 
     name: str
     step: int
-    total_steps: int
+    total_steps: int | None
     kernels: int
     snapshots: tuple[int, ...]
     finished: bool
     running: bool
     seconds: float
+
+    @property
+    def extent(self) -> str:
+        """How far it is, as text: "30 of 120 (25%)", or "30" if its length is unknown."""
+        if self.total_steps is None:
+            return f"{self.step:,}"
+        return f"{self.step:,} of {self.total_steps:,} ({self.step / self.total_steps:.0%})"
 
 
 def load_run(path: str | Path) -> Run:
@@ -79,7 +109,6 @@ def load_run(path: str | Path) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
-    recipe = recipe_from_dict(begun.values["recipe"], str(path))
     kernels = {entry.values["step"]: entry for entry in folder.files("kernel")}
     if not kernels:
         raise StoreError(
@@ -91,18 +120,21 @@ def load_run(path: str | Path) -> Run:
         name: np.array([evaluations[step][name] for step in sorted(evaluations)])
         for name in ("step", *SCALARS)
     }
+    drawn = [step for step in steps if "draws" in kernels[step].values]
     status = read_status(path)
     return Run(
         path=Path(path),
-        name=recipe.id,
-        recipe=recipe,
+        name=status.name,
+        recipe=_recipe(begun, path),
         series=KernelSeries(steps, [read_kernel(folder, kernels[step]) for step in steps]),
         scalars=scalars,
         environment=folder.entries("session")[-1].values["environment"],
         command=begun.values["command"],
-        total_steps=recipe.training.steps,
+        total_steps=status.total_steps,
         finished=status.finished,
         seconds=status.seconds,
+        source=begun.values.get("source", {}),
+        estimates={step: read_estimate(folder, kernels[step]) for step in drawn},
     )
 
 
@@ -113,12 +145,12 @@ def read_status(path: str | Path) -> Status:
         StoreError: if the folder holds no run.
     """
     folder, begun = _open(path)
-    recipe = begun.values["recipe"]
-    timed = [e for kind in ("kernel", "evaluation", "snapshot") for e in folder.entries(kind)]
+    recipe = _recipe(begun, path)
+    timed = folder.entries("kernel", "evaluation", "snapshot")
     return Status(
-        name=recipe_from_dict(recipe, str(path)).id,
+        name=recipe.id if recipe else begun.values["source"]["name"],
         step=max((entry.values["step"] for entry in timed), default=0),
-        total_steps=recipe["training"]["steps"],
+        total_steps=recipe.training.steps if recipe else begun.values.get("total_steps"),
         kernels=len(folder.files("kernel")),
         snapshots=tuple(sorted(e.values["step"] for e in folder.files("snapshot"))),
         finished=is_finished(folder),
@@ -128,18 +160,38 @@ def read_status(path: str | Path) -> Status:
 
 
 def is_finished(folder: Folder) -> bool:
-    """Whether the run in a folder is complete."""
-    return bool(folder.entries("finished"))
+    """Whether the run in a folder is complete: no kernel came after it was said to be."""
+    ends = folder.entries("finished", "kernel")
+    return bool(ends) and ends[-1].kind == "finished"
 
 
 def seconds_spent(folder: Folder) -> float:
     """Wall time spent on the run in a folder, over all its sessions."""
-    spent = [
-        entry.values["seconds"]
-        for kind in ("kernel", "evaluation", "snapshot", "finished")
-        for entry in folder.entries(kind)
-    ]
-    return max(spent, default=0.0)
+    timed = folder.entries("kernel", "evaluation", "snapshot", "finished")
+    return max((entry.values["seconds"] for entry in timed), default=0.0)
+
+
+def write_kernel(
+    folder: Folder, step: int, kernel: Kernel | KernelEstimate, seconds: float
+) -> None:
+    """Store the kernel of one step, with what it has of layers or random draws.
+
+    Args:
+        folder: a run folder that the caller owns.
+        step: the iteration at which it was measured.
+        kernel: exact, or estimated by random cotangents.
+        seconds: wall time spent on the run so far.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    exact = kernel.kernel if isinstance(kernel, KernelEstimate) else kernel
+    tensors = {"values": exact.values}
+    tensors |= {f"{_LAYER}{name}": part for name, part in exact.by_layer.items()}
+    noted: dict[str, Any] = {"step": step, "outputs": exact.outputs, "seconds": seconds}
+    if isinstance(kernel, KernelEstimate):
+        tensors["draws"], noted["draws"] = kernel.draws, len(kernel.draws)
+    folder.write_tensors("kernel", f"kernels/{step:08d}.safetensors", tensors, **noted)
 
 
 def read_kernel(folder: Folder, entry: Entry) -> Kernel:
@@ -148,12 +200,34 @@ def read_kernel(folder: Folder, entry: Entry) -> Kernel:
     Raises:
         StoreError: if its file is missing or damaged.
     """
-    return Kernel(folder.read_tensors(entry)["values"], outputs=entry.values["outputs"])
+    return _kernel(folder.read_tensors(entry), entry)
+
+
+def read_estimate(folder: Folder, entry: Entry) -> KernelEstimate:
+    """Read an estimated kernel with its draws; the entry says how many "draws" there are.
+
+    Raises:
+        StoreError: if its file is missing or damaged.
+    """
+    tensors = folder.read_tensors(entry)
+    return KernelEstimate(_kernel(tensors, entry), tensors["draws"])
+
+
+def _kernel(tensors: Mapping[str, Tensor], entry: Entry) -> Kernel:
+    layers = {
+        name.removeprefix(_LAYER): part for name, part in tensors.items() if name.startswith(_LAYER)
+    }
+    return Kernel(tensors["values"], entry.values["outputs"], layers)
+
+
+def _recipe(begun: Entry, path: str | Path) -> Recipe | None:
+    recipe = begun.values.get("recipe")
+    return None if recipe is None else recipe_from_dict(recipe, str(path))
 
 
 def _open(path: str | Path) -> tuple[Folder, Entry]:
     folder = Folder(Path(path))
     begun = folder.entries("run")
     if not begun:
-        raise StoreError(f"{path} holds no run; give a folder that 'conescope run' made")
+        raise StoreError(f"{path} holds no run; give a folder that conescope made")
     return folder, begun[0]

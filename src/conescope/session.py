@@ -16,12 +16,12 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from conescope.environment import describe
 from conescope.errors import DamageWarning, StoreError
 from conescope.experiment import Experiment, reproducible
 from conescope.recipe import Recipe
 from conescope.recipes import recipe_from_dict
-from conescope.run import is_finished, seconds_spent
+from conescope.record import begin_session
+from conescope.run import is_finished, seconds_spent, write_kernel
 from conescope.store import Entry, Folder
 from conescope.training import Snapshot, train
 
@@ -116,14 +116,7 @@ class _Recorder:
             self._folder.append("evaluation", step=step, seconds=self.seconds(), **values)
         if step in moments.kernel - self._stored.kernels:
             kernel = self._experiment.measure(snapshot)
-            self._folder.write_tensors(
-                "kernel",
-                f"kernels/{step:08d}.safetensors",
-                {"values": kernel.values},
-                step=step,
-                outputs=kernel.outputs,
-                seconds=self.seconds(),
-            )
+            write_kernel(self._folder, step, kernel, self.seconds())
         if step in (moments.keep | moments.resume) - self._stored.snapshots.keys():
             self.store_snapshot(snapshot)
 
@@ -224,15 +217,4 @@ def _claim(folder: Folder, recipe: Recipe, command: str) -> None:
     if not folder.entries("run"):
         folder.write_bytes("recipe.yaml", recipe.to_yaml().encode())
         folder.append("run", recipe=recipe.to_dict(), command=command)
-    environment = describe(recipe.device)
-    sessions = folder.entries("session")
-    if sessions and sessions[-1].values["environment"] != environment:
-        before = sessions[-1].values["environment"]
-        changed = [name for name in environment if environment[name] != before.get(name)]
-        warnings.warn(
-            f"{folder.path} was begun with another {', '.join(changed)}: the rest may differ in "
-            f"the last digits from an uninterrupted run",
-            DamageWarning,
-            stacklevel=3,
-        )
-    folder.append("session", environment=environment)
+    begin_session(folder, recipe.device)

@@ -55,9 +55,9 @@ class Folder:
         self.path = path
         self._entries = _read_journal(path / _JOURNAL)
 
-    def entries(self, kind: str) -> list[Entry]:
-        """The journal's entries of one kind, oldest first."""
-        return [entry for entry in self._entries if entry.kind == kind]
+    def entries(self, *kinds: str) -> list[Entry]:
+        """The journal's entries of some kinds, oldest first."""
+        return [entry for entry in self._entries if entry.kind in kinds]
 
     def files(self, kind: str) -> list[Entry]:
         """The newest entry of each file of one kind that was not removed since, oldest first."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from conescope.entk import estimate_distance
 from conescope.errors import KernelError, TrainingError
 from conescope.metrics.distance import Float64Array
 from conescope.run import Run
@@ -113,6 +114,8 @@ def evaluations(run: Run) -> Mapping[str, np.ndarray]:
         TrainingError: if nothing has been evaluated yet.
     """
     if len(run.scalars["step"]) == 0:
+        if run.recipe is None:
+            raise TrainingError("loss and accuracy were not recorded, only kernels")
         raise TrainingError(
             "loss and accuracy have not been evaluated yet; let the run go on to its first "
             "evaluation"
@@ -124,7 +127,8 @@ def state(run: Run) -> str:
     """Whether the run is finished, and if not, how far its kernels reach."""
     if run.finished:
         return "finished"
-    return f"unfinished: kernels up to step {run.series.steps[-1]:,} of {run.total_steps:,}"
+    end = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    return f"unfinished: kernels up to step {run.series.steps[-1]:,}{end}"
 
 
 def main_numbers(run: Run) -> dict[str, str]:
@@ -133,7 +137,7 @@ def main_numbers(run: Run) -> dict[str, str]:
     The second half of a run counts from half of the last kernel's step. Numbers that a short
     run does not have yet are left out.
     """
-    return {**_extent(run), **_performance(run), **_movement(run.series)}
+    return {**_extent(run), **_performance(run), **_movement(run.series), **_errors(run)}
 
 
 def _extent(run: Run) -> dict[str, str]:
@@ -142,7 +146,7 @@ def _extent(run: Run) -> dict[str, str]:
     span = f"steps {series.steps[0]:,} to {series.steps[-1]:,}"
     return {
         "state": state(run),
-        "iterations": f"{run.total_steps:,}",
+        "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
         "kernels": f"{len(series):,}, {span}",
         "probe": f"n = {first.values.shape[0]:,}",
         "kernel outputs": str(first.outputs),
@@ -177,6 +181,15 @@ def _movement(series: KernelSeries) -> dict[str, str]:
             late[shortest].mean() / shortest
         )
     return numbers
+
+
+def _errors(run: Run) -> dict[str, str]:
+    """Standard error of S between the first and the last kernel, if they are estimates."""
+    first, last = run.series.steps[0], run.series.steps[-1]
+    if first == last or not {first, last} <= run.estimates.keys():
+        return {}
+    _, error = estimate_distance(run.estimates[first], run.estimates[last])
+    return {f"standard error of S({last:,}, {first:,})": f"{error:.2g}"}
 
 
 def _velocity(value: float) -> str:

@@ -37,8 +37,7 @@ def _status(arguments: argparse.Namespace) -> int:
     rows = {
         "run": status.name,
         "state": state,
-        "iterations": f"{status.step:,} of {status.total_steps:,}"
-        f" ({status.step / status.total_steps:.0%})",
+        "iterations": status.extent,
         "kernels": f"{status.kernels:,}",
         "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",
         "time": f"{status.seconds:,.0f} s",

@@ -58,14 +58,15 @@ def _page(run: Run) -> str:
     template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         name=escape(run.name),
-        description=escape(run.recipe.description),
+        description=escape(run.description),
         state=escape(state(run)),
         state_class="finished" if run.finished else "unfinished",
         numbers=_rows(main_numbers(run)),
         figures="\n".join(_figure(run, name, chart) for name, chart in CHARTS.items()),
         command=escape(run.command),
         environment=_rows(run.environment),
-        recipe=escape(run.recipe.to_yaml()),
+        details_title="Recipe" if run.recipe else "What was measured",
+        details=escape(run.details),
         plotly=get_plotlyjs(),
     )
 

@@ -1,0 +1,121 @@
+import pytest
+import torch
+import yaml
+
+from conescope.entk import KernelEstimate, estimate_distance
+from conescope.errors import StoreError, TrainingError
+from conescope.figures import save_figures
+from conescope.kernel import Kernel
+from conescope.record import begin_session, begin_source
+from conescope.report import write_report
+from conescope.run import load_run, read_status, write_kernel
+from conescope.store import Folder
+from conescope.summary import evaluations, main_numbers, state
+
+SOURCE = {"name": "mine", "description": "a <network> of mine", "probe": "[4, 3] float32"}
+
+
+def kernel_at(step):
+    features = torch.randn(4, 9, generator=torch.Generator().manual_seed(step))
+    halves = {"0": features[:, :4] @ features[:, :4].T, "1": features[:, 4:] @ features[:, 4:].T}
+    return Kernel(halves["0"] + halves["1"], by_layer=halves)
+
+
+@pytest.fixture
+def path(tmp_path):
+    folder = Folder(tmp_path / "mine")
+    with folder.owned():
+        begin_source(folder, SOURCE, "python train.py")
+        begin_session(folder, "cpu")
+        for step in (0, 10, 20):
+            write_kernel(folder, step, kernel_at(step), seconds=float(step))
+    return folder.path
+
+
+def test_a_run_without_a_recipe_is_read(path):
+    run = load_run(path)
+    assert run.recipe is None
+    assert run.total_steps is None
+    assert not run.finished
+    assert (run.name, run.description) == ("mine", "a <network> of mine")
+    assert (run.command, run.seconds) == ("python train.py", 20.0)
+    assert yaml.safe_load(run.details) == run.source == SOURCE
+    assert run.series.steps == (0, 10, 20)
+    for step, kernel in zip(run.series.steps, run.series.kernels, strict=True):
+        expected = kernel_at(step)
+        assert torch.equal(kernel.values, expected.values)
+        assert kernel.by_layer.keys() == expected.by_layer.keys()
+        for name, part in expected.by_layer.items():
+            assert torch.equal(kernel.by_layer[name], part)
+
+
+def test_it_is_finished_until_another_kernel_joins(path):
+    folder = Folder(path)
+    with folder.owned():
+        folder.append("finished", seconds=25.0)
+        assert load_run(path).finished
+        write_kernel(folder, 30, kernel_at(30), seconds=30.0)
+    assert not load_run(path).finished
+    assert read_status(path).seconds == 30.0
+
+
+def test_its_length_is_told_where_it_is_known(path, tmp_path):
+    assert read_status(path).extent == "20"
+    assert state(load_run(path)) == "unfinished: kernels up to step 20"
+    folder = Folder(tmp_path / "known")
+    with folder.owned():
+        begin_source(folder, SOURCE, "python train.py", total_steps=80)
+        begin_session(folder, "cpu")
+        write_kernel(folder, 20, kernel_at(20), seconds=1.0)
+    assert read_status(folder.path).extent == "20 of 80 (25%)"
+    assert state(load_run(folder.path)) == "unfinished: kernels up to step 20 of 80"
+
+
+def test_its_report_and_figures_are_made(path):
+    page = write_report(load_run(path), path / "report.html").read_text(encoding="utf-8")
+    assert "a &lt;network&gt; of mine" in page
+    assert "What was measured" in page
+    assert "loss and accuracy were not recorded" in page
+    assert {file.stem for file in save_figures(load_run(path), path / "figures")} >= {"overview"}
+
+
+def test_what_was_not_recorded_is_said(path):
+    with pytest.raises(TrainingError, match="were not recorded"):
+        evaluations(load_run(path))
+
+
+def test_estimates_keep_their_draws_and_say_their_error(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(4, 9, generator=generator)
+    estimates = {}
+    folder = Folder(tmp_path)
+    with folder.owned():
+        begin_source(folder, SOURCE, "python train.py")
+        begin_session(folder, "cpu")
+        for step in (0, 10):
+            features = base + 0.3 * torch.randn(3, 4, 9, generator=generator)
+            draws = features @ features.mT
+            estimates[step] = KernelEstimate(Kernel(draws.mean(dim=0)), draws)
+            write_kernel(folder, step, estimates[step], seconds=0.0)
+    run = load_run(tmp_path)
+    assert all(torch.equal(run.estimates[s].draws, estimates[s].draws) for s in (0, 10))
+    distance, error = estimate_distance(estimates[0], estimates[10])
+    numbers = main_numbers(run)
+    assert numbers["S(10, 0)"] == f"{distance:.3g}"
+    assert numbers["standard error of S(10, 0)"] == f"{error:.2g}"
+
+
+def test_a_folder_is_of_one_thing(path):
+    folder = Folder(path)
+    begin_source(folder, {**SOURCE, "name": "another name"}, "python again.py")
+    assert load_run(path).command == "python train.py"
+    other = {**SOURCE, "probe": "[5, 3] float32"}
+    with pytest.raises(StoreError, match=r"probe was '\[4, 3\] float32' and is '\[5, 3\]"):
+        begin_source(folder, other, "python train.py")
+
+
+def test_a_recipes_folder_takes_no_other_kernels(tmp_path):
+    folder = Folder(tmp_path)
+    folder.append("run", recipe={"seed": 1}, command="conescope run digits")
+    with pytest.raises(StoreError, match="holds the run of a recipe"):
+        begin_source(folder, SOURCE, "python train.py")
