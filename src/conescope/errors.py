@@ -35,3 +35,7 @@ class TrainingError(ConescopeError):
 
 class DamageWarning(UserWarning):
     """Something stored is damaged; the work goes on without it."""
+
+
+class SameWeightsWarning(UserWarning):
+    """Two checkpoints of a series hold the same weights."""

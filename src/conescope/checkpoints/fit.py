@@ -19,31 +19,46 @@ _SHOWN = 5
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load weights into a model, if each has its place and each place its weight.
 
-    What wrappers put before the names is understood, in file and model alike: `module.`
-    (DataParallel, DistributedDataParallel), `model.` (Lightning and other trainers),
-    `_orig_mod.` (torch.compile), and combinations. Of a tied weight one name is enough.
-
     Args:
         model: the model; it changes only if everything fits.
         weights: name → value.
         path: the checkpoint, for messages.
 
     Raises:
-        CheckpointError: if names are missing or unexpected, shapes differ, tied weights differ,
-            or a parameter is NaN or infinite.
+        CheckpointError: as `fitted`, or if a parameter is NaN or infinite.
+    """
+    found = fitted(model, weights, path)
+    _check_finite(found, dict(model.named_parameters()), path)
+    model.load_state_dict(found)
+
+
+def fitted(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under the model's names, which are all there, each of the model's shape.
+
+    What wrappers put before the names is understood, in file and model alike: `module.`
+    (DataParallel, DistributedDataParallel), `model.` (Lightning and other trainers),
+    `_orig_mod.` (torch.compile), and combinations. Of a tied weight one name is enough.
+
+    Args:
+        model: the model; it stays as it is.
+        weights: name → value; only shapes are looked at, except for tied weights.
+        path: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: if names are missing or unexpected, shapes differ, or tied weights do.
     """
     places = model.state_dict()
-    fitted, unexpected = _renamed(weights, places)
+    found, unexpected = _renamed(weights, places)
     for names in _ties(places):
-        _fill_tie(fitted, names, path)
+        _fill_tie(found, names, path)
     difference = [
-        _listed("missing in the file", [name for name in places if name not in fitted]),
+        _listed("missing in the file", [name for name in places if name not in found]),
         _listed("unexpected in the file", unexpected),
         _listed(
             "of another shape",
             [
                 f"{name} ({list(value.shape)} in the file, {list(places[name].shape)} in the model)"
-                for name, value in fitted.items()
+                for name, value in found.items()
                 if value.shape != places[name].shape
             ],
         ),
@@ -53,8 +68,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             f"{path} does not fit the model, and nothing of it was loaded:{''.join(difference)}\n"
             f"build the model that was saved, with the same sizes"
         )
-    _check_finite(fitted, dict(model.named_parameters()), path)
-    model.load_state_dict(fitted)
+    return found
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -73,8 +87,8 @@ def _renamed(
     """The weights under the model's names, and the names that it does not have."""
     pairs = [(theirs, ours) for theirs in _bare(weights) for ours in _bare(places)]
     theirs, ours = min(pairs, key=lambda pair: len(pair[0].keys() ^ pair[1].keys()))
-    fitted = {ours[bare]: weights[name] for bare, name in theirs.items() if bare in ours}
-    return fitted, [name for bare, name in theirs.items() if bare not in ours]
+    found = {ours[bare]: weights[name] for bare, name in theirs.items() if bare in ours}
+    return found, [name for bare, name in theirs.items() if bare not in ours]
 
 
 def _bare(names: Iterable[str]) -> list[dict[str, str]]:
@@ -98,15 +112,15 @@ def _ties(places: Mapping[str, Tensor]) -> list[list[str]]:
     return [names for (pointer, *_), names in ties.items() if pointer and len(names) > 1]
 
 
-def _fill_tie(fitted: dict[str, Tensor], names: Sequence[str], path: Path) -> None:
-    held = [name for name in names if name in fitted]
+def _fill_tie(found: dict[str, Tensor], names: Sequence[str], path: Path) -> None:
+    held = [name for name in names if name in found]
     for name in held[1:]:
-        if not torch.equal(fitted[name], fitted[held[0]]):
+        if not torch.equal(found[name], found[held[0]]):
             raise CheckpointError(
                 f"{path} does not fit the model: {held[0]} and {name} are one tied weight in the "
                 f"model, but differ in the file; build the model without the tie"
             )
-    fitted |= {name: fitted[held[0]] for name in names if held}
+    found |= {name: found[held[0]] for name in names if held}
 
 
 def _listed(title: str, items: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
     """The weights that a file or several shards hold, by name, on the CPU.
 
-    The tensors are views of the files: values are read from disk when they are used.
+    The tensors are views of the files where the format allows it: their values are read from disk
+    when they are used.
 
     Raises:
         CheckpointError: if a file is missing, empty, truncated or of another kind, asks for
@@ -114,7 +116,8 @@ def load_torch(file: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a TorchScript archive is warned of, then refused
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(file)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except _MALFORMED as error:
             reason = str(error)
     if asked := re.search(r"\bGLOBAL ([\w.]+)", reason):

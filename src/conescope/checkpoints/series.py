@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 def find_checkpoints(
-    source: str | Path | Sequence[str | Path], step_pattern: str | None = None
+    source: str | Path | Collection[str | Path], step_pattern: str | None = None
 ) -> tuple[Checkpoint, ...]:
     r"""The checkpoints that a glob, a folder or a list names, each with its step.
 
@@ -44,7 +44,8 @@ def find_checkpoints(
     if there are none, for the checkpoint files.
 
     Args:
-        source: a glob such as `ckpts/*.safetensors`, a folder, or a list of files and folders.
+        source: a glob such as `ckpts/*.safetensors`, a folder, or files and folders: a list in
+            the order of their steps, or a set, which has no order.
         step_pattern: a regular expression whose one group is the step, such as `ckpt_(\d+)`;
             without it, see `steps_of`.
 
@@ -55,8 +56,9 @@ def find_checkpoints(
         CheckpointError: if there is no checkpoint, a shard is missing, a step cannot be told, two
             checkpoints have the same step, or the steps of a list do not rise.
     """
-    is_list = not isinstance(source, str | Path)
-    found = _grouped(source if is_list else _matches(Path(source)))
+    has_order = isinstance(source, Sequence) and not isinstance(source, str)
+    paths = _matches(source)
+    found = _grouped(paths if has_order else sorted(paths, key=str))
     if not found:
         raise CheckpointError(
             f"{source} holds no checkpoint; conescope reads {', '.join(SUFFIXES)}, and folders "
@@ -67,21 +69,22 @@ def find_checkpoints(
         Checkpoint(step, path, files)
         for step, (path, files) in zip(steps, found.items(), strict=True)
     ]
-    if not is_list:
+    if not has_order:
         series.sort(key=lambda checkpoint: checkpoint.step)
     _check_rising(series)
     return tuple(series)
 
 
-def _matches(source: Path) -> list[Path]:
-    if not source.exists():
-        return sorted(map(Path, glob.glob(str(source), recursive=True)))
-    if source.is_file():
-        return [source]
-    inside = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    if folders := [path for path in inside if path.is_dir() and _weights_in(path)]:
+def _matches(source: str | Path | Collection[str | Path]) -> Iterable[str | Path]:
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
+    if not path.is_dir():
+        return [path] if path.exists() else glob.glob(str(path), recursive=True)
+    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
+    if folders := [p for p in inside if p.is_dir() and _weights_in(p)]:
         return folders
-    return [source] if _weights_in(source) else [p for p in inside if p.suffix in SUFFIXES]
+    return [path] if _weights_in(path) else [p for p in inside if p.suffix in SUFFIXES]
 
 
 def _grouped(paths: Iterable[str | Path]) -> dict[Path, tuple[Path, ...]]:
