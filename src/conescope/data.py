@@ -21,6 +21,9 @@ from torch import Tensor
 from conescope.errors import DataError
 from conescope.recipe import DataRecipe, ProbeRecipe
 
+CLASSES = 10
+"""Number of classes, of every data set here."""
+
 _HUB = {"mnist": ("ylecun/mnist", "image"), "cifar10": ("uoft-cs/cifar10", "img")}
 _CROP_PADDING = 4
 
@@ -99,8 +102,9 @@ def seed_for(seed: int, purpose: str, index: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+@lru_cache(maxsize=1)
 def load_data(recipe: DataRecipe) -> Dataset:
-    """Load a whole data set into memory.
+    """Load a whole data set into memory; the newest one stays there for the next call.
 
     Raises:
         DataError: if the data cannot be found or read, or have another layout.
@@ -114,7 +118,7 @@ def load_data(recipe: DataRecipe) -> Dataset:
             f"{recipe.path or hub_name}: training images have shape "
             f"{tuple(train.images.shape[1:])}, test images {tuple(test.images.shape[1:])}"
         )
-    return Dataset(recipe.name, train, test, classes=10)
+    return Dataset(recipe.name, train, test, CLASSES)
 
 
 class BatchOrder:
@@ -220,7 +224,7 @@ def _load_digits(recipe: DataRecipe) -> Dataset:
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
     train, test = Split(train_images, train_labels), Split(test_images, test_labels)
-    return Dataset("digits", train, test, classes=10)
+    return Dataset("digits", train, test, CLASSES)
 
 
 def _load_parquet(recipe: DataRecipe, hub_name: str, column: str, split: str) -> Split:
@@ -261,6 +265,6 @@ def _to_split(arrays: list[np.ndarray], labels: list[int], source: str) -> Split
     images = torch.from_numpy(np.stack(arrays))
     images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
     classes = torch.tensor(labels, dtype=torch.int64)
-    if classes.min() < 0 or classes.max() > 9:
-        raise DataError(f"{source}: labels must lie in 0 … 9; the file holds others")
+    if classes.min() < 0 or classes.max() >= CLASSES:
+        raise DataError(f"{source}: labels must lie in 0 … {CLASSES - 1}; the file holds others")
     return Split(images, classes)

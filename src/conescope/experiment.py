@@ -20,9 +20,11 @@ from conescope.data import (
     seed_for,
 )
 from conescope.errors import RecipeError
-from conescope.measure import evaluate, measure_kernel
+from conescope.measure import evaluate, measure_kernel, recalibrated
 from conescope.models import build_model
 from conescope.recipe import Recipe
+from conescope.snapshots import SnapshotState
+from conescope.tangent import linearize
 from conescope.training import Snapshot, build_optimizer, learning_rate_schedule
 
 _CALIBRATION_SIZE = 2000
@@ -63,30 +65,48 @@ class Experiment:
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
         train_split = self.data.train
         self.order = BatchOrder(len(train_split), recipe.training.batch_size, recipe.seed)
-        per_epoch = self.order.iterations_per_epoch
         self.moments = Moments(
-            evaluate=frozenset(recipe.schedule("training.evaluate", per_epoch)),
-            kernel=frozenset(recipe.schedule("kernel.when", per_epoch)),
-            keep=frozenset(recipe.schedule("snapshots.keep", per_epoch)) | {recipe.training.steps},
-            resume=frozenset(recipe.schedule("snapshots.resume", per_epoch)),
+            evaluate=self._moments("training.evaluate"),
+            kernel=self._moments("kernel.when"),
+            keep=self._moments("snapshots.keep") | {recipe.training.steps},
+            resume=self._moments("snapshots.resume"),
         )
-        self.multiplier = learning_rate_schedule(
-            recipe.lr_schedule, recipe.schedule("lr_schedule.drops", per_epoch)
-        )
+        drops = recipe.schedule("lr_schedule.drops", self.order.iterations_per_epoch)
+        self.multiplier = learning_rate_schedule(recipe.lr_schedule, drops)
         self.normalize = Normalizer(train_split.images, getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.images[chosen.to(recipe.device)])
         self.calibration = self.normalize(train_split.images[:_CALIBRATION_SIZE])
 
-    def fresh(self) -> tuple[nn.Module, Optimizer]:
-        """The network at iteration 0, and its optimiser."""
+    def begin(self, origin: SnapshotState | None = None) -> tuple[nn.Module, Optimizer]:
+        """What is trained, and its optimiser, before the first iteration.
+
+        Args:
+            origin: the snapshot that the run branches from; fresh weights without one.
+
+        Raises:
+            StoreError: if the snapshot does not fit the network.
+            ModelError: if the network cannot be linearised.
+        """
         recipe = self.recipe
         torch.manual_seed(seed_for(recipe.seed, "weights"))
         shape = tuple(self.data.train.images.shape[1:])
         model = build_model(recipe.model, shape, self.data.classes)
         model.to(recipe.device, getattr(torch, recipe.dtype))
-        return model, build_optimizer(recipe.optimizer, model)
+        if origin is not None:
+            origin.load_weights(model)
+        if recipe.dynamics.kind == "linearised":
+            recalibrate = recipe.dynamics.batchnorm == "recalibrated"
+            model = linearize(recalibrated(model, self.calibration) if recalibrate else model)
+        optimizer = build_optimizer(recipe.optimizer, model)
+        if origin is not None and recipe.branch.optimizer == "restored":
+            origin.restore_momentum(optimizer)
+        return model, optimizer
+
+    def _moments(self, field: str) -> frozenset[int]:
+        steps = self.recipe.schedule(field, self.order.iterations_per_epoch)
+        return frozenset(step for step in steps if step >= self.recipe.branch.at)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of an iteration (0 is the first)."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from conescope.entk import Plan, plan
 from conescope.experiment import Experiment, reproducible
 from conescope.measure import evaluation_mode
 from conescope.recipe import Recipe
-from conescope.training import train
+from conescope.training import Snapshot, train
 
 _TIMED_SECONDS = 0.5
 _TIMED_CALLS = 3
@@ -61,17 +61,9 @@ def forecast(recipe: Recipe) -> Forecast:
     """
     with reproducible(recipe):
         experiment = Experiment(recipe)
-        model, optimizer = experiment.fresh()
-        snapshots = train(
-            model,
-            optimizer,
-            experiment.batch,
-            experiment.multiplier,
-            start=0,
-            stop=_ENDLESS,
-            seed=recipe.seed,
-        )
+        snapshots = _training(experiment)
         snapshot = next(snapshots)
+        model, optimizer = snapshot.model, snapshot.optimizer
         iteration_seconds = _seconds_each(lambda: next(snapshots))
         evaluation_seconds = _seconds_each(lambda: experiment.evaluate(snapshot))
         with evaluation_mode(model):
@@ -86,12 +78,41 @@ def forecast(recipe: Recipe) -> Forecast:
         return Forecast(
             kernel=kernel,
             kernels=len(moments.kernel),
-            iterations=recipe.training.steps,
+            iterations=recipe.training.steps - recipe.branch.at,
             iteration_seconds=iteration_seconds,
             evaluations=len(moments.evaluate),
             evaluation_seconds=evaluation_seconds,
             stored_bytes=len(moments.kernel) * kernel_bytes + len(moments.keep) * snapshot_bytes,
         )
+
+
+def iteration_seconds(recipe: Recipe) -> float:
+    """Measure the time of one iteration.
+
+    Args:
+        recipe: what would be trained; nothing is stored.
+
+    Raises:
+        ConescopeError: if the recipe cannot be carried out here.
+    """
+    with reproducible(recipe):
+        snapshots = _training(Experiment(recipe))
+        next(snapshots)
+        return _seconds_each(lambda: next(snapshots))
+
+
+def _training(experiment: Experiment) -> Iterator[Snapshot]:
+    """A training from fresh weights, also for a branch: the cost is the same."""
+    model, optimizer = experiment.begin()
+    return train(
+        model,
+        optimizer,
+        experiment.batch,
+        experiment.multiplier,
+        start=0,
+        stop=_ENDLESS,
+        seed=experiment.recipe.seed,
+    )
 
 
 def _slots(optimizer_state: dict) -> list:

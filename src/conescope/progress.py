@@ -48,8 +48,10 @@ class ProgressBar:
         self._progress.stop()
 
     def begin(self, name: str, step: int, total: int) -> None:
-        """Show the bar."""
+        """Show the bar, in the place of an earlier one."""
         self.step = step
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
         self._task = self._progress.add_task(name, total=total, completed=step)
 
     def advance(self, step: int) -> None:

@@ -61,12 +61,46 @@ class OptimizerRecipe:
         lr: the learning rate, before its schedule.
         momentum: momentum of sgd; the others have their own and want 0 here.
         weight_decay: L2 penalty (decoupled for adamw).
+        decay_towards: the weights that the penalty pulls to: zero, or those the training starts
+            from (sgd and adam only).
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0
     weight_decay: float = 0.0
+    decay_towards: Literal["zero", "start"] = "zero"
+
+
+@dataclass(frozen=True)
+class DynamicsRecipe:
+    """What is trained, from the weights the training starts from.
+
+    Args:
+        kind: the network itself, or its first-order Taylor model (arXiv:2503.16316, section 4).
+        batchnorm: where the Taylor model freezes BatchNorm: on the running statistics, or on
+            statistics estimated anew from training images; of no effect on the network itself.
+    """
+
+    kind: Literal["standard", "linearised"] = "standard"
+    batchnorm: Literal["running", "recalibrated"] = "running"
+
+
+@dataclass(frozen=True)
+class BranchRecipe:
+    """From which snapshot of another run the training starts; `--from RUN --at STEP` sets it.
+
+    Args:
+        run: the other run's folder; null to start from fresh weights.
+        parent: the other run's id.
+        at: the snapshot's iteration, from which the training counts on.
+        optimizer: the optimiser begins afresh, or with the snapshot's momentum.
+    """
+
+    run: str | None = None
+    parent: str | None = None
+    at: int = 0
+    optimizer: Literal["fresh", "restored"] = "fresh"
 
 
 @dataclass(frozen=True)
@@ -160,6 +194,8 @@ class Recipe:
             threads spend more time waiting for each other than computing.
         data: which images.
         model: which network.
+        branch: from which snapshot of another run it starts.
+        dynamics: the network, or its first-order Taylor model.
         optimizer: which optimiser.
         lr_schedule: how the learning rate changes.
         training: how long, in which bites.
@@ -179,6 +215,8 @@ class Recipe:
     threads: int | None = None
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    branch: BranchRecipe = field(default_factory=BranchRecipe)
+    dynamics: DynamicsRecipe = field(default_factory=DynamicsRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     lr_schedule: LearningRateRecipe = field(default_factory=LearningRateRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -200,6 +238,11 @@ class Recipe:
             raise RecipeError(
                 f"optimizer.momentum is for sgd; {self.optimizer.name} has its own: set it to 0"
             )
+        if self.optimizer.decay_towards == "start" and self.optimizer.name == "adamw":
+            raise RecipeError(
+                "optimizer.decay_towards: adamw's own decay goes to zero; take sgd or adam, or zero"
+            )
+        self._check_branch()
         if "/" in self.name or not self.name.strip(". "):
             raise RecipeError(f"name becomes part of a folder's name and cannot be {self.name!r}")
         for name in SCHEDULES:
@@ -207,6 +250,24 @@ class Recipe:
                 Schedule(self.get(name))
             except RecipeError as error:
                 raise RecipeError(f"{name}: {error}") from None
+
+    def _check_branch(self) -> None:
+        branch = self.branch
+        if (branch.run is None) != (branch.parent is None):
+            raise RecipeError(
+                "branch.run and branch.parent belong together; start a branch with "
+                "'conescope run --from RUN --at STEP', which sets both"
+            )
+        if branch.run is None and branch != BranchRecipe():
+            raise RecipeError(
+                "branch.at and branch.optimizer are for a branch; start one with "
+                "'conescope run --from RUN --at STEP'"
+            )
+        if not 0 <= branch.at < self.training.steps:
+            raise RecipeError(
+                f"a branch from iteration {branch.at} has nothing to do until iteration "
+                f"{self.training.steps}; set training.steps higher, or --at lower"
+            )
 
     def get(self, name: str) -> Any:
         """The value of a field by its dotted name, such as `optimizer.lr`."""
@@ -234,13 +295,13 @@ class Recipe:
     def id(self) -> str:
         """The name, and eight hexadecimal digits that hash what differs from the defaults.
 
-        Name, description and the place where the data lie do not enter: they change no number.
+        Name, description and the places of data and parent do not enter: they change no number.
         """
         defaults = dict(_flatten(asdict(Recipe())))
         changed = {
             name: value
             for name, value in _flatten(asdict(self))
-            if value != defaults[name] and name not in ("name", "description", "data.path")
+            if value != defaults[name] and name not in _PLACES
         }
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:8]}"
@@ -261,6 +322,7 @@ SCHEDULES = (
     "snapshots.resume",
     "kernel.when",
 )
+_PLACES = ("name", "description", "data.path", "branch.run")
 _MAY_BE_IDLE = ("snapshots.resume", "lr_schedule.drops")
 _AT_LEAST = {
     "seed": 0,

@@ -82,6 +82,7 @@ class Status:
         snapshots: iterations of the snapshots stored, rising.
         finished: whether it is complete.
         running: whether a process works on it at this moment.
+        diverged: whether its training came to a loss that is not finite.
         seconds: wall time spent on it, up to its newest entry.
     """
 
@@ -92,6 +93,7 @@ class Status:
     snapshots: tuple[int, ...]
     finished: bool
     running: bool
+    diverged: bool
     seconds: float
 
     @property
@@ -115,11 +117,6 @@ def load_run(path: str | Path) -> Run:
             f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
         )
     steps = sorted(kernels)
-    evaluations = {entry.values["step"]: entry.values for entry in folder.entries("evaluation")}
-    scalars = {
-        name: np.array([evaluations[step][name] for step in sorted(evaluations)])
-        for name in ("step", *SCALARS)
-    }
     drawn = [step for step in steps if "draws" in kernels[step].values]
     status = read_status(path)
     return Run(
@@ -127,7 +124,7 @@ def load_run(path: str | Path) -> Run:
         name=status.name,
         recipe=_recipe(begun, path),
         series=KernelSeries(steps, [read_kernel(folder, kernels[step]) for step in steps]),
-        scalars=scalars,
+        scalars=read_scalars(path),
         environment=folder.entries("session")[-1].values["environment"],
         command=begun.values["command"],
         total_steps=status.total_steps,
@@ -155,8 +152,34 @@ def read_status(path: str | Path) -> Status:
         snapshots=tuple(sorted(e.values["step"] for e in folder.files("snapshot"))),
         finished=is_finished(folder),
         running=folder.is_owned(),
+        diverged=bool(folder.entries("diverged")),
         seconds=seconds_spent(folder),
     )
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read what a run was to do.
+
+    Raises:
+        StoreError: if the folder holds no run, or one that conescope did not train.
+    """
+    recipe = _recipe(_open(path)[1], path)
+    if recipe is None:
+        raise StoreError(f"{path} holds kernels of a training that is not conescope's own")
+    return recipe
+
+
+def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a run's evaluations: "step" and each of `SCALARS`, [E] each.
+
+    Raises:
+        StoreError: if the folder holds no run.
+    """
+    folder, _ = _open(path)
+    found = {entry.values["step"]: entry.values for entry in folder.entries("evaluation")}
+    return {
+        name: np.array([found[step][name] for step in sorted(found)]) for name in ("step", *SCALARS)
+    }
 
 
 def is_finished(folder: Folder) -> bool:

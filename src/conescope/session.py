@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from conescope.errors import DamageWarning, StoreError
+from conescope.errors import DamageWarning, StoreError, TrainingError
 from conescope.experiment import Experiment, reproducible
-from conescope.recipe import Recipe
-from conescope.recipes import recipe_from_dict
+from conescope.recipe import BranchRecipe, Recipe
 from conescope.record import begin_session
-from conescope.run import is_finished, seconds_spent, write_kernel
+from conescope.run import is_finished, read_recipe, seconds_spent, write_kernel
+from conescope.snapshots import SnapshotState, find_snapshot, read_snapshot, write_snapshot
 from conescope.store import Entry, Folder
 from conescope.training import Snapshot, train
 
@@ -65,16 +65,20 @@ def run_experiment(
         Whether the run is complete.
 
     Raises:
-        ConescopeError: if something is wrong; what was stored before stays, and the same call
-            goes on from there.
+        TrainingError: if the loss is no longer finite, in this session or in an earlier one.
+        ConescopeError: if something else is wrong; what was stored before stays, and the same
+            call goes on from there.
     """
     progress = progress or _Silent()
     folder = Folder(path)
     with folder.owned(), reproducible(recipe):
         _check_same_recipe(folder, recipe)
+        _check_not_diverged(folder)
         experiment = Experiment(recipe)
-        model, optimizer = experiment.fresh()
+        origin = _read_origin(folder, recipe.branch)
+        model, optimizer = experiment.begin(origin)
         _claim(folder, recipe, command)
+        _keep_origin(folder, origin)
         stored = _take_stock(folder)
         start = _restore(folder, experiment, stored, model, optimizer)
         recorder = _Recorder(folder, experiment, stored)
@@ -88,12 +92,18 @@ def run_experiment(
             stop=recipe.training.steps,
             seed=recipe.seed,
         )
-        for snapshot in snapshots:
-            recorder.look(snapshot)
-            progress.advance(snapshot.step)
-            if snapshot.step < recipe.training.steps and should_stop():
-                recorder.store_snapshot(snapshot)
-                return False
+        step = start
+        try:
+            for snapshot in snapshots:
+                step = snapshot.step
+                recorder.look(snapshot)
+                progress.advance(step)
+                if step < recipe.training.steps and should_stop():
+                    recorder.store_snapshot(snapshot)
+                    return False
+        except TrainingError as error:
+            folder.append("diverged", step=step, reason=str(error), seconds=recorder.seconds())
+            raise
         if not is_finished(folder):
             folder.append("finished", seconds=recorder.seconds())
         return True
@@ -121,19 +131,9 @@ class _Recorder:
             self.store_snapshot(snapshot)
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
-        step = snapshot.step
-        state = snapshot.optimizer.state_dict()
-        tensors = {f"model.{name}": t for name, t in snapshot.model.state_dict().items()}
-        for index, slots in state["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
-        self._folder.write_tensors(
-            "snapshot",
-            f"snapshots/{step:08d}.safetensors",
-            tensors,
-            step=step,
-            seconds=self.seconds(),
-            param_groups=state["param_groups"],
-        )
+        file = f"snapshots/{snapshot.step:08d}.safetensors"
+        state = SnapshotState.of(snapshot)
+        write_snapshot(self._folder, "snapshot", file, state, seconds=self.seconds())
         passing = [
             entry
             for entry in self._folder.files("snapshot")
@@ -173,44 +173,61 @@ def _take_stock(folder: Folder) -> _Stored:
 def _restore(
     folder: Folder, experiment: Experiment, stored: _Stored, model: nn.Module, optimizer: Optimizer
 ) -> int:
-    """Load the newest snapshot before anything that is missing; return its iteration, or 0."""
-    moments = experiment.moments
+    """Load the newest snapshot before anything that is missing; return where training starts."""
+    moments, begin = experiment.moments, experiment.recipe.branch.at
     missing = (
         (moments.evaluate - stored.evaluations)
         | (moments.kernel - stored.kernels)
         | (moments.keep - stored.snapshots.keys())
     )
     first = min(missing, default=experiment.recipe.training.steps)
-    start = max((step for step in stored.snapshots if step <= first), default=0)
-    if start > 0:
-        _load_snapshot(folder, stored.snapshots[start], model, optimizer)
+    start = max((step for step in stored.snapshots if step <= first), default=begin)
+    if start in stored.snapshots:
+        read_snapshot(folder, stored.snapshots[start]).load_into(model, optimizer)
     return start
 
 
-def _load_snapshot(folder: Folder, entry: Entry, model: nn.Module, optimizer: Optimizer) -> None:
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in folder.read_tensors(entry).items():
-        part, _, rest = name.partition(".")
-        if part == "model":
-            weights[rest] = tensor
-        else:
-            index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-    model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": entry.values["param_groups"]})
+def _read_origin(folder: Folder, branch: BranchRecipe) -> SnapshotState | None:
+    """The snapshot that a branch starts from: the folder's own copy of it, or the parent's."""
+    if branch.run is None:
+        return None
+    held = [entry for entry in folder.files("origin") if folder.is_whole(entry)]
+    if held:
+        return read_snapshot(folder, held[-1])
+    parent = Folder(Path(branch.run))
+    _check_is_parent(parent, branch)
+    return read_snapshot(parent, find_snapshot(parent, branch.at)).without_linearization()
+
+
+def _keep_origin(folder: Folder, origin: SnapshotState | None) -> None:
+    """Store the branch's own copy of its start: the parent may go."""
+    if origin is not None and not any(map(folder.is_whole, folder.files("origin"))):
+        write_snapshot(folder, "origin", "origin.safetensors", origin)
+
+
+def _check_is_parent(parent: Folder, branch: BranchRecipe) -> None:
+    held = read_recipe(parent.path).id
+    if held != branch.parent:
+        raise StoreError(
+            f"{parent.path} holds the run {held}, but the branch's parent is {branch.parent}; "
+            f"give the parent's folder with --from"
+        )
 
 
 def _check_same_recipe(folder: Folder, recipe: Recipe) -> None:
-    begun = folder.entries("run")
-    if not begun:
+    if not folder.entries("run"):
         return
-    held = recipe_from_dict(begun[0].values["recipe"], str(folder.path))
+    held = read_recipe(folder.path)
     if held.id.rpartition("-")[2] != recipe.id.rpartition("-")[2]:
         raise StoreError(
             f"{folder.path} holds another run, {held.id}, and this one is {recipe.id}; choose "
             f"another folder with --out"
         )
+
+
+def _check_not_diverged(folder: Folder) -> None:
+    for entry in folder.entries("diverged"):
+        raise TrainingError(f"{folder.path} has diverged before: {entry.values['reason']}")
 
 
 def _claim(folder: Folder, recipe: Recipe, command: str) -> None:

@@ -63,6 +63,8 @@ def train(
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
             from it.
     """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
     scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
     yield Snapshot(start, model, optimizer)
     for step in range(start, stop):
@@ -84,14 +86,39 @@ def train(
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser for a model's parameters."""
-    parameters = model.parameters()
+    """The recipe's optimiser for a model's parameters.
+
+    Args:
+        recipe: which optimiser.
+        model: at the weights it starts from, which the penalty may pull towards.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    towards_start = recipe.decay_towards == "start"
+    decay = 0.0 if towards_start else recipe.weight_decay
     if recipe.name == "sgd":
-        return torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        optimizer = torch.optim.SGD(
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=decay
         )
-    family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
-    return family(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    else:
+        family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
+        optimizer = family(parameters, recipe.lr, weight_decay=decay)
+    if towards_start:
+        _pull_towards_start(optimizer, parameters, recipe.weight_decay)
+    return optimizer
+
+
+def _pull_towards_start(
+    optimizer: Optimizer, parameters: list[nn.Parameter], strength: float
+) -> None:
+    """Add the gradient of ½ strength |θ − θ_start|² before every step."""
+    start = [p.detach().clone() for p in parameters]
+
+    def add_penalty(*_: object) -> None:
+        for p, origin in zip(parameters, start, strict=True):
+            if p.grad is not None:
+                p.grad.add_(p.detach() - origin, alpha=strength)
+
+    optimizer.register_step_pre_hook(add_penalty)
 
 
 def learning_rate_schedule(

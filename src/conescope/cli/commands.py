@@ -45,12 +45,28 @@ class Commands:
         self._commands[name].set_defaults(command=command, takes_fields=False)
         return self._commands[name]
 
+    def add_with_fields(
+        self, name: str, command: Command, summary: str, takes: str
+    ) -> argparse.ArgumentParser:
+        """Add a command that takes values for a recipe's fields.
+
+        The command finds them as `overrides`, and all its words as `words`.
+
+        Args:
+            name: the word after `conescope`.
+            command: what it does.
+            summary: one line of help.
+            takes: its other arguments, as the line of usage shows them.
+        """
+        parser = self.add(name, command, summary)
+        parser.usage = f"conescope {name} [options] {takes} [--FIELD VALUE …]"
+        parser.set_defaults(takes_fields=True)
+        return parser
+
     def add_for_recipe(
         self, name: str, command: Command, summary: str, optional: bool = False
     ) -> argparse.ArgumentParser:
-        """Add a command that takes a recipe and values for its fields.
-
-        The command finds them as `recipe` and `overrides`, and all its words as `words`.
+        """Add a command that takes a recipe, which it finds as `recipe`, and its fields' values.
 
         Args:
             name: the word after `conescope`.
@@ -58,10 +74,8 @@ class Commands:
             summary: one line of help.
             optional: whether the recipe may be left out.
         """
-        parser = self.add(name, command, summary)
         shown = "[RECIPE]" if optional else "RECIPE"
-        parser.usage = f"conescope {name} [options] {shown} [--FIELD VALUE …]"
-        parser.set_defaults(takes_fields=True)
+        parser = self.add_with_fields(name, command, summary, shown)
         parser.add_argument(
             "recipe",
             metavar="RECIPE",

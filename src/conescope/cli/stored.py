@@ -33,10 +33,10 @@ def write_report(run: Run, path: Path) -> Path:
 
 def _status(arguments: argparse.Namespace) -> int:
     status = read_status(arguments.run)
-    state = "finished" if status.finished else "running" if status.running else "stopped"
+    states = {"finished": status.finished, "running": status.running, "diverged": status.diverged}
     rows = {
         "run": status.name,
-        "state": state,
+        "state": next((state for state, holds in states.items() if holds), "stopped"),
         "iterations": status.extent,
         "kernels": f"{status.kernels:,}",
         "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",

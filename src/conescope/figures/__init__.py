@@ -12,8 +12,9 @@ from conescope.figures.plots import (
     overview,
     training,
 )
-from conescope.figures.save import FIGURES, save_figures
-from conescope.figures.style import PAPER, Style
+from conescope.figures.save import FIGURES, save_figure, save_figures
+from conescope.figures.style import PAPER, Style, in_force
+from conescope.figures.switched import switched
 
 __all__ = [
     "FIGURES",
@@ -23,7 +24,10 @@ __all__ = [
     "distance_from",
     "distance_matrix",
     "embedding",
+    "in_force",
     "overview",
+    "save_figure",
     "save_figures",
+    "switched",
     "training",
 ]

@@ -65,11 +65,21 @@ def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
         with in_force(style):
             if not run.finished:
                 figure.supxlabel(state(run), fontsize="small")
-            written += _save(figure, folder / name, run.name)
+            written += save_figure(figure, folder / name, run.name)
     return written
 
 
-def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, title: str) -> list[Path]:
+    """Write a figure as PDF and as PNG, within the style in force.
+
+    Args:
+        figure: what to write.
+        stem: the files' path without suffix; its folder is made if missing.
+        title: the files' title.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
     metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
     files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
     for file, fields in files.items():

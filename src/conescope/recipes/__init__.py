@@ -31,17 +31,20 @@ def packaged_recipes() -> dict[str, str]:
     return found
 
 
-def recipe_from_dict(values: Mapping[str, Any], source: str) -> Recipe:
+def recipe_from_dict(
+    values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+) -> Recipe:
     """Build a recipe from nested plain values; what is absent keeps its default.
 
     Args:
         values: the fields.
         source: where they come from, for error messages.
+        overrides: fields to change, as on the command line.
 
     Raises:
         RecipeError: if a field is unknown or has the wrong type.
     """
-    return _parse(values, [], source)
+    return _parse(values, overrides, source)
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -22,7 +22,8 @@ from conescope.tangent.products import (
 )
 from conescope.tangent.shared import SharedPass, trace
 
-_POINT = "linearization_point"
+LINEARIZATION_POINT = "linearization_point"
+"""Under this name a linearised model's state dict holds θ_t."""
 _VERIFIED_SAMPLES = 4
 _TOLERANCE = 0.01  # far above rounding (TF32's too), far below what a missing term makes
 
@@ -73,12 +74,12 @@ class LinearizedModel(nn.Module):
         self._verified = False
         # In a tuple they are no children: their weights are exchanged for ours in every pass.
         self._passes = (network, None if graph is None else SharedPass(network, graph))
-        self.add_module(_POINT, nn.Module())
+        self.add_module(LINEARIZATION_POINT, nn.Module())
         _add_members(self, model, {})
         for name, p in model.named_parameters():
             if p.requires_grad:
                 value = network.get_parameter(name).detach()
-                _add_buffer(self.get_submodule(_POINT), name, value)
+                _add_buffer(self.get_submodule(LINEARIZATION_POINT), name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """f_lin(x; θ), from [n, …] to [n, …].
@@ -89,7 +90,7 @@ class LinearizedModel(nn.Module):
                 not that of plain autograd.
         """
         x = x.detach()
-        point = dict(self.get_submodule(_POINT).named_buffers())
+        point = dict(self.get_submodule(LINEARIZATION_POINT).named_buffers())
         if not self._verified:
             self._verify(x[:_VERIFIED_SAMPLES], point)
             self._verified = True
@@ -124,8 +125,12 @@ class LinearizedModel(nn.Module):
     def _constants(self) -> Weights:
         """Buffers and frozen parameters of the network."""
         members = (*self.named_parameters(), *self.named_buffers())
-        point = {name for name, _ in self.get_submodule(_POINT).named_buffers()}
-        return {n: t.detach() for n, t in members if n not in point and not n.startswith(_POINT)}
+        point = {name for name, _ in self.get_submodule(LINEARIZATION_POINT).named_buffers()}
+        return {
+            n: t.detach()
+            for n, t in members
+            if n not in point and not n.startswith(LINEARIZATION_POINT)
+        }
 
     @torch.enable_grad()
     def _verify(self, x: Tensor, point: Weights) -> None:

@@ -1,0 +1,123 @@
+"""`conescope switch`: what is lost when training is linearised from iteration t on."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import STDERR, STDOUT, say, stopping
+from conescope.errors import RecipeError
+from conescope.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from conescope.switch import Switch, SwitchResult
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_with_fields(
+        "switch",
+        _switch,
+        "train children of runs, linearised and not, from each of several iterations",
+        "RUN… --at STEP,STEP,…",
+    )
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="runs, one a seed")
+    parser.add_argument(
+        "--at", metavar="STEPS", required=True, help="the switch points, such as 0,500,2000"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="where figure and table go (default RUN/figures)"
+    )
+
+
+def carry_out_all(switch: Switch, command: str) -> int:
+    """Train all children that are not done; 0, or the exit status of being stopped."""
+    from conescope.switch import carry_out, switch_seconds
+
+    to_do = switch.to_do()
+    total = 2 * len(switch.parents) * len(switch.points)
+    if not to_do:
+        return 0
+    say("cost", f"{len(to_do)} of {total} children to train, {_time(switch_seconds(switch))}")
+    with stopping() as received, ProgressBar(STDERR) as bar:
+        for number, child in enumerate(to_do, start=1):
+            branch = child.recipe.branch
+            kind = child.recipe.dynamics.kind
+            say("child", f"{number} of {len(to_do)}: {branch.run}, {kind} from {branch.at:,}")
+            is_done = carry_out(
+                child, command=command, progress=bar, should_stop=lambda: bool(received)
+            )
+            if not is_done or (received and number < len(to_do)):
+                say("stopped", "what is done is stored; the same command goes on from there")
+                return 128 + received[0]
+    return 0
+
+
+def draw(switch: Switch, result: SwitchResult, stem: Path, caption: str = "") -> list[Path]:
+    """Draw figure 2 and write its numbers beside it."""
+    from conescope.figures import PAPER, in_force, save_figure, switched
+    from conescope.switch import write_table
+
+    with in_force(PAPER):
+        files = save_figure(switched(result, caption), stem, "switch experiment")
+    table = stem.with_name(stem.name + ".csv")
+    write_table(switch, result, table)
+    return [*files, table]
+
+
+def print_result(result: SwitchResult) -> None:
+    """Print means over runs, a line a switch point."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("switch", "accuracy, linearised", "standard", "loss, linearised", "standard"):
+        table.add_column(heading, justify="right")
+    quantities = [("test_accuracy", "{:.2%}"), ("test_loss", "{:.4g}")]
+    for column, point in enumerate(result.points):
+        cells = [
+            _cell(result, dynamics, quantity, column, text)
+            for quantity, text in quantities
+            for dynamics in ("linearised", "standard")
+        ]
+        table.add_row(f"{point:,}", *cells)
+    never = [text.format(result.parents[quantity].mean()) for quantity, text in quantities]
+    table.add_row("never", "", never[0], "", never[1])
+    STDOUT.print(table)
+
+
+def _switch(arguments: argparse.Namespace) -> int:
+    from conescope.switch import plan_switch, read_switch
+
+    switch = plan_switch(arguments.runs, _points(arguments.at), arguments.overrides)
+    status = carry_out_all(switch, shlex.join(["conescope", *arguments.words]))
+    if status:
+        return status
+    result = read_switch(switch)
+    print_result(result)
+    stem = (arguments.out or arguments.runs[0] / "figures") / "switch"
+    for file in draw(switch, result, stem):
+        STDOUT.print(str(file))
+    return 0
+
+
+def _points(text: str) -> list[int]:
+    try:
+        return [int(word.replace("_", "")) for word in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--at takes iterations such as 0,500,2000, not {text!r}") from None
+
+
+def _cell(result: SwitchResult, dynamics: str, quantity: str, column: int, text: str) -> str:
+    values = result.children[dynamics][quantity][:, column]
+    diverged = result.diverged[dynamics][:, column]
+    if diverged.all():
+        return "diverged"
+    mean = text.format(values[~diverged].mean())
+    return f"{mean} ({diverged.sum()} diverged)" if diverged.any() else mean
+
+
+def _time(seconds: float) -> str:
+    return f"about {seconds / 60:,.0f} min" if seconds > 100 else f"about {seconds:.0f} s"
