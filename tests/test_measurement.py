@@ -11,6 +11,7 @@ from torch import nn
 
 import conescope as cs
 from conescope.adapt import adapt
+from conescope.branches import branch_recipe
 from conescope.checkpoints.measurement import Choice, measure
 from conescope.checkpoints.source import import_model
 from conescope.checkpoints.subject import Checkpoints, Snapshots
@@ -27,6 +28,7 @@ from conescope.measure import recalibrated
 from conescope.recipes import load_recipe
 from conescope.run import read_status
 from conescope.session import run_experiment
+from conescope.store import Folder
 
 STEPS = (0, 9, 10, 200)
 OVERRIDES = [
@@ -252,10 +254,28 @@ def test_a_runs_damaged_snapshot_is_named(trained, tmp_path):
     (run / "snapshots/00000010.safetensors").write_bytes(b"")
     with pytest.raises(StoreError, match=r"00000010.safetensors is damaged"):
         cs.measure_snapshots(run, out=tmp_path / "again")
-    with pytest.raises(CheckpointError, match="is no run with snapshots"):
+    with pytest.raises(StoreError, match="holds no run"):
         cs.measure_snapshots(tmp_path / "nowhere", out=tmp_path / "again")
-    with pytest.raises(CheckpointError, match="is no run with snapshots"):
+
+
+def test_a_run_without_snapshots_or_recipe_is_refused(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    folder = Folder(tmp_path / "run")
+    for entry in folder.files("snapshot"):
+        folder.remove(entry)
+    with pytest.raises(CheckpointError, match=r"holds no snapshot to measure; set snapshots.keep"):
+        cs.measure_snapshots(tmp_path / "run", out=tmp_path / "again")
+    cs.measure_snapshots(trained, out=tmp_path / "again")
+    with pytest.raises(StoreError, match="a training that is not conescope's own"):
         cs.measure_snapshots(tmp_path / "again", out=tmp_path / "third")
+
+
+def test_snapshots_of_linearised_training_are_measured(trained, tmp_path):
+    branch = branch_recipe(trained, 10, ["--dynamics.kind=linearised"])
+    run_experiment(branch, tmp_path / "branch", command="")
+    run = cs.measure_snapshots(tmp_path / "branch", out=tmp_path / "again", outputs="sum")
+    assert run.series.steps == (10, 20)
+    assert run.series.distances_from(10).max() < 1e-10  # a linear model's kernel stays
 
 
 @pytest.fixture

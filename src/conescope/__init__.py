@@ -8,6 +8,7 @@ from conescope.metrics.distance import kernel_distance, kernel_velocity
 from conescope.run import load_run
 from conescope.series import KernelSeries
 from conescope.tangent import LinearizedModel, linearize
+from conescope.watch import Watch
 
 __all__ = [
     "Cone",
@@ -15,6 +16,7 @@ __all__ = [
     "KernelSeries",
     "LinearizedModel",
     "Plan",
+    "Watch",
     "cone",
     "entk",
     "estimate_distance",

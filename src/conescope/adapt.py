@@ -7,6 +7,7 @@ outputs become one: its batch is then the numbers of the samples, and it looks t
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from torch.nn.parameter import UninitializedParameter
 from conescope.entk import KernelEstimate, entk, estimate_entk
 from conescope.errors import ModelError
 from conescope.kernel import Kernel, Outputs
-from conescope.probe import Probe, copied, count, describe_probe, items
+from conescope.probe import Probe, copied, count, describe_probe, digest, items
 
 Select = Callable[[Any], Tensor] | str
 """From what a model returns to the outputs: a function, or the name or number of a field."""
@@ -96,8 +97,30 @@ class Adapted:
                 f"dimension must number the samples; choose the outputs with `select`"
             )
 
+    def weights(self) -> str:
+        """A hash of the values of the parameters whose kernel is taken, 16 hexadecimal digits."""
+        return digest({name: self.module.get_parameter(name).detach() for name in self.params})
+
+    def description(self) -> dict[str, str]:
+        """What makes two kernels comparable: model, parameters, probe and outputs, as text."""
+        sizes = [self.module.get_parameter(name).shape for name in self.params]
+        names = hashlib.sha256(repr([*zip(self.params, sizes, strict=True)]).encode()).hexdigest()
+        select = self.module.select
+        return {
+            "model": type(self.module.get_submodule(_MODEL)).__name__,
+            "parameters": f"{sum(s.numel() for s in sizes):,} in {len(sizes)}, {names[:16]}",
+            "probe": f"{describe_probe(self.module.probe)}, {digest(self.module.probe)}",
+            "select": getattr(select, "__name__", None) or str(select),
+            "pool": str(self.module.pool),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first of the parameters lies now."""
+        return self.module.get_parameter(self.params[0]).device
+
     def _here(self) -> Tensor:
-        return self.x.to(self.module.get_parameter(self.params[0]).device)
+        return self.x.to(self.device)
 
 
 def adapt(
@@ -181,7 +204,7 @@ class _Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.add_module(_MODEL, model)
-        self.train(model.training)
+        self.training = False  # the model's own modules keep their modes
         self.probe, self.select, self.pool = probe, select, pool
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,6 +277,11 @@ def _refuse_absent_weights(model: nn.Module) -> None:
             raise ModelError(f"parameter {name!r} is lazy and has no shape yet; run a batch first")
         if p.is_meta:
             raise ModelError(f"parameter {name!r} is on the meta device; load its values first")
+        if p.is_inference():
+            raise ModelError(
+                f"parameter {name!r} was made in inference mode and has no gradient; make the "
+                f"model outside of torch.inference_mode()"
+            )
         if sharded or hasattr(p, "placements"):  # as torch's DTensor has
             raise ModelError(
                 f"parameter {name!r} is sharded over processes; gather the weights in a whole "

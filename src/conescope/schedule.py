@@ -64,6 +64,31 @@ class Schedule:
             found.update(_expand(term, total, iterations_per_epoch))
         return tuple(sorted(step for step in found if step <= total))
 
+    def fires(self, step: int, total: int | None = None) -> bool:
+        """Whether the schedule fires at one iteration of a run whose length may be unknown.
+
+        Args:
+            step: the iteration, at least 0.
+            total: the last iteration; without it `end` is never known to have come.
+        """
+        if self.is_never or (total is not None and step > total):
+            return False
+        return any(
+            step in _expand(term, step if total is None else total, 1)
+            for term in self._terms()
+            if term != "end" or total is not None
+        )
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the text says `end`, which means something only in a run of known length."""
+        return "end" in self._terms()
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the text has a number of epochs (`ep`)."""
+        return bool(re.search(r"\d\s*ep\b", self.text))
+
     @property
     def is_never(self) -> bool:
         """Whether the text says that it never fires."""

@@ -17,7 +17,8 @@ from conescope.errors import CheckpointError
 from conescope.experiment import Experiment, reproducible
 from conescope.measure import recalibrated
 from conescope.probe import Probe, describe_probe, digest
-from conescope.recipes import recipe_from_dict
+from conescope.run import read_recipe
+from conescope.snapshots import read_snapshot
 from conescope.store import Folder
 
 BatchNorm = Literal["running", "recalibrated"]
@@ -114,22 +115,21 @@ class Snapshots(Subject):
             training images; None for the recipe's choice.
 
     Raises:
-        CheckpointError: if the folder holds no recipe, or no snapshot.
+        CheckpointError: if the run kept no snapshot.
+        StoreError: if the folder holds no run that conescope trained.
         ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
     """
 
     def __init__(self, path: Path, batchnorm: BatchNorm | None = None) -> None:
-        self._folder = Folder(path)
-        begun = self._folder.entries("run")
+        self._folder, self.recipe = Folder(path), read_recipe(path)
         self._entries = {entry.values["step"]: entry for entry in self._folder.files("snapshot")}
-        if not begun or "recipe" not in begun[0].values or not self._entries:
+        if not self._entries:
             raise CheckpointError(
-                f"{path} is no run with snapshots of its weights; give a run that 'conescope run' "
-                f"made, with snapshots.keep for the iterations to keep"
+                f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "
+                f"example to 'every 1000'"
             )
-        self.recipe = recipe_from_dict(begun[0].values["recipe"], str(path))
         self._experiment = Experiment(self.recipe)
-        self.model = self._experiment.fresh()[0].eval()
+        self.model = self._experiment.begin()[0].eval()
         self.probe = self._experiment.probe
         self.paths = {s: path / self._entries[s].values["file"] for s in sorted(self._entries)}
         self._batchnorm = batchnorm or self.recipe.kernel.batchnorm
@@ -146,10 +146,7 @@ class Snapshots(Subject):
 
     def load(self, step: int) -> None:
         """See `Subject.load`."""
-        tensors = self._folder.read_tensors(self._entries[step])
-        prefix = "model."
-        weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        load_weights(self.model, weights, self.paths[step])
+        read_snapshot(self._folder, self._entries[step]).load_weights(self.model)
         if self._batchnorm == "recalibrated":
             estimated = recalibrated(self.model, self._experiment.calibration)
             self.model.load_state_dict(estimated.state_dict())
