@@ -97,7 +97,7 @@ def test_each_checkpoint_is_measured_as_if_it_were_alone(folder, probe, choice):
     assert np.array_equal(run.series.cosines(), truth.cosines())
     assert run.finished
     assert run.name == "run"
-    assert run.source["model"] == "build"
+    assert run.description == "checkpoints of build in ckpts"
 
 
 def test_a_model_is_copied_and_a_builder_called(folder, probe):
@@ -169,7 +169,7 @@ def test_kernels_of_different_kinds_do_not_mix(folder, probe):
     for changes in ({"outputs": 0}, {"params": "0"}, {"by_layer": True}, {"draws": 3}):
         with pytest.raises(StoreError, match="holds kernels of something else"):
             cs.measure_checkpoints(build, "ckpts", probe, out="run", **changes)
-    with pytest.raises(StoreError, match="holds kernels of something else: probe digest was"):
+    with pytest.raises(StoreError, match="holds kernels of something else: probe was"):
         cs.measure_checkpoints(build, "ckpts", probe + 1, out="run")
 
 
@@ -301,7 +301,7 @@ def test_the_command_measures_checkpoints(folder, probe, capsys):
     assert (folder / "runs/x/figures/overview.pdf").exists()
     run = cs.load_run("runs/x")
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
-    assert run.source["model"] == "user_model:build"
+    assert run.description == "checkpoints of user_model:build in ckpts"
     page = (folder / "runs/x/report.html").read_text()
     assert "conescope measure &#x27;ckpts/*.safetensors&#x27; --model user_model:build" in page
 

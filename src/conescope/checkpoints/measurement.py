@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -53,8 +52,6 @@ class Choice:
     memory: str | float | None = None
 
     def __post_init__(self) -> None:
-        params = [self.params] if isinstance(self.params, str) else self.params
-        object.__setattr__(self, "params", None if params is None else tuple(params))
         if self.draws is not None and (self.outputs != "trace" or self.by_layer):
             raise KernelError(
                 "random cotangents estimate the class trace as a whole; leave out draws, or "
@@ -66,17 +63,6 @@ class Choice:
         if self.draws is not None:
             return adapted.estimate(self.draws, memory=self.memory)
         return adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
-
-    def noted(self) -> dict[str, Any]:
-        """What makes kernels comparable, as JSON values; defaults are left out."""
-        values = {
-            "draws": self.draws,
-            "select": getattr(self.select, "__qualname__", self.select),
-            "pool": self.pool,
-            "params": self.params if self.params is None else list(self.params),
-            "by layer": self.by_layer or None,
-        }
-        return {"outputs": self.outputs} | {n: v for n, v in values.items() if v is not None}
 
 
 def measure_checkpoints(
@@ -207,13 +193,13 @@ def measure(
     subject.check()
     folder = Folder(path)
     with folder.owned(), subject.computing():
-        series = _Series(folder, subject, choice, command)
+        series = _Series(folder, subject, adapted, choice, command)
         if progress is not None:
             progress.begin(path.name, 0, len(subject.paths))
         for done, step in enumerate(subject.paths, start=1):
             if should_stop():
                 return False
-            series.measure(step, adapted)
+            series.measure(step)
             if progress is not None:
                 progress.advance(done)
         series.finish()
@@ -223,8 +209,11 @@ def measure(
 class _Series:
     """The kernels of a run folder, and of which weights they are."""
 
-    def __init__(self, folder: Folder, subject: Subject, choice: Choice, command: str) -> None:
-        self._folder, self._subject, self._choice, self._command = folder, subject, choice, command
+    def __init__(
+        self, folder: Folder, subject: Subject, adapted: Adapted, choice: Choice, command: str
+    ) -> None:
+        self._folder, self._subject, self._adapted = folder, subject, adapted
+        self._choice, self._command = choice, command
         whole = {e.values["step"] for e in folder.files("kernel") if folder.is_whole(e)}
         noted = {e.values["step"]: e.values["weights"] for e in folder.entries("weights")}
         self._stored = {step: noted[step] for step in whole & noted.keys()}
@@ -234,7 +223,7 @@ class _Series:
         if folder.entries("run"):
             self._begin_session()
 
-    def measure(self, step: int, adapted: Adapted) -> None:
+    def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
         path = self._subject.paths[step]
         self._subject.load(step)
@@ -248,7 +237,7 @@ class _Series:
                 )
             return
         try:
-            kernel = self._choice.of(adapted)
+            kernel = self._choice.of(self._adapted)
             (kernel.kernel if isinstance(kernel, KernelEstimate) else kernel).check_finite()
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
@@ -258,10 +247,16 @@ class _Series:
         self._folder.append("weights", step=step, weights=weights, path=str(path))
 
     def _begin_session(self) -> None:
-        name = self._folder.path.resolve().name
-        source = {"name": name, **self._subject.source, **self._choice.noted()}
+        source = {
+            "name": self._folder.path.resolve().name,
+            **self._subject.source,
+            **self._adapted.description(),
+            "outputs": self._choice.outputs,
+            "draws": self._choice.draws,
+            "by_layer": self._choice.by_layer,
+        }
         begin_source(self._folder, source, self._command)
-        begin_session(self._folder, str(next(self._subject.model.parameters()).device))
+        begin_session(self._folder, str(self._adapted.device))
         self._has_session = True
 
     def finish(self) -> None:

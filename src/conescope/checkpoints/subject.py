@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from conescope.checkpoints.series import find_checkpoints
 from conescope.errors import CheckpointError
 from conescope.experiment import Experiment, reproducible
 from conescope.measure import recalibrated
-from conescope.probe import Probe, describe_probe, digest
+from conescope.probe import Probe
 from conescope.run import read_recipe
 from conescope.snapshots import read_snapshot
 from conescope.store import Folder
@@ -30,14 +30,14 @@ class Subject(ABC):
     Attributes:
         model: the model, in evaluation mode, with the weights of the moment loaded last.
         probe: its inputs for n samples.
-        source: where all this is from, JSON values: "description", and what must be equal for
+        source: where all this is from, as text: "description", and what else must be equal for
             kernels to be comparable.
         paths: step → what to call the weights of that step by; the steps rise.
     """
 
     model: nn.Module
     probe: Probe
-    source: Mapping[str, Any]
+    source: Mapping[str, str]
     paths: Mapping[int, Path]
 
     @abstractmethod
@@ -88,13 +88,7 @@ class Checkpoints(Subject):
         self.model, self.probe = model.eval(), probe
         self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
         self._files = {checkpoint.step: checkpoint.files for checkpoint in found}
-        folder = found[0].path.parent
-        self.source = {
-            "description": f"checkpoints of {name} in {folder}",
-            "model": name,
-            "probe": describe_probe(probe),
-            "probe digest": digest(probe),
-        }
+        self.source = {"description": f"checkpoints of {name} in {found[0].path.parent}"}
 
     def check(self) -> None:
         """See `Subject.check`; values are not read where the format allows it."""
@@ -136,8 +130,6 @@ class Snapshots(Subject):
         self.source = {
             "description": f"snapshots of {self.recipe.id}, measured again",
             "run": self.recipe.id,
-            "probe": describe_probe(self.probe),
-            "probe digest": digest(self.probe),
             "batchnorm": self._batchnorm,
         }
 
