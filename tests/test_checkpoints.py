@@ -164,6 +164,27 @@ def test_a_whole_module_and_a_torchscript_archive_are_refused(tmp_path):
         read_weights([tmp_path / "b.pt"])
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: torch.ones(2, device="meta"), lambda: torch.ones(3).to_sparse()]
+)
+def test_tensors_that_are_not_plain_are_refused(tmp_path, make):
+    torch.save({"w": make()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a.pt: w is a meta, sparse or quantised tensor"):
+        read_weights([tmp_path / "a.pt"])
+
+
+def test_another_precision_is_taken_over():
+    model = small_model()
+    load_weights(
+        model,
+        {n: t.double() for n, t in state_of(small_model(1)).items()}
+        | {"1.num_batches_tracked": torch.tensor(3)},
+        Path("a"),
+    )
+    assert torch.equal(model[0].weight, small_model(1)[0].weight)
+    assert model[0].weight.dtype == torch.float32
+
+
 def test_a_safetensors_file_without_tensors_does_not_fit(tmp_path):
     save_file({}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"missing in the file \(9\)"):
@@ -214,13 +235,16 @@ def test_what_does_not_fit_is_told_and_nothing_of_it_loaded():
     del weights["0.bias"]
     weights |= {f"extra.{i}": torch.ones(1) for i in range(9)}
     weights["2.weight"] = torch.ones(2, 5)
+    weights["2.bias"] = torch.ones(2, dtype=torch.int8)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, weights, Path("ckpts/a.pt"))
     assert str(caught.value).splitlines() == [
         "ckpts/a.pt does not fit the model, and nothing of it was loaded:",
         "  missing in the file (1): 0.bias",
         "  unexpected in the file (9): extra.0, extra.1, extra.2, extra.3, extra.4, and 4 more",
-        "  of another shape (1): 2.weight ([2, 5] in the file, [2, 4] in the model)",
+        "  of another shape or kind (2): "
+        "2.weight ([2, 5] float32 in the file, [2, 4] float32 in the model), "
+        "2.bias ([2] int8 in the file, [2] float32 in the model)",
         "build the model that was saved, with the same sizes",
     ]
     assert same(state_of(model), before)

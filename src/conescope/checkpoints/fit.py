@@ -35,6 +35,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
 def fitted(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The weights under the model's names, which are all there, each of the model's shape.
 
+    Real numbers may have another precision than the model's; whole numbers in their place (as
+    quantised weights are stored) are refused.
+
     What wrappers put before the names is understood, in file and model alike: `module.`
     (DataParallel, DistributedDataParallel), `model.` (Lightning and other trainers),
     `_orig_mod.` (torch.compile), and combinations. Of a tied weight one name is enough.
@@ -45,7 +48,8 @@ def fitted(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[
         path: the checkpoint, for messages.
 
     Raises:
-        CheckpointError: if names are missing or unexpected, shapes differ, or tied weights do.
+        CheckpointError: if names are missing or unexpected, shapes or kinds of number differ, or
+            tied weights do.
     """
     places = model.state_dict()
     found, unexpected = _renamed(weights, places)
@@ -54,14 +58,7 @@ def fitted(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[
     difference = [
         _listed("missing in the file", [name for name in places if name not in found]),
         _listed("unexpected in the file", unexpected),
-        _listed(
-            "of another shape",
-            [
-                f"{name} ({list(value.shape)} in the file, {list(places[name].shape)} in the model)"
-                for name, value in found.items()
-                if value.shape != places[name].shape
-            ],
-        ),
+        _listed("of another shape or kind", _other_shapes(found, places)),
     ]
     if any(difference):
         raise CheckpointError(
@@ -102,6 +99,18 @@ def _bare(names: Iterable[str]) -> list[dict[str, str]]:
         paths = [path[1:] for path in paths]
         found.append(paths)
     return [dict(zip(map(".".join, paths), names, strict=True)) for paths in found]
+
+
+def _other_shapes(found: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> list[str]:
+    def told(tensor: Tensor) -> str:
+        return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+    return [
+        f"{name} ({told(value)} in the file, {told(places[name])} in the model)"
+        for name, value in found.items()
+        if value.shape != places[name].shape
+        or value.is_floating_point() != places[name].is_floating_point()
+    ]
 
 
 def _ties(places: Mapping[str, Tensor]) -> list[list[str]]:

@@ -30,7 +30,7 @@ SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
 _STATE_DICTS = ("state_dict", "model_state_dict", "model")
 _MALFORMED = (  # what torch's reader lets through when it meets bytes that are no checkpoint
     pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, TypeError, LookupError,
-    AttributeError, AssertionError, struct.error, MemoryError,
+    ArithmeticError, AttributeError, AssertionError, struct.error, MemoryError,
 )  # fmt: skip
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
@@ -43,7 +43,8 @@ def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: if a file is missing, empty, truncated or of another kind, asks for
-            anything but tensors (a malicious pickle does), or two shards hold the same name.
+            anything but tensors (a malicious pickle does), holds some that are not plain, or two
+            shards hold the same name.
     """
     weights: dict[str, Tensor] = {}
     for file in files:
@@ -67,7 +68,14 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
     if not start:
         raise CheckpointError(f"{file} is empty; copy it again, or leave it out")
-    return _read_safetensors(file, start) if file.suffix == ".safetensors" else _read_torch(file)
+    is_safetensors = file.suffix == ".safetensors"
+    tensors = _read_safetensors(file, start) if is_safetensors else _read_torch(file)
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+            raise CheckpointError(
+                f"{file}: {name} is a meta, sparse or quantised tensor; save it as a plain one"
+            )
+    return tensors
 
 
 def _read_safetensors(file: Path, start: bytes) -> dict[str, Tensor]:
