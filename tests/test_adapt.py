@@ -1,11 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import reference
-from conescope.adapt import adapt, choose_parameters, unwrapped
+from conescope.adapt import adapt
 from conescope.entk import entk, estimate_entk
 from conescope.errors import ModelError
+from conescope.parameters import choose_parameters, unwrapped
 from conescope.probe import describe_probe, digest
 
 
@@ -99,6 +101,18 @@ def test_a_tensor_goes_to_the_engine_as_it_is():
     assert torch.equal(estimate.draws, estimate_entk(model, x, draws=3, seed=1).draws)
     squeezed = adapt(model, x, select=lambda out: out[:, 0]).kernel()  # regression, [n]
     torch.testing.assert_close(squeezed.values, entk(model, x).values)
+
+
+def test_checkpointed_layers_keep_their_gradients_whatever_the_probe():
+    class Checkpointed(nn.Sequential):
+        def forward(self, input):  # noqa: A002
+            return self[1](checkpoint(self[0], input, use_reentrant=True))
+
+    torch.manual_seed(0)
+    model, x = Checkpointed(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(4, 3)
+    expected = entk(nn.Sequential(*model), x).values
+    for probe in (x, (x,), {"input": x}):
+        torch.testing.assert_close(adapt(model, probe).kernel().values, expected)
 
 
 def test_the_probe_is_copied(tagger, tokens):
@@ -220,8 +234,8 @@ def test_unknown_parameters_name_the_nearest(tagger, tokens):
         ),
         ({"select": "missing"}, "with logits, hidden, without 'missing'; say with `select`"),
         ({"select": lambda out: None}, "gives a NoneType, not a tensor"),
-        ({"select": lambda out: out["logits"].sum()}, r"an output of shape \(\)"),
-        ({"select": lambda out: out["logits"].flatten()}, r"an output of shape \(12,\)"),
+        ({"select": lambda out: out["logits"].sum()}, r"outputs of shape \(\)"),
+        ({"select": lambda out: out["logits"].flatten()}, r"outputs of shape \(24,\)"),
         ({"select": lambda out: out["logits"][:, 0], "pool": "last"}, "leave it out"),
     ],
 )

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from conescope.analysis import analyse, numbers, plots
 from conescope.errors import StoreError
 from conescope.figures import FIGURES
 from conescope.report import write_report
@@ -82,15 +83,17 @@ def test_fits_a_phone(page):
 
 def test_holds_the_same_figures_as_are_saved(page):
     assert CHARTS.keys() == FIGURES.keys() - {"overview"}  # the first three, side by side
-    assert page.ids == CHARTS.keys()
-    for chart in CHARTS.values():
+    tested = plots(analyse(made_run()))
+    assert page.ids == CHARTS.keys() | tested.keys()
+    for chart in (*CHARTS.values(), *tested.values()):
         assert chart.title in page.text
         assert chart.caption in page.text
 
 
 def test_holds_numbers_recipe_environment_and_command(page):
     run = made_run()
-    for text in (*main_numbers(run), *main_numbers(run).values(), *run.environment.values()):
+    shown = {**main_numbers(run), **numbers(analyse(run)), **run.environment}
+    for text in (*shown, *shown.values()):
         assert text in page.text
     for text in (run.name, run.recipe.description, run.recipe.to_yaml(), run.command, "finished"):
         assert text in page.text
@@ -120,6 +123,7 @@ def test_figures_a_run_is_too_short_for_say_why(tmp_path):
     one = Page(write_report(made_run(made_series([0])), tmp_path / "one.html"))
     assert one.ids == {"training"}
     assert one.text.count("No chart: ") == len(CHARTS) - 1
+    assert "No test: the motion of 1 kernels tells nothing" in one.text
     same = Page(write_report(made_run(constant_series([0, 1, 2])), tmp_path / "same.html"))
     assert same.ids == CHARTS.keys() - {"embedding-2d", "embedding-3d"}
     assert "all kernels are the same" in same.text

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import conescope as cs
-from conescope.adapt import unwrapped
 from conescope.errors import (
     BudgetWarning,
     DamageWarning,
@@ -20,6 +19,7 @@ from conescope.errors import (
     StoreError,
 )
 from conescope.pace import Pace
+from conescope.parameters import unwrapped
 from conescope.run import load_run
 from conescope.store import Folder
 

@@ -6,20 +6,20 @@ outputs become one: its batch is then the numbers of the samples, and it looks t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from conescope.entk import KernelEstimate, entk, estimate_entk
+from conescope.entk.independence import attachable
+from conescope.entk.problem import prepare
 from conescope.errors import ModelError
 from conescope.kernel import Kernel, Outputs
+from conescope.parameters import choose_parameters, refuse_absent_weights, unwrapped
 from conescope.probe import Probe, copied, count, describe_probe, digest, items
 
 Select = Callable[[Any], Tensor] | str
@@ -77,25 +77,27 @@ class Adapted:
         )
         return replace(estimate, kernel=_own_names(estimate.kernel))
 
-    @torch.no_grad()
-    def check(self) -> None:
-        """Try the first sample.
+    def check(self, outputs: Outputs = "trace") -> None:
+        """Try two samples, and make all the checks of the engine.
 
         Raises:
-            ModelError: if the model rejects it, or returns no batch of numbers.
+            ModelError: if the model rejects them, or has no exact kernel as it stands.
+            KernelError: if `outputs` is wrong.
         """
+        x = self._here()
         try:
-            output = self.module(self._here()[:1])
+            output = self.module(attachable(x[[0, -1]]))
         except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as error:
             raise ModelError(
                 f"the model rejects the probe, {describe_probe(self.module.probe)}: {error}; give "
                 f"it as the model's forward() takes a batch"
             ) from error
-        if output.dim() == 0 or len(output) != 1:
+        if output.dim() == 0 or len(output) != 2:
             raise ModelError(
-                f"one sample gives an output of shape {tuple(output.shape)}, but the first "
+                f"two samples give outputs of shape {tuple(output.shape)}, but the first "
                 f"dimension must number the samples; choose the outputs with `select`"
             )
+        prepare(self.module, x, None, outputs, self.params)
 
     def weights(self) -> str:
         """A hash of the values of the parameters whose kernel is taken, 16 hexadecimal digits."""
@@ -148,52 +150,12 @@ def adapt(
             batch of finite numbers.
     """
     model = unwrapped(model)
-    _refuse_absent_weights(model)
+    refuse_absent_weights(model)
     held = copied(probe)
     numbers = torch.arange(count(held))
     x = held if isinstance(held, Tensor) else numbers
     chosen = tuple(f"{_MODEL}.{name}" for name in choose_parameters(model, params))
     return Adapted(_Adapter(model, held, select, pool), x, chosen)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
-def choose_parameters(model: nn.Module, params: str | Iterable[str] | None = None) -> list[str]:
-    """Names of the parameters that some patterns mean, in the model's order.
-
-    Args:
-        model: the network.
-        params: names or patterns (`*`, `?`; both match dots too) of parameters or modules; None
-            for every parameter that is not frozen.
-
-    Raises:
-        ModelError: if a pattern means nothing, or no parameter with a derivative is left.
-    """
-    floating = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    if params is None:
-        chosen = {name for name, p in floating.items() if p.requires_grad}
-    else:
-        chosen = set()
-        for pattern in [params] if isinstance(params, str) else params:
-            meant = {name for name in floating if _means(pattern, name)}
-            if not meant:
-                raise _unknown(pattern, model)
-            chosen |= meant
-    if not chosen:
-        raise ModelError(
-            "no parameter of the model is both trainable and a real number, so there is no tangent "
-            "kernel; unfreeze some (requires_grad_(True)) or name them in `params`"
-        )
-    return [name for name in floating if name in chosen]
 
 
 class _Adapter(nn.Module):
@@ -211,8 +173,9 @@ class _Adapter(nn.Module):
         model = self.get_submodule(_MODEL)
         if isinstance(self.probe, Tensor):
             return self._pooled(self._selected(model(x)), None)
+        anchor = torch.zeros((), device=x.device, requires_grad=True)
         inputs = {
-            name: value[x.to(value.device)].to(x.device) if isinstance(value, Tensor) else value
+            name: _chosen(value, x, anchor) if isinstance(value, Tensor) else value
             for name, value in items(self.probe)
         }
         if isinstance(self.probe, Mapping):
@@ -251,6 +214,15 @@ class _Adapter(nn.Module):
         return torch.einsum("nt,nt...->n...", weights, outputs)
 
 
+def _chosen(values: Tensor, numbers: Tensor, anchor: Tensor) -> Tensor:
+    """Some samples of a probe; real ones require a gradient.
+
+    Re-entrant checkpoints lose the gradients of their parameters if no input requires any.
+    """
+    chosen = values[numbers.to(values.device)].to(numbers.device)
+    return chosen + anchor.to(chosen.dtype) if chosen.is_floating_point() else chosen
+
+
 def _field(output: Any, name: str) -> Any:
     """A field of a model's structured output, by name or number."""
     if name.isdecimal() and isinstance(output, tuple | list) and int(name) < len(output):
@@ -264,43 +236,6 @@ def _field(output: Any, name: str) -> Any:
         f"the model returns a {type(output).__name__}{fields}, without {name!r}; say with `select` "
         f"where its outputs are, such as select=lambda out: out[0]"
     )
-
-
-def _refuse_absent_weights(model: nn.Module) -> None:
-    """Raise `ModelError`, with the cure, for parameters whose values are not all here."""
-    named = dict(model.named_parameters())
-    if not named:
-        raise ModelError("the model has no parameters, so it has no tangent kernel")
-    sharded = any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules())
-    for name, p in named.items():
-        if isinstance(p, UninitializedParameter):
-            raise ModelError(f"parameter {name!r} is lazy and has no shape yet; run a batch first")
-        if p.is_meta:
-            raise ModelError(f"parameter {name!r} is on the meta device; load its values first")
-        if p.is_inference():
-            raise ModelError(
-                f"parameter {name!r} was made in inference mode and has no gradient; make the "
-                f"model outside of torch.inference_mode()"
-            )
-        if sharded or hasattr(p, "placements"):  # as torch's DTensor has
-            raise ModelError(
-                f"parameter {name!r} is sharded over processes; gather the weights in a whole "
-                f"model (a state dict of full tensors) and measure that"
-            )
-
-
-def _means(pattern: str, parameter: str) -> bool:
-    parts = parameter.split(".")
-    return any(
-        fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1)
-    )
-
-
-def _unknown(pattern: str, model: nn.Module) -> ModelError:
-    known = [*(name for name, _ in model.named_modules()), *dict(model.named_parameters())]
-    near = difflib.get_close_matches(pattern, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ModelError(f"`params` names {pattern!r}, which no parameter of the model matches{hint}")
 
 
 def _own_names(kernel: Kernel) -> Kernel:

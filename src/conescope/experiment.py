@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from conescope.data import (
     BatchOrder,
@@ -20,12 +21,13 @@ from conescope.data import (
     seed_for,
 )
 from conescope.errors import RecipeError
+from conescope.kernel import Kernel
 from conescope.measure import evaluate, measure_kernel, recalibrated
 from conescope.models import build_model
 from conescope.recipe import Recipe
 from conescope.snapshots import SnapshotState
 from conescope.tangent import linearize
-from conescope.training import Snapshot, build_optimizer, learning_rate_schedule
+from conescope.training import Snapshot, average_of, build_optimizer, learning_rate_schedule
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
@@ -77,6 +79,7 @@ class Experiment:
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.images[chosen.to(recipe.device)])
+        self.probe_labels: list[int] = split.labels[chosen.to(recipe.device)].tolist()
         self.calibration = self.normalize(train_split.images[:_CALIBRATION_SIZE])
 
     def begin(self, origin: SnapshotState | None = None) -> tuple[nn.Module, Optimizer]:
@@ -104,6 +107,11 @@ class Experiment:
             origin.restore_momentum(optimizer)
         return model, optimizer
 
+    def average(self, model: nn.Module) -> AveragedModel | None:
+        """The average of a network's weights before the first iteration, if the recipe has one."""
+        decay = self.recipe.training.average
+        return average_of(model, decay) if decay else None
+
     def _moments(self, field: str) -> frozenset[int]:
         steps = self.recipe.schedule(field, self.order.iterations_per_epoch)
         return frozenset(step for step in steps if step >= self.recipe.branch.at)
@@ -126,9 +134,9 @@ class Experiment:
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
 
-    def measure(self, snapshot: Snapshot):
-        """The kernel on the probe."""
-        return measure_kernel(snapshot.model, self.probe, self.recipe.kernel, self.calibration)
+    def measure(self, model: nn.Module) -> Kernel:
+        """The kernel of a network on the probe."""
+        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
 
 
 def _check_device(device: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from conescope.entk import Plan, plan
+from conescope.entk.assignment import layer_of
 from conescope.experiment import Experiment, reproducible
 from conescope.measure import evaluation_mode
 from conescope.recipe import Recipe
@@ -72,17 +73,22 @@ def forecast(recipe: Recipe) -> Forecast:
             )
         outputs = experiment.data.classes if recipe.kernel.outputs == "full" else 1
         kernel_bytes = (len(experiment.probe) * outputs) ** 2 * experiment.probe.element_size()
-        state = [*model.state_dict().values(), *_slots(optimizer.state_dict())]
+        if recipe.kernel.by_layer:
+            kernel_bytes *= 1 + len({layer_of(name) for name, _ in model.named_parameters()})
+        networks = [model] if snapshot.average is None else [model, snapshot.average]
+        state = [tensor for network in networks for tensor in network.state_dict().values()]
+        state += _slots(optimizer.state_dict())
         snapshot_bytes = sum(tensor.nbytes for tensor in state)
         moments = experiment.moments
+        kernels = len(moments.kernel) * len(networks)
         return Forecast(
             kernel=kernel,
-            kernels=len(moments.kernel),
+            kernels=kernels,
             iterations=recipe.training.steps - recipe.branch.at,
             iteration_seconds=iteration_seconds,
             evaluations=len(moments.evaluate),
             evaluation_seconds=evaluation_seconds,
-            stored_bytes=len(moments.kernel) * kernel_bytes + len(moments.keep) * snapshot_bytes,
+            stored_bytes=kernels * kernel_bytes + len(moments.keep) * snapshot_bytes,
         )
 
 
@@ -112,6 +118,7 @@ def _training(experiment: Experiment) -> Iterator[Snapshot]:
         start=0,
         stop=_ENDLESS,
         seed=experiment.recipe.seed,
+        average=experiment.average(model),
     )
 
 

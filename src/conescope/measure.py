@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conescope.entk import entk
 from conescope.kernel import Kernel
-from conescope.recipe import KernelRecipe
+from conescope.sections import KernelRecipe
 
 _CALIBRATION_BATCH = 200
 _EVALUATION_BATCH = 500
@@ -39,7 +39,9 @@ def measure_kernel(
     """
     measured = recalibrated(model, calibration) if recipe.batchnorm == "recalibrated" else model
     with evaluation_mode(measured):
-        kernel = entk(measured, probe, outputs=recipe.outputs, memory=recipe.memory)
+        kernel = entk(
+            measured, probe, outputs=recipe.outputs, by_layer=recipe.by_layer, memory=recipe.memory
+        )
     kernel.check_finite()
     return kernel
 
@@ -136,15 +138,16 @@ def _same_random_states(devices: Iterable[torch.device]) -> Iterator[None]:
 @contextmanager
 def _same_buffers(model: nn.Module) -> Iterator[None]:
     """Put back buffers that a forward pass replaces, and the values of those it writes to."""
-    owned = [(module, dict(module._buffers)) for module in model.modules()]
-    buffers = {id(b): b for _, named in owned for b in named.values() if b is not None}
+    owned = [(module, dict(module.named_buffers(recurse=False))) for module in model.modules()]
+    buffers = {id(buffer): buffer for _, named in owned for buffer in named.values()}
     values = [(buffer, buffer.clone(), buffer._version) for buffer in buffers.values()]
     try:
         yield
     finally:
         for module, named in owned:
-            module._buffers.clear()
-            module._buffers.update(named)
+            for name, buffer in named.items():
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
         with torch.no_grad():
             for buffer, value, version in values:
                 if buffer._version != version:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from torch import Tensor
 
@@ -20,6 +22,11 @@ from conescope.series import KernelSeries
 from conescope.store import Entry, Folder
 
 SCALARS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate")
+
+KERNEL_FOLDERS: Mapping[str, str] = MappingProxyType(
+    {"kernel": "kernels", "averaged kernel": "averaged"}
+)
+"""Kind of kernel, of the weights or of their average → the folder of its files."""
 
 _LAYER = "layer."
 
@@ -43,6 +50,8 @@ class Run:
             else its maker noted; empty where there is one.
         estimates: step → kernel with its random draws, for kernels that are estimates.
         skipped: moments at which no kernel was taken, to keep to a share of the wall time.
+        averaged: the kernels of the weights' exponential average; None if there are none.
+        labels: [n], int64, the classes of the probe's images; None if not stored.
     """
 
     path: Path
@@ -58,6 +67,8 @@ class Run:
     source: Mapping[str, Any] = field(default_factory=dict)
     estimates: Mapping[int, KernelEstimate] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
+    averaged: KernelSeries | None = None
+    labels: Tensor | None = None
 
     @property
     def description(self) -> str:
@@ -113,19 +124,20 @@ def load_run(path: str | Path) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
-    kernels = {entry.values["step"]: entry for entry in folder.files("kernel")}
+    kernels = _by_step(folder, "kernel")
     if not kernels:
         raise StoreError(
             f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
         )
-    steps = sorted(kernels)
-    drawn = [step for step in steps if "draws" in kernels[step].values]
+    averaged = _by_step(folder, "averaged kernel")
+    drawn = [step for step, entry in kernels.items() if "draws" in entry.values]
+    labels = begun.values.get("labels")
     status = read_status(path)
     return Run(
         path=Path(path),
         name=status.name,
         recipe=_recipe(begun, path),
-        series=KernelSeries(steps, [read_kernel(folder, kernels[step]) for step in steps]),
+        series=_series(folder, kernels),
         scalars=read_scalars(path),
         environment=folder.entries("session")[-1].values["environment"],
         command=begun.values["command"],
@@ -135,6 +147,8 @@ def load_run(path: str | Path) -> Run:
         source=begun.values.get("source", {}),
         estimates={step: read_estimate(folder, kernels[step]) for step in drawn},
         skipped=skipped_steps(folder),
+        averaged=_series(folder, averaged) if averaged else None,
+        labels=None if labels is None else torch.tensor(labels),
     )
 
 
@@ -208,7 +222,9 @@ def write_kernel(
     step: int,
     kernel: Kernel | KernelEstimate,
     seconds: float,
+    *,
     weights: str | None = None,
+    kind: str = "kernel",
 ) -> None:
     """Store the kernel of one step, with what it has of layers or random draws.
 
@@ -218,6 +234,7 @@ def write_kernel(
         kernel: exact, or estimated by random cotangents.
         seconds: wall time spent on the run so far.
         weights: a hash of the weights, by which a later session knows them again.
+        kind: one of `KERNEL_FOLDERS`.
 
     Raises:
         StoreError: if it cannot be written.
@@ -230,7 +247,8 @@ def write_kernel(
         noted["weights"] = weights
     if isinstance(kernel, KernelEstimate):
         tensors["draws"], noted["draws"] = kernel.draws, len(kernel.draws)
-    folder.write_tensors("kernel", f"kernels/{step:08d}.safetensors", tensors, **noted)
+    file = f"{KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
+    folder.write_tensors(kind, file, tensors, **noted)
 
 
 def read_kernel(folder: Folder, entry: Entry) -> Kernel:
@@ -257,6 +275,16 @@ def _kernel(tensors: Mapping[str, Tensor], entry: Entry) -> Kernel:
         name.removeprefix(_LAYER): part for name, part in tensors.items() if name.startswith(_LAYER)
     }
     return Kernel(tensors["values"], entry.values["outputs"], layers)
+
+
+def _by_step(folder: Folder, kind: str) -> dict[int, Entry]:
+    """The kernels of a kind, in the order of their steps."""
+    entries = {entry.values["step"]: entry for entry in folder.files(kind)}
+    return {step: entries[step] for step in sorted(entries)}
+
+
+def _series(folder: Folder, entries: Mapping[int, Entry]) -> KernelSeries:
+    return KernelSeries(list(entries), [read_kernel(folder, e) for e in entries.values()])
 
 
 def _recipe(begun: Entry, path: str | Path) -> Recipe | None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import nn
-from torch.optim import Optimizer
 
 from conescope.errors import DamageWarning, StoreError, TrainingError
 from conescope.experiment import Experiment, reproducible
-from conescope.recipe import BranchRecipe, Recipe
+from conescope.recipe import Recipe
 from conescope.record import begin_session
-from conescope.run import is_finished, read_recipe, seconds_spent, write_kernel
+from conescope.run import KERNEL_FOLDERS, is_finished, read_recipe, seconds_spent, write_kernel
+from conescope.sections import BranchRecipe
 from conescope.snapshots import SnapshotState, find_snapshot, read_snapshot, write_snapshot
 from conescope.store import Entry, Folder
 from conescope.training import Snapshot, train
@@ -77,10 +77,11 @@ def run_experiment(
         experiment = Experiment(recipe)
         origin = _read_origin(folder, recipe.branch)
         model, optimizer = experiment.begin(origin)
-        _claim(folder, recipe, command)
+        begun = Snapshot(recipe.branch.at, model, optimizer, experiment.average(model))
+        _claim(folder, experiment, command)
         _keep_origin(folder, origin)
         stored = _take_stock(folder)
-        start = _restore(folder, experiment, stored, model, optimizer)
+        start = _restore(folder, experiment, stored, begun)
         recorder = _Recorder(folder, experiment, stored)
         progress.begin(recipe.id, start, recipe.training.steps)
         snapshots = train(
@@ -91,6 +92,7 @@ def run_experiment(
             start=start,
             stop=recipe.training.steps,
             seed=recipe.seed,
+            average=begun.average,
         )
         step = start
         try:
@@ -124,9 +126,10 @@ class _Recorder:
         if step in moments.evaluate - self._stored.evaluations:
             values = self._experiment.evaluate(snapshot)
             self._folder.append("evaluation", step=step, seconds=self.seconds(), **values)
-        if step in moments.kernel - self._stored.kernels:
-            kernel = self._experiment.measure(snapshot)
-            write_kernel(self._folder, step, kernel, self.seconds())
+        for kind, model in _measured(snapshot).items():
+            if step in moments.kernel - self._stored.kernels[kind]:
+                kernel = self._experiment.measure(model)
+                write_kernel(self._folder, step, kernel, self.seconds(), kind=kind)
         if step in (moments.keep | moments.resume) - self._stored.snapshots.keys():
             self.store_snapshot(snapshot)
 
@@ -148,13 +151,20 @@ class _Stored:
     """What a run folder holds, by iteration; damaged files do not count."""
 
     evaluations: Set[int]
-    kernels: Set[int]
+    kernels: Mapping[str, Set[int]]
     snapshots: Mapping[int, Entry]
+
+
+def _measured(snapshot: Snapshot) -> dict[str, nn.Module]:
+    """Kind of kernel → the network that it is of."""
+    if snapshot.average is None:
+        return {"kernel": snapshot.model}
+    return {"kernel": snapshot.model, "averaged kernel": snapshot.average.module}
 
 
 def _take_stock(folder: Folder) -> _Stored:
     """Check every file; name each that is missing or damaged in a warning."""
-    whole: dict[str, dict[int, Entry]] = {"kernel": {}, "snapshot": {}}
+    whole: dict[str, dict[int, Entry]] = {kind: {} for kind in (*KERNEL_FOLDERS, "snapshot")}
     for kind, entries in whole.items():
         for entry in folder.files(kind):
             if folder.is_whole(entry):
@@ -167,23 +177,21 @@ def _take_stock(folder: Folder) -> _Stored:
                 stacklevel=3,
             )
     evaluations = {entry.values["step"] for entry in folder.entries("evaluation")}
-    return _Stored(evaluations, whole["kernel"].keys(), whole["snapshot"])
+    kernels = {kind: whole[kind].keys() for kind in KERNEL_FOLDERS}
+    return _Stored(evaluations, kernels, whole["snapshot"])
 
 
-def _restore(
-    folder: Folder, experiment: Experiment, stored: _Stored, model: nn.Module, optimizer: Optimizer
-) -> int:
+def _restore(folder: Folder, experiment: Experiment, stored: _Stored, begun: Snapshot) -> int:
     """Load the newest snapshot before anything that is missing; return where training starts."""
-    moments, begin = experiment.moments, experiment.recipe.branch.at
-    missing = (
-        (moments.evaluate - stored.evaluations)
-        | (moments.kernel - stored.kernels)
-        | (moments.keep - stored.snapshots.keys())
-    )
+    moments = experiment.moments
+    missing = (moments.evaluate - stored.evaluations) | (moments.keep - stored.snapshots.keys())
+    for kind in _measured(begun):
+        missing |= moments.kernel - stored.kernels[kind]
     first = min(missing, default=experiment.recipe.training.steps)
-    start = max((step for step in stored.snapshots if step <= first), default=begin)
+    start = max((step for step in stored.snapshots if step <= first), default=begun.step)
     if start in stored.snapshots:
-        read_snapshot(folder, stored.snapshots[start]).load_into(model, optimizer)
+        state = read_snapshot(folder, stored.snapshots[start])
+        state.load_into(begun.model, begun.optimizer, begun.average)
     return start
 
 
@@ -230,8 +238,10 @@ def _check_not_diverged(folder: Folder) -> None:
         raise TrainingError(f"{folder.path} has diverged before: {entry.values['reason']}")
 
 
-def _claim(folder: Folder, recipe: Recipe, command: str) -> None:
+def _claim(folder: Folder, experiment: Experiment, command: str) -> None:
+    recipe = experiment.recipe
     if not folder.entries("run"):
         folder.write_bytes("recipe.yaml", recipe.to_yaml().encode())
-        folder.append("run", recipe=recipe.to_dict(), command=command)
+        labels = experiment.probe_labels
+        folder.append("run", recipe=recipe.to_dict(), command=command, labels=labels)
     begin_session(folder, recipe.device)

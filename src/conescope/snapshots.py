@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,19 +26,22 @@ class SnapshotState:
         weights: the network's state dict, buffers included.
         slots: the optimiser's state, by parameter number and name.
         param_groups: the optimiser's settings.
+        average: the state dict of the weights' average; empty if there is none.
     """
 
     step: int
     weights: Mapping[str, Tensor]
     slots: Mapping[int, Mapping[str, Tensor]]
     param_groups: list[dict[str, Any]]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SnapshotState:
         """The state of a training at this moment; live, so write it before the next iteration."""
         state = snapshot.optimizer.state_dict()
         weights = snapshot.model.state_dict()
-        return cls(snapshot.step, weights, state["state"], state["param_groups"])
+        average = {} if snapshot.average is None else snapshot.average.state_dict()
+        return cls(snapshot.step, weights, state["state"], state["param_groups"], average)
 
     def without_linearization(self) -> SnapshotState:
         """The network's own state, if it is a linearised model's; itself otherwise."""
@@ -49,14 +52,18 @@ class SnapshotState:
         }
         return replace(self, weights=weights)
 
-    def load_into(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Set a network and its optimiser to this state.
+    def load_into(
+        self, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
+    ) -> None:
+        """Set a network, its optimiser and its average, if it has one, to this state.
 
         Raises:
             StoreError: if the weights do not fit the network; the first differences are named.
         """
         self.load_weights(model)
         optimizer.load_state_dict({"state": self.slots, "param_groups": self.param_groups})
+        if average is not None:
+            average.load_state_dict(self.average)
 
     def load_weights(self, model: nn.Module) -> None:
         """Set a network to this state.
@@ -103,6 +110,7 @@ def write_snapshot(
         StoreError: if it cannot be written; everything before stays as it was.
     """
     tensors = {f"model.{name}": tensor for name, tensor in state.weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     for index, slots in state.slots.items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
     folder.write_tensors(
@@ -116,16 +124,22 @@ def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
     Raises:
         StoreError: if the file is absent or damaged.
     """
-    weights: dict[str, Tensor] = {}
+    networks: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in folder.read_tensors(entry).items():
         part, _, rest = name.partition(".")
-        if part == "model":
-            weights[rest] = tensor
+        if part in networks:
+            networks[part][rest] = tensor
         else:
             index, _, key = rest.partition(".")
             slots.setdefault(int(index), {})[key] = tensor
-    return SnapshotState(entry.values["step"], weights, slots, list(entry.values["param_groups"]))
+    return SnapshotState(
+        step=entry.values["step"],
+        weights=networks["model"],
+        slots=slots,
+        param_groups=list(entry.values["param_groups"]),
+        average=networks["average"],
+    )
 
 
 def find_snapshot(folder: Folder, step: int) -> Entry:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.data import seed_for
 from conescope.errors import TrainingError
-from conescope.recipe import LearningRateRecipe, OptimizerRecipe
+from conescope.sections import LearningRateRecipe, OptimizerRecipe
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
@@ -31,11 +32,13 @@ class Snapshot:
         step: iterations done.
         model: the network, live: the next iteration changes it.
         optimizer: its optimiser, live too.
+        average: an exponential average of the weights (and buffers), live; None if there is none.
     """
 
     step: int
     model: nn.Module
     optimizer: Optimizer
+    average: AveragedModel | None = None
 
 
 def train(
@@ -47,6 +50,7 @@ def train(
     start: int,
     stop: int,
     seed: int,
+    average: AveragedModel | None = None,
 ) -> Iterator[Snapshot]:
     """Train on cross-entropy; yield the state at `start` and after every iteration.
 
@@ -58,6 +62,7 @@ def train(
         start: iterations already done.
         stop: iterations to do in all.
         seed: decides dropout, together with the iteration alone.
+        average: takes part in the weights after every iteration.
 
     Raises:
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
@@ -66,7 +71,7 @@ def train(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
-    yield Snapshot(start, model, optimizer)
+    yield Snapshot(start, model, optimizer, average)
     for step in range(start, stop):
         model.train()
         inputs, labels = batches(step)
@@ -82,7 +87,20 @@ def train(
         loss.backward()
         optimizer.step()
         scheduler.step()
-        yield Snapshot(step + 1, model, optimizer)
+        if average is not None:
+            average.update_parameters(model)
+        yield Snapshot(step + 1, model, optimizer, average)
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential average of a model's weights and buffers, which starts as a copy of it.
+
+    Args:
+        model: stays as it was.
+        decay: share of the old average that an iteration keeps, in (0, 1): the average reaches
+            back about 1 / (1 − decay) iterations.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:

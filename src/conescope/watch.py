@@ -103,7 +103,7 @@ class Watch:
         self._pace = Pace(budget)
         self._adapted = adapt(model, probe, select=select, pool=pool, params=params)
         with undisturbed(self._adapted.module):
-            self._adapted.check()
+            self._adapted.check(outputs)
         self._outputs: Outputs = outputs
         self._by_layer, self._draws, self._memory = by_layer, draws, memory
         self._total_steps, self._on_kernel = total_steps, on_kernel
@@ -255,7 +255,8 @@ class Watch:
         kernel = measured if isinstance(measured, Kernel) else measured.kernel
         kernel.check_finite()
         self._note_skipped()
-        write_kernel(self._folder, step, measured, self._seconds(), self._adapted.weights())
+        weights = self._adapted.weights()
+        write_kernel(self._folder, step, measured, self._seconds(), weights=weights)
         if self._on_kernel is not None:
             self._on_kernel(step, self._scalars(step, kernel))
         self._stored[step] = self._folder.files("kernel")[-1]

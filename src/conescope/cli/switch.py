@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     )
 
 
-def carry_out_all(switch: Switch, command: str) -> int:
+def carry_out_children(switch: Switch, command: str) -> int:
     """Train all children that are not done; 0, or the exit status of being stopped."""
     from conescope.switch import carry_out, switch_seconds
 
@@ -92,7 +92,7 @@ def _switch(arguments: argparse.Namespace) -> int:
     from conescope.switch import plan_switch, read_switch
 
     switch = plan_switch(arguments.runs, _points(arguments.at), arguments.overrides)
-    status = carry_out_all(switch, shlex.join(["conescope", *arguments.words]))
+    status = carry_out_children(switch, shlex.join(["conescope", *arguments.words]))
     if status:
         return status
     result = read_switch(switch)

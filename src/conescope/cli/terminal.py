@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,6 +22,16 @@ def print_table(rows: Mapping[str, str]) -> None:
     table.add_column()
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
+    STDOUT.print(table)
+
+
+def print_columns(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print a table: a head for the names and for each column, then a row for each name."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(Text(head), overflow="fold")
+    for name, values in rows.items():
+        table.add_row(Text(name), *(Text(value) for value in values))
     STDOUT.print(table)
 
 

@@ -1,9 +1,10 @@
-"""The paper's plots of a run, with matplotlib.
+"""The paper's plots of a run, and those of its analysis, with matplotlib.
 
 Every function returns a figure and changes nothing global. A style is a mapping of matplotlib's
 rc parameters, passed in and in force only while that figure is drawn.
 """
 
+from conescope.figures.drawn import draw
 from conescope.figures.plots import (
     distance_after,
     distance_from,
@@ -12,7 +13,13 @@ from conescope.figures.plots import (
     overview,
     training,
 )
-from conescope.figures.save import FIGURES, save_figure, save_figures
+from conescope.figures.save import (
+    FIGURES,
+    save_analysis,
+    save_comparison,
+    save_figure,
+    save_figures,
+)
 from conescope.figures.style import PAPER, Style, in_force
 from conescope.figures.switched import switched
 
@@ -23,9 +30,12 @@ __all__ = [
     "distance_after",
     "distance_from",
     "distance_matrix",
+    "draw",
     "embedding",
     "in_force",
     "overview",
+    "save_analysis",
+    "save_comparison",
     "save_figure",
     "save_figures",
     "switched",

@@ -134,7 +134,7 @@ def distance_matrix(series: KernelSeries, style: Style = PAPER) -> Figure:
             edges, edges, distances, cmap=DISTANCE_MAP, norm=norm, rasterized=True
         )
         axes.set(xlabel="iteration $t$", ylabel="iteration $s$")
-        _iterations(axes.xaxis, axes.yaxis)
+        format_iterations(axes.xaxis, axes.yaxis)
         figure.colorbar(cells, label=_distance_label("s"))
         return figure
 
@@ -157,12 +157,12 @@ def training(run: Run, style: Style = PAPER) -> Figure:
             _line(upper, scalars["step"], scalars[name], name.removesuffix("_loss"))
         upper.set(ylabel="loss")
         if readable_scale([scalars["train_loss"], scalars["test_loss"]]) == "log":
-            _logarithmic(upper)
+            format_logarithm(upper)
         upper.legend()
         _line(lower, scalars["step"], scalars["test_accuracy"], "test")
         lower.set(xlabel="iteration $t$", ylabel="test accuracy")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _iterations(lower.xaxis)
+        format_iterations(lower.xaxis)
         return figure
 
 
@@ -199,7 +199,7 @@ def _draw_embedding(figure: FigureBase, series: KernelSeries, dimensions: Litera
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend()
     bar = figure.colorbar(dots, location="top", aspect=40, pad=0.02, label="iteration $t$")
-    _iterations(bar.ax.xaxis)
+    format_iterations(bar.ax.xaxis)
 
 
 def _axes_in_space(figure: FigureBase) -> Any:
@@ -221,10 +221,10 @@ def _draw_distance_lines(
     for value, (steps, distances) in curves.items():
         _line(axes, steps, distances, f"${symbol}$ = {value:,}")
     if scale == "log":
-        _logarithmic(axes)
+        format_logarithm(axes)
     else:
         axes.set_ylim(bottom=0.0)
-    _iterations(axes.xaxis)
+    format_iterations(axes.xaxis)
     figure.legend(loc="outside upper center", ncols=3)
 
 
@@ -237,7 +237,7 @@ def _distance_label(other: str) -> str:
     return rf"$S(\theta(t),\, \theta({other}))$"
 
 
-def _logarithmic(axes: Axes) -> None:
+def format_logarithm(axes: Axes) -> None:
     """A logarithmic y-axis with plain numbers: 1, 2, 5 a decade, or 1 if decades are many."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -246,7 +246,8 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _iterations(*axes: Axis) -> None:
+def format_iterations(*axes: Axis) -> None:
+    """Few ticks at whole iterations, with separators of thousands."""
     for axis in axes:
         axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
+from conescope.analysis import Analysis, compared, plots
 from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.figures.drawn import draw, draw_side_by_side
 from conescope.figures.plots import (
     distance_after,
     distance_from,
@@ -56,17 +58,45 @@ def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
         StoreError: if a file cannot be written.
     """
     written: list[Path] = []
-    for name, draw in FIGURES.items():
+    for name, figure_of in FIGURES.items():
         try:
-            figure = draw(run, style)
+            figure = figure_of(run, style)
         except (KernelError, TrainingError) as reason:
             logger.warning("no figure %s: %s", name, reason)
             continue
-        with in_force(style):
-            if not run.finished:
-                figure.supxlabel(state(run), fontsize="small")
-            written += save_figure(figure, folder / name, run.name)
+        written += _save_of_run(figure, folder / name, run, style)
     return written
+
+
+def save_analysis(analysis: Analysis, folder: Path, style: Style = PAPER) -> list[Path]:
+    """Write the plots of a run's analysis as PDF and as PNG, as `save_figures` does.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    written: list[Path] = []
+    for name, plot in plots(analysis).items():
+        written += _save_of_run(draw(plot, style), folder / name, analysis.run, style)
+    return written
+
+
+def save_comparison(analyses: Sequence[Analysis], folder: Path, style: Style = PAPER) -> list[Path]:
+    """Write one figure of several runs side by side, "compare", as PDF and as PNG.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    figure = draw_side_by_side(compared(analyses), style)
+    with in_force(style):
+        return save_figure(figure, folder / "compare", "comparison of runs")
+
+
+def _save_of_run(figure: Figure, stem: Path, run: Run, style: Style) -> list[Path]:
+    """Save a figure; that of an unfinished run is marked as such."""
+    with in_force(style):
+        if not run.finished:
+            figure.supxlabel(state(run), fontsize="small")
+        return save_figure(figure, stem, run.name)
 
 
 def save_figure(figure: Figure, stem: Path, title: str) -> list[Path]:

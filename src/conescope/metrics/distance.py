@@ -121,3 +121,13 @@ def check_comparable(kernels: Sequence[Kernel]) -> None:
                 f"kernels of different samples cannot be compared: shapes "
                 f"{tuple(first.values.shape)} and {tuple(k.values.shape)}"
             )
+
+
+def check_square(kernel: Kernel) -> None:
+    """Raise `KernelError` unless the kernel is of images with themselves."""
+    shape = tuple(kernel.values.shape)
+    if shape[0] != shape[len(shape) // 2]:
+        raise KernelError(
+            f"this needs a kernel of images with themselves, not of shape {shape}; compute it "
+            "without y"
+        )

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from conescope.errors import KernelError
 from conescope.kernel import Kernel
-from conescope.metrics.distance import Float64Array, kernel_distance
+from conescope.metrics.distance import Float64Array, check_square, kernel_distance
 
 ROUNDING = 8.0
 """Relative error of a kernel's entries in units of the precision's machine epsilon: against
@@ -100,13 +100,8 @@ def numerical_floor(kernels: Sequence[Kernel]) -> float:
 
 
 def _check(kernel: Kernel, level: float, resamples: int) -> None:
-    shape = tuple(kernel.values.shape)
-    rows, columns = shape[0], shape[len(shape) // 2]
-    if rows != columns:
-        raise KernelError(
-            f"resampling images needs a kernel of images with themselves, not of shape {shape}; "
-            "compute it without y"
-        )
+    check_square(kernel)
+    rows = kernel.values.shape[0]
     if rows < 10:
         raise KernelError(f"{rows} images are too few to resample; take a probe of at least 10")
     if not 0 < level < 1:

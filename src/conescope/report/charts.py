@@ -87,8 +87,8 @@ def distance_from(series: KernelSeries) -> go.Figure:
 def distance_after(series: KernelSeries) -> go.Figure:
     """S(θ(t), θ(t + dt)) against t, one line for each dt."""
     curves = curves_after(series)
-    scale = _scale([values for _, values in curves.values()])
-    return _distance_lines(curves, "t + dt", "dt", scale)
+    axis = scale([values for _, values in curves.values()])
+    return _distance_lines(curves, "t + dt", "dt", axis)
 
 
 def embedding_2d(series: KernelSeries) -> go.Figure:
@@ -132,7 +132,7 @@ def distance_matrix(series: KernelSeries) -> go.Figure:
         y=series.steps,
         z=series.distances().astype(np.float32),
         zmin=0.0,
-        colorscale=_colour_scale(DISTANCE_MAP, power=2.0),
+        colorscale=colour_scale(DISTANCE_MAP, power=2.0),
         colorbar={"title": "S", "thickness": 14},
         hovertemplate="S(θ(%{x:,}), θ(%{y:,})) = %{z:.4g}<extra></extra>",
     )
@@ -153,7 +153,7 @@ def training(run: Run) -> go.Figure:
         chart.add_trace(line, row=row, col=1)
     losses = [scalars["train_loss"], scalars["test_loss"]]
     chart.update_layout(template=TEMPLATE, hovermode="x unified")
-    chart.update_yaxes(title="loss", row=1, **_scale(losses))
+    chart.update_yaxes(title="loss", row=1, **scale(losses))
     chart.update_yaxes(title="test accuracy", tickformat=".0%", row=2)
     chart.update_xaxes(**ITERATIONS, row=2)
     return chart
@@ -207,14 +207,14 @@ CHARTS: Mapping[str, Chart] = MappingProxyType(
 """Name → chart, named as the files of `conescope.figures.save_figures`."""
 
 
-def _distance_lines(curves: Curves, other: str, symbol: str, scale: dict[str, Any]) -> go.Figure:
+def _distance_lines(curves: Curves, other: str, symbol: str, axis: dict[str, Any]) -> go.Figure:
     lines = [
         _line(place, steps, distances, f"{symbol} = {value:,}")
         for place, (value, (steps, distances)) in enumerate(curves.items())
     ]
     chart = go.Figure(lines)
     chart.update_layout(template=TEMPLATE, xaxis=dict(ITERATIONS), hovermode="x unified")
-    chart.update_yaxes(title=f"S(θ(t), θ({other}))", **scale)
+    chart.update_yaxes(title=f"S(θ(t), θ({other}))", **axis)
     return chart
 
 
@@ -242,7 +242,7 @@ def _path(series: KernelSeries, size: int) -> dict[str, Any]:
         "marker": {
             "size": size,
             "color": series.steps,
-            "colorscale": _colour_scale(ITERATION_MAP),
+            "colorscale": colour_scale(ITERATION_MAP),
             "showscale": True,
             "colorbar": {
                 "orientation": "h",
@@ -274,7 +274,7 @@ def _axis_titles(shares: np.ndarray) -> list[str]:
     return [f"axis {n} ({share:.0%})" for n, share in enumerate(shares, start=1)]
 
 
-def _scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
+def scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
     """The y-axis on which these lines are readable."""
     if readable_scale(lines) == "linear":
         return LINEAR
@@ -282,6 +282,6 @@ def _scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
     return {"type": "log", "tickformat": "~g", "dtick": "D2" if high < 100 * low else None}
 
 
-def _colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str]]:
+def colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str]]:
     """A colour map as plotly's list, its positions raised to a power."""
     return [(u**power, to_hex(colours(u))) for u in np.linspace(0.0, 1.0, 33).tolist()]

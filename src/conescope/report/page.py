@@ -8,11 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from plotly.graph_objects import Figure
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from conescope.analysis import analyse, known_labels, numbers, plots
 from conescope.errors import KernelError, StoreError, TrainingError
 from conescope.report.charts import CHARTS, Chart
+from conescope.report.drawn import chart
 from conescope.run import Run
 from conescope.summary import main_numbers, state
 
@@ -62,7 +65,8 @@ def _page(run: Run) -> str:
         state=escape(state(run)),
         state_class="finished" if run.finished else "unfinished",
         numbers=_rows(main_numbers(run)),
-        figures="\n".join(_figure(run, name, chart) for name, chart in CHARTS.items()),
+        figures="\n".join(_figure(run, *item) for item in CHARTS.items()),
+        cone=_cone(run),
         command=escape(run.command),
         environment=_rows(run.environment),
         details_title="Recipe" if run.recipe else "What was measured",
@@ -78,24 +82,42 @@ def _rows(values: Mapping[str, str]) -> str:
     )
 
 
-def _figure(run: Run, name: str, chart: Chart) -> str:
+def _cone(run: Run) -> str:
+    """The test for the cone: numbers and charts, or the reason why this run has none."""
+    try:
+        found = analyse(run, known_labels(run))
+    except KernelError as reason:
+        return f'<p class="missing">No test: {escape(str(reason))}.</p>'
+    charts = (
+        _captioned(plot.title, _chart(chart(plot), name), plot.caption)
+        for name, plot in plots(found).items()
+    )
+    table = f'<table class="numbers">{_rows(numbers(found))}</table>'
+    return f'{table}\n<div class="columns">{"".join(charts)}</div>'
+
+
+def _figure(run: Run, name: str, shown: Chart) -> str:
     """A chart with its heading and caption, or the reason why this run has none."""
     try:
-        body = f'<div class="chart">{_html(run, name, chart)}</div>'
+        body = _chart(shown.draw(run), name)
     except (KernelError, TrainingError) as reason:
         body = f'<p class="missing">No chart: {escape(str(reason))}.</p>'
+    return _captioned(shown.title, body, shown.caption)
+
+
+def _captioned(title: str, body: str, caption: str) -> str:
     return (
-        f"<figure><h3>{escape(chart.title)}</h3>{body}"
-        f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
+        f"<figure><h3>{escape(title)}</h3>{body}<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _html(run: Run, name: str, chart: Chart) -> str:
-    return to_html(
-        chart.draw(run),
+def _chart(drawn: Figure, name: str) -> str:
+    html = to_html(
+        drawn,
         div_id=name,
         full_html=False,
         include_plotlyjs=False,
         default_height="100%",
         config={**CHART_CONFIG, "toImageButtonOptions": {"filename": name}},
     )
+    return f'<div class="chart">{html}</div>'

@@ -71,12 +71,13 @@ class Cone:
         relaxation_time: τ_c in iterations. From 0 if the motion relaxes faster than kernels
             are taken; None if no part of the motion is seen to relax.
         axis: [T], weights w of the cone's axis Σ_t w_t k_t / ‖k_t‖, of length 1; 0 in phase I.
-        half_angle: root-mean-square angle between phase II's kernels and the axis, in radians.
+        angles: [T], angle between each kernel and the axis, in radians; also in phase I.
+        half_angle: root mean square of phase II's angles, in radians.
         dimension: participation ratio of the motion's covariance, at least 1.
         start_distance: mean over phase II of S to the series' first kernel, H(0).
         floor: the S below which motion is noise.
         displacement: the mean squared displacement against lag in phase II.
-        fitted: [J], the best model's mean squared displacement at the same lags.
+        fitted_parts: part of the best model → its mean squared displacement at the same lags, [J].
     """
 
     verdict: Verdict
@@ -90,12 +91,18 @@ class Cone:
     radius: Estimate
     relaxation_time: Estimate | None
     axis: Float64Array
+    angles: Float64Array
     half_angle: Estimate
     dimension: Estimate
     start_distance: Estimate
     floor: float
     displacement: Displacement
-    fitted: Float64Array
+    fitted_parts: dict[str, Float64Array]
+
+    @property
+    def fitted(self) -> Float64Array:
+        """[J], the best model's mean squared displacement, the sum of its parts'."""
+        return np.sum(list(self.fitted_parts.values()), axis=0)
 
 
 def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> Cone:
@@ -130,6 +137,7 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
     best = fits[int(weights.argmax())]
     probability = probabilities(evidence)
     displacement = mean_squared_displacement(late, distances[start:, start:])
+    early_cosines = (1.0 - distances[:start, start:]) @ tangents.axis
     return Cone(
         verdict=decide(probability, len(late)),
         probability=probability,
@@ -142,12 +150,13 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
         radius=intervals.of_radius(fits, weights, level),
         relaxation_time=_relaxation_time(likelihood, fits, weights, level),
         axis=np.concatenate([np.zeros(start), tangents.axis]),
+        angles=np.concatenate([np.arccos(np.clip(early_cosines, -1.0, 1.0)), tangents.angles]),
         half_angle=intervals.of_extent(likelihood, best, level),
         dimension=intervals.of_dimension(likelihood, best, level),
         start_distance=intervals.of_mean(distances[max(start, 1) :, 0], level),
         floor=noise,
         displacement=displacement,
-        fitted=best.squared_displacement(displacement.lags, modes.duration),
+        fitted_parts=best.displacement_by_part(displacement.lags, modes.duration),
     )
 
 

@@ -129,21 +129,24 @@ class Fit:
         return float(self.powers[self.parts.index("drift"), 0]) if "drift" in self.parts else 0.0
 
     def squared_displacement(self, lags: Float64Array, duration: float) -> Float64Array:
-        """E‖k(t + dt) − k(t)‖² at any lags dt > 0, in iterations; like `lags`.
+        """E‖k(t + dt) − k(t)‖² of the whole motion, as `displacement_by_part`."""
+        return np.sum(list(self.displacement_by_part(lags, duration).values()), axis=0)
+
+    def displacement_by_part(self, lags: Float64Array, duration: float) -> dict[str, Float64Array]:
+        """Each part's E‖k(t + dt) − k(t)‖² at any lags dt > 0, in iterations; like `lags`.
 
         Args:
             lags: in iterations.
             duration: length of the phase, in iterations.
         """
-        a = self.amplitudes
-        relaxed = -np.expm1(-lags / np.exp(self.shape)) if "confined" in a else 0.0
         relative = lags / duration
-        return (
-            2 * a["jitter"]
-            + 2 * a.get("confined", 0.0) * relaxed
-            + a.get("diffusion", 0.0) * relative
-            + a.get("drift", 0.0) * relative**2
-        )
+        unit = {
+            "jitter": np.full_like(lags, 2.0),
+            "confined": -2 * np.expm1(-lags / np.exp(self.shape)),
+            "diffusion": relative,
+            "drift": relative**2,
+        }
+        return {part: amplitude * unit[part] for part, amplitude in self.amplitudes.items()}
 
     @property
     def variances(self) -> Float64Array:

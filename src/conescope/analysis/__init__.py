@@ -1,0 +1,16 @@
+"""What a run's kernels say, as values, texts and plots that every way of showing them shares."""
+
+from conescope.analysis.of_run import Analysis, analyse, known_labels
+from conescope.analysis.plots import compared, plots
+from conescope.analysis.text import comparison, numbers, numbers_over_seeds
+
+__all__ = [
+    "Analysis",
+    "analyse",
+    "compared",
+    "comparison",
+    "known_labels",
+    "numbers",
+    "numbers_over_seeds",
+    "plots",
+]

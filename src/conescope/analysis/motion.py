@@ -1,0 +1,113 @@
+"""Plots of the motion of the kernel: displacement, velocity, cone and error bars of S."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from conescope.analysis.of_run import Analysis, SampledCurve
+from conescope.metrics.cone import Estimate
+from conescope.plot import ITERATION, Line, LinePlot, Mark
+from conescope.summary import readable_scale
+
+
+def displacement(analysis: Analysis) -> LinePlot:
+    """Mean squared displacement against lag, with the best model and its parts."""
+    found = analysis.cone
+    lags, mean = found.displacement.lags, found.displacement.mean
+    parts = [
+        Line(part, lags, values, style="dashed") for part, values in found.fitted_parts.items()
+    ]
+    return LinePlot(
+        title="Mean squared displacement",
+        caption="The squared chord 2 S(t, t + dt), averaged over all pairs of phase II at the lag "
+        "dt, with the best model and its parts. Confined motion, the cone, levels off; free "
+        f"diffusion grows like dt, drift like dt². Verdict: {found.verdict}.",
+        x_label="lag dt (iterations)",
+        y_label="mean squared displacement",
+        lines=[
+            Line("measured", lags, mean, style="points"),
+            Line("best model", lags, found.fitted),
+            *parts,
+        ],
+        x_scale="log",
+        y_scale="log",
+        y_range=(float(mean.min()) / 5, 2 * float(mean.max())),
+    )
+
+
+def velocity(analysis: Analysis) -> LinePlot:
+    """Kernel velocity (arXiv:2503.16316, eq. 5) with the phase boundary."""
+    found, steps = analysis.cone, np.array(analysis.run.series.steps)
+    marks = [] if found.boundary is None else [_mark("phase boundary t*", "x", found.boundary)]
+    return LinePlot(
+        title="Velocity and phase boundary",
+        caption="Kernel velocity v = S(t, t + dt) / dt (eq. 5) between neighbouring kernels. The "
+        "phase boundary t* is where a falling velocity becomes a lower constant one, with its "
+        "95 % interval; without one, no change point is found.",
+        x_label=ITERATION,
+        y_label="v (1 / iteration)",
+        lines=[Line("v(t)", (steps[:-1] + steps[1:]) / 2, analysis.velocity)],
+        marks=marks,
+        y_scale=readable_scale([analysis.velocity]),
+    )
+
+
+def angle(analysis: Analysis) -> LinePlot:
+    """Angle of every kernel to the cone's axis, with the half-angle."""
+    found = analysis.cone
+    angle = found.half_angle
+    degrees = Estimate(*np.degrees([angle.value, angle.low, angle.high]).tolist())
+    marks = [_mark("half-angle", "y", degrees)]
+    if found.boundary is not None:
+        marks.append(_mark("phase boundary t*", "x", found.boundary))
+    return LinePlot(
+        title="Angle to the cone's axis",
+        caption="Angle between each kernel and the mean direction of phase II's kernels. The "
+        "half-angle is the root mean square over phase II, with its 95 % interval.",
+        x_label=ITERATION,
+        y_label="angle to the axis (degrees)",
+        lines=[Line("angle", np.array(analysis.run.series.steps), np.degrees(found.angles))],
+        marks=marks,
+    )
+
+
+def error_bars(analysis: Analysis) -> LinePlot | None:
+    """S with its error bars over the choice of images; None if the probe is too small."""
+    lines = [_sampled_line(curve) for curve in analysis.sampled]
+    if not lines:
+        return None
+    floor = analysis.cone.floor
+    plain = [
+        Line(
+            f"plain S to {curve.to}",
+            curve.steps,
+            np.array([one.plain for one in curve.found]),
+            style="dashed",
+        )
+        for curve in analysis.sampled
+    ]
+    return LinePlot(
+        title="Error bars of S",
+        caption="S with the probe's images taken as a sample: the estimate for the population of "
+        "images, without the diagonal, and its 95 % interval over resampled probes; beside it "
+        "the plain S, whose diagonal compares images with themselves. Rounding alone makes an S "
+        f"of {floor:.0e}.",
+        x_label=ITERATION,
+        y_label="S",
+        lines=[*lines, *plain],
+        y_scale=readable_scale(line.y for line in (*lines, *plain)),
+    )
+
+
+def _sampled_line(curve: SampledCurve) -> Line:
+    y, low, high = (
+        np.array([getattr(one, field) for one in curve.found])
+        for field in ("unbiased", "low", "high")
+    )
+    return Line(f"S to {curve.to}, 95 %", curve.steps, y, low, high)
+
+
+def _mark(label: str, axis: Literal["x", "y"], estimate: Estimate) -> Mark:
+    return Mark(label, axis, estimate.value, estimate.low, estimate.high)

@@ -1,0 +1,182 @@
+"""analyse(): all that is said of the kernel's motion in one run, as one value.
+
+Command line, figures and report print and draw this value, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from conescope.data import choose_probe, load_data
+from conescope.errors import DataError
+from conescope.metrics.alignment import AlignmentSeries, alignments
+from conescope.metrics.attribution import Attribution, attribution
+from conescope.metrics.cone import Cone, cone
+from conescope.metrics.distance import Float64Array
+from conescope.metrics.spectrum import SpectrumSeries, sharpness, spectra
+from conescope.metrics.uncertainty import SampledDistance, sampled_distance
+from conescope.recipe import Recipe
+from conescope.run import Run
+from conescope.series import KernelSeries
+from conescope.summary import default_lags
+
+SAMPLED = 40
+"""Kernels of a curve that get error bars; each costs n² a resampled probe."""
+
+SMALLEST_PROBE = 10
+"""Images from which a probe is resampled."""
+
+
+@dataclass(frozen=True)
+class SampledCurve:
+    """S along training, with error bars over the choice of probe images.
+
+    Attributes:
+        to: what S is measured to, as a label: "H(0)" or "H(t + 100)".
+        steps: [P], iterations t.
+        found: S at each of them.
+    """
+
+    to: str
+    steps: np.ndarray
+    found: Sequence[SampledDistance]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The kernel's largest eigenvalue as a curvature, against what the optimiser stands.
+
+    Attributes:
+        sharpness: [T], as `metrics.spectrum.sharpness`.
+        limit: [T], 2 (1 + β) / η of gradient descent with learning rate η and momentum β (Cohen
+            et al., arXiv:2103.00065); NaN before the first evaluation, and everywhere for
+            optimisers that rescale the gradient, which have another limit.
+    """
+
+    sharpness: Float64Array
+    limit: Float64Array
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is said of the motion of a run's kernel.
+
+    Attributes:
+        run: the run.
+        cone: verdict, and its numbers with intervals.
+        velocity: [T − 1], v(t) = S(t, t + dt) / dt between neighbouring kernels (eq. 5).
+        sampled: S to the first kernel, and between kernels a usual gap apart, with error bars;
+            empty if the probe has fewer than ten images.
+        spectrum: eigenvalues over training.
+        alignment: with labels and the first kernel; None if the labels are not known.
+        curvature: None if the number of outputs is not known.
+        movements: stretch of training → who moved the kernel there.
+    """
+
+    run: Run
+    cone: Cone
+    velocity: Float64Array
+    sampled: Sequence[SampledCurve]
+    spectrum: SpectrumSeries
+    alignment: AlignmentSeries | None
+    curvature: Curvature | None
+    movements: Mapping[str, Attribution]
+
+
+def analyse(run: Run, labels: Tensor | None = None) -> Analysis:
+    """Analyse the motion of a run's kernel.
+
+    Args:
+        run: with at least ten kernels.
+        labels: [n], the classes of the probe's images, if they are known.
+
+    Raises:
+        KernelError: if there are fewer than ten kernels, some are identical or hold NaN, or the
+            labels do not fit.
+    """
+    series = run.series
+    found = cone(series)
+    spectrum = spectra(series.steps, series.kernels)
+    neighbours = np.diagonal(series.distances(), 1)
+    return Analysis(
+        run=run,
+        cone=found,
+        velocity=neighbours / np.diff(series.steps),
+        sampled=_sampled(series),
+        spectrum=spectrum,
+        alignment=None if labels is None else alignments(series.steps, series.kernels, labels),
+        curvature=None if labels is None else _curvature(run, spectrum, int(labels.max()) + 1),
+        movements=_movements(series, found, labels),
+    )
+
+
+def known_labels(run: Run) -> Tensor | None:
+    """The classes of the probe's images, [n], as stored or from the recipe's data; None if unknown.
+
+    Nothing is downloaded.
+    """
+    recipe = run.recipe
+    if run.labels is not None or not isinstance(recipe, Recipe):
+        return run.labels
+    if recipe.data.path is None and recipe.data.name != "digits":
+        return None
+    try:
+        data = load_data(recipe.data)
+    except DataError:
+        return None
+    split = data.split(recipe.probe.split)
+    return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+
+
+def _sampled(series: KernelSeries) -> list[SampledCurve]:
+    if series.kernels[0].values.shape[0] < SMALLEST_PROBE:
+        return []
+    steps = np.array(series.steps)
+    curves = [(f"H({steps[0]:,})", [(step, steps[0]) for step in _spread(steps[1:])])]
+    for dt in default_lags(series)[:1]:
+        starts, _ = series.distances_after(dt)
+        curves.append((f"H(t + {dt:,})", [(step, step + dt) for step in _spread(starts)]))
+    return [SampledCurve(to, *_along(series, pairs)) for to, pairs in curves]
+
+
+def _along(
+    series: KernelSeries, pairs: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, list[SampledDistance]]:
+    kernel = dict(zip(series.steps, series.kernels, strict=True))
+    steps = np.array([step for step, _ in pairs])
+    return steps, [sampled_distance(kernel[step], kernel[other]) for step, other in pairs]
+
+
+def _spread(steps: np.ndarray) -> list[int]:
+    """At most `SAMPLED` of the steps, spread over all of them."""
+    places = np.linspace(0, len(steps) - 1, min(SAMPLED, len(steps)))
+    return [int(steps[round(place)]) for place in places]
+
+
+def _curvature(run: Run, spectrum: SpectrumSeries, classes: int) -> Curvature:
+    kernel = run.series.kernels[0]
+    limit = np.full(len(spectrum.steps), np.nan)
+    optimizer = run.recipe.optimizer if isinstance(run.recipe, Recipe) else None
+    evaluated = np.asarray(run.scalars["step"])
+    if optimizer is not None and optimizer.name == "sgd" and len(evaluated):
+        newest = np.searchsorted(evaluated, spectrum.steps, side="right") - 1
+        rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
+        limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)
+    return Curvature(np.asarray(sharpness(spectrum.eigenvalues[:, 0], kernel, classes)), limit)
+
+
+def _movements(series: KernelSeries, found: Cone, labels: Tensor | None) -> dict[str, Attribution]:
+    first, last = series.steps[0], series.steps[-1]
+    stretches = {(first, last)}
+    if found.boundary is not None:
+        stretches |= {(first, found.first), (found.first, last)}
+    kernel = dict(zip(series.steps, series.kernels, strict=True))
+    return {
+        f"{start:,} to {stop:,}": attribution(kernel[start], kernel[stop], labels)
+        for start, stop in sorted(stretches)
+        if start < stop
+    }

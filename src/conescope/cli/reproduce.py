@@ -1,0 +1,124 @@
+"""`conescope reproduce`: the paper's figures, from training to picture."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from conescope.cli.commands import Commands
+from conescope.cli.run import carry_out
+from conescope.cli.switch import carry_out_children, draw, print_result
+from conescope.cli.terminal import STDOUT, print_table, say
+from conescope.errors import RecipeError
+from conescope.recipe import Recipe
+from conescope.reproductions import Reproduction, find_reproduction, networks, scales
+from conescope.run import load_run, read_recipe
+from conescope.store import Folder
+
+_FIGURES = {
+    "fig1": "S to fixed kernels, S between neighbours, and the kernels in space",
+    "fig2": "what is lost when training is linearised from iteration t on",
+    "fig3": "the plots of figure 1 for a counterexample; ours is LeNet-5",
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_with_fields(
+        "reproduce",
+        _reproduce,
+        "make a figure of the paper, from training to picture; goes on where it was",
+        "FIGURE --network NETWORK",
+    )
+    parser.add_argument(
+        "figure",
+        metavar="FIGURE",
+        choices=_FIGURES,
+        help="; ".join(f"{name}: {meaning}" for name, meaning in _FIGURES.items()),
+    )
+    parser.add_argument("--network", required=True, choices=networks())
+    parser.add_argument(
+        "--scale",
+        choices=scales(),
+        default="two-cores",
+        help="full: the paper's own size, for a GPU (--device cuda); two-cores: narrower or "
+        "shorter, and the figure says how (default)",
+    )
+    parser.add_argument("--seeds", metavar="LIST", default="0", help="such as 0,1,2 (default 0)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs"),
+        help="where the runs' folders are, and the figures go (default runs)",
+    )  # fmt: skip
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    reproduction = find_reproduction(arguments.network, arguments.scale)
+    words = shlex.join(["conescope", *arguments.words])
+    recipes = [reproduction.recipe(s, arguments.overrides) for s in _seeds(arguments.seeds)]
+    paths = [arguments.out / recipe.id for recipe in recipes]
+    for recipe, path in zip(recipes, paths, strict=True):
+        status = _train(recipe, path, words)
+        if status:
+            return status
+    name = f"{arguments.figure}-{arguments.network}-{arguments.scale}"
+    if arguments.figure != "fig2":
+        return _draw_overviews(paths, arguments.out / name, _caption(reproduction, arguments))
+    return _switch(reproduction, paths, arguments, words, arguments.out / name)
+
+
+def _train(recipe: Recipe, path: Path, words: str) -> int:
+    from conescope.forecast import forecast
+
+    if Folder(path).entries("finished"):
+        return 0
+    say("cost", f"{path}: about {forecast(recipe).seconds / 60:,.0f} min from its beginning")
+    return carry_out(recipe, path, words)
+
+
+def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
+    from conescope.figures import PAPER, in_force, overview, save_figure
+    from conescope.summary import main_numbers
+
+    for path in paths:
+        run = load_run(path)
+        print_table({"run": run.name, **main_numbers(run)})
+        with in_force(PAPER):
+            figure = overview(run.series)
+            figure.supxlabel(caption, fontsize="small")
+            for file in save_figure(figure, stem.with_name(f"{stem.name}-{run.name}"), run.name):
+                STDOUT.print(str(file))
+    return 0
+
+
+def _switch(
+    reproduction: Reproduction,
+    paths: list[Path],
+    arguments: argparse.Namespace,
+    words: str,
+    stem: Path,
+) -> int:
+    from conescope.switch import plan_switch, read_switch
+
+    until = read_recipe(paths[0]).training.steps
+    switch = plan_switch(paths, [point for point in reproduction.points if point < until])
+    status = carry_out_children(switch, words)
+    if status:
+        return status
+    result = read_switch(switch)
+    print_result(result)
+    for file in draw(switch, result, stem, _caption(reproduction, arguments)):
+        STDOUT.print(str(file))
+    return 0
+
+
+def _caption(reproduction: Reproduction, arguments: argparse.Namespace) -> str:
+    changed = shlex.join(arguments.overrides)
+    return f"{reproduction.caption}; {changed}" if changed else reproduction.caption
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seeds takes whole numbers such as 0,1,2, not {text!r}") from None
