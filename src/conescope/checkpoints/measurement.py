@@ -214,14 +214,16 @@ class _Series:
     ) -> None:
         self._folder, self._subject, self._adapted = folder, subject, adapted
         self._choice, self._command = choice, command
-        whole = {e.values["step"] for e in folder.files("kernel") if folder.is_whole(e)}
-        noted = {e.values["step"]: e.values["weights"] for e in folder.entries("weights")}
-        self._stored = {step: noted[step] for step in whole & noted.keys()}
         self._seen: dict[str, Path] = {}
         self._spent, self._begun = seconds_spent(folder), time.monotonic()
         self._has_session = False
         if folder.entries("run"):
             self._begin_session()
+        self._stored = {
+            entry.values["step"]: entry.values["weights"]
+            for entry in folder.files("kernel")
+            if folder.is_whole(entry)
+        }
 
     def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
@@ -243,8 +245,7 @@ class _Series:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
             self._begin_session()
-        write_kernel(self._folder, step, kernel, self._seconds())
-        self._folder.append("weights", step=step, weights=weights, path=str(path))
+        write_kernel(self._folder, step, kernel, self._seconds(), weights=weights)
 
     def _begin_session(self) -> None:
         source = {
