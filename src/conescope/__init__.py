@@ -1,5 +1,6 @@
 """conescope: an instrument for the learning dynamics of neural networks."""
 
+from conescope.checkpoints import load_probe, measure_checkpoints, measure_snapshots
 from conescope.entk import Plan, entk, estimate_distance, estimate_entk, plan
 from conescope.kernel import Kernel
 from conescope.metrics.cone import Cone, cone
@@ -23,6 +24,9 @@ __all__ = [
     "kernel_distance",
     "kernel_velocity",
     "linearize",
+    "load_probe",
     "load_run",
+    "measure_checkpoints",
+    "measure_snapshots",
     "plan",
 ]

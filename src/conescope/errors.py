@@ -23,6 +23,10 @@ class KernelError(ConescopeError):
     """Kernels that cannot be compared, or that are no kernels (NaN, zero, wrong shape)."""
 
 
+class CheckpointError(ConescopeError):
+    """A checkpoint, or a series of them, cannot be read or does not fit the model."""
+
+
 class StoreError(ConescopeError):
     """A run folder is missing, locked, damaged, or cannot be written."""
 
@@ -42,6 +46,10 @@ class MissingPackageError(ConescopeError, ImportError):
 
 class DamageWarning(UserWarning):
     """Something stored is damaged; the work goes on without it."""
+
+
+class SameWeightsWarning(UserWarning):
+    """Two checkpoints of a series hold the same weights."""
 
 
 class BudgetWarning(UserWarning):

@@ -101,7 +101,7 @@ class Commands:
         """
         parser = self._commands.get(words[0]) if words else None
         if parser is None or not parser.get_default("takes_fields"):
-            return self._parser.parse_args(words)
+            return self._parser.parse_args(words, argparse.Namespace(words=words))
         if not {"-h", "--help"}.isdisjoint(words):
             parser.epilog = _fields_help()
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
