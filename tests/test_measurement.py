@@ -228,6 +228,16 @@ def test_snapshots_of_a_run_give_its_own_kernels_again(trained, tmp_path):
         cs.measure_snapshots(trained, out=tmp_path / "again", by_layer=True, outputs="sum")
 
 
+def test_a_schedule_chooses_among_snapshots(trained, tmp_path):
+    run = cs.measure_snapshots(trained, out=tmp_path / "again", when="0, every 20")
+    assert run.series.steps == (0, 20)
+    assert cs.measure_snapshots(trained, out=tmp_path / "again").series.steps == (0, 10, 20)
+    with pytest.raises(
+        CheckpointError, match="kept no snapshot at '5'; it has those of 0, 10"
+    ):
+        cs.measure_snapshots(trained, out=tmp_path / "other", when="5")
+
+
 def test_batchnorm_of_snapshots_is_that_asked_for(tmp_path, monkeypatch):
     def with_batchnorm(_, shape, classes):
         return nn.Sequential(

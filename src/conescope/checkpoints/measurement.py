@@ -127,6 +127,7 @@ def measure_snapshots(
     run: str | Path,
     *,
     out: str | Path,
+    when: str | None = None,
     batchnorm: BatchNorm | None = None,
     outputs: Outputs | None = None,
     draws: int | None = None,
@@ -139,6 +140,7 @@ def measure_snapshots(
     Args:
         run: the folder of a run that conescope trained.
         out: the run folder to write.
+        when: which snapshots, such as "0, every 50 until 500"; None for all that it kept.
         batchnorm: BatchNorm on its "running" statistics, or on ones "recalibrated" on training
             images; None for the recipe's choice.
         outputs: as for `measure_checkpoints`; None for the recipe's choice.
@@ -153,7 +155,7 @@ def measure_snapshots(
     Raises:
         ConescopeError: as `measure_checkpoints`; also if the recipe cannot be carried out here.
     """
-    subject = Snapshots(Path(run), batchnorm)
+    subject = Snapshots(Path(run), batchnorm, when)
     outputs = subject.recipe.kernel.outputs if outputs is None else outputs
     choice = Choice(outputs, draws, params=params, by_layer=by_layer, memory=memory)
     measure(subject, choice, Path(out), command=f"conescope.measure_snapshots({str(run)!r}, …)")

@@ -18,6 +18,7 @@ from conescope.experiment import Experiment, reproducible
 from conescope.measure import recalibrated
 from conescope.probe import Probe
 from conescope.run import read_recipe
+from conescope.schedule import Schedule
 from conescope.snapshots import read_snapshot
 from conescope.store import Folder
 
@@ -107,14 +108,17 @@ class Snapshots(Subject):
         path: the run's folder.
         batchnorm: whether BatchNorm's statistics are those of the snapshot, or estimated anew on
             training images; None for the recipe's choice.
+        when: a schedule of the snapshots to measure; None for all that were kept.
 
     Raises:
-        CheckpointError: if the run kept no snapshot.
+        CheckpointError: if the run kept no snapshot, or none then.
         StoreError: if the folder holds no run that conescope trained.
         ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
     """
 
-    def __init__(self, path: Path, batchnorm: BatchNorm | None = None) -> None:
+    def __init__(
+        self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
+    ) -> None:
         self._folder, self.recipe = Folder(path), read_recipe(path)
         self._entries = {entry.values["step"]: entry for entry in self._folder.files("snapshot")}
         if not self._entries:
@@ -123,15 +127,27 @@ class Snapshots(Subject):
                 f"example to 'every 1000'"
             )
         self._experiment = Experiment(self.recipe)
+        chosen = sorted(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
         self.probe = self._experiment.probe
-        self.paths = {s: path / self._entries[s].values["file"] for s in sorted(self._entries)}
+        self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
         self._batchnorm = batchnorm or self.recipe.kernel.batchnorm
         self.source = {
             "description": f"snapshots of {self.recipe.id}, measured again",
             "run": self.recipe.id,
             "batchnorm": self._batchnorm,
         }
+
+    def _kept_when(self, when: str) -> list[int]:
+        per_epoch = self._experiment.order.iterations_per_epoch
+        steps = Schedule(when).steps(self.recipe.training.steps, per_epoch)
+        chosen = [step for step in steps if step in self._entries]
+        if not chosen:
+            raise CheckpointError(
+                f"{self._folder.path} kept no snapshot at {when!r}; it has those of "
+                f"{', '.join(f'{step:,}' for step in sorted(self._entries))}"
+            )
+        return chosen
 
     def check(self) -> None:
         """See `Subject.check`; the journal vouches for names and shapes."""

@@ -21,7 +21,7 @@ from conescope.progress import ProgressBar
 from conescope.run import load_run
 
 _FOR_CHECKPOINTS = ("model", "probe", "inputs", "step_pattern", "device", "select", "pool")
-_FOR_RUNS = ("batchnorm",)
+_FOR_RUNS = ("batchnorm", "when")
 
 
 def add(commands: Commands) -> None:
@@ -68,6 +68,7 @@ def add(commands: Commands) -> None:
     own = parser.add_argument_group("for a run of conescope").add_argument
     own("--batchnorm", choices=("running", "recalibrated"),
         help="its statistics (default as the run did)")  # fmt: skip
+    own("--when", metavar="SCHEDULE", help="which snapshots, such as 'every 500' (default all)")
 
 
 def _measure(arguments: argparse.Namespace) -> int:
@@ -119,7 +120,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
                 f"command line: {series[0]} is {holds}, which takes no --{name.replace('_', '-')}"
             )
     if is_run:
-        return Snapshots(Path(series[0]), arguments.batchnorm)
+        return Snapshots(Path(series[0]), arguments.batchnorm, arguments.when)
     for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
         if getattr(arguments, name) is None:
             raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
