@@ -37,6 +37,30 @@ def displacement(analysis: Analysis) -> LinePlot:
     )
 
 
+def noise(analysis: Analysis) -> LinePlot | None:
+    """Displacement of current and of averaged weights' kernels; None without the latter."""
+    if analysis.averaged is None:
+        return None
+    lines = [
+        Line(label, found.displacement.lags, found.displacement.mean)
+        for label, found in (
+            ("weights", analysis.cone),
+            ("averaged weights", analysis.averaged),
+        )
+    ]
+    return LinePlot(
+        title="Is it only noise?",
+        caption="Mean squared displacement in phase II of the kernels of the weights, and of those "
+        "of their exponential average. Where the plateau vanishes for averaged weights, the cone "
+        "is the noise ball of SGD.",
+        x_label="lag dt (iterations)",
+        y_label="mean squared displacement",
+        lines=lines,
+        x_scale="log",
+        y_scale="log",
+    )
+
+
 def velocity(analysis: Analysis) -> LinePlot:
     """Kernel velocity (arXiv:2503.16316, eq. 5) with the phase boundary."""
     found, steps = analysis.cone, np.array(analysis.run.series.steps)

@@ -16,6 +16,7 @@ from conescope.errors import DataError
 from conescope.metrics.alignment import AlignmentSeries, alignments
 from conescope.metrics.attribution import Attribution, attribution
 from conescope.metrics.cone import Cone, cone
+from conescope.metrics.cone.phases import MINIMUM
 from conescope.metrics.distance import Float64Array
 from conescope.metrics.spectrum import SpectrumSeries, sharpness, spectra
 from conescope.metrics.uncertainty import SampledDistance, sampled_distance
@@ -68,6 +69,8 @@ class Analysis:
     Attributes:
         run: the run.
         cone: verdict, and its numbers with intervals.
+        averaged: the same of the kernels of averaged weights, over the phase II of `cone`; None
+            if there are none, or too few.
         velocity: [T − 1], v(t) = S(t, t + dt) / dt between neighbouring kernels (eq. 5).
         sampled: S to the first kernel, and between kernels a usual gap apart, with error bars;
             empty if the probe has fewer than ten images.
@@ -79,6 +82,7 @@ class Analysis:
 
     run: Run
     cone: Cone
+    averaged: Cone | None
     velocity: Float64Array
     sampled: Sequence[SampledCurve]
     spectrum: SpectrumSeries
@@ -105,6 +109,7 @@ def analyse(run: Run, labels: Tensor | None = None) -> Analysis:
     return Analysis(
         run=run,
         cone=found,
+        averaged=_averaged(run, found),
         velocity=neighbours / np.diff(series.steps),
         sampled=_sampled(series),
         spectrum=spectrum,
@@ -130,6 +135,16 @@ def known_labels(run: Run) -> Tensor | None:
         return None
     split = data.split(recipe.probe.split)
     return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+
+
+def _averaged(run: Run, found: Cone) -> Cone | None:
+    if run.averaged is None:
+        return None
+    late = [step for step in run.averaged.steps if step >= found.first]
+    if len(late) < MINIMUM:
+        return None
+    kernels = [run.averaged.kernels[run.averaged.index(step)] for step in late]
+    return cone(KernelSeries(late, kernels))
 
 
 def _sampled(series: KernelSeries) -> list[SampledCurve]:

@@ -16,6 +16,7 @@ def plots(analysis: Analysis) -> dict[str, Plot]:
     """Name → plot, in the order to show them; those that lack their data are left out."""
     found: dict[str, Plot | None] = {
         "cone-displacement": motion.displacement(analysis),
+        "cone-noise": motion.noise(analysis),
         "cone-velocity": motion.velocity(analysis),
         "cone-angle": motion.angle(analysis),
         "cone-error-bars": motion.error_bars(analysis),

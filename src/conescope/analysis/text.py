@@ -15,6 +15,10 @@ from conescope.metrics.cone import Cone, Estimate, Evidence, Kind, SeedCone, ove
 from conescope.recipe import Recipe
 from conescope.summary import state
 
+VANISHES = 0.5
+"""R of averaged weights vanishes if its interval lies below this share of R's own: R² then falls
+to less than a quarter."""
+
 WEIGHED = 3
 """Models whose evidence is printed."""
 
@@ -24,6 +28,7 @@ def numbers(analysis: Analysis) -> dict[str, str]:
     return {
         **_verdict(analysis.cone),
         **_motion(analysis.cone),
+        **_noise(analysis),
         **_error_bars(analysis),
         **_spectrum(analysis),
         **_alignment(analysis),
@@ -58,8 +63,13 @@ def comparison(analyses: Sequence[Analysis]) -> dict[str, list[str]]:
 
 def text_of(estimate: Estimate, unit: str = "") -> str:
     """An estimate with its interval, such as "0.12 (0.1 to 0.15)"."""
-    low, high = (f"{end:,.3g}" for end in (estimate.low, estimate.high))
-    return f"{estimate.value:,.3g} ({low} to {high}){unit and ' ' + unit}"
+    value, low, high = map(_digits, (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high}){unit and ' ' + unit}"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all of a whole number."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _column(analysis: Analysis) -> dict[str, str]:
@@ -126,8 +136,27 @@ def _relaxation(found: Cone) -> str:
     if time is None:
         return "no part is seen to relax"
     if time.value == 0.0:
-        return f"below {time.high:,.3g} iterations"
+        return f"below {_digits(time.high)} iterations"
     return text_of(time, "iterations")
+
+
+def _noise(analysis: Analysis) -> dict[str, str]:
+    """Whether the confined motion is the weights' own noise, which averaging takes away."""
+    averaged = analysis.averaged
+    if averaged is None:
+        return {}
+    ball, rest = analysis.cone.radius, averaged.radius
+    if rest.high < VANISHES * ball.low:
+        answer = "yes: the confined part vanishes for averaged weights, it is SGD's noise ball"
+    elif rest.low > VANISHES * ball.high:
+        answer = "no: the confined part stays for averaged weights"
+    else:
+        answer = "cannot be told"
+    return {
+        "verdict for averaged weights": averaged.verdict,
+        "plateau R for averaged weights": text_of(rest),
+        "is it only noise?": answer,
+    }
 
 
 def _error_bars(analysis: Analysis) -> dict[str, str]:
@@ -207,7 +236,7 @@ def _evidence(model: Evidence) -> str:
 
 
 def _course(values: np.ndarray) -> str:
-    return f"{values[0]:.3g} at first, {values[-1]:.3g} at last"
+    return f"{_digits(values[0])} at first, {_digits(values[-1])} at last"
 
 
 def _check_only_seeds(analyses: Sequence[Analysis]) -> None:

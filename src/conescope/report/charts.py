@@ -276,8 +276,11 @@ def _axis_titles(shares: np.ndarray) -> list[str]:
 
 def scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
     """The y-axis on which these lines are readable."""
-    if readable_scale(lines) == "linear":
-        return LINEAR
+    return LINEAR if readable_scale(lines) == "linear" else logarithmic(lines)
+
+
+def logarithmic(lines: Sequence[np.ndarray]) -> dict[str, Any]:
+    """A logarithmic y-axis: with 1, 2, 5 a decade, or 1 if the decades of these lines are many."""
     low, high = (extreme(np.concatenate(lines)) for extreme in (np.nanmin, np.nanmax))
     return {"type": "log", "tickformat": "~g", "dtick": "D2" if high < 100 * low else None}
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from conescope.figures.style import DISTANCE_MAP, LINE_COLOURS
 from conescope.plot import BarPlot, GridPlot, Line, LinePlot, Mark, Plot
-from conescope.report.charts import ITERATIONS, LINEAR, TEMPLATE, colour_scale, scale
+from conescope.report.charts import ITERATIONS, LINEAR, TEMPLATE, colour_scale, logarithmic
 
 GREY = "#777777"
 
@@ -67,7 +67,7 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> go.S
 
 
 def _y_axis(plot: LinePlot) -> dict[str, Any]:
-    axis = scale([line.y for line in plot.lines]) if plot.y_scale == "log" else dict(LINEAR)
+    axis = logarithmic([line.y for line in plot.lines]) if plot.y_scale == "log" else LINEAR
     if plot.y_range is not None:
         limits = np.log10(plot.y_range) if plot.y_scale == "log" else np.array(plot.y_range)
         axis = {**axis, "range": limits.tolist(), "rangemode": "normal"}

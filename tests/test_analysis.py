@@ -1,0 +1,270 @@
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+import conescope as cs
+from conescope.analysis import (
+    analyse,
+    compared,
+    comparison,
+    known_labels,
+    numbers,
+    numbers_over_seeds,
+    plots,
+)
+from conescope.analysis.text import text_of
+from conescope.errors import KernelError
+from conescope.figures import PAPER, draw, save_analysis, save_comparison
+from conescope.metrics.attribution import attribution
+from conescope.metrics.cone import Estimate, over_seeds
+from conescope.metrics.uncertainty import sampled_distance
+from conescope.plot import BarPlot, GridPlot, LinePlot
+from conescope.recipes import load_recipe
+from conescope.report.drawn import chart
+from made_runs import made_run, made_series
+
+LABELS = torch.arange(12) % 3
+ALWAYS = {
+    "cone-displacement",
+    "cone-velocity",
+    "cone-angle",
+    "cone-eigenvalues",
+    "cone-effective-rank",
+    "cone-overlap",
+    "cone-images",
+}
+
+
+def layered(series):
+    """The same series, of two layers."""
+    kernels = [
+        replace(k, by_layer={"first": 0.3 * k.values, "last": k.values - 0.3 * k.values})
+        for k in series.kernels
+    ]
+    return cs.KernelSeries(series.steps, kernels)
+
+
+def calmer(series, amount):
+    """The kernels of a series, drawn towards its last one."""
+    last = series.kernels[-1].values
+    values = (last + amount * (k.values - last) for k in series.kernels[:-1])
+    return cs.KernelSeries(series.steps[:-1], [cs.Kernel(v) for v in values])
+
+
+@pytest.fixture(scope="module")
+def run():
+    series = layered(made_series(range(0, 1001, 20), samples=12))
+    recipe = load_recipe("digits", ["--optimizer.momentum=0.5"])
+    return made_run(series, averaged=calmer(series, 0.01), recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return analyse(run, LABELS)
+
+
+def test_its_parts_are_those_of_the_metrics(run, found):
+    series = run.series
+    kernels = dict(zip(series.steps, series.kernels, strict=True))
+    assert found.cone.radius == cs.cone(series).radius
+    steps, velocities = series.velocities(20)
+    assert found.velocity == pytest.approx(velocities)
+    start, after = found.sampled
+    assert start.to == "H(0)"
+    assert after.to == "H(t + 20)"
+    assert start.found[3] == sampled_distance(kernels[start.steps[3]], kernels[0])
+    assert after.found[0] == sampled_distance(kernels[0], kernels[20])
+    assert set(after.steps) <= set(steps)
+    moved = attribution(series.kernels[0], series.kernels[-1], LABELS)
+    assert found.movements["0 to 1,000"].layers == moved.layers
+
+
+def test_the_stretches_are_the_whole_and_the_phases(found):
+    assert found.cone.boundary is not None
+    middle = f"{found.cone.first:,}"
+    assert list(found.movements) == [f"0 to {middle}", "0 to 1,000", f"{middle} to 1,000"]
+
+
+def test_curvature_stands_against_the_optimisers_limit(found):
+    assert found.curvature is not None
+    top = found.spectrum.eigenvalues[:, 0]
+    assert found.curvature.sharpness == pytest.approx(top / (12 * 3))
+    assert found.curvature.limit == pytest.approx(np.full(51, 2 * 1.5 / 0.1))
+
+
+def test_optimisers_that_rescale_have_no_such_limit(run):
+    adam = load_recipe("digits", ["--optimizer.name=adam", "--optimizer.momentum=0"])
+    for recipe in (adam, None):
+        other = replace(run, recipe=recipe, source={"name": "x", "description": "y"})
+        curvature = analyse(other, LABELS).curvature
+        assert curvature is not None
+        assert np.isnan(curvature.limit).all()
+
+
+def test_without_labels_nothing_is_said_of_classes(run):
+    found = analyse(run)
+    assert found.alignment is None
+    assert found.curvature is None
+    assert not {"cone-alignment", "cone-classes", "cone-sharpness", "cone-blocks"} & set(
+        plots(found)
+    )
+    assert not any("align" in name or "class" in name for name in numbers(found))
+
+
+def test_a_small_probe_has_no_error_bars():
+    found = analyse(made_run())
+    assert found.sampled == []
+    assert plots(found).keys() == ALWAYS
+
+
+def test_numbers_are_the_values_own(found):
+    shown = numbers(found)
+    assert shown["verdict"] == found.cone.verdict
+    assert shown["plateau R"] == text_of(found.cone.radius)
+    assert f"{found.sampled[0].found[-1].plain:.3g}" in shown["S(H(1,000), H(0))"]
+    layers = shown["moved by layers, 0 to 1,000"]
+    assert layers == "last 70.0%, first 30.0%"
+    assert f"{found.spectrum.effective_rank[-1]:.3g} at last" in shown["effective rank"]
+    assert shown["stable below, last"] == "30"
+
+
+def test_an_estimate_as_text():
+    assert text_of(Estimate(1234.5678, 0.00012345, 2e5), "s") == "1,235 (0.000123 to 200,000) s"
+
+
+@pytest.mark.parametrize(("amount", "answer"), [(0.01, "yes: "), (1.0, "no: "), (None, None)])
+def test_whether_the_cone_is_only_noise(run, amount, answer):
+    averaged = None if amount is None else calmer(run.series, amount)
+    shown = numbers(analyse(replace(run, averaged=averaged), LABELS))
+    if answer is None:
+        assert "is it only noise?" not in shown
+    else:
+        assert shown["is it only noise?"].startswith(answer)
+
+
+def test_too_few_averaged_kernels_are_left_out(run):
+    few = cs.KernelSeries(run.series.steps[-9:], run.series.kernels[-9:])
+    assert analyse(replace(run, averaged=few)).averaged is None
+
+
+def test_seeds_together(run, found):
+    other = analyse(replace(run, recipe=replace(run.recipe, seed=1)), LABELS)
+    shown = numbers_over_seeds([found, other])
+    expected = over_seeds([found.cone, other.cone])
+    assert shown["plateau R"] == text_of(expected.radius)
+    assert shown["verdicts of the runs"] == f"{found.cone.verdict}, {other.cone.verdict}"
+    with pytest.raises(KernelError, match="at least two runs, not 1"):
+        numbers_over_seeds([found])
+    changed = replace(found, run=replace(run, recipe=load_recipe("digits", ["--seed=1"])))
+    with pytest.raises(KernelError, match="more than their seed; use 'conescope compare'"):
+        numbers_over_seeds([found, changed])
+
+
+def test_runs_side_by_side(found):
+    bare = analyse(made_run(recipe=None, source={"name": "x", "description": "y"}))
+    table = comparison([found, bare])
+    assert table["verdict"] == [found.cone.verdict, bare.cone.verdict]
+    assert table["network"] == ["cnn", "–"]
+    assert table["target alignment, last"][1] == "–"
+    from_first, after, displacement = compared([found, bare])
+    for plot in (from_first, after, displacement):
+        assert [line.label for line in plot.lines] == ["made", "made"]
+    np.testing.assert_array_equal(from_first.lines[1].y, bare.run.series.distances_from(0))
+
+
+def test_the_labels_of_a_recipes_probe(run):
+    read = known_labels(run)
+    assert read is not None
+    assert len(read) == 200
+    assert read.bincount().tolist() == [20] * 10
+    stored = torch.tensor([3, 1])
+    assert known_labels(replace(run, labels=stored)) is stored
+    assert known_labels(made_run()) is None
+    remote = load_recipe("lenet-mnist")
+    assert known_labels(replace(run, recipe=remote)) is None
+    missing = load_recipe("lenet-mnist", ["--data.path=nowhere"])
+    assert known_labels(replace(run, recipe=missing)) is None
+
+
+def test_bad_input(run):
+    with pytest.raises(KernelError, match="12 images needs 12 labels"):
+        analyse(run, LABELS[:5])
+    with pytest.raises(KernelError, match="at least 10 are needed"):
+        analyse(made_run(made_series(range(9))))
+    broken = list(run.series.kernels)
+    broken[7] = cs.Kernel(torch.full((12, 12), torch.nan, dtype=torch.float64))
+    with pytest.raises(KernelError, match=r"at step 140, .*NaN"):
+        analyse(replace(run, series=cs.KernelSeries(run.series.steps, broken)))
+    broken[7] = broken[3]
+    with pytest.raises(KernelError, match="steps 60 and 140 are identical"):
+        analyse(replace(run, series=cs.KernelSeries(run.series.steps, broken)))
+
+
+def test_every_plot_is_drawn_both_ways_with_the_same_values(found):
+    shown = plots(found)
+    assert shown.keys() > ALWAYS
+    for name, plot in shown.items():
+        figure, interactive = draw(plot), chart(plot)
+        axes = figure.axes[0]
+        if isinstance(plot, LinePlot):
+            drawn = {line.get_label(): line for line in axes.get_lines()}
+            traces = {trace.name: trace for trace in interactive.data}
+            for line in plot.lines:
+                np.testing.assert_array_equal(drawn[line.label].get_ydata(), line.y)
+                np.testing.assert_array_equal(traces[line.label].y, line.y)
+            assert axes.get_xlabel() == plot.x_label == interactive.layout.xaxis.title.text
+            assert axes.get_ylabel() == plot.y_label == interactive.layout.yaxis.title.text
+            assert axes.get_yscale() == plot.y_scale, name
+            assert interactive.layout.yaxis.type == plot.y_scale, name
+        elif isinstance(plot, BarPlot):
+            widths = [bar.get_width() for bar in axes.patches]
+            assert widths == pytest.approx(np.concatenate(list(plot.shares.values())))
+            for bars, shares in zip(interactive.data, plot.shares.values(), strict=True):
+                np.testing.assert_array_equal(bars.x, shares)
+        else:
+            assert isinstance(plot, GridPlot)
+            np.testing.assert_array_equal(axes.collections[0].get_array(), plot.shares)
+            np.testing.assert_array_equal(interactive.data[0].z, plot.shares)
+
+
+def test_intervals_are_bands_and_marks(found):
+    plot = plots(found)["cone-error-bars"]
+    assert isinstance(plot, LinePlot)
+    banded = [line for line in plot.lines if line.low is not None]
+    assert len(banded) == 2
+    assert all((line.low <= line.y).all() and (line.y <= line.high).all() for line in banded)
+    assert len(draw(plot).axes[0].collections) == 2
+    velocity = plots(found)["cone-velocity"]
+    assert isinstance(velocity, LinePlot)
+    (mark,) = velocity.marks
+    assert (mark.value, mark.low, mark.high) == (
+        found.cone.boundary.value,
+        found.cone.boundary.low,
+        found.cone.boundary.high,
+    )
+
+
+def test_shares_that_are_drawn_add_up(found):
+    shown = plots(found)
+    for shares in shown["cone-layers"].shares.values():
+        assert shares.sum() == pytest.approx(1.0)
+    assert shown["cone-blocks"].shares.sum() == pytest.approx(1.0)
+    parts = {line.label: line.y for line in shown["cone-displacement"].lines}
+    total = sum(parts[part] for part in found.cone.fitted_parts)
+    assert parts["best model"] == pytest.approx(total)
+
+
+def test_files_of_an_analysis_and_of_a_comparison(tmp_path):
+    before = dict(matplotlib.rcParams)
+    found = analyse(made_run())
+    files = save_analysis(found, tmp_path / "one", {**PAPER, "savefig.dpi": 40})
+    assert {file.name for file in files} == {
+        f"{name}.{suffix}" for name in plots(found) for suffix in ("pdf", "png")
+    }
+    again = save_comparison([found, found], tmp_path / "two", {**PAPER, "savefig.dpi": 40})
+    assert [file.name for file in again] == ["compare.pdf", "compare.png"]
+    assert all(file.stat().st_size > 1000 for file in [*files, *again])
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,81 @@
+import re
+
+import pytest
+import torch
+
+from conescope.cli import main
+from conescope.kernel import Kernel
+from conescope.recipes import load_recipe
+from conescope.record import begin_session
+from conescope.run import write_kernel
+from conescope.store import Folder
+from made_runs import made_series
+
+
+def stored(path, steps=range(0, 1001, 50), samples=12, **fields):
+    """A run folder of made kernels."""
+    recipe = load_recipe("digits", [f"--{name}={value}" for name, value in fields.items()])
+    series = made_series(steps, samples)
+    folder = Folder(path)
+    with folder.owned():
+        labels = (torch.arange(samples) % 3).tolist()
+        folder.append("run", recipe=recipe.to_dict(), command="conescope run", labels=labels)
+        begin_session(folder, "cpu")
+        for step, kernel in zip(series.steps, series.kernels, strict=True):
+            write_kernel(folder, step, Kernel(kernel.values), float(step))
+        folder.append("finished", seconds=1.0)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def few_files(monkeypatch):
+    """Only one plot of an analysis is drawn, since files take long."""
+    from conescope.analysis import plots
+    from conescope.figures import save
+
+    name = "cone-displacement"
+    monkeypatch.setattr(save, "plots", lambda analysis: {name: plots(analysis)[name]})
+
+
+def test_cone_prints_the_verdict_and_draws(tmp_path, capsys):
+    run = stored(tmp_path / "run")
+    assert main(["cone", run]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"verdict +\w+", out)
+    assert re.search(r"plateau R +0\.\d+ \(0\.\d+ to", out)
+    assert re.search(r"target alignment +0\.\d+ at first", out)
+    assert "over seeds" not in out
+    assert (tmp_path / "run/figures/cone-displacement.png").exists()
+
+
+def test_cone_of_seeds_puts_them_together(tmp_path, capsys):
+    runs = [stored(tmp_path / f"run-{seed}", seed=seed) for seed in (0, 1)]
+    assert main(["cone", *runs, "--out", str(tmp_path / "drawn")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"over seeds +2 runs", out)
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"run-0", "run-1"}
+    assert not (tmp_path / "run-0/figures").exists()
+
+
+def test_compare_has_a_column_for_each_run(tmp_path, capsys):
+    runs = [stored(tmp_path / f"lr-{rate}", **{"optimizer.lr": rate}) for rate in (0.1, 0.2)]
+    assert main(["compare", *runs, "--out", str(tmp_path / "drawn")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ +lr-0.1 +lr-0.2", out)
+    assert re.search(r"learning rate +0.1 \(sgd\) +0.2 \(sgd\)", out)
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"compare.pdf", "compare.png"}
+
+
+def test_mistakes_are_one_line_that_names_the_run(tmp_path, capsys):
+    short = stored(tmp_path / "short", steps=range(9))
+    one, other = (stored(tmp_path / f"{rate}", **{"optimizer.lr": rate}) for rate in (0.1, 0.2))
+    for words, message in (
+        (["cone", short], "short: the motion of 9 kernels tells nothing: at least 10"),
+        (["cone", one, other], "differ in more than their seed; use 'conescope compare'"),
+        (["compare", one], "name at least two"),
+        (["cone", str(tmp_path / "nowhere")], "nowhere holds no run"),
+    ):
+        assert main(words) == 1
+        err = capsys.readouterr().err
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
