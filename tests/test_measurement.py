@@ -289,7 +289,7 @@ def test_snapshots_of_linearised_training_are_measured(trained, tmp_path):
 @pytest.fixture
 def run_in(folder, capsys, monkeypatch):
     """Call the command line in the folder, without drawing; gives status, output and error."""
-    monkeypatch.setattr("conescope.cli.measure.draw_figures", lambda run, path: [])
+    monkeypatch.setattr("conescope.cli.stored.draw_figures", lambda run, path: [])
 
     def call(*words):
         status = main(["measure", *words])
