@@ -15,6 +15,7 @@ from conescope.series import KernelSeries
 class MadeRecipe:
     description: str
     yaml: str
+    lineage: str | None = None
 
     def to_yaml(self):
         return self.yaml

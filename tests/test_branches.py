@@ -196,7 +196,9 @@ def test_the_command_line_starts_branches(parent, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     words = ["run", "--from", "parent", "--at", "30", "--dynamics.kind", "linearised"]
     assert main([*words, "--out", "child"]) == 0
-    assert "S(60, 30)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "S(60, 30)" in out
+    assert "linearised from iteration 30 of" in " ".join(out.split())
     for wrong in (
         ["run"],
         ["run", "digits", "--at", "3"],

@@ -14,7 +14,7 @@ from conescope.data import (
     seed_for,
 )
 from conescope.errors import DataError
-from conescope.recipe import DataRecipe, ProbeRecipe
+from conescope.sections import DataRecipe, ProbeRecipe
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from torch import nn
 
 from conescope.entk import entk
 from conescope.measure import evaluate, measure_kernel, recalibrated
-from conescope.recipe import KernelRecipe
+from conescope.sections import KernelRecipe
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conescope.errors import RecipeError
 from conescope.models import VGG16, LeNet5, ResNet20, build_model
-from conescope.recipe import ModelRecipe
+from conescope.sections import ModelRecipe
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 

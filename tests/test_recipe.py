@@ -3,8 +3,9 @@ import yaml
 
 from conescope.errors import RecipeError
 from conescope.models import build_model
-from conescope.recipe import SCHEDULES, OptimizerRecipe, Recipe, field_names
+from conescope.recipe import SCHEDULES, Recipe, field_names
 from conescope.recipes import load_recipe, packaged_recipes, recipe_from_dict
+from conescope.sections import OptimizerRecipe
 
 
 def test_every_packaged_recipe_loads_and_describes_itself():

@@ -35,3 +35,21 @@ def test_refuses_what_is_no_schedule(text):
 def test_every_from_is_an_arithmetic_progression(every, start, total):
     steps = Schedule(f"every {every} from {start}").steps(total)
     assert steps == tuple(t for t in range(total + 1) if t >= start and (t - start) % every == 0)
+
+
+@pytest.mark.parametrize("text", ["0, 50, every 100", "every 30 from 60 until 200", "end", "never"])
+def test_one_iteration_at_a_time_is_the_same(text):
+    schedule = Schedule(text)
+    assert tuple(s for s in range(400) if schedule.fires(s, total=300)) == schedule.steps(300)
+    unending = tuple(s for s in range(400) if schedule.fires(s))
+    assert unending == (() if schedule.needs_length else schedule.steps(399))
+
+
+def test_what_a_text_needs_to_know_is_told():
+    assert [Schedule(text).counts_epochs for text in ("every 2ep", "every 2", "end")] == [
+        True,
+        False,
+        False,
+    ]
+    assert Schedule("0, end").needs_length
+    assert not Schedule("0, every 7").needs_length

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conescope.errors import TrainingError
-from conescope.recipe import LearningRateRecipe, OptimizerRecipe
+from conescope.sections import LearningRateRecipe, OptimizerRecipe
 from conescope.training import build_optimizer, learning_rate_schedule, train
 
 

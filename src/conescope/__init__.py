@@ -1,5 +1,6 @@
 """conescope: an instrument for the learning dynamics of neural networks."""
 
+from conescope.checkpoints import load_probe, measure_checkpoints, measure_snapshots
 from conescope.entk import Plan, entk, estimate_distance, estimate_entk, plan
 from conescope.kernel import Kernel
 from conescope.metrics.cone import Cone, cone
@@ -7,6 +8,7 @@ from conescope.metrics.distance import kernel_distance, kernel_velocity
 from conescope.run import load_run
 from conescope.series import KernelSeries
 from conescope.tangent import LinearizedModel, linearize
+from conescope.watch import Watch
 
 __all__ = [
     "Cone",
@@ -14,6 +16,7 @@ __all__ = [
     "KernelSeries",
     "LinearizedModel",
     "Plan",
+    "Watch",
     "cone",
     "entk",
     "estimate_distance",
@@ -21,6 +24,9 @@ __all__ = [
     "kernel_distance",
     "kernel_velocity",
     "linearize",
+    "load_probe",
     "load_run",
+    "measure_checkpoints",
+    "measure_snapshots",
     "plan",
 ]

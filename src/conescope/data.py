@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conescope.errors import DataError
-from conescope.recipe import DataRecipe, ProbeRecipe
+from conescope.sections import DataRecipe, ProbeRecipe
 
 CLASSES = 10
 """Number of classes, of every data set here."""

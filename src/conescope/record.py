@@ -10,6 +10,8 @@ from conescope.environment import describe
 from conescope.errors import DamageWarning, StoreError
 from conescope.store import Folder
 
+_FREE = ("name", "description", "when")
+
 
 def begin_source(
     folder: Folder, source: Mapping[str, Any], command: str, total_steps: int | None = None
@@ -18,8 +20,8 @@ def begin_source(
 
     Args:
         folder: a run folder that the caller owns.
-        source: "name" and "description", which may change, and whatever else makes two kernels
-            comparable, which may not; JSON values.
+        source: "name", "description" and "when", which may change, and whatever else makes two
+            kernels comparable, which may not; JSON values.
         command: the shell command that makes the run.
         total_steps: its length in iterations, if known.
 
@@ -33,7 +35,7 @@ def begin_source(
     held = begun[0].values.get("source")
     if held is None:
         raise StoreError(f"{folder.path} holds the run of a recipe; choose another folder as out")
-    names = [n for n in {**held, **source} if n not in ("name", "description")]
+    names = [name for name in {**held, **source} if name not in _FREE]
     changed = [n for n in names if held.get(n) != source.get(n)]
     if changed:
         differences = "; ".join(

@@ -49,6 +49,7 @@ class Run:
         source: what was measured, where there is no recipe: "name", "description" and whatever
             else its maker noted; empty where there is one.
         estimates: step → kernel with its random draws, for kernels that are estimates.
+        skipped: moments at which no kernel was taken, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
         labels: [n], int64, the classes of the probe's images; None if not stored.
     """
@@ -65,6 +66,7 @@ class Run:
     seconds: float
     source: Mapping[str, Any] = field(default_factory=dict)
     estimates: Mapping[int, KernelEstimate] = field(default_factory=dict)
+    skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
     labels: Tensor | None = None
 
@@ -144,6 +146,7 @@ def load_run(path: str | Path) -> Run:
         seconds=status.seconds,
         source=begun.values.get("source", {}),
         estimates={step: read_estimate(folder, kernels[step]) for step in drawn},
+        skipped=skipped_steps(folder),
         averaged=_series(folder, averaged) if averaged else None,
         labels=None if labels is None else torch.tensor(labels),
     )
@@ -202,6 +205,12 @@ def is_finished(folder: Folder) -> bool:
     return bool(ends) and ends[-1].kind == "finished"
 
 
+def skipped_steps(folder: Folder) -> tuple[int, ...]:
+    """The moments that were skipped to save time and not measured since, rising."""
+    skipped = {step for entry in folder.entries("skipped") for step in entry.values["steps"]}
+    return tuple(sorted(skipped - {entry.values["step"] for entry in folder.files("kernel")}))
+
+
 def seconds_spent(folder: Folder) -> float:
     """Wall time spent on the run in a folder, over all its sessions."""
     timed = folder.entries("kernel", "evaluation", "snapshot", "finished")
@@ -213,6 +222,8 @@ def write_kernel(
     step: int,
     kernel: Kernel | KernelEstimate,
     seconds: float,
+    *,
+    weights: str | None = None,
     kind: str = "kernel",
 ) -> None:
     """Store the kernel of one step, with what it has of layers or random draws.
@@ -222,6 +233,7 @@ def write_kernel(
         step: the iteration at which it was measured.
         kernel: exact, or estimated by random cotangents.
         seconds: wall time spent on the run so far.
+        weights: a hash of the weights, by which a later session knows them again.
         kind: one of `KERNEL_FOLDERS`.
 
     Raises:
@@ -231,6 +243,8 @@ def write_kernel(
     tensors = {"values": exact.values}
     tensors |= {f"{_LAYER}{name}": part for name, part in exact.by_layer.items()}
     noted: dict[str, Any] = {"step": step, "outputs": exact.outputs, "seconds": seconds}
+    if weights is not None:
+        noted["weights"] = weights
     if isinstance(kernel, KernelEstimate):
         tensors["draws"], noted["draws"] = kernel.draws, len(kernel.draws)
     file = f"{KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from conescope.errors import RecipeError
 
@@ -64,6 +65,31 @@ class Schedule:
             found.update(_expand(term, total, iterations_per_epoch))
         return tuple(sorted(step for step in found if step <= total))
 
+    def fires(self, step: int, total: int | None = None) -> bool:
+        """Whether the schedule fires at one iteration of a run whose length may be unknown.
+
+        Args:
+            step: the iteration, at least 0.
+            total: the last iteration; without it `end` is never known to have come.
+        """
+        if self.is_never or (total is not None and step > total):
+            return False
+        return any(
+            step in _expand(term, step if total is None else total, 1)
+            for term in self._terms()
+            if term != "end" or total is not None
+        )
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the text says `end`, which means something only in a run of known length."""
+        return "end" in self._terms()
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the text has a number of epochs (`ep`)."""
+        return bool(re.search(r"\d\s*ep\b", self.text))
+
     @property
     def is_never(self) -> bool:
         """Whether the text says that it never fires."""
@@ -73,17 +99,24 @@ class Schedule:
         return [term.strip() for term in self.text.split(",")]
 
 
-def _expand(term: str, total: int, per_epoch: int) -> range | tuple[int]:
+def _expand(term: str, total: int, per_epoch: int) -> range:
     if term == "end":
-        return (total,)
+        return range(total, total + 1)
+    start, stop, every = _bounds(term, per_epoch)
+    return range(start, (total if stop is None else min(stop, total)) + 1, every)
+
+
+@cache
+def _bounds(term: str, per_epoch: int) -> tuple[int, int | None, int]:
+    """The first iteration of a term, the last one if it has one, and the distance between two."""
     if match := _ONCE.fullmatch(term):
-        return (_iterations(match[1], match[2], per_epoch),)
+        once = _iterations(match[1], match[2], per_epoch)
+        return once, once, 1
     match = _EVERY.fullmatch(term)
     assert match is not None  # __post_init__ has read the term
     every = _iterations(match[1], match[2], per_epoch)
     start = _iterations(match[3], match[4], per_epoch) if match[3] else every
-    stop = _iterations(match[5], match[6], per_epoch) if match[5] else total
-    return range(start, min(stop, total) + 1, every)
+    return start, _iterations(match[5], match[6], per_epoch) if match[5] else None, every
 
 
 def _iterations(number: str, epochs: str | None, per_epoch: int) -> int:

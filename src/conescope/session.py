@@ -17,9 +17,10 @@ from torch import nn
 
 from conescope.errors import DamageWarning, StoreError, TrainingError
 from conescope.experiment import Experiment, reproducible
-from conescope.recipe import BranchRecipe, Recipe
+from conescope.recipe import Recipe
 from conescope.record import begin_session
 from conescope.run import KERNEL_FOLDERS, is_finished, read_recipe, seconds_spent, write_kernel
+from conescope.sections import BranchRecipe
 from conescope.snapshots import SnapshotState, find_snapshot, read_snapshot, write_snapshot
 from conescope.store import Entry, Folder
 from conescope.training import Snapshot, train
@@ -128,7 +129,7 @@ class _Recorder:
         for kind, model in _measured(snapshot).items():
             if step in moments.kernel - self._stored.kernels[kind]:
                 kernel = self._experiment.measure(model)
-                write_kernel(self._folder, step, kernel, self.seconds(), kind)
+                write_kernel(self._folder, step, kernel, self.seconds(), kind=kind)
         if step in (moments.keep | moments.resume) - self._stored.snapshots.keys():
             self.store_snapshot(snapshot)
 

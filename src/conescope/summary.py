@@ -144,10 +144,14 @@ def _extent(run: Run) -> dict[str, str]:
     series = run.series
     first = series.kernels[0]
     span = f"steps {series.steps[0]:,} to {series.steps[-1]:,}"
+    skipped = {"skipped to save time": f"{len(run.skipped):,} moments"} if run.skipped else {}
+    lineage = run.recipe.lineage if run.recipe else None
     return {
         "state": state(run),
+        **({"training": lineage} if lineage else {}),
         "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
         "kernels": f"{len(series):,}, {span}",
+        **skipped,
         "probe": f"n = {first.values.shape[0]:,}",
         "kernel outputs": str(first.outputs),
         "time": _duration(run.seconds),

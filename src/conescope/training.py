@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.data import seed_for
 from conescope.errors import TrainingError
-from conescope.recipe import LearningRateRecipe, OptimizerRecipe
+from conescope.sections import LearningRateRecipe, OptimizerRecipe
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""

@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from conescope.branches import branch_recipe
 from conescope.errors import RecipeError
-from conescope.recipes import field_names, field_parser, unknown_field
+from conescope.recipe import Recipe
+from conescope.recipes import field_names, field_parser, load_recipe, unknown_field
 
 Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""
@@ -63,25 +65,26 @@ class Commands:
         parser.set_defaults(takes_fields=True)
         return parser
 
-    def add_for_recipe(
-        self, name: str, command: Command, summary: str, optional: bool = False
-    ) -> argparse.ArgumentParser:
-        """Add a command that takes a recipe, which it finds as `recipe`, and its fields' values.
+    def add_for_recipe(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        """Add a command that takes a recipe or a branch's start; `chosen_recipe` gives it.
 
         Args:
             name: the word after `conescope`.
             command: what it does.
             summary: one line of help.
-            optional: whether the recipe may be left out.
         """
-        shown = "[RECIPE]" if optional else "RECIPE"
-        parser = self.add_with_fields(name, command, summary, shown)
+        parser = self.add_with_fields(name, command, summary, "RECIPE | --from RUN --at STEP")
         parser.add_argument(
-            "recipe",
-            metavar="RECIPE",
-            nargs="?" if optional else None,
-            help="a packaged recipe's name, or a YAML file",
+            "recipe", metavar="RECIPE", nargs="?", help="a packaged recipe's name, or a YAML file"
         )
+        parser.add_argument(
+            "--from",
+            metavar="RUN",
+            type=Path,
+            dest="parent",
+            help="instead: branch from a snapshot of this run, with its recipe",
+        )
+        parser.add_argument("--at", metavar="STEP", type=int, help="the snapshot's iteration")
         return parser
 
     def add_for_run(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
@@ -98,13 +101,30 @@ class Commands:
         """
         parser = self._commands.get(words[0]) if words else None
         if parser is None or not parser.get_default("takes_fields"):
-            return self._parser.parse_args(words)
+            return self._parser.parse_args(words, argparse.Namespace(words=words))
         if not {"-h", "--help"}.isdisjoint(words):
             parser.epilog = _fields_help()
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
         arguments = parser.parse_args(own_words)
         arguments.overrides, arguments.words = overrides, words
         return arguments
+
+
+def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe, or the branch, that a command was given, with its fields' values.
+
+    Raises:
+        RecipeError: if there is none, or a field is unknown or has a wrong value.
+        StoreError: if the branch's parent is no run.
+    """
+    recipe, parent, at = arguments.recipe, arguments.parent, arguments.at
+    if recipe is not None and parent is None and at is None:
+        return load_recipe(recipe, arguments.overrides)
+    if recipe is None and parent is not None and at is not None:
+        return branch_recipe(parent, at, arguments.overrides)
+    raise RecipeError(
+        "say what to carry out: either a RECIPE, or a branch of another run by --from RUN --at STEP"
+    )
 
 
 def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:

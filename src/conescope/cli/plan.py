@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from conescope.cli.commands import Commands
+from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT, print_table
-from conescope.recipes import load_recipe
 
 
 def add(commands: Commands) -> None:
@@ -18,7 +17,7 @@ def add(commands: Commands) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from conescope.forecast import forecast
 
-    cost = forecast(load_recipe(arguments.recipe, arguments.overrides))
+    cost = forecast(chosen_recipe(arguments))
     STDOUT.print(f"one kernel:\n{cost.kernel}\n")
     print_table(
         {

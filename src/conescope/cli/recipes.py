@@ -7,9 +7,9 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from conescope.cli.commands import Commands
+from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT
-from conescope.recipes import load_recipe, packaged_recipes
+from conescope.recipes import packaged_recipes
 
 
 def add(commands: Commands) -> None:
@@ -29,6 +29,6 @@ def _recipes(_: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = chosen_recipe(arguments)
     STDOUT.out(f"# run id: {recipe.id}\n{recipe.to_yaml()}", end="")
     return 0

@@ -6,30 +6,18 @@ import argparse
 import shlex
 from pathlib import Path
 
-from conescope.branches import branch_recipe
-from conescope.cli.commands import Commands
+from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.stored import draw_figures, write_report
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
-from conescope.errors import RecipeError
 from conescope.progress import ProgressBar
 from conescope.recipe import Recipe
-from conescope.recipes import load_recipe
 from conescope.run import load_run
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    run = commands.add_for_recipe(
-        "run", _run, "train a recipe, follow its kernel, make figures and report", optional=True
-    )
-    run.add_argument(
-        "--from",
-        metavar="RUN",
-        type=Path,
-        dest="parent",
-        help="instead of a recipe: branch from a snapshot of this run, with its recipe",
-    )
-    run.add_argument("--at", metavar="STEP", type=int, help="the snapshot's iteration")
+    summary = "train a recipe, follow its kernel, make figures and report"
+    run = commands.add_for_recipe("run", _run, summary)
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
 
 
@@ -49,7 +37,7 @@ def carry_out(recipe: Recipe, path: Path, command: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    recipe = _recipe(arguments)
+    recipe = chosen_recipe(arguments)
     path = arguments.out or Path("runs") / recipe.id
     status = carry_out(recipe, path, shlex.join(["conescope", *arguments.words]))
     if status:
@@ -65,14 +53,3 @@ def _run(arguments: argparse.Namespace) -> int:
     print_table({"run": run.name, **main_numbers(run)})
     STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
     return 0
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    if arguments.parent is None and arguments.recipe is not None and arguments.at is None:
-        return load_recipe(arguments.recipe, arguments.overrides)
-    if arguments.parent is None or arguments.recipe is not None or arguments.at is None:
-        raise RecipeError(
-            "say what to run: either 'conescope run RECIPE', or a branch of another run by "
-            "'conescope run --from RUN --at STEP'"
-        )
-    return branch_recipe(arguments.parent, arguments.at, arguments.overrides)

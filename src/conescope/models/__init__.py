@@ -19,7 +19,7 @@ from conescope.models.lenet import LeNet5
 from conescope.models.mlp import MLP
 from conescope.models.resnet import ResNet20
 from conescope.models.vgg import VGG16
-from conescope.recipe import ModelRecipe
+from conescope.sections import ModelRecipe
 
 __all__ = ["CNN", "MLP", "VGG16", "LeNet5", "ResNet20", "build_model"]
 

@@ -1,0 +1,17 @@
+"""A series of checkpoints that some other training wrote: found, read safely, and measured."""
+
+from conescope.checkpoints.fit import load_weights
+from conescope.checkpoints.inputs import load_probe
+from conescope.checkpoints.measurement import measure_checkpoints, measure_snapshots
+from conescope.checkpoints.read import read_weights
+from conescope.checkpoints.series import Checkpoint, find_checkpoints
+
+__all__ = [
+    "Checkpoint",
+    "find_checkpoints",
+    "load_probe",
+    "load_weights",
+    "measure_checkpoints",
+    "measure_snapshots",
+    "read_weights",
+]

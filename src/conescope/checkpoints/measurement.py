@@ -1,0 +1,281 @@
+"""Measuring a series of checkpoints into a run folder."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from conescope.adapt import Adapted, Pool, Select, adapt
+from conescope.checkpoints.fit import fingerprint
+from conescope.checkpoints.source import build_model
+from conescope.checkpoints.subject import BatchNorm, Checkpoints, Snapshots, Subject
+from conescope.entk import KernelEstimate
+from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
+from conescope.kernel import Kernel, Outputs
+from conescope.probe import Probe
+from conescope.record import begin_session, begin_source
+from conescope.run import Run, is_finished, load_run, seconds_spent, write_kernel
+from conescope.session import Progress
+from conescope.store import Folder
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which kernel.
+
+    Attributes:
+        outputs: see `Kernel.outputs`.
+        draws: number of random cotangents by which to estimate the class trace; None for the
+            exact kernel.
+        select: see `adapt`.
+        pool: see `adapt`.
+        params: see `adapt`.
+        by_layer: whether to store the summand of each layer.
+        memory: budget of the engine.
+
+    Raises:
+        KernelError: if something other than the class trace is to be estimated.
+    """
+
+    outputs: Outputs = "trace"
+    draws: int | None = None
+    select: Select | None = None
+    pool: Pool | None = None
+    params: str | Iterable[str] | None = None
+    by_layer: bool = False
+    memory: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.draws is not None and (self.outputs != "trace" or self.by_layer):
+            raise KernelError(
+                "random cotangents estimate the class trace as a whole; leave out draws, or "
+                'choose outputs="trace" without by_layer'
+            )
+
+    def of(self, adapted: Adapted) -> Kernel | KernelEstimate:
+        """The kernel of a model as it stands."""
+        if self.draws is not None:
+            return adapted.estimate(self.draws, memory=self.memory)
+        return adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
+
+
+def measure_checkpoints(
+    build: Callable[[], nn.Module] | nn.Module,
+    checkpoints: str | Path | Collection[str | Path],
+    probe: Probe,
+    *,
+    out: str | Path,
+    step_pattern: str | None = None,
+    outputs: Outputs = "trace",
+    draws: int | None = None,
+    select: Select | None = None,
+    pool: Pool | None = None,
+    params: str | Iterable[str] | None = None,
+    by_layer: bool = False,
+    memory: str | float | None = None,
+) -> Run:
+    r"""Measure the kernel of each of a series of checkpoints.
+
+    What is stored in `out` already is not measured again, so a series can grow.
+
+    Args:
+        build: what returns the model, on its device; or the model, which is copied.
+        checkpoints: a glob such as `ckpts/*.safetensors`, a folder, or files and folders, see
+            `conescope.checkpoints.find_checkpoints`.
+        probe: the model's inputs for n samples: a tensor, several by place, or several by name.
+        out: the run folder to write.
+        step_pattern: a regular expression whose one group is the step in a checkpoint's name,
+            such as `ckpt_(\d+)`; None to find it.
+        outputs: which outputs enter the kernel, see `Kernel.outputs`.
+        draws: number of random cotangents by which to estimate the class trace, for a model of
+            many outputs; None for the exact kernel.
+        select: from what the model returns to its outputs: a function, or the name or number of a
+            field. By default a tensor is taken as it is, and of anything else its "logits".
+        pool: for outputs [n, T, …] of T tokens: "last" or "mean".
+        params: names or patterns of parameters or modules; None for all that are not frozen.
+        by_layer: whether to store the summand of each layer, too.
+        memory: what the engine may use beside the model and the result, such as "2GB".
+
+    Returns:
+        The run, as `load_run` gives it.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read, holds more than tensors, does not fit the
+            model whole, or changed since it was measured.
+        ModelError: if the model or the probe has no exact kernel as it stands.
+        KernelError: if the choice of the kernel is wrong, or a kernel is not finite.
+        StoreError: if `out` holds something else, or cannot be written.
+
+    Warns:
+        SameWeightsWarning: if two checkpoints hold the same weights.
+    """
+    model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
+    name = getattr(build, "__qualname__", type(model).__name__)
+    subject = Checkpoints(model, name, probe, checkpoints, step_pattern)
+    choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+    measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
+    return load_run(out)
+
+
+def measure_snapshots(
+    run: str | Path,
+    *,
+    out: str | Path,
+    when: str | None = None,
+    batchnorm: BatchNorm | None = None,
+    outputs: Outputs | None = None,
+    draws: int | None = None,
+    params: str | Iterable[str] | None = None,
+    by_layer: bool = False,
+    memory: str | float | None = None,
+) -> Run:
+    """Measure the snapshots that a run kept, by another kernel than it did.
+
+    Args:
+        run: the folder of a run that conescope trained.
+        out: the run folder to write.
+        when: which snapshots, such as "0, every 50 until 500"; None for all that it kept.
+        batchnorm: BatchNorm on its "running" statistics, or on ones "recalibrated" on training
+            images; None for the recipe's choice.
+        outputs: as for `measure_checkpoints`; None for the recipe's choice.
+        draws: as for `measure_checkpoints`.
+        params: as for `measure_checkpoints`.
+        by_layer: as for `measure_checkpoints`.
+        memory: as for `measure_checkpoints`.
+
+    Returns:
+        The new run.
+
+    Raises:
+        ConescopeError: as `measure_checkpoints`; also if the recipe cannot be carried out here.
+    """
+    subject = Snapshots(Path(run), batchnorm, when)
+    outputs = subject.recipe.kernel.outputs if outputs is None else outputs
+    choice = Choice(outputs, draws, params=params, by_layer=by_layer, memory=memory)
+    measure(subject, choice, Path(out), command=f"conescope.measure_snapshots({str(run)!r}, …)")
+    return load_run(out)
+
+
+def measure(
+    subject: Subject,
+    choice: Choice,
+    path: Path,
+    *,
+    command: str,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Measure whatever is not stored yet.
+
+    Args:
+        subject: the model and its past.
+        choice: which kernel.
+        path: the run folder; made if need be.
+        command: what makes this run, for the record.
+        progress: who is told how many moments are done.
+        should_stop: asked between two moments.
+
+    Returns:
+        Whether all is measured.
+
+    Raises:
+        ConescopeError: see `measure_checkpoints`; what was stored before stays, and the same call
+            goes on from there.
+    """
+    adapted = adapt(
+        subject.model, subject.probe, select=choice.select, pool=choice.pool, params=choice.params
+    )
+    adapted.check()
+    subject.check()
+    folder = Folder(path)
+    with folder.owned(), subject.computing():
+        series = _Series(folder, subject, adapted, choice, command)
+        if progress is not None:
+            progress.begin(path.name, 0, len(subject.paths))
+        for done, step in enumerate(subject.paths, start=1):
+            if should_stop():
+                return False
+            series.measure(step)
+            if progress is not None:
+                progress.advance(done)
+        series.finish()
+    return True
+
+
+class _Series:
+    """The kernels of a run folder, and of which weights they are."""
+
+    def __init__(
+        self, folder: Folder, subject: Subject, adapted: Adapted, choice: Choice, command: str
+    ) -> None:
+        self._folder, self._subject, self._adapted = folder, subject, adapted
+        self._choice, self._command = choice, command
+        self._seen: dict[str, Path] = {}
+        self._spent, self._begun = seconds_spent(folder), time.monotonic()
+        self._has_session = False
+        if folder.entries("run"):
+            self._begin_session()
+        self._stored = {
+            entry.values["step"]: entry.values["weights"]
+            for entry in folder.files("kernel")
+            if folder.is_whole(entry)
+        }
+
+    def measure(self, step: int) -> None:
+        """Measure and store the kernel of a step, unless it is there."""
+        path = self._subject.paths[step]
+        self._subject.load(step)
+        weights = fingerprint(self._subject.model)
+        self._tell_same(weights, path)
+        if (stored := self._stored.get(step)) is not None:
+            if stored != weights:
+                raise CheckpointError(
+                    f"{path} has changed since its kernel was stored in {self._folder.path}; "
+                    f"choose another folder as out"
+                )
+            return
+        try:
+            kernel = self._choice.of(self._adapted)
+            (kernel.kernel if isinstance(kernel, KernelEstimate) else kernel).check_finite()
+        except (ModelError, KernelError) as error:
+            raise type(error)(f"{path}: {error}") from error
+        if not self._has_session:  # a choice that fails at once leaves no run behind
+            self._begin_session()
+        write_kernel(self._folder, step, kernel, self._seconds(), weights=weights)
+
+    def _begin_session(self) -> None:
+        source = {
+            "name": self._folder.path.resolve().name,
+            **self._subject.source,
+            **self._adapted.description(),
+            "outputs": self._choice.outputs,
+            "draws": self._choice.draws,
+            "by_layer": self._choice.by_layer,
+        }
+        begin_source(self._folder, source, self._command)
+        begin_session(self._folder, str(self._adapted.device))
+        self._has_session = True
+
+    def finish(self) -> None:
+        """Note that all is measured."""
+        if not is_finished(self._folder):
+            self._folder.append("finished", seconds=self._seconds())
+
+    def _tell_same(self, weights: str, path: Path) -> None:
+        other = self._seen.setdefault(weights, path)
+        if other != path:
+            warnings.warn(
+                f"{other} and {path} hold the same weights: S = 0 between them says nothing about "
+                f"the training",
+                SameWeightsWarning,
+                stacklevel=5,
+            )
+
+    def _seconds(self) -> float:
+        return round(self._spent + time.monotonic() - self._begun, 3)

@@ -1,0 +1,164 @@
+"""What is measured: a model, a probe, and the moments whose weights the model can take on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from conescope.checkpoints.fit import fitted, load_weights
+from conescope.checkpoints.read import read_weights
+from conescope.checkpoints.series import find_checkpoints
+from conescope.errors import CheckpointError
+from conescope.experiment import Experiment, reproducible
+from conescope.measure import recalibrated
+from conescope.probe import Probe
+from conescope.run import read_recipe
+from conescope.schedule import Schedule
+from conescope.snapshots import read_snapshot
+from conescope.store import Folder
+
+BatchNorm = Literal["running", "recalibrated"]
+
+
+class Subject(ABC):
+    """A model with a past.
+
+    Attributes:
+        model: the model, in evaluation mode, with the weights of the moment loaded last.
+        probe: its inputs for n samples.
+        source: where all this is from, as text: "description", and what else must be equal for
+            kernels to be comparable.
+        paths: step → what to call the weights of that step by; the steps rise.
+    """
+
+    model: nn.Module
+    probe: Probe
+    source: Mapping[str, str]
+    paths: Mapping[int, Path]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look at all weights without loading them, so that what cannot fit is told early.
+
+        Raises:
+            CheckpointError: if some cannot be read, or do not fit the model.
+        """
+
+    @abstractmethod
+    def load(self, step: int) -> None:
+        """Give the model the weights of a step.
+
+        Raises:
+            CheckpointError: if they cannot be read or do not fit; the model is as before.
+            StoreError: if a snapshot of a run is damaged.
+        """
+
+    def computing(self) -> AbstractContextManager[None]:
+        """How to compute while measuring; as torch is set, unless there is a reason."""
+        return nullcontext()
+
+
+class Checkpoints(Subject):
+    """Files that some other training wrote.
+
+    Args:
+        model: the model; its weights will change.
+        name: what builds the model.
+        probe: its inputs.
+        series: a glob, a folder, or files, see `find_checkpoints`.
+        step_pattern: where the step is in a name, see `find_checkpoints`.
+
+    Raises:
+        CheckpointError: if there is no series.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        probe: Probe,
+        series: str | Path | Collection[str | Path],
+        step_pattern: str | None = None,
+    ) -> None:
+        found = find_checkpoints(series, step_pattern)
+        self.model, self.probe = model.eval(), probe
+        self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
+        self._files = {checkpoint.step: checkpoint.files for checkpoint in found}
+        self.source = {"description": f"checkpoints of {name} in {found[0].path.parent}"}
+
+    def check(self) -> None:
+        """See `Subject.check`; values are not read where the format allows it."""
+        for step, files in self._files.items():
+            fitted(self.model, read_weights(files), self.paths[step])
+
+    def load(self, step: int) -> None:
+        """See `Subject.load`."""
+        load_weights(self.model, read_weights(self._files[step]), self.paths[step])
+
+
+class Snapshots(Subject):
+    """The snapshots that a run of conescope kept; model and probe are those of its recipe.
+
+    Args:
+        path: the run's folder.
+        batchnorm: whether BatchNorm's statistics are those of the snapshot, or estimated anew on
+            training images; None for the recipe's choice.
+        when: a schedule of the snapshots to measure; None for all that were kept.
+
+    Raises:
+        CheckpointError: if the run kept no snapshot, or none then.
+        StoreError: if the folder holds no run that conescope trained.
+        ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
+    """
+
+    def __init__(
+        self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
+    ) -> None:
+        self._folder, self.recipe = Folder(path), read_recipe(path)
+        self._entries = {entry.values["step"]: entry for entry in self._folder.files("snapshot")}
+        if not self._entries:
+            raise CheckpointError(
+                f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "
+                f"example to 'every 1000'"
+            )
+        self._experiment = Experiment(self.recipe)
+        chosen = sorted(self._entries) if when is None else self._kept_when(when)
+        self.model = self._experiment.begin()[0].eval()
+        self.probe = self._experiment.probe
+        self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
+        self._batchnorm = batchnorm or self.recipe.kernel.batchnorm
+        self.source = {
+            "description": f"snapshots of {self.recipe.id}, measured again",
+            "run": self.recipe.id,
+            "batchnorm": self._batchnorm,
+        }
+
+    def _kept_when(self, when: str) -> list[int]:
+        per_epoch = self._experiment.order.iterations_per_epoch
+        steps = Schedule(when).steps(self.recipe.training.steps, per_epoch)
+        chosen = [step for step in steps if step in self._entries]
+        if not chosen:
+            raise CheckpointError(
+                f"{self._folder.path} kept no snapshot at {when!r}; it has those of "
+                f"{', '.join(f'{step:,}' for step in sorted(self._entries))}"
+            )
+        return chosen
+
+    def check(self) -> None:
+        """See `Subject.check`; the journal vouches for names and shapes."""
+
+    def load(self, step: int) -> None:
+        """See `Subject.load`."""
+        read_snapshot(self._folder, self._entries[step]).load_weights(self.model)
+        if self._batchnorm == "recalibrated":
+            estimated = recalibrated(self.model, self._experiment.calibration)
+            self.model.load_state_dict(estimated.state_dict())
+
+    def computing(self) -> AbstractContextManager[None]:
+        """On the recipe's threads, by algorithms that give the same bits."""
+        return reproducible(self.recipe)

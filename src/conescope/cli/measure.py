@@ -1,0 +1,148 @@
+"""`conescope measure`: follow the kernel through checkpoints, or a run's snapshots again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import torch
+
+from conescope.checkpoints import load_probe
+from conescope.checkpoints.measurement import Choice, measure
+from conescope.checkpoints.source import import_model
+from conescope.checkpoints.subject import Checkpoints, Snapshots, Subject
+from conescope.cli.commands import Commands
+from conescope.cli.stored import draw_figures, write_report
+from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
+from conescope.errors import RecipeError
+from conescope.kernel import Outputs
+from conescope.progress import ProgressBar
+from conescope.run import load_run
+
+_FOR_CHECKPOINTS = ("model", "probe", "inputs", "step_pattern", "device", "select", "pool")
+_FOR_RUNS = ("batchnorm", "when")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add(
+        "measure", _measure, "follow the kernel through checkpoints, or a run's snapshots again"
+    )
+    option = parser.add_argument
+    option(
+        "series",
+        metavar="SERIES",
+        nargs="+",
+        help="a glob such as 'ckpts/*.safetensors', a folder, files, or a run's folder",
+    )
+    option("--out", metavar="DIR", type=Path, required=True, help="the new run's folder")
+    option(
+        "--outputs",
+        metavar="trace|full|sum|K",
+        type=_outputs,
+        help="which outputs enter the kernel (default trace, or as the run did)",
+    )
+    option(
+        "--draws",
+        metavar="R",
+        type=int,
+        help="estimate the trace by R random cotangents, for models of many outputs",
+    )
+    option(
+        "--params",
+        metavar="PATTERN",
+        action="append",
+        help="only parameters or modules such as 'layers.*.attention'; may be given again",
+    )
+    option("--by-layer", action="store_true", help="store the kernel of each layer, too")
+    option("--memory", metavar="SIZE", help="what the engine may use, such as 2GB")
+    foreign = parser.add_argument_group("for checkpoints").add_argument
+    foreign("--model", metavar="MODULE:BUILD", help="what builds the model; this code is run")
+    foreign("--probe", metavar="FILE", help="the model's inputs: .parquet, .safetensors, .npz, .pt")
+    foreign("--inputs", metavar="NAME,…", help="which of the probe's columns (default all)")
+    foreign("--step-pattern", metavar="REGEX", help=r"where the step is: 'ckpt_(\d+)'")
+    foreign("--select", metavar="FIELD", help="outputs among what the model returns: logits, 0")
+    foreign("--pool", choices=("last", "mean"), help="from outputs of each token to one")
+    foreign("--device", help="where to compute (default cpu)")
+    own = parser.add_argument_group("for a run of conescope").add_argument
+    own("--batchnorm", choices=("running", "recalibrated"),
+        help="its statistics (default as the run did)")  # fmt: skip
+    own("--when", metavar="SCHEDULE", help="which snapshots, such as 'every 500' (default all)")
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    subject = _subject(arguments)
+    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
+    choice = Choice(
+        outputs=own_outputs if arguments.outputs is None else arguments.outputs,
+        draws=arguments.draws,
+        select=arguments.select,
+        pool=arguments.pool,
+        params=arguments.params,
+        by_layer=arguments.by_layer,
+        memory=arguments.memory,
+    )
+    command = shlex.join(["conescope", *arguments.words])
+    with stopping() as received, ProgressBar(STDERR) as bar:
+        is_complete = measure(
+            subject,
+            choice,
+            arguments.out,
+            command=command,
+            progress=bar,
+            should_stop=lambda: bool(received),
+        )
+    if not is_complete:
+        say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
+        return 128 + received[0]
+    _show(arguments.out)
+    return 0
+
+
+def _show(path: Path) -> None:
+    from conescope.summary import main_numbers
+
+    run = load_run(path)
+    draw_figures(run, path)
+    report = write_report(run, path)
+    print_table({"run": run.name, **main_numbers(run)})
+    STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
+
+
+def _subject(arguments: argparse.Namespace) -> Subject:
+    series = arguments.series
+    is_run = len(series) == 1 and (Path(series[0]) / "journal.jsonl").exists()
+    for name in _FOR_CHECKPOINTS if is_run else _FOR_RUNS:
+        if getattr(arguments, name) is not None:
+            holds = "a run" if is_run else "checkpoints"
+            raise RecipeError(
+                f"command line: {series[0]} is {holds}, which takes no --{name.replace('_', '-')}"
+            )
+    if is_run:
+        return Snapshots(Path(series[0]), arguments.batchnorm, arguments.when)
+    for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
+        if getattr(arguments, name) is None:
+            raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
+    model = import_model(arguments.model).to(_device(arguments.device or "cpu"))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    names = None if arguments.inputs is None else arguments.inputs.split(",")
+    probe = load_probe(arguments.probe, names, dtype)
+    files = series[0] if len(series) == 1 else set(series)
+    return Checkpoints(model, arguments.model, probe, files, arguments.step_pattern)
+
+
+def _outputs(text: str) -> Outputs:
+    if text in ("trace", "full", "sum"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
+    return int(text)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None

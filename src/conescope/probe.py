@@ -1,0 +1,83 @@
+"""The probe: a model's inputs for n samples, as one tensor or several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conescope.errors import ModelError
+
+Probe = Tensor | Sequence[Any] | Mapping[str, Any]
+"""A model's inputs: one tensor, several by place, or several by name. The first dimension of each
+tensor numbers the samples; what is no tensor goes to the model as it is."""
+
+
+def items(probe: Probe) -> Iterable[tuple[str, Any]]:
+    """The parts of a probe with their names, or numbers as names; one tensor has the name ""."""
+    if isinstance(probe, Tensor):
+        return [("", probe)]
+    if isinstance(probe, Mapping):
+        return probe.items()
+    return [(str(place), value) for place, value in enumerate(probe)]
+
+
+def copied(probe: Probe) -> Probe:
+    """A copy that nobody else can change."""
+    with torch.inference_mode(False):
+        parts = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in items(probe)
+        }
+    if isinstance(probe, Tensor):
+        return parts[""]
+    return parts if isinstance(probe, Mapping) else tuple(parts.values())
+
+
+def count(probe: Probe) -> int:
+    """The number of samples.
+
+    Raises:
+        ModelError: if there are none, the tensors differ in it, or one holds NaN.
+    """
+    tensors = {name: value for name, value in items(probe) if isinstance(value, Tensor)}
+    lengths = {name: len(t) if t.dim() else 0 for name, t in tensors.items()}
+    if not lengths or 0 in lengths.values():
+        raise ModelError(
+            "the probe holds no samples; give a tensor, or several as a tuple or mapping, whose "
+            "first dimension numbers the samples"
+        )
+    if len(set(lengths.values())) > 1:
+        raise ModelError(
+            f"the probe's tensors hold different numbers of samples: "
+            f"{', '.join(f'{name} {length}' for name, length in lengths.items())}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            where = f"the probe's {name}" if name else "the probe"
+            raise ModelError(f"{where} holds NaN or infinite values; look at the data")
+    return next(iter(lengths.values()))
+
+
+def describe_probe(probe: Probe) -> str:
+    """Names, shapes and types, as text: "input_ids [100, 32] int64"."""
+    return ", ".join(f"{name} {_describe(value)}".strip() for name, value in items(probe))
+
+
+def digest(probe: Probe) -> str:
+    """A hash of all values, 16 hexadecimal digits; the same on every device."""
+    total = hashlib.sha256()
+    for name, value in items(probe):
+        total.update(f"{name} {_describe(value)};".encode())
+        if isinstance(value, Tensor):
+            total.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return repr(value)
