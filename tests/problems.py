@@ -274,6 +274,16 @@ PROBLEMS = [
         _normal(4),
         None,
     ),
+    Problem(
+        "scalar parameter",
+        lambda: Apply(
+            lambda m, x: m.a(x) * m.scale.exp(),
+            a=nn.Linear(4, 3),
+            scale=nn.Parameter(torch.tensor(0.3)),
+        ),
+        _normal(4),
+        None,
+    ),
     Problem("frozen parameter", _frozen, _normal(6)),
     Problem("weight read elsewhere", _partly_read, _normal(6), None),
     Problem(

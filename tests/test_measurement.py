@@ -232,9 +232,7 @@ def test_a_schedule_chooses_among_snapshots(trained, tmp_path):
     run = cs.measure_snapshots(trained, out=tmp_path / "again", when="0, every 20")
     assert run.series.steps == (0, 20)
     assert cs.measure_snapshots(trained, out=tmp_path / "again").series.steps == (0, 10, 20)
-    with pytest.raises(
-        CheckpointError, match="kept no snapshot at '5'; it has those of 0, 10"
-    ):
+    with pytest.raises(CheckpointError, match="kept no snapshot at '5'; it has those of 0, 10"):
         cs.measure_snapshots(trained, out=tmp_path / "other", when="5")
 
 

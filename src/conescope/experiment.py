@@ -63,7 +63,7 @@ class Experiment:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        _check_device(recipe.device)
+        usable_device(recipe.device)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
         train_split = self.data.train
         self.order = BatchOrder(len(train_split), recipe.training.batch_size, recipe.seed)
@@ -139,12 +139,17 @@ class Experiment:
         return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
 
 
-def _check_device(device: str) -> None:
+def usable_device(name: str) -> torch.device:
+    """The device of a name such as cpu or cuda:1.
+
+    Raises:
+        RecipeError: if there is no such device here.
+    """
     try:
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise RecipeError(f"device {device!r} cannot be used here: {reason}") from None
+        raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
 
 
 @contextmanager

@@ -6,19 +6,17 @@ import argparse
 import shlex
 from pathlib import Path
 
-import torch
-
 from conescope.checkpoints import load_probe
 from conescope.checkpoints.measurement import Choice, measure
 from conescope.checkpoints.source import import_model
 from conescope.checkpoints.subject import Checkpoints, Snapshots, Subject
 from conescope.cli.commands import Commands
-from conescope.cli.stored import draw_figures, write_report
-from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
+from conescope.cli.stored import show
+from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
+from conescope.experiment import usable_device
 from conescope.kernel import Outputs
 from conescope.progress import ProgressBar
-from conescope.run import load_run
 
 _FOR_CHECKPOINTS = ("model", "probe", "inputs", "step_pattern", "device", "select", "pool")
 _FOR_RUNS = ("batchnorm", "when")
@@ -96,18 +94,8 @@ def _measure(arguments: argparse.Namespace) -> int:
     if not is_complete:
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
-    _show(arguments.out)
+    show(arguments.out)
     return 0
-
-
-def _show(path: Path) -> None:
-    from conescope.summary import main_numbers
-
-    run = load_run(path)
-    draw_figures(run, path)
-    report = write_report(run, path)
-    print_table({"run": run.name, **main_numbers(run)})
-    STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
 
 
 def _subject(arguments: argparse.Namespace) -> Subject:
@@ -124,7 +112,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
     for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
         if getattr(arguments, name) is None:
             raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
-    model = import_model(arguments.model).to(_device(arguments.device or "cpu"))
+    model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     names = None if arguments.inputs is None else arguments.inputs.split(",")
     probe = load_probe(arguments.probe, names, dtype)
@@ -138,11 +126,3 @@ def _outputs(text: str) -> Outputs:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
     return int(text)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None

@@ -7,11 +7,10 @@ import shlex
 from pathlib import Path
 
 from conescope.cli.commands import Commands, chosen_recipe
-from conescope.cli.stored import draw_figures, write_report
-from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
+from conescope.cli.stored import show
+from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.progress import ProgressBar
 from conescope.recipe import Recipe
-from conescope.run import load_run
 
 
 def add(commands: Commands) -> None:
@@ -45,11 +44,5 @@ def _run(arguments: argparse.Namespace) -> int:
     if not recipe.schedule("kernel.when", 1):
         STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")
         return 0
-    from conescope.summary import main_numbers
-
-    run = load_run(path)
-    draw_figures(run, path)
-    report = write_report(run, path)
-    print_table({"run": run.name, **main_numbers(run)})
-    STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
+    show(path)
     return 0

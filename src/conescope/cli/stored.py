@@ -31,6 +31,17 @@ def write_report(run: Run, path: Path) -> Path:
     return report.write_report(run, path / "report.html")
 
 
+def show(path: Path) -> None:
+    """Draw a run's figures, write its report, and print its numbers and where both are."""
+    from conescope.summary import main_numbers
+
+    run = load_run(path)
+    draw_figures(run, path)
+    report = write_report(run, path)
+    print_table({"run": run.name, **main_numbers(run)})
+    STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
+
+
 def _status(arguments: argparse.Namespace) -> int:
     status = read_status(arguments.run)
     states = {"finished": status.finished, "running": status.running, "diverged": status.diverged}

@@ -45,7 +45,7 @@ def vmap_gradients(
 
     weights = {name: p.detach() for name, p in parameters.items()}
     jacobians = vmap(jacrev(project), in_dims=(None, 0))(weights, x)
-    return {name: j.flatten(start_dim=2) for name, j in jacobians.items()}
+    return {name: j.reshape(*j.shape[:2], -1) for name, j in jacobians.items()}
 
 
 def loop_gradients(
