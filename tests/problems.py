@@ -176,6 +176,15 @@ PROBLEMS = [
         lambda: nn.ReLU(inplace=True),
         lambda: nn.MaxPool2d(2),
     ),
+    Problem(
+        "viewed image",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(x)).view(len(x), -1)),
+            a=nn.Conv2d(3, 4, 3),
+            b=nn.Linear(64, 3),
+        ),
+        _normal(3, 6, 6),
+    ),
     Problem("1-d", lambda: _lazy(_pool(nn.Conv1d(3, 4, 3, stride=2)), 3, 9), _normal(3, 9)),
     Problem(
         "3-d", lambda: _lazy(_pool(nn.Conv3d(2, 3, 2, padding=1)), 2, 3, 4, 3), _normal(2, 3, 4, 3)

@@ -7,9 +7,10 @@ import os
 from dataclasses import dataclass
 
 from conescope.entk.survey import Survey
+from conescope.entk.terms import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.errors import KernelError
 
-_BLOCK = 32
+_BLOCK = 16
 _LIBRARIES = 48 * 2**20
 """Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
 
@@ -125,10 +126,16 @@ def _least_scratch(survey: Survey, q: int, rows: int) -> int:
 
 
 def _best_scratch(survey: Survey, q: int, rows: int) -> int:
-    """All gradients of the largest weight, at most what is worth filling at once."""
-    outer = [shape for shape in survey.shapes.values() if not shape.formed and not shape.sparse]
-    largest = max((q * rows * s.size for s in outer), default=0)
-    return max(min(largest, 2**26), _least_scratch(survey, q, rows)) + 2**22
+    """The gradients that are best formed at once, with the features of all samples."""
+    most = _least_scratch(survey, q, rows)
+    for s in survey.shapes.values():
+        if not s.formed and not s.sparse:
+            each = q * rows * s.groups * s.inputs
+            gradients = each * min(s.outputs, max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each))
+            features = rows * s.groups * s.inputs * s.positions
+            known = features if features <= KNOWN_ELEMENTS else 0
+            most = max(most, gradients + known, 2 * known)
+    return most + 2**22
 
 
 def _features(survey: Survey) -> int:

@@ -35,14 +35,19 @@ class Recorder(TorchFunctionMode):
     Args:
         parameters: the parameters that rules may take, by name.
         anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
+        channels_last: whether images and their cotangents are kept with the channels innermost,
+            in which order convolutions on a CPU run up to three times as fast.
 
     Attributes:
         calls: the records, in the order of execution.
         strays: names of parameters that took part in an operation without a rule.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], anchor: Tensor, channels_last: bool
+    ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         self.names = {id(p): name for name, p in parameters.items()}
         self.anchor = anchor
         self.calls: list[Call] = []
@@ -58,8 +63,11 @@ class Recorder(TorchFunctionMode):
             result = func(*args, **kwargs)
             if named and next(_tensors(result), None) is not None:
                 self.strays |= named
-            return result
-        return rule(self, *args, **kwargs)
+        else:
+            result = rule(self, *args, **kwargs)
+        if self.channels_last and isinstance(result, Tensor) and result.dim() == 4:
+            _keep_order(result)
+        return result
 
     def name(self, parameter: Tensor | None) -> str | None:
         """The parameter's name, None for any other tensor."""
@@ -70,6 +78,12 @@ class Recorder(TorchFunctionMode):
         return (
             parameter if self.name(parameter) is None or parameter is None else parameter.detach()
         )
+
+    def ordered(self, kernel: Tensor) -> Tensor:
+        """A convolution's kernel in the order that makes its outputs follow."""
+        if self.channels_last and kernel.dim() == 4:
+            return kernel.contiguous(memory_format=torch.channels_last)
+        return kernel
 
     def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
@@ -90,6 +104,12 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
     elif isinstance(nested, dict):
         yield from _tensors(tuple(nested.values()))
+
+
+def _keep_order(image: Tensor) -> None:
+    """Bring the cotangent of an image that has its channels innermost into the same order."""
+    if image.requires_grad and image.is_contiguous(memory_format=torch.channels_last):
+        image.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
 
 
 def _linear(
@@ -124,9 +144,8 @@ def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[
         groups: int = 1,
     ) -> Tensor:
         recorder.stray(input)
-        y = operation(
-            input, recorder.known(weight), recorder.known(bias), stride, padding, dilation, groups
-        )
+        kernel = recorder.ordered(weight if recorder.name(weight) is None else weight.detach())
+        y = operation(input, kernel, recorder.known(bias), stride, padding, dilation, groups)
         y = recorder.attached(y)
         spread = _tuple(dilation, dimensions)
         recorder.calls.append(
@@ -224,7 +243,7 @@ def _batch_norm(
     y = torch.addcmul(shift.view(shape), input, scale.view(shape))
     y = recorder.attached(y)
     with torch.no_grad():
-        normalized = (input - running_mean.view(shape)).mul_(rate.view(shape))
+        normalized = torch.addcmul((-running_mean * rate).view(shape), input, rate.view(shape))
     recorder.calls.append(
         ChannelNormCall(
             recorder.name(weight), recorder.name(bias), normalized, get_gradient_edge(y)
