@@ -169,6 +169,14 @@ def test_images_have_their_channels_innermost_where_the_model_bears_it(name: str
     assert survey_model(model, select_parameters(model), x).routes.channels_last == kept
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_a_batch_norm_after_uneven_padding():
+    model = nn.Sequential(nn.Conv2d(2, 3, 2, padding="same"), nn.BatchNorm2d(3), nn.Flatten())
+    model, x = model.double().eval(), torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    expected = reference.total(reference.kernel(model, x, outputs="full"))
+    assert_near(entk(model, x, outputs="full").values, expected)
+
+
 def test_bfloat16_products_are_close():
     problem = problem_named("convolution")
     model, x = problem.build(torch.float32), problem.samples(8, torch.float32)

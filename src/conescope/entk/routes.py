@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,13 +31,15 @@ class Routes:
         general: names of all others.
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
+        idle: numbers of the calls that no output depends on.
         channels_last: whether the model's images are kept with their channels innermost.
     """
 
     ruled: tuple[str, ...]
     general: tuple[str, ...]
     signature: Signature = ()
-    axes: tuple[int, ...] = field(default=())
+    axes: tuple[int, ...] = ()
+    idle: frozenset[int] = frozenset()
     channels_last: bool = False
 
 
@@ -61,11 +63,11 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
         reachable, opaque = _reachable(outputs, ruled)
         refused = set(ruled) if opaque else recorder.strays | reachable
         if not refused:
-            refused, axes = _place_samples(outputs, recorder.calls)
+            refused, axes, idle = _place_samples(outputs, recorder.calls)
             if not refused:
                 general = tuple(name for name in parameters if name not in ruled)
                 signature = tuple(call.signature for call in recorder.calls)
-                return Routes(tuple(ruled), general, signature, axes, channels_last)
+                return Routes(tuple(ruled), general, signature, axes, idle, channels_last)
         ruled = {name: p for name, p in ruled.items() if name not in refused}
     return Routes((), tuple(parameters))
 
@@ -142,12 +144,14 @@ def _reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[s
     return found, False
 
 
-def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[int, ...]]:
-    """For each call the axis of samples; and the parameters of calls for which there is none."""
+def _place_samples(
+    outputs: Tensor, calls: list[Call]
+) -> tuple[set[str], tuple[int, ...], frozenset[int]]:
+    """The parameters of calls without an axis of samples; each call's axis; the idle calls."""
     refused: set[str] = set()
     axes: list[int] = []
     if not calls:
-        return refused, ()
+        return refused, (), frozenset()
     edges = [call.edge for call in calls]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
@@ -157,7 +161,9 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[
             for i in range(2)
         ]
     except RuntimeError:  # a checkpoint that does not find its own operations again
-        return {name for call in calls for name in (call.weight, call.bias) if name}, ()
+        names = {name for call in calls for name in (call.weight, call.bias) if name}
+        return names, (), frozenset()
+    idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
     for call, first, second in zip(calls, *ways, strict=True):
         fitting = [
             axis
@@ -170,7 +176,7 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[
         axes.append(fitting[0] if fitting else 0)
         if not fitting:
             refused |= {name for name in (call.weight, call.bias) if name}
-    return refused, tuple(axes)
+    return refused, tuple(axes), idle
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:

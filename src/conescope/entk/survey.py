@@ -146,8 +146,12 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
     activations //= outputs.element_size()
-    cotangents = sum(cotangent_size(call, parameters) for call in calls)
-    assignment = assign(calls)
+    cotangents = sum(
+        cotangent_size(call, parameters)
+        for number, call in enumerate(calls)
+        if number not in routes.idle
+    )
+    assignment = assign(calls, routes.idle)
     shapes = {}
     kept = 0
     for name, (numbers, bias) in assignment.outer.items():
