@@ -48,18 +48,26 @@ def fold(convolved: Convolved, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class _Folded(torch.autograd.Function):
+    """The smaller of kernel and image takes up the scale."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, convolved: Convolved, scale: Tensor, shift: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         shape = (-1,) + (1,) * (x.dim() - 2)
+        kernel, image = convolved.kernel, convolved.output.detach()
         ctx.size, ctx.geometry = x.shape, convolved.geometry
-        ctx.save_for_backward(convolved.kernel * scale.view(-1, 1, *shape[1:]))
-        return torch.addcmul(shift.view(shape), convolved.output.detach(), scale.view(shape))
+        ctx.in_kernel = kernel.numel() <= image.numel()
+        if ctx.in_kernel:
+            kernel = kernel * scale.view(-1, 1, *shape[1:])
+        ctx.save_for_backward(kernel, scale.view(shape))
+        return torch.addcmul(shift.view(shape), image, scale.view(shape))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (kernel,) = ctx.saved_tensors
+        kernel, scale = ctx.saved_tensors
         geometry = ctx.geometry
+        if not ctx.in_kernel:
+            g = g * scale
         padding = [p // 2 for p in geometry["padding"]]
         unread = g.new_empty(1).expand(ctx.size)
         cotangent, _, _ = torch.ops.aten.convolution_backward(
