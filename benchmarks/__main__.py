@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import figure, report
+from benchmarks import figure, report, tangent
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contest import contest
 from benchmarks.machine import CLEAR_REFS, describe, total_memory
@@ -30,10 +30,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="small problems, two rounds, no search"
     )
-    parser.add_argument("--problems", nargs="+", choices=PROBLEMS)
+    parser.add_argument("--problems", nargs="*", metavar="PROBLEM", help=", ".join(PROBLEMS))
     parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, default=list(OUTPUTS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS)
+    parser.add_argument(
+        "--steps", nargs="*", metavar="NETWORK",
+        help=f"training steps, linearised beside standard: {', '.join(tangent.NETWORKS)}",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, default=128, help="samples of a training step (128)")
     parser.add_argument("--options", type=int, help="settings that each may try (all)")
     parser.add_argument("--rounds", type=int, help="timed turns of every contender (5)")
     parser.add_argument("--threads", type=int, default=cores, help=f"({cores})")
@@ -51,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
     """Fill in what depends on --quick."""
     quick = arguments.quick
-    arguments.problems = arguments.problems or list(QUICK_RUN if quick else FULL_RUN)
+    if arguments.problems is None:
+        arguments.problems = list(QUICK_RUN if quick else FULL_RUN)
+    if arguments.steps is None:
+        arguments.steps = ["lenet"] if quick else list(tangent.NETWORKS)
     arguments.allocators = arguments.allocators or (["default"] if quick else list(ALLOCATORS))
     arguments.options = arguments.options or (1 if quick else None)
     arguments.rounds = arguments.rounds or (2 if quick else 5)
@@ -61,7 +69,7 @@ def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace) -> dict:
-    """Hold all contests; save the record after each of them."""
+    """Hold all contests and time all steps; save the record after each of them."""
     torch.set_num_threads(arguments.threads)
     record = {
         "machine": describe(arguments.threads),
@@ -74,15 +82,26 @@ def _run(arguments: argparse.Namespace) -> dict:
             "allocators": ALLOCATORS,
         },
         "contests": [],
+        "steps": [],
     }
+
+    def save() -> None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         for tasks in _tasks(arguments, Path(folder)):
             held = contest(tasks, arguments.rounds, arguments.give_up, int(0.8 * total_memory()))
             held["results"] = [asdict(result) for result in held["results"]]
             record["contests"].append(held)
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+            save()
             print(report.one_contest(held), flush=True)
+    for network in arguments.steps:
+        record["steps"].append(
+            tangent.measure(network, arguments.batch, arguments.rounds, arguments.threads)
+        )
+        save()
+        print(report.steps(record["steps"][-1:]), flush=True)
     return record
 
 
@@ -115,6 +134,10 @@ def main() -> None:
     """Measure unless replaying, then write the page and its figure."""
     parser = _parser()
     arguments = _with_defaults(parser.parse_args())
+    unknown = [name for name in arguments.problems if name not in PROBLEMS]
+    unknown += [name for name in arguments.steps if name not in tangent.NETWORKS]
+    if unknown:
+        parser.error(f"there is no {', '.join(unknown)}; see --help for the names")
     if not CLEAR_REFS.exists():
         parser.error("memory is measured through Linux's /proc/self/clear_refs, not found here")
     record = json.loads(arguments.json.read_text()) if arguments.replay else _run(arguments)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.problems import PROBLEMS
+from benchmarks.tangent import NETWORKS, ratios
 
 OWN = "conescope"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -26,8 +27,14 @@ warm process and at the fastest of its settings, which `setting` names. `peak` i
 resident memory during those calls above what the process held once the model and the library \
 were loaded. `error` is ‖K − K\\*‖ / ‖K\\*‖ against float64 on some of the samples, `worst` the \
 largest |K_ab − K\\*_ab| / √(K\\*_aa K\\*_bb); one rectifier that flips by rounding shows there as \
-1e-3. `share` is the time that conescope's count of operations would take at the machine's \
-measured matrix-product peak, over the time taken.
+1e-3. `share` is the time that conescope's count of operations, passes and products, would take at \
+the machine's measured matrix-product peak, over the time taken.
+"""
+
+_STEPS = """\
+A training step of `linearize(model)` (batch as given, SGD with momentum, the optimiser included) \
+beside a standard step of the same network, the kinds taking turns in one process: medians of the \
+rounds' ratios; and the peak of a training, in a process of its own.
 """
 
 _ALLOCATORS = {
@@ -148,6 +155,11 @@ def markdown(record: dict, figure: str | None) -> str:
         "## Every contender",
         _EXPLANATION.rstrip(),
         *_details(found),
+        *(
+            ["## Linearised training", _STEPS.rstrip(), steps(record["steps"])]
+            if record["steps"]
+            else []
+        ),
         "## Versions",
         _versions(record),
     ]
@@ -195,6 +207,23 @@ def _detail_line(row: Row) -> list[str]:
         f"{row.share:.0%}" if row.share else "–",
         row.setting or "–",
     ]
+
+
+def steps(entries: list[dict]) -> str:
+    """The table of training steps, as multiples of the standard one."""
+    lines = [
+        [
+            NETWORKS[entry["network"]].label,
+            str(entry["batch"]),
+            kind,
+            _seconds(statistics.median(entry["seconds"][kind])),
+            f"{time:.2f}",
+            f"{memory:.2f}",
+        ]
+        for entry in entries
+        for kind, (time, memory) in ratios(entry).items()
+    ]
+    return _table(("network", "batch", "step", "time", "× time", "× memory"), lines)
 
 
 def _versions(record: dict) -> str:

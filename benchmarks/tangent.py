@@ -1,4 +1,4 @@
-"""A linearised training step beside the standard one: `python -m benchmarks.tangent`.
+"""A linearised training step beside the standard one.
 
 Steps take turns in one process, so that a busy machine slows them alike; memory is measured in a
 process of its own for each.
@@ -6,7 +6,6 @@ process of its own for each.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import multiprocessing
 import statistics
@@ -69,24 +68,37 @@ def make_step(network: str, kind: str, batch: int) -> Step:
     return step
 
 
-def ratios(network: str, batch: int, rounds: int) -> dict[str, float]:
-    """Each kind's time, divided by the standard step's of the same round; the median of rounds."""
+def measure(network: str, batch: int, rounds: int, threads: int) -> dict:
+    """Seconds and peak bytes of every kind of step.
+
+    Args:
+        network: one of `NETWORKS`.
+        batch: samples of a step.
+        rounds: timed turns of every kind, after one to warm up.
+        threads: of the timed steps.
+
+    Returns:
+        "network", "batch", "seconds" (kind → one time a round), "peak_bytes" (kind → bytes).
+    """
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        peaks = pool.map(partial(_peak_bytes, network, batch), MODELS, chunksize=1)
+    torch.set_num_threads(threads)
     steps = {kind: make_step(network, kind, batch) for kind in MODELS}
-    times: dict[str, list[float]] = {kind: [] for kind in steps}
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
     for _ in range(rounds):
         for kind, step in steps.items():
             start = time.perf_counter()
             step()
-            times[kind].append(time.perf_counter() - start)
+            seconds[kind].append(time.perf_counter() - start)
     return {
-        kind: statistics.median(
-            mine / standard for mine, standard in zip(taken, times["standard"], strict=True)
-        )
-        for kind, taken in times.items()
+        "network": network,
+        "batch": batch,
+        "seconds": seconds,
+        "peak_bytes": dict(zip(MODELS, peaks, strict=True)),
     }
 
 
-def peak_bytes(network: str, batch: int, kind: str) -> int:
+def _peak_bytes(network: str, batch: int, kind: str) -> int:
     """What a training holds at most beyond what the process holds without it."""
     torch.set_num_threads(1)
     make_step(network, kind, 2)()
@@ -98,25 +110,12 @@ def peak_bytes(network: str, batch: int, kind: str) -> int:
     return memory_field("VmHWM") - baseline
 
 
-def main() -> None:
-    """Print the ratios to the standard step."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tangent", description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default="resnet")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        measure = partial(peak_bytes, arguments.network, arguments.batch)
-        peaks = dict(zip(MODELS, pool.map(measure, MODELS, chunksize=1), strict=True))
-    torch.set_num_threads(arguments.threads)
-    print(
-        f"{NETWORKS[arguments.network].label}, batch {arguments.batch}, torch {torch.__version__}"
-    )
-    for kind, ratio in ratios(arguments.network, arguments.batch, arguments.rounds).items():
-        memory = peaks[kind] / peaks["standard"]
-        print(f"{kind:15} time × {ratio:.2f}   memory × {memory:.2f} ({peaks[kind] / 1e6:.0f} MB)")
-
-
-if __name__ == "__main__":
-    main()
+def ratios(entry: dict) -> dict[str, tuple[float, float]]:
+    """Kind → time (the median of each round's ratio) and memory, as multiples of the standard."""
+    standard = entry["seconds"]["standard"]
+    times = {
+        kind: statistics.median(mine / base for mine, base in zip(taken, standard, strict=True))
+        for kind, taken in entry["seconds"].items()
+    }
+    peaks = entry["peak_bytes"]
+    return {kind: (times[kind], peaks[kind] / peaks["standard"]) for kind in times}

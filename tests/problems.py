@@ -103,6 +103,12 @@ def _attention(m: nn.Module, x: Tensor) -> Tensor:
     return m.out(F.scaled_dot_product_attention(q, k, v)).mean(1)
 
 
+def _doubled(image: Tensor) -> Tensor:
+    if image.requires_grad:
+        image.register_hook(lambda g: 2 * g)
+    return image
+
+
 def _pool(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
 
@@ -162,6 +168,42 @@ PROBLEMS = [
         "grouped transposed", lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2)
     ),
     _image("batch norm", lambda: nn.Conv2d(4, 5, 3, bias=False), lambda: nn.BatchNorm2d(5)),
+    _image(
+        "batch norm of groups",
+        lambda: nn.Conv2d(4, 6, 3, stride=2, padding=(1, 2), dilation=2, groups=2),
+        lambda: nn.BatchNorm2d(6),
+    ),
+    _image("two batch norms", lambda: nn.Conv2d(4, 5, 3), *[lambda: nn.BatchNorm2d(5)] * 2),
+    Problem(
+        "batch norm of one reader of two",
+        lambda: Apply(
+            lambda m, x: m.b(((y := m.a(x)) + m.norm(y)).flatten(1)),
+            a=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            b=nn.Linear(64, 3),
+        ),
+        _normal(3, 6, 6),
+    ),
+    Problem(
+        "batch norm of a changed image",
+        lambda: Apply(
+            lambda m, x: m.b(m.norm(m.a(x).mul_(3)).flatten(1)),
+            a=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            b=nn.Linear(64, 3),
+        ),
+        _normal(3, 6, 6),
+    ),
+    Problem(
+        "batch norm of a changed gradient",
+        lambda: Apply(
+            lambda m, x: m.b(m.norm(_doubled(m.a(x))).flatten(1)),
+            a=nn.Conv2d(3, 4, 3),
+            norm=nn.BatchNorm2d(4),
+            b=nn.Linear(64, 3),
+        ),
+        _normal(3, 6, 6),
+    ),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
     _image(
@@ -175,6 +217,15 @@ PROBLEMS = [
         lambda: nn.Conv2d(4, 5, 3),
         lambda: nn.ReLU(inplace=True),
         lambda: nn.MaxPool2d(2),
+    ),
+    Problem(
+        "viewed image",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.a(x)).view(len(x), -1)),
+            a=nn.Conv2d(3, 4, 3),
+            b=nn.Linear(64, 3),
+        ),
+        _normal(3, 6, 6),
     ),
     Problem("1-d", lambda: _lazy(_pool(nn.Conv1d(3, 4, 3, stride=2)), 3, 9), _normal(3, 9)),
     Problem(

@@ -123,6 +123,14 @@ def record() -> dict:
         "machine": {**machine, "memory_bytes": 24 * 10**9},
         "settings": {"command": "python -m benchmarks", "rounds": 3, "limit_seconds": 90},
         "contests": [{"results": results, "peaks": [1.8e11, 2e11]}],
+        "steps": [
+            {
+                "network": "lenet",
+                "batch": 4,
+                "seconds": {"standard": [1.0, 2.0, 4.0], "linearised": [2.0, 3.0, 8.0]},
+                "peak_bytes": {"standard": 100, "linearised": 150},
+            }
+        ],
     }
 
 
@@ -138,6 +146,12 @@ def test_the_summary_compares_medians_with_the_fastest_and_the_leanest(record: d
         in text
     )
     assert "| ViViT | – (over 19 GB) |" in text
+
+
+def test_training_steps_are_multiples_of_the_standard_one_round_by_round(record: dict):
+    text = report.markdown(record, figure=None)
+    assert "| LeNet-5 | 4 | standard | 2.00 s | 1.00 | 1.00 |" in text
+    assert "| LeNet-5 | 4 | linearised | 3.00 s | 2.00 | 1.50 |" in text
 
 
 def test_a_page_is_filled_between_its_markers(tmp_path: Path):

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 import reference
 from conescope.entk import entk
+from conescope.entk.arguments import select_parameters
+from conescope.entk.survey import survey_model
 from problems import PROBLEMS, Problem
 
 by_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
@@ -158,6 +160,21 @@ def test_a_changed_model_is_looked_at_again():
         kernel = entk(model, x)
         assert_near(kernel.values, expected)
         assert kernel.routes["b.weight"] == "rule"
+
+
+@pytest.mark.parametrize(("name", "kept"), [("convolution", True), ("viewed image", False)])
+def test_images_have_their_channels_innermost_where_the_model_bears_it(name: str, kept: bool):
+    problem = problem_named(name)
+    model, x = problem.build(), problem.samples()
+    assert survey_model(model, select_parameters(model), x).routes.channels_last == kept
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_a_batch_norm_after_uneven_padding():
+    model = nn.Sequential(nn.Conv2d(2, 3, 2, padding="same"), nn.BatchNorm2d(3), nn.Flatten())
+    model, x = model.double().eval(), torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    expected = reference.total(reference.kernel(model, x, outputs="full"))
+    assert_near(entk(model, x, outputs="full").values, expected)
 
 
 def test_bfloat16_products_are_close():

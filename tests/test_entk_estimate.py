@@ -62,3 +62,11 @@ def test_plan_counts_a_linear_layer():
     assert layer.flops == 2 * (4 + 1 + 3) * 6 * 6 / 2
     (doubled,) = plan(model, torch.randn(12, 4), outputs="sum").layers
     assert doubled.flops == 4 * layer.flops
+
+
+def test_plan_counts_the_passes():
+    model, x = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 3)), torch.randn(5, 6)
+    expected = plan(model, x, outputs="trace")
+    forward, backward = 2 * (6 * 8 + 8 * 3), 2 * 3 * 8
+    assert expected.pass_flops == 5 * (forward + 3 * backward)
+    assert expected.flops == expected.pass_flops + sum(layer.flops for layer in expected.layers)

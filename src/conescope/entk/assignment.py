@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from conescope.entk.calls import Call, OuterCall
@@ -28,10 +28,17 @@ class Assignment:
     joined: dict[str, str] = field(default_factory=dict)
 
 
-def assign(calls: Sequence[Call]) -> Assignment:
-    """Outer terms for weights whose calls have two factors of one shape; rows for the rest."""
+def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
+    """Outer terms for weights whose calls have two factors of one shape; rows for the rest.
+
+    Args:
+        calls: of a pass.
+        idle: numbers of those that no output depends on.
+    """
     uses: dict[str, list[tuple[int, str]]] = {}
     for number, call in enumerate(calls):
+        if number in idle:
+            continue
         for role, name in (("weight", call.weight), ("bias", call.bias)):
             if name is not None:
                 uses.setdefault(name, []).append((number, role))

@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass
 
 from conescope.entk.survey import Survey
+from conescope.entk.terms import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.errors import KernelError
 
-_BLOCK = 32
+_BLOCK = 64
+_BLOCK_ELEMENTS = 2**25
 _LIBRARIES = 48 * 2**20
 """Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
 
@@ -87,7 +89,9 @@ def _halvings(count: int) -> list[int]:
 def _fill(survey: Survey, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
     """The largest block, then the largest chunk, within the budget; None if there is none."""
     block = min(_BLOCK, most)
-    while block > 1 and block * _block_elements(survey, q) * element > budget // 4:
+    # Few samples are near the processor still; too few read the weights again and again.
+    wanted = min(budget // element // 4, _BLOCK_ELEMENTS + 2 * survey.copied)
+    while block > 1 and block * _block_elements(survey, q) > wanted:
         block //= 2
     for share in (budget // element // 4, 0):
 
@@ -114,7 +118,7 @@ def _block_elements(survey: Survey, q: int) -> int:
 
 def _bytes(survey: Survey, q: int, block: int, held: int, scratch: int, element: int) -> int:
     elements = block * _block_elements(survey, q) + held * (survey.kept + q * survey.factors)
-    return (elements + scratch) * element + _LIBRARIES
+    return (elements + survey.copied + scratch) * element + _LIBRARIES
 
 
 def _least_scratch(survey: Survey, q: int, rows: int) -> int:
@@ -125,10 +129,16 @@ def _least_scratch(survey: Survey, q: int, rows: int) -> int:
 
 
 def _best_scratch(survey: Survey, q: int, rows: int) -> int:
-    """All gradients of the largest weight, at most what is worth filling at once."""
-    outer = [shape for shape in survey.shapes.values() if not shape.formed and not shape.sparse]
-    largest = max((q * rows * s.size for s in outer), default=0)
-    return max(min(largest, 2**26), _least_scratch(survey, q, rows)) + 2**22
+    """The gradients that are best formed at once, with the features of all samples."""
+    most = _least_scratch(survey, q, rows)
+    for s in survey.shapes.values():
+        if not s.formed and not s.sparse:
+            each = q * rows * s.groups * s.inputs
+            gradients = each * min(s.outputs, max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each))
+            features = rows * s.groups * s.inputs * s.positions
+            known = features if features <= KNOWN_ELEMENTS else 0
+            most = max(most, gradients + known, 2 * known)
+    return most + 2**22
 
 
 def _features(survey: Survey) -> int:

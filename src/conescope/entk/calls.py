@@ -86,6 +86,10 @@ class OuterCall(Call):
     def cotangent(self, g: Tensor) -> Tensor:
         """[b, g, o, T] from the output's cotangent."""
 
+    def write_cotangent(self, out: Tensor, g: Tensor) -> None:
+        """Write the cotangent to `out`."""
+        out.copy_(self.cotangent(g))
+
     def bias_rows(self, g: Tensor) -> Tensor:
         return self.cotangent(g).sum(dim=-1).flatten(1)
 
@@ -142,6 +146,9 @@ class ConvCall(DenseCall):
 
     A feature is a patch with the channels innermost: copies of patches then run over memory in
     long strides, and no kernel depends on the order.
+
+    Attributes:
+        scale: of each channel, where the place in the graph is the output of a folded BatchNorm.
     """
 
     weight_shape: tuple[int, ...] = ()
@@ -149,6 +156,7 @@ class ConvCall(DenseCall):
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    scale: Tensor | None = None
 
     def fits(self, samples: int, axis: int) -> bool:
         return self.source.dim() == len(self.weight_shape) and super().fits(samples, axis)
@@ -172,6 +180,19 @@ class ConvCall(DenseCall):
         out.view(windows.shape).copy_(windows)
 
     def cotangent(self, g: Tensor) -> Tensor:
+        cotangent = self._unscaled(g)
+        return cotangent if self.scale is None else cotangent * self._scale_by_group(self.scale)
+
+    def write_cotangent(self, out: Tensor, g: Tensor) -> None:
+        if self.scale is None:
+            out.copy_(self._unscaled(g))
+        else:
+            torch.mul(self._unscaled(g), self._scale_by_group(self.scale), out=out)
+
+    def _scale_by_group(self, scale: Tensor) -> Tensor:
+        return scale.view(self.groups, -1, 1)
+
+    def _unscaled(self, g: Tensor) -> Tensor:
         repeats = len(g) // self.samples
         by_group = g.reshape(self.samples, repeats, self.groups, -1, math.prod(g.shape[2:]))
         return by_group.permute(0, 2, 3, 1, 4).flatten(3)
@@ -259,10 +280,20 @@ class TransposedConvCall(Call):
 
 @dataclass
 class ChannelNormCall(Call):
-    """y = γ x̂ + β with one γ and β a channel (BatchNorm in evaluation mode, GroupNorm)."""
+    """y = γ x̂ + β with one γ and β a channel (BatchNorm in evaluation mode, GroupNorm).
+
+    Attributes:
+        rate, center: x̂ = rate · source + center by channels; None where the source is x̂.
+    """
+
+    rate: Tensor | None = None
+    center: Tensor | None = None
 
     def weight_rows(self, g: Tensor) -> Tensor:
-        return self.bias_rows(g * self.source)
+        rows = self.bias_rows(g * self.source)
+        if self.rate is None or self.center is None:
+            return rows
+        return rows.mul_(self.rate).addcmul_(self.bias_rows(g), self.center)
 
     def bias_rows(self, g: Tensor) -> Tensor:
         sums = g.flatten(2).sum(dim=-1) if g.dim() > 2 else g

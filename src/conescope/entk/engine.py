@@ -14,7 +14,7 @@ from conescope.entk.assignment import layer_of
 from conescope.entk.budget import Cut, cut, default_memory
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
-from conescope.entk.products import Scratch, mirror
+from conescope.entk.products import Scratch, keep_freed_pages, mirror
 from conescope.entk.routes import RoutesChangedError
 from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
 from conescope.entk.survey import forget, remember, survey_model, without_rules
@@ -118,6 +118,7 @@ def _checked(problem: Problem, budget: int) -> Problem:
 
 
 def _compute(problem: Problem, by_layer: bool, precision: Precision, budget: int) -> Kernel:
+    keep_freed_pages()
     survey = problem.survey
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
     full = problem.outputs == "full"

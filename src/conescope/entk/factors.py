@@ -11,7 +11,7 @@ from conescope.entk.assignment import layer_of
 from conescope.entk.calls import Call, OuterCall
 from conescope.entk.general import per_sample_gradients
 from conescope.entk.products import Scratch
-from conescope.entk.routes import follow, only_requires_grad
+from conescope.entk.routes import RoutesChangedError, follow, only_requires_grad
 from conescope.entk.survey import Survey
 from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm, Term
 
@@ -88,7 +88,8 @@ class _Collector:
     def absorb(self, block: slice, x: Tensor) -> None:
         """Take in the samples x, which are a block of all."""
         factory = self.factory
-        outputs, calls = follow(factory.model, factory.parameters, x, factory.survey.routes)
+        routes = factory.survey.routes
+        outputs, calls = follow(factory.model, factory.parameters, x, routes)
         open_terms = self._open(block, calls)
         edges = [call.edge for call in calls]
         last = len(self.directions) - 1
@@ -100,6 +101,8 @@ class _Collector:
                 retain_graph=k < last,
                 allow_unused=True,
             )
+            if any(gradients[number] is not None for number in routes.idle):
+                raise RoutesChangedError
             self._take_outer(open_terms, k, calls, gradients)
             self._take_rows(block, k, calls, gradients)
         for name, term in self.formed.items():
@@ -145,7 +148,7 @@ class _Collector:
                 if g is None or not isinstance(call, OuterCall):
                     place.zero_()
                 else:
-                    place.copy_(call.cotangent(g))
+                    call.write_cotangent(place, g)
 
     def _take_rows(
         self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]

@@ -6,9 +6,12 @@ import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
@@ -16,6 +19,7 @@ from conescope.entk.budget import Cut, cut, default_memory
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch
+from conescope.entk.routes import follow, only_requires_grad
 from conescope.entk.survey import Shape
 from conescope.entk.terms import DIRECT_POSITIONS, jacobian_cost, position_cost
 from conescope.kernel import Outputs
@@ -52,6 +56,7 @@ class Plan:
         layers: layer by layer.
         passes: expected seconds of the forward and backward passes, with the gradients that are
             formed in blocks.
+        pass_flops: operations of the passes that rules follow.
         bytes: expected peak beyond the model and the result.
         block: samples of one forward pass.
         chunk: samples whose factors are held together.
@@ -60,6 +65,7 @@ class Plan:
 
     layers: tuple[LayerPlan, ...]
     passes: float
+    pass_flops: float
     bytes: int
     block: int
     chunk: int
@@ -72,8 +78,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Operations of all products."""
-        return sum(layer.flops for layer in self.layers)
+        """Operations of all passes and products."""
+        return self.pass_flops + sum(layer.flops for layer in self.layers)
 
     def __str__(self) -> str:
         width = max(len("layer"), *(len(layer.layer) for layer in self.layers))
@@ -145,8 +151,8 @@ def plan(
             layers.setdefault(layer_of(name), []).append(unused)
     merged = tuple(_merged(layer, parts) for layer, parts in layers.items())
     return Plan(
-        merged, _passes(problem, pieces), pieces.bytes, pieces.block, pieces.chunk,
-        pieces.directions,
+        merged, _passes(problem, pieces), _pass_flops(problem, pieces), pieces.bytes, pieces.block,
+        pieces.chunk, pieces.directions,
     )  # fmt: skip
 
 
@@ -162,10 +168,47 @@ def _passes(problem: Problem, pieces: Cut) -> float:
     three = _seconds(lambda: factory(few, first.expand(3, -1)))
     backward = max(0.0, three - one) / 2
     forward = max(0.0, one - backward)
+    return _repeated(problem, pieces, forward / len(few), backward / len(few))
+
+
+def _pass_flops(problem: Problem, pieces: Cut) -> float:
+    """Operations of the passes, as torch counts those of one sample."""
+    survey, sample = problem.survey, problem.x[:1]
+    forward, backward = _OperationCounter(), _OperationCounter()
+    with only_requires_grad(problem.model, {}):
+        with forward:
+            outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
+        edges = [call.edge for call in calls]
+        direction = problem.directions[:1].expand_as(outputs)
+        if edges:
+            with backward:
+                torch.autograd.grad(outputs, edges, direction, allow_unused=True)
+    return _repeated(problem, pieces, forward.flops, backward.flops)
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Torch's own formulas, without the hooks that its counter hangs on modules and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) -> float:
+    """The cost of all passes from that of one forward and one backward pass of a sample."""
     n, chunks = len(problem.x), -(-len(problem.x) // pieces.chunk)
     samples = n * (chunks + 1) / 2 if problem.y is None else n + chunks * len(problem.y)
     groups = -(-len(problem.directions) // pieces.directions)
-    return samples / len(few) * (groups * forward + len(problem.directions) * backward)
+    return samples * (groups * forward + len(problem.directions) * backward)
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:

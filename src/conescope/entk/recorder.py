@@ -24,6 +24,7 @@ from conescope.entk.calls import (
     LinearCall,
     TransposedConvCall,
 )
+from conescope.entk.folding import Convolved, fold
 
 
 class Recorder(TorchFunctionMode):
@@ -35,17 +36,24 @@ class Recorder(TorchFunctionMode):
     Args:
         parameters: the parameters that rules may take, by name.
         anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
+        channels_last: whether images and their cotangents are kept with the channels innermost,
+            in which order convolutions on a CPU run up to three times as fast.
 
     Attributes:
         calls: the records, in the order of execution.
+        convolved: the last convolution, into which a BatchNorm that follows is folded.
         strays: names of parameters that took part in an operation without a rule.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], anchor: Tensor, channels_last: bool
+    ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         self.names = {id(p): name for name, p in parameters.items()}
         self.anchor = anchor
         self.calls: list[Call] = []
+        self.convolved: Convolved | None = None
         self.strays: set[str] = set()
 
     def __torch_function__(
@@ -58,6 +66,8 @@ class Recorder(TorchFunctionMode):
             result = func(*args, **kwargs)
             if named and next(_tensors(result), None) is not None:
                 self.strays |= named
+            if self.channels_last and isinstance(result, Tensor) and result.dim() == 4:
+                _keep_order(result)
             return result
         return rule(self, *args, **kwargs)
 
@@ -71,15 +81,34 @@ class Recorder(TorchFunctionMode):
             parameter if self.name(parameter) is None or parameter is None else parameter.detach()
         )
 
+    def ordered(self, kernel: Tensor) -> Tensor:
+        """A convolution's kernel in the order that makes its outputs follow."""
+        if self.channels_last and kernel.dim() == 4:
+            return kernel.contiguous(memory_format=torch.channels_last)
+        return kernel
+
     def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
         name = self.name(tensor)
         if name is not None:
             self.strays.add(name)
 
-    def attached(self, output: Tensor) -> Tensor:
-        """The output as part of a graph of autograd."""
-        return output if output.requires_grad else output + self.anchor
+    def keep(
+        self,
+        kind: type[Call],
+        weight: Tensor | None,
+        bias: Tensor | None,
+        source: Tensor,
+        output: Tensor,
+        **geometry: Any,
+    ) -> Tensor:
+        """Record a call; returns the output as part of a graph of autograd."""
+        if not output.requires_grad:
+            output = output + self.anchor
+        names = self.name(weight), self.name(bias)
+        edge = get_gradient_edge(output)
+        self.calls.append(kind(*names, source.detach(), edge, **geometry))
+        return output
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:
@@ -92,6 +121,12 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
         yield from _tensors(tuple(nested.values()))
 
 
+def _keep_order(image: Tensor) -> None:
+    """Bring the cotangent of an image that has its channels innermost into the same order."""
+    if image.requires_grad and image.is_contiguous(memory_format=torch.channels_last):
+        image.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
+
+
 def _linear(
     recorder: Recorder,
     input: Tensor,  # noqa: A002
@@ -99,17 +134,8 @@ def _linear(
     bias: Tensor | None = None,
 ) -> Tensor:
     recorder.stray(input)
-    y = recorder.attached(F.linear(input, recorder.known(weight), recorder.known(bias)))  # pyright: ignore[reportArgumentType]
-    recorder.calls.append(
-        LinearCall(
-            recorder.name(weight),
-            recorder.name(bias),
-            input.detach(),
-            get_gradient_edge(y),
-            out_features=len(weight),
-        )
-    )
-    return y
+    y = F.linear(input, recorder.known(weight), recorder.known(bias))  # pyright: ignore[reportArgumentType]
+    return recorder.keep(LinearCall, weight, bias, input, y, out_features=len(weight))
 
 
 def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
@@ -124,24 +150,18 @@ def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[
         groups: int = 1,
     ) -> Tensor:
         recorder.stray(input)
-        y = operation(
-            input, recorder.known(weight), recorder.known(bias), stride, padding, dilation, groups
-        )
-        y = recorder.attached(y)
+        kernel = recorder.ordered(weight if recorder.name(weight) is None else weight.detach())
+        y = operation(input, kernel, recorder.known(bias), stride, padding, dilation, groups)
         spread = _tuple(dilation, dimensions)
-        recorder.calls.append(
-            ConvCall(
-                recorder.name(weight),
-                recorder.name(bias),
-                input.detach(),
-                get_gradient_edge(y),
-                weight_shape=tuple(weight.shape),
-                stride=_tuple(stride, dimensions),
-                padding=_total_padding(padding, tuple(weight.shape[2:]), spread),
-                dilation=spread,
-                groups=groups,
-            )
-        )
+        geometry = {
+            "weight_shape": tuple(weight.shape),
+            "stride": _tuple(stride, dimensions),
+            "padding": _total_padding(padding, tuple(weight.shape[2:]), spread),
+            "dilation": spread,
+            "groups": groups,
+        }
+        y = recorder.keep(ConvCall, weight, bias, input, y, **geometry)
+        recorder.convolved = Convolved(y, y._version, input, weight, bias, kernel, geometry)
         return y
 
     return convolve
@@ -164,21 +184,18 @@ def _transposed(operation: Callable[..., Tensor], dimensions: int) -> Callable[.
             input, recorder.known(weight), recorder.known(bias), stride, padding,
             output_padding, groups, dilation,
         )  # fmt: skip
-        y = recorder.attached(y)
-        recorder.calls.append(
-            TransposedConvCall(
-                recorder.name(weight),
-                recorder.name(bias),
-                input.detach(),
-                get_gradient_edge(y),
-                weight_shape=tuple(weight.shape),
-                stride=_tuple(stride, dimensions),
-                padding=tuple(2 * p for p in _tuple(padding, dimensions)),
-                dilation=_tuple(dilation, dimensions),
-                groups=groups,
-            )
+        return recorder.keep(
+            TransposedConvCall,
+            weight,
+            bias,
+            input,
+            y,
+            weight_shape=tuple(weight.shape),
+            stride=_tuple(stride, dimensions),
+            padding=tuple(2 * p for p in _tuple(padding, dimensions)),
+            dilation=_tuple(dilation, dimensions),
+            groups=groups,
         )
-        return y
 
     return convolve
 
@@ -214,23 +231,24 @@ def _batch_norm(
         recorder.stray(weight)
         recorder.stray(bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    shape = (-1,) + (1,) * (input.dim() - 2)
     rate = (running_var + eps).rsqrt()
     gain, offset = recorder.known(weight), recorder.known(bias)
     scale = rate if gain is None else rate * gain
     shift = -running_mean * scale
     if offset is not None:
         shift = shift + offset
-    y = torch.addcmul(shift.view(shape), input, scale.view(shape))
-    y = recorder.attached(y)
-    with torch.no_grad():
-        normalized = (input - running_mean.view(shape)).mul_(rate.view(shape))
-    recorder.calls.append(
-        ChannelNormCall(
-            recorder.name(weight), recorder.name(bias), normalized, get_gradient_edge(y)
+    before = recorder.convolved
+    if before is not None and before.takes(input):
+        y = fold(before, scale, shift)
+        recorder.keep(
+            ConvCall, before.weight, before.bias, before.input, y, scale=scale, **before.geometry
         )
+    else:
+        shape = (-1,) + (1,) * (input.dim() - 2)
+        y = torch.addcmul(shift.view(shape), input, scale.view(shape))
+    return recorder.keep(
+        ChannelNormCall, weight, bias, input, y, rate=rate, center=-running_mean * rate
     )
-    return y
 
 
 def _group_norm(
@@ -292,18 +310,8 @@ def _affine(
     y = normalized if gain is None else normalized * gain.reshape(shape)
     if offset is not None:
         y = y + offset.reshape(shape)
-    y = recorder.attached(y)
     extra = {"normalized": len(shape)} if kind is ElementNormCall else {}
-    recorder.calls.append(
-        kind(
-            recorder.name(weight),
-            recorder.name(bias),
-            normalized.detach(),
-            get_gradient_edge(y),
-            **extra,
-        )
-    )
-    return y
+    return recorder.keep(kind, weight, bias, normalized, y, **extra)
 
 
 def _embedding(
@@ -321,21 +329,14 @@ def _embedding(
         return F.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
-    y = recorder.attached(F.embedding(input, weight.detach(), padding_idx))
+    y = F.embedding(input, weight.detach(), padding_idx)
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
-    recorder.calls.append(
-        EmbeddingCall(
-            recorder.name(weight),
-            None,
-            input,
-            get_gradient_edge(y),
-            vocabulary=len(weight),
-            width=weight.shape[1],
-            padding_idx=padding_idx,
-        )
-    )
-    return y
+    vocabulary, width = weight.shape
+    return recorder.keep(
+        EmbeddingCall, weight, None, input, y,
+        vocabulary=vocabulary, width=width, padding_idx=padding_idx,
+    )  # fmt: skip
 
 
 _RULES: dict[Any, Callable[..., Tensor]] = {

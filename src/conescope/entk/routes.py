@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conescope.entk.calls import Call
+from conescope.entk.calls import Call, ConvCall
 from conescope.entk.independence import forward
 from conescope.entk.recorder import Recorder
+from conescope.errors import ModelError
 
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
@@ -30,12 +31,16 @@ class Routes:
         general: names of all others.
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
+        idle: numbers of the calls that no output depends on.
+        channels_last: whether the model's images are kept with their channels innermost.
     """
 
     ruled: tuple[str, ...]
     general: tuple[str, ...]
     signature: Signature = ()
-    axes: tuple[int, ...] = field(default=())
+    axes: tuple[int, ...] = ()
+    idle: frozenset[int] = frozenset()
+    channels_last: bool = False
 
 
 def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Routes:
@@ -51,29 +56,50 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
         x: samples, of which the first two are used.
     """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
+    channels_last = _bears_channels_last(model, parameters, pair)
     ruled = dict(parameters)
     while ruled:
-        outputs, recorder = record(model, ruled, pair)
+        outputs, recorder = record(model, ruled, pair, channels_last)
         reachable, opaque = _reachable(outputs, ruled)
         refused = set(ruled) if opaque else recorder.strays | reachable
         if not refused:
-            refused, axes = _place_samples(outputs, recorder.calls)
+            refused, axes, idle = _place_samples(outputs, recorder.calls)
             if not refused:
                 general = tuple(name for name in parameters if name not in ruled)
                 signature = tuple(call.signature for call in recorder.calls)
-                return Routes(tuple(ruled), general, signature, axes)
+                return Routes(tuple(ruled), general, signature, axes, idle, channels_last)
         ruled = {name: p for name, p in ruled.items() if name not in refused}
     return Routes((), tuple(parameters))
 
 
+def _bears_channels_last(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
+) -> bool:
+    """Whether the model's images may be kept with their channels innermost.
+
+    Not if that breaks the model (a `view` that joins channels and pixels) or changes its outputs.
+    """
+    if pair.device.type != "cpu":
+        return False
+    plain, recorder = record(model, parameters, pair, channels_last=False)
+    if not any(isinstance(call, ConvCall) and call.source.dim() == 4 for call in recorder.calls):
+        return False
+    try:
+        outputs, _ = record(model, parameters, pair, channels_last=True)
+    except ModelError:
+        return False
+    scale = float(plain.detach().abs().max())
+    return torch.allclose(outputs, plain, rtol=0, atol=1e3 * torch.finfo(plain.dtype).eps * scale)
+
+
 def record(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, channels_last: bool
 ) -> tuple[Tensor, Recorder]:
     """A forward pass: outputs [b, c] in a graph of autograd, and the recorded calls."""
     with torch.enable_grad():
         anchor = torch.zeros((), device=x.device, requires_grad=True)
         inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
-        with Recorder(parameters, anchor) as recorder:
+        with Recorder(parameters, anchor, channels_last) as recorder:
             outputs = forward(model, inputs)
     return outputs, recorder
 
@@ -86,7 +112,8 @@ def follow(
     Raises:
         RoutesChangedError: if the model's calls are not the ones of `routes`.
     """
-    outputs, recorder = record(model, {name: parameters[name] for name in routes.ruled}, x)
+    ruled = {name: parameters[name] for name in routes.ruled}
+    outputs, recorder = record(model, ruled, x, routes.channels_last)
     calls = recorder.calls
     if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
@@ -117,12 +144,14 @@ def _reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[s
     return found, False
 
 
-def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[int, ...]]:
-    """For each call the axis of samples; and the parameters of calls for which there is none."""
+def _place_samples(
+    outputs: Tensor, calls: list[Call]
+) -> tuple[set[str], tuple[int, ...], frozenset[int]]:
+    """The parameters of calls without an axis of samples; each call's axis; the idle calls."""
     refused: set[str] = set()
     axes: list[int] = []
     if not calls:
-        return refused, ()
+        return refused, (), frozenset()
     edges = [call.edge for call in calls]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
@@ -132,7 +161,9 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[
             for i in range(2)
         ]
     except RuntimeError:  # a checkpoint that does not find its own operations again
-        return {name for call in calls for name in (call.weight, call.bias) if name}, ()
+        names = {name for call in calls for name in (call.weight, call.bias) if name}
+        return names, (), frozenset()
+    idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
     for call, first, second in zip(calls, *ways, strict=True):
         fitting = [
             axis
@@ -145,7 +176,7 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], tuple[
         axes.append(fitting[0] if fitting else 0)
         if not fitting:
             refused |= {name for name in (call.weight, call.bias) if name}
-    return refused, tuple(axes)
+    return refused, tuple(axes), idle
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:

@@ -47,6 +47,7 @@ class Survey:
         rows: parameter → elements of its row, for all others.
         kept: what the factors keep, whatever the number of cotangents.
         passing: what a forward pass keeps, with one backward pass's cotangents.
+        copied: what it keeps of weights in another order, whatever the number of samples.
         checked: whether the routes have stood the self-check.
     """
 
@@ -56,6 +57,7 @@ class Survey:
     rows: Mapping[str, int]
     kept: int
     passing: int
+    copied: int = 0
     checked: bool = False
 
     def route(self, parameter: str) -> str:
@@ -130,10 +132,13 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
     with only_requires_grad(model, parameters):
         routes = find_routes(model, parameters, pair)
     stored: dict[int, int] = {}
+    copies: dict[int, int] = {}
+    shapes_of_weights = {p.shape for p in model.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        stored[storage.data_ptr()] = storage.nbytes()
+        kind = copies if tensor.shape in shapes_of_weights else stored
+        kind[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -144,10 +149,16 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         outputs, calls = follow(model, parameters, pair, routes)
     for call in calls:
         note(call.source)
-    activations = sum(size for place, size in stored.items() if place not in weights)
-    activations //= outputs.element_size()
-    cotangents = sum(cotangent_size(call, parameters) for call in calls)
-    assignment = assign(calls)
+    activations, copied = (
+        sum(size for place, size in kind.items() if place not in weights) // outputs.element_size()
+        for kind in (stored, copies)
+    )
+    cotangents = sum(
+        cotangent_size(call, parameters)
+        for number, call in enumerate(calls)
+        if number not in routes.idle
+    )
+    assignment = assign(calls, routes.idle)
     shapes = {}
     kept = 0
     for name, (numbers, bias) in assignment.outer.items():
@@ -159,7 +170,7 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
             kept += sum(call.source.numel() for call in uses) // 2
     rows = {name: parameters[name].numel() for name in (*assignment.rows, *routes.general)}
     passing = (activations + outputs.numel()) // 2 + cotangents
-    return Survey(routes, assignment, shapes, rows, kept, passing)
+    return Survey(routes, assignment, shapes, rows, kept, passing, copied)
 
 
 def cotangent_size(call: Call, parameters: Mapping[str, Tensor]) -> int:

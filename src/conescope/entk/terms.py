@@ -15,12 +15,18 @@ import torch
 from torch import Tensor
 
 from conescope.entk.calls import DenseCall, EmbeddingCall, OuterCall
-from conescope.entk.products import Scratch, add_gram, matrix, tiles
+from conescope.entk.products import Scratch, add_gram, matrix, multiply_batch, tiles
 from conescope.entk.survey import Shape
 
 _FEATURE_ELEMENTS = 2**21
 _TILE_ELEMENTS = 2**21
 DIRECT_POSITIONS = 4
+KNOWN_ELEMENTS = 2**24
+"""Features of all samples that are written once, rather than once a slice of outputs."""
+CHUNK_ELEMENTS = 2**22
+CHUNK_OUTPUTS = 8
+"""Gradients that are formed before they are multiplied, the larger of the two: few enough to be
+near the processor still, enough for its products to run at full speed."""
 
 
 class Term(Protocol):
@@ -131,18 +137,29 @@ class OuterTerm:
         """T, over all calls."""
         return self.features.positions
 
-    def jacobian(self, outputs: slice, rows: Tensor, scratch: Scratch) -> None:
-        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a]."""
+    def jacobian(
+        self, outputs: slice, rows: Tensor, scratch: Scratch, known: Tensor | None = None
+    ) -> None:
+        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a].
+
+        Args:
+            outputs: which outputs.
+            rows: where the gradients go.
+            scratch: buffers.
+            known: the features of all samples, where they have been written before.
+        """
         n, q, g, _, t = self.cotangents.shape
         o, a = rows.shape[3:]
-        step = max(1, _FEATURE_ELEMENTS // (g * a * t))
+        step = n if known is not None else max(1, _FEATURE_ELEMENTS // (g * a * t))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            features = self.features.write(part.start, part.stop, rows, scratch, "features")
+            features = known
+            if features is None:
+                features = self.features.write(part.start, part.stop, rows, scratch, "features")
             cotangents = self.cotangents[part, :, :, outputs]
             if g == 1:
                 left = cotangents.reshape(-1, q * o, t)
-                torch.bmm(left, features[:, 0], out=rows[part].view(-1, q * o, a))
+                multiply_batch(rows[part].view(-1, q * o, a), left, features[:, 0])
             else:
                 rows[part] = cotangents @ features[:, None]
 
@@ -224,18 +241,28 @@ def _add_jacobian_products(
     out: Tensor, left: OuterTerm, right: OuterTerm | None, full: bool, scratch: Scratch
 ) -> None:
     """Form the per-sample gradients, for a slice of the outputs at a time, and multiply them."""
-    n, q, g, o, _ = left.cotangents.shape
-    rows = q * max(n, 0 if right is None else right.samples)
-    chunk = max(1, min(o, scratch.limit // (rows * g * left.features.width)))
+    _, q, g, o, t = left.cotangents.shape
+    terms = {"left": left} if right is None else {"left": left, "right": right}
+    samples = max(term.samples for term in terms.values())
+    width = left.features.width
+    each = len(terms) * q * samples * g * width
+    features = len(terms) * samples * g * t * width
+    room, known = scratch.limit, {}
+    if features <= min(KNOWN_ELEMENTS, room // 2):
+        room -= features
+        known = {
+            use: term.features.write(0, term.samples, term.cotangents, scratch, f"{use} features")
+            for use, term in terms.items()
+        }
+    chunk = max(1, min(o, room // each, max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each)))
     for start in range(0, o, chunk):
         outputs = slice(start, min(o, start + chunk))
         jacobians = []
-        for term, use in ((left, "left"), (right, "right")):
-            if term is not None:
-                shape = (term.samples, q, g, outputs.stop - start, term.features.width)
-                rows = scratch.take(use, shape, term.cotangents)
-                term.jacobian(outputs, rows, scratch)
-                jacobians.append(matrix(rows, full))
+        for use, term in terms.items():
+            shape = (term.samples, q, g, outputs.stop - start, width)
+            rows = scratch.take(use, shape, term.cotangents)
+            term.jacobian(outputs, rows, scratch, known.get(use))
+            jacobians.append(matrix(rows, full))
         add_gram(out, jacobians[0], None if right is None else jacobians[1])
 
 
