@@ -149,7 +149,7 @@ def test_reproduce_trains_draws_and_goes_on(tmp_path, monkeypatch, capsys):
     assert captured.err.count("conescope: cost:") == 2
     assert main(["reproduce", "fig2", *words]) == 0
     captured = capsys.readouterr()
-    assert "8 of 8 children" in captured.err
+    assert "4 of 4 children" in captured.err
     assert "runs/fig2-lenet5-two-cores.png" in captured.out
     assert branch_recipe(next((tmp_path / "runs").glob("lenet-mnist-*")), 200).branch.at == 200
     assert main(["reproduce", "fig2", "--network", "lenet5", "--seeds", "one"]) == 2

@@ -55,6 +55,7 @@ REFUSED = {
     ("weight norm", "forward"),
     ("custom function", "forward"),
     ("padded embedding", "forward"),
+    ("batch norm of a changed gradient", "forward"),
     ("checkpoint", "forward"),
     ("checkpoint", "reverse"),
 }
@@ -369,6 +370,7 @@ def test_a_second_derivative_is_refused():
         ("weight norm", "forward", 'module .*weight.0. .*without forward derivative.*"reverse"'),
         ("custom function", "forward", 'the network has .*without forward derivative.*"reverse"'),
         ("padded embedding", "forward", 'not that of its backward pass.*route="reverse"'),
+        ("batch norm of a changed gradient", "forward", "not that of its backward pass"),
         ("checkpoint", "forward", "torch.utils.checkpoint"),
         ("checkpoint", "reverse", "torch.utils.checkpoint"),
     ],
