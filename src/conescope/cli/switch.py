@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
 from conescope.cli.commands import Commands
@@ -113,10 +114,9 @@ def _points(text: str) -> list[int]:
 def _cell(result: SwitchResult, dynamics: str, quantity: str, column: int, text: str) -> str:
     values = result.children[dynamics][quantity][:, column]
     diverged = result.diverged[dynamics][:, column]
-    if diverged.all():
-        return "diverged"
-    mean = text.format(values[~diverged].mean())
-    return f"{mean} ({diverged.sum()} diverged)" if diverged.any() else mean
+    finite = values[~np.isnan(values)]
+    shown = text.format(finite.mean()) if len(finite) else "not finite"
+    return f"{shown} ({diverged.sum()} diverged)" if diverged.any() else shown
 
 
 def _time(seconds: float) -> str:
