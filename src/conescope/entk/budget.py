@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import os
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from conescope.errors import KernelError
 
 _BLOCK = 64
 _BLOCK_ELEMENTS = 2**25
+"""Few enough to be near the processor still."""
 _LIBRARIES = 48 * 2**20
 """Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
 
@@ -88,11 +90,9 @@ def _halvings(count: int) -> list[int]:
 
 def _fill(survey: Survey, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
     """The largest block, then the largest chunk, within the budget; None if there is none."""
-    block = min(_BLOCK, most)
-    # Few samples are near the processor still; too few read the weights again and again.
-    wanted = min(budget // element // 4, _BLOCK_ELEMENTS + 2 * survey.copied)
-    while block > 1 and block * _block_elements(survey, q) > wanted:
-        block //= 2
+    wanted = min(budget // element // 4, _BLOCK_ELEMENTS)
+    block = max(1, min(_BLOCK, most, wanted // _block_elements(survey, q)))
+    block = math.ceil(most / math.ceil(most / block))
     for share in (budget // element // 4, 0):
 
         def tried(chunk: int, share: int = share) -> Cut:
@@ -118,7 +118,7 @@ def _block_elements(survey: Survey, q: int) -> int:
 
 def _bytes(survey: Survey, q: int, block: int, held: int, scratch: int, element: int) -> int:
     elements = block * _block_elements(survey, q) + held * (survey.kept + q * survey.factors)
-    return (elements + survey.copied + scratch) * element + _LIBRARIES
+    return (elements + scratch) * element + _LIBRARIES
 
 
 def _least_scratch(survey: Survey, q: int, rows: int) -> int:

@@ -86,10 +86,6 @@ class OuterCall(Call):
     def cotangent(self, g: Tensor) -> Tensor:
         """[b, g, o, T] from the output's cotangent."""
 
-    def write_cotangent(self, out: Tensor, g: Tensor) -> None:
-        """Write the cotangent to `out`."""
-        out.copy_(self.cotangent(g))
-
     def bias_rows(self, g: Tensor) -> Tensor:
         return self.cotangent(g).sum(dim=-1).flatten(1)
 
@@ -146,9 +142,6 @@ class ConvCall(DenseCall):
 
     A feature is a patch with the channels innermost: copies of patches then run over memory in
     long strides, and no kernel depends on the order.
-
-    Attributes:
-        scale: of each channel, where the place in the graph is the output of a folded BatchNorm.
     """
 
     weight_shape: tuple[int, ...] = ()
@@ -156,7 +149,6 @@ class ConvCall(DenseCall):
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
-    scale: Tensor | None = None
 
     def fits(self, samples: int, axis: int) -> bool:
         return self.source.dim() == len(self.weight_shape) and super().fits(samples, axis)
@@ -180,19 +172,6 @@ class ConvCall(DenseCall):
         out.view(windows.shape).copy_(windows)
 
     def cotangent(self, g: Tensor) -> Tensor:
-        cotangent = self._unscaled(g)
-        return cotangent if self.scale is None else cotangent * self._scale_by_group(self.scale)
-
-    def write_cotangent(self, out: Tensor, g: Tensor) -> None:
-        if self.scale is None:
-            out.copy_(self._unscaled(g))
-        else:
-            torch.mul(self._unscaled(g), self._scale_by_group(self.scale), out=out)
-
-    def _scale_by_group(self, scale: Tensor) -> Tensor:
-        return scale.view(self.groups, -1, 1)
-
-    def _unscaled(self, g: Tensor) -> Tensor:
         repeats = len(g) // self.samples
         by_group = g.reshape(self.samples, repeats, self.groups, -1, math.prod(g.shape[2:]))
         return by_group.permute(0, 2, 3, 1, 4).flatten(3)

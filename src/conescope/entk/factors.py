@@ -148,7 +148,7 @@ class _Collector:
                 if g is None or not isinstance(call, OuterCall):
                     place.zero_()
                 else:
-                    call.write_cotangent(place, g)
+                    place.copy_(call.cotangent(g))
 
     def _take_rows(
         self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]

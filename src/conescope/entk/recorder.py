@@ -24,7 +24,6 @@ from conescope.entk.calls import (
     LinearCall,
     TransposedConvCall,
 )
-from conescope.entk.folding import Convolved, fold
 
 
 class Recorder(TorchFunctionMode):
@@ -36,24 +35,17 @@ class Recorder(TorchFunctionMode):
     Args:
         parameters: the parameters that rules may take, by name.
         anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
-        channels_last: whether images and their cotangents are kept with the channels innermost,
-            in which order convolutions on a CPU run up to three times as fast.
 
     Attributes:
         calls: the records, in the order of execution.
-        convolved: the last convolution, into which a BatchNorm that follows is folded.
         strays: names of parameters that took part in an operation without a rule.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, Tensor], anchor: Tensor, channels_last: bool
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
         super().__init__()
-        self.channels_last = channels_last
         self.names = {id(p): name for name, p in parameters.items()}
         self.anchor = anchor
         self.calls: list[Call] = []
-        self.convolved: Convolved | None = None
         self.strays: set[str] = set()
 
     def __torch_function__(
@@ -66,8 +58,6 @@ class Recorder(TorchFunctionMode):
             result = func(*args, **kwargs)
             if named and next(_tensors(result), None) is not None:
                 self.strays |= named
-            if self.channels_last and isinstance(result, Tensor) and result.dim() == 4:
-                _keep_order(result)
             return result
         return rule(self, *args, **kwargs)
 
@@ -80,12 +70,6 @@ class Recorder(TorchFunctionMode):
         return (
             parameter if self.name(parameter) is None or parameter is None else parameter.detach()
         )
-
-    def ordered(self, kernel: Tensor) -> Tensor:
-        """A convolution's kernel in the order that makes its outputs follow."""
-        if self.channels_last and kernel.dim() == 4:
-            return kernel.contiguous(memory_format=torch.channels_last)
-        return kernel
 
     def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
@@ -121,12 +105,6 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
         yield from _tensors(tuple(nested.values()))
 
 
-def _keep_order(image: Tensor) -> None:
-    """Bring the cotangent of an image that has its channels innermost into the same order."""
-    if image.requires_grad and image.is_contiguous(memory_format=torch.channels_last):
-        image.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
-
-
 def _linear(
     recorder: Recorder,
     input: Tensor,  # noqa: A002
@@ -150,19 +128,22 @@ def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[
         groups: int = 1,
     ) -> Tensor:
         recorder.stray(input)
-        kernel = recorder.ordered(weight if recorder.name(weight) is None else weight.detach())
-        y = operation(input, kernel, recorder.known(bias), stride, padding, dilation, groups)
+        y = operation(
+            input, recorder.known(weight), recorder.known(bias), stride, padding, dilation, groups
+        )
         spread = _tuple(dilation, dimensions)
-        geometry = {
-            "weight_shape": tuple(weight.shape),
-            "stride": _tuple(stride, dimensions),
-            "padding": _total_padding(padding, tuple(weight.shape[2:]), spread),
-            "dilation": spread,
-            "groups": groups,
-        }
-        y = recorder.keep(ConvCall, weight, bias, input, y, **geometry)
-        recorder.convolved = Convolved(y, y._version, input, weight, bias, kernel, geometry)
-        return y
+        return recorder.keep(
+            ConvCall,
+            weight,
+            bias,
+            input,
+            y,
+            weight_shape=tuple(weight.shape),
+            stride=_tuple(stride, dimensions),
+            padding=_total_padding(padding, tuple(weight.shape[2:]), spread),
+            dilation=spread,
+            groups=groups,
+        )
 
     return convolve
 
@@ -237,15 +218,8 @@ def _batch_norm(
     shift = -running_mean * scale
     if offset is not None:
         shift = shift + offset
-    before = recorder.convolved
-    if before is not None and before.takes(input):
-        y = fold(before, scale, shift)
-        recorder.keep(
-            ConvCall, before.weight, before.bias, before.input, y, scale=scale, **before.geometry
-        )
-    else:
-        shape = (-1,) + (1,) * (input.dim() - 2)
-        y = torch.addcmul(shift.view(shape), input, scale.view(shape))
+    shape = (-1,) + (1,) * (input.dim() - 2)
+    y = torch.addcmul(shift.view(shape), input, scale.view(shape))
     return recorder.keep(
         ChannelNormCall, weight, bias, input, y, rate=rate, center=-running_mean * rate
     )

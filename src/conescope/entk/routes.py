@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conescope.entk.calls import Call, ConvCall
+from conescope.entk.calls import Call
 from conescope.entk.independence import forward
 from conescope.entk.recorder import Recorder
-from conescope.errors import ModelError
 
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
@@ -32,7 +31,6 @@ class Routes:
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
-        channels_last: whether the model's images are kept with their channels innermost.
     """
 
     ruled: tuple[str, ...]
@@ -40,7 +38,6 @@ class Routes:
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
-    channels_last: bool = False
 
 
 def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Routes:
@@ -56,10 +53,9 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
         x: samples, of which the first two are used.
     """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    channels_last = _bears_channels_last(model, parameters, pair)
     ruled = dict(parameters)
     while ruled:
-        outputs, recorder = record(model, ruled, pair, channels_last)
+        outputs, recorder = record(model, ruled, pair)
         reachable, opaque = _reachable(outputs, ruled)
         refused = set(ruled) if opaque else recorder.strays | reachable
         if not refused:
@@ -67,39 +63,19 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
             if not refused:
                 general = tuple(name for name in parameters if name not in ruled)
                 signature = tuple(call.signature for call in recorder.calls)
-                return Routes(tuple(ruled), general, signature, axes, idle, channels_last)
+                return Routes(tuple(ruled), general, signature, axes, idle)
         ruled = {name: p for name, p in ruled.items() if name not in refused}
     return Routes((), tuple(parameters))
 
 
-def _bears_channels_last(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
-) -> bool:
-    """Whether the model's images may be kept with their channels innermost.
-
-    Not if that breaks the model (a `view` that joins channels and pixels) or changes its outputs.
-    """
-    if pair.device.type != "cpu":
-        return False
-    plain, recorder = record(model, parameters, pair, channels_last=False)
-    if not any(isinstance(call, ConvCall) and call.source.dim() == 4 for call in recorder.calls):
-        return False
-    try:
-        outputs, _ = record(model, parameters, pair, channels_last=True)
-    except ModelError:
-        return False
-    scale = float(plain.detach().abs().max())
-    return torch.allclose(outputs, plain, rtol=0, atol=1e3 * torch.finfo(plain.dtype).eps * scale)
-
-
 def record(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, channels_last: bool
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
 ) -> tuple[Tensor, Recorder]:
     """A forward pass: outputs [b, c] in a graph of autograd, and the recorded calls."""
     with torch.enable_grad():
         anchor = torch.zeros((), device=x.device, requires_grad=True)
         inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
-        with Recorder(parameters, anchor, channels_last) as recorder:
+        with Recorder(parameters, anchor) as recorder:
             outputs = forward(model, inputs)
     return outputs, recorder
 
@@ -113,7 +89,7 @@ def follow(
         RoutesChangedError: if the model's calls are not the ones of `routes`.
     """
     ruled = {name: parameters[name] for name in routes.ruled}
-    outputs, recorder = record(model, ruled, x, routes.channels_last)
+    outputs, recorder = record(model, ruled, x)
     calls = recorder.calls
     if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError

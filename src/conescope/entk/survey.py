@@ -33,7 +33,7 @@ class Shape:
     @property
     def formed(self) -> bool:
         """Whether the gradient takes about as little memory as its factors, or less."""
-        return not self.sparse and self.inputs <= 1.25 * self.positions
+        return not self.sparse and self.inputs <= 1.0 * self.positions
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Survey:
         rows: parameter → elements of its row, for all others.
         kept: what the factors keep, whatever the number of cotangents.
         passing: what a forward pass keeps, with one backward pass's cotangents.
-        copied: what it keeps of weights in another order, whatever the number of samples.
         checked: whether the routes have stood the self-check.
     """
 
@@ -57,7 +56,6 @@ class Survey:
     rows: Mapping[str, int]
     kept: int
     passing: int
-    copied: int = 0
     checked: bool = False
 
     def route(self, parameter: str) -> str:
@@ -132,13 +130,10 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
     with only_requires_grad(model, parameters):
         routes = find_routes(model, parameters, pair)
     stored: dict[int, int] = {}
-    copies: dict[int, int] = {}
-    shapes_of_weights = {p.shape for p in model.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kind = copies if tensor.shape in shapes_of_weights else stored
-        kind[storage.data_ptr()] = storage.nbytes()
+        stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -149,10 +144,8 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         outputs, calls = follow(model, parameters, pair, routes)
     for call in calls:
         note(call.source)
-    activations, copied = (
-        sum(size for place, size in kind.items() if place not in weights) // outputs.element_size()
-        for kind in (stored, copies)
-    )
+    activations = sum(size for place, size in stored.items() if place not in weights)
+    activations //= outputs.element_size()
     cotangents = sum(
         cotangent_size(call, parameters)
         for number, call in enumerate(calls)
@@ -170,7 +163,7 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
             kept += sum(call.source.numel() for call in uses) // 2
     rows = {name: parameters[name].numel() for name in (*assignment.rows, *routes.general)}
     passing = (activations + outputs.numel()) // 2 + cotangents
-    return Survey(routes, assignment, shapes, rows, kept, passing, copied)
+    return Survey(routes, assignment, shapes, rows, kept, passing)
 
 
 def cotangent_size(call: Call, parameters: Mapping[str, Tensor]) -> int:
