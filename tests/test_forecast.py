@@ -2,7 +2,10 @@ import re
 
 import pytest
 
+import conescope.forecast
+from conescope import experiment
 from conescope.cli import main
+from conescope.data import load_data
 from conescope.errors import RecipeError
 from conescope.forecast import forecast
 from conescope.recipes import load_recipe
@@ -27,6 +30,23 @@ def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
         + cost.kernels * cost.kernel.seconds
     )
     assert cost.seconds == parts > 0
+
+
+def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, monkeypatch):
+    seen = []
+
+    def evaluate(model, inputs, labels):
+        seen.append(len(labels))
+        return {}
+
+    monkeypatch.setattr(experiment, "evaluate", evaluate)
+    monkeypatch.setattr(conescope.forecast, "_seconds_each", lambda work: work() and 2.0)
+    recipe = load_recipe("digits", tiny_overrides)
+    cost = forecast(recipe)
+    assert seen == [125, 125]
+    data = load_data(recipe.data)
+    images = len(data.train.labels) + len(data.test.labels)
+    assert cost.evaluation_seconds == pytest.approx(2.0 * images / 250)
 
 
 def test_the_command_prints_it(tiny_overrides, capsys):

@@ -124,11 +124,17 @@ class Experiment:
             images = flip_and_crop(images, seed_for(self.recipe.seed, "augmentation", step))
         return self.normalize(images), self.data.train.labels[chosen]
 
-    def evaluate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Loss and accuracy on the first training images and all test images; learning rate."""
+    @property
+    def evaluated(self) -> dict[str, int]:
+        """How many images of each split the network is evaluated on, the first ones."""
+        train, test = len(self.data.train.labels), len(self.data.test.labels)
+        return {"train": min(train, _TRAIN_EVALUATION_SIZE), "test": test}
+
+    def evaluate(self, snapshot: Snapshot, most: int | None = None) -> dict[str, float]:
+        """Loss and accuracy on training and test images, at most so many of each; learning rate."""
         values = {"learning_rate": snapshot.optimizer.param_groups[0]["lr"]}
-        for name, limit in (("train", _TRAIN_EVALUATION_SIZE), ("test", None)):
-            split = self.data.split(name)
+        for name, size in self.evaluated.items():
+            split, limit = self.data.split(name), min(size, most or size)
             images, labels = split.images[:limit], split.labels[:limit]
             found = evaluate(snapshot.model, lambda part, i=images: self.normalize(i[part]), labels)
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}

@@ -16,6 +16,7 @@ from conescope.training import Snapshot, train
 
 _TIMED_SECONDS = 0.5
 _TIMED_CALLS = 3
+_TIMED_IMAGES = 125
 _ENDLESS = 10**9
 
 
@@ -52,7 +53,7 @@ class Forecast:
 
 
 def forecast(recipe: Recipe) -> Forecast:
-    """Measure a few iterations and one evaluation, and plan the kernel.
+    """Measure a few iterations and a small evaluation, and plan the kernel.
 
     Args:
         recipe: what would be done; nothing is stored.
@@ -66,7 +67,7 @@ def forecast(recipe: Recipe) -> Forecast:
         snapshot = next(snapshots)
         model, optimizer = snapshot.model, snapshot.optimizer
         iteration_seconds = _seconds_each(lambda: next(snapshots))
-        evaluation_seconds = _seconds_each(lambda: experiment.evaluate(snapshot))
+        evaluation_seconds = _evaluation_seconds(experiment, snapshot)
         with evaluation_mode(model):
             kernel = plan(
                 model, experiment.probe, outputs=recipe.kernel.outputs, memory=recipe.kernel.memory
@@ -120,6 +121,14 @@ def _training(experiment: Experiment) -> Iterator[Snapshot]:
         seed=experiment.recipe.seed,
         average=experiment.average(model),
     )
+
+
+def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
+    """The time of one evaluation, from that of a few images of each split."""
+    sizes = experiment.evaluated.values()
+    timed = sum(min(size, _TIMED_IMAGES) for size in sizes)
+    seconds = _seconds_each(lambda: experiment.evaluate(snapshot, _TIMED_IMAGES))
+    return seconds * sum(sizes) / timed
 
 
 def _slots(optimizer_state: dict) -> list:

@@ -18,7 +18,7 @@ from conescope.kernel import Kernel
 from conescope.sections import KernelRecipe
 
 _CALIBRATION_BATCH = 200
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH = 125
 
 
 def measure_kernel(
