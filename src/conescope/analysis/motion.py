@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from conescope.analysis.of_run import Analysis, SampledCurve
-from conescope.metrics.cone import Estimate
+from conescope.metrics.cone import Cone, Estimate
 from conescope.plot import ITERATION, Line, LinePlot, Mark
 from conescope.summary import readable_scale
 
@@ -38,27 +38,36 @@ def displacement(analysis: Analysis) -> LinePlot:
 
 
 def noise(analysis: Analysis) -> LinePlot | None:
-    """Displacement of current and of averaged weights' kernels; None without the latter."""
-    if analysis.averaged is None:
+    """Displacement with SGD's noise and with less of it; None if neither can be told apart."""
+    shown: dict[str, Cone] = {}
+    for test in analysis.noise:
+        if test.found is not None:
+            shown.setdefault(_labelled(analysis, test.found.noisy, "weights"), test.found.noisy)
+            calm = test.name if test.alone == 0 else "weights"
+            shown.setdefault(_labelled(analysis, test.found.calm, calm), test.found.calm)
+    if not shown:
         return None
-    lines = [
-        Line(label, found.displacement.lags, found.displacement.mean)
-        for label, found in (
-            ("weights", analysis.cone),
-            ("averaged weights", analysis.averaged),
-        )
-    ]
     return LinePlot(
         title="Is it only noise?",
-        caption="Mean squared displacement in phase II of the kernels of the weights, and of those "
-        "of their exponential average. Where the plateau vanishes for averaged weights, the cone "
-        "is the noise ball of SGD.",
+        caption="Mean squared displacement in phase II of the kernels of the weights, and of the "
+        "same with less of SGD's noise: of their exponential average, or after a drop of the "
+        "learning rate η. What is noise falls for averaged weights, and in proportion to η or "
+        "more after a drop: the floor at the shortest lag, the plateau of the cone, or both.",
         x_label="lag dt (iterations)",
         y_label="mean squared displacement",
-        lines=lines,
+        lines=[
+            Line(label, found.displacement.lags, found.displacement.mean)
+            for label, found in shown.items()
+        ],
         x_scale="log",
         y_scale="log",
     )
+
+
+def _labelled(analysis: Analysis, found: Cone, weights: str) -> str:
+    """Whose kernels these are, and at which learning rate if there are several."""
+    rate = next(s.rate for s in analysis.stretches if s.first <= found.first <= s.last)
+    return weights if len(analysis.stretches) == 1 else f"{weights}, η = {rate:g}"
 
 
 def velocity(analysis: Analysis) -> LinePlot:

@@ -8,16 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from conescope.analysis.noise import NoiseTest
 from conescope.analysis.of_run import Analysis
 from conescope.errors import KernelError
 from conescope.metrics.attribution import Attribution
 from conescope.metrics.cone import Cone, Estimate, Evidence, Kind, SeedCone, over_seeds
+from conescope.metrics.cone.contrast import Change
+from conescope.metrics.cone.phases import MINIMUM
 from conescope.recipe import Recipe
 from conescope.summary import state
-
-VANISHES = 0.5
-"""R of averaged weights vanishes if its interval lies below this share of R's own: R² then falls
-to less than a quarter."""
 
 WEIGHED = 3
 """Models whose evidence is printed."""
@@ -28,7 +27,7 @@ def numbers(analysis: Analysis) -> dict[str, str]:
     return {
         **_verdict(analysis.cone),
         **_motion(analysis.cone),
-        **_noise(analysis),
+        **{name: text for test in analysis.noise for name, text in _noise(test).items()},
         **_error_bars(analysis),
         **_spectrum(analysis),
         **_alignment(analysis),
@@ -140,23 +139,38 @@ def _relaxation(found: Cone) -> str:
     return text_of(time, "iterations")
 
 
-def _noise(analysis: Analysis) -> dict[str, str]:
-    """Whether the confined motion is the weights' own noise, which averaging takes away."""
-    averaged = analysis.averaged
-    if averaged is None:
-        return {}
-    ball, rest = analysis.cone.radius, averaged.radius
-    if rest.high < VANISHES * ball.low:
-        answer = "yes: the confined part vanishes for averaged weights, it is SGD's noise ball"
-    elif rest.low > VANISHES * ball.high:
-        answer = "no: the confined part stays for averaged weights"
-    else:
-        answer = "cannot be told"
-    return {
-        "verdict for averaged weights": averaged.verdict,
-        "plateau R for averaged weights": text_of(rest),
-        "is it only noise?": answer,
+def _noise(test: NoiseTest) -> dict[str, str]:
+    """Whether floor and plateau are SGD's noise, by what becomes of them with less of it."""
+    found = test.found
+    if found is None:
+        return {test.name: f"tells nothing of noise: it takes {MINIMUM} kernels on either side"}
+    less = "averaging" if test.alone == 0 else "the drop"
+    rows = {
+        "verdicts": f"{found.noisy.verdict}; {found.calm.verdict} after {less}",
+        "plateau R": _change(found.radius),
+        "half-angle (radians)": _change(found.half_angle),
     }
+    if found.floor is not None:
+        rows[f"S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
+        rows["floor is noise?"] = _answer(found.floor, "the floor of S", less)
+    rows["plateau is noise?"] = _answer(found.radius, "the plateau R", less)
+    return {f"{test.name}: {name}": text for name, text in rows.items()}
+
+
+def _change(change: Change) -> str:
+    before, after, ratio = map(text_of, (change.before, change.after, change.ratio))
+    return f"{before}, then {after}; ratio {ratio}"
+
+
+def _answer(change: Change, what: str, less: str) -> str:
+    """Whether something is noise, as one sentence."""
+    line, alone = _digits(change.line), _digits(change.alone)
+    return {
+        "yes": f"yes: {what} falls below {line} of itself; noise alone would fall to {alone}",
+        "no": f"no: {what} stays above {line} of itself; {less} does not take it away",
+        "cannot be told": f"cannot be told: {what} may lie above or below {line} of itself",
+        "no plateau": "cannot be told: the motion has no plateau, or is too slow to show one",
+    }[change.is_noise]
 
 
 def _error_bars(analysis: Analysis) -> dict[str, str]:
