@@ -25,7 +25,9 @@ from conescope.plot import BarPlot, GridPlot, LinePlot
 from conescope.recipes import load_recipe
 from conescope.report.drawn import chart
 from made_runs import made_run, made_series
+from simulated import CONFINED, simulate_drop
 
+LESS = replace(CONFINED, confined=CONFINED.confined / 10, jitter=CONFINED.jitter / 10)
 LABELS = torch.arange(12) % 3
 ALWAYS = {
     "cone-displacement",
@@ -135,19 +137,76 @@ def test_an_estimate_as_text():
     assert text_of(Estimate(1234.5678, 0.00012345, 2e5), "s") == "1,235 (0.000123 to 200,000) s"
 
 
-@pytest.mark.parametrize(("amount", "answer"), [(0.01, "yes: "), (1.0, "no: "), (None, None)])
-def test_whether_the_cone_is_only_noise(run, amount, answer):
-    averaged = None if amount is None else calmer(run.series, amount)
-    shown = numbers(analyse(replace(run, averaged=averaged), LABELS))
-    if answer is None:
-        assert "is it only noise?" not in shown
-    else:
-        assert shown["is it only noise?"].startswith(answer)
+@pytest.mark.parametrize(("amount", "answer"), [(0.01, "yes: "), (1.0, "no: ")])
+def test_whether_the_floor_is_only_noise(run, amount, answer):
+    shown = numbers(analyse(replace(run, averaged=calmer(run.series, amount)), LABELS))
+    assert shown["averaged weights: floor is noise?"].startswith(answer)
+    assert "averaged weights: floor is noise?" not in numbers(analyse(replace(run, averaged=None)))
 
 
-def test_too_few_averaged_kernels_are_left_out(run):
+def test_too_few_averaged_kernels_say_so(run):
     few = cs.KernelSeries(run.series.steps[-9:], run.series.kernels[-9:])
-    assert analyse(replace(run, averaged=few)).averaged is None
+    found = analyse(replace(run, averaged=few))
+    assert numbers(found)["averaged weights"].startswith("tells nothing of noise: it takes 10")
+    assert "cone-noise" not in plots(found)
+
+
+def dropping(series, drop, *, averaged=None):
+    """A run whose learning rate falls to a tenth at a step, evaluated as often as measured."""
+    steps = np.array(series.steps)
+    rates = np.where(steps < drop, 0.1, 0.01)
+    scalars = made_run(series).scalars | {"step": steps, "learning_rate": rates}
+    return made_run(series, scalars=scalars, averaged=averaged)
+
+
+@pytest.mark.parametrize(("after", "answer"), [(LESS, "yes: "), (CONFINED, "no: ")])
+def test_a_drop_of_the_learning_rate_tells_noise(after, answer):
+    series = simulate_drop(CONFINED, after, (40, 40), seed=0).series
+    found = analyse(dropping(series, 4000))
+    assert [(part.first, part.last, part.kernels) for part in found.stretches] == [
+        (0, 3900, 40),
+        (4000, 7900, 40),
+    ]
+    assert (found.cone.first, found.cone.last, found.cone.boundary) == (0, 3900, None)
+    (test,) = found.noise
+    assert (test.name, test.alone) == ("drop to 0.01 at 4,000", pytest.approx(0.1**0.5))
+    assert test.found is not None
+    shown = numbers(found)
+    assert text_of(test.found.radius.ratio) in shown["drop to 0.01 at 4,000: plateau R"]
+    assert shown["drop to 0.01 at 4,000: plateau is noise?"].startswith(answer)
+    assert shown["drop to 0.01 at 4,000: floor is noise?"].startswith(answer)
+    plot = plots(found)["cone-noise"]
+    assert [line.label for line in plot.lines] == ["weights, η = 0.1", "weights, η = 0.01"]
+    np.testing.assert_array_equal(plot.lines[1].y, test.found.calm.displacement.mean)
+
+
+def test_kernels_between_two_evaluations_about_a_drop_do_not_count():
+    series = simulate_drop(CONFINED, LESS, (40, 40), seed=0).series
+    run = dropping(series, 4000, averaged=series)
+    seldom = {name: values[::15] for name, values in run.scalars.items()}
+    found = analyse(replace(run, scalars=seldom))
+    assert [(s.first, s.last, s.kernels) for s in found.stretches] == [
+        (0, 3000, 31),
+        (4500, 7900, 35),
+    ]
+    lines = plots(found)["cone-noise"].lines
+    assert [line.label for line in lines] == [
+        "weights, η = 0.1",
+        "averaged weights, η = 0.1",
+        "weights, η = 0.01",
+    ]
+    assert lines[1].y == pytest.approx(lines[0].y)
+
+
+def test_a_drop_with_few_kernels_behind_it_says_so():
+    series = simulate_drop(CONFINED, LESS, (40, 9), seed=0).series
+    found = analyse(dropping(series, 4000))
+    assert found.noise[0].found is None
+    shown = numbers(found)
+    assert shown["drop to 0.01 at 4,000"].startswith("tells nothing of noise")
+    assert not any("plateau is noise" in name for name in shown)
+    early = analyse(dropping(simulate_drop(CONFINED, LESS, (12, 40), seed=0).series, 1200))
+    assert early.cone.first >= 1200  # the first stretch is too short for a verdict
 
 
 def test_seeds_together(run, found):

@@ -67,7 +67,9 @@ def text_of(estimate: Estimate, unit: str = "") -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all of a whole number."""
+    """Three digits, or all of a whole number; 0 and ∞ for ends that nothing bounds."""
+    if value > 0 and not 1e-15 < value < 1e15:
+        return "0" if value < 1 else "∞"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
@@ -152,8 +154,8 @@ def _noise(test: NoiseTest) -> dict[str, str]:
     }
     if found.floor is not None:
         rows[f"S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
-        rows["floor is noise?"] = _answer(found.floor, "the floor of S", less)
-    rows["plateau is noise?"] = _answer(found.radius, "the plateau R", less)
+        rows["floor is noise?"] = _answer(found.floor, "this S, the floor,", less)
+    rows["plateau is noise?"] = _answer(found.radius, "R", less)
     return {f"{test.name}: {name}": text for name, text in rows.items()}
 
 
@@ -164,12 +166,13 @@ def _change(change: Change) -> str:
 
 def _answer(change: Change, what: str, less: str) -> str:
     """Whether something is noise, as one sentence."""
-    line, alone = _digits(change.line), _digits(change.alone)
+    line = f"{_digits(change.line)} of itself (noise alone would fall to {_digits(change.alone)})"
     return {
-        "yes": f"yes: {what} falls below {line} of itself; noise alone would fall to {alone}",
-        "no": f"no: {what} stays above {line} of itself; {less} does not take it away",
-        "cannot be told": f"cannot be told: {what} may lie above or below {line} of itself",
-        "no plateau": "cannot be told: the motion has no plateau, or is too slow to show one",
+        "yes": f"yes: {what} falls below {line}",
+        "no": f"no: {what} stays above {line}; {less} does not take it away",
+        "cannot be told": f"cannot be told: {what} may be above or below {line}",
+        "no plateau": "cannot be told: a motion without a plateau, or too slow to show one, has "
+        "no R to compare",
     }[change.is_noise]
 
 

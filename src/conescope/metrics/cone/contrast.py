@@ -45,8 +45,8 @@ class Contrast:
     Attributes:
         noisy: the motion with the noise.
         calm: the motion with less of it.
-        radius: change of the plateau R. There is none where either motion is more likely than
-            not without a plateau in its phase: a free diffusion, or too slow to be told from one.
+        radius: change of the plateau R. There is none if in either phase a diffusion outweighs
+            what is confined, or the motion is more likely than not too slow to be told from one.
         half_angle: change of the cone's half-angle.
         floor: change of the mean S between neighbouring kernels, a squared length; None if the
             kernels' gaps differ.
@@ -106,6 +106,7 @@ def _logarithm(larger: float, smaller: float) -> float:
 
 
 def _has_plateau(found: Cone) -> bool:
-    """Whether the motion's plateau is more likely seen than not."""
-    seen = sum(found.probability.values()) - found.probability["free diffusion"]
-    return seen >= 0.5
+    """Whether there is a plateau to be seen: a diffusion may hide that of a slow relaxation."""
+    told = sum(found.probability.values()) - found.probability["free diffusion"]
+    shares = found.shares
+    return told >= 0.5 and shares["diffusion"] <= shares["confined"] + shares["noise"]
