@@ -30,12 +30,12 @@ def floor_of(motion):
 
 def test_a_noise_ball_shrinks_with_the_learning_rate():
     found = across_a_drop(CONFINED, LESS)
-    for change, ratio in (
-        (found.radius, sqrt(FACTOR)),
-        (found.half_angle, sqrt(FACTOR)),
-        (found.floor, FACTOR),
+    for change, ratio, answer in (
+        (found.radius, sqrt(FACTOR), "yes"),
+        (found.half_angle, sqrt(FACTOR), "yes"),
+        (found.floor, FACTOR, "slower"),
     ):
-        assert change.is_noise == "yes"
+        assert change.is_noise == answer
         assert change.alone == pytest.approx(ratio)
         assert change.ratio.low < 1.2 * ratio
         assert change.ratio.high > ratio / 1.2
@@ -74,6 +74,13 @@ def test_a_floor_that_stays_while_the_plateau_falls():
     )
     assert averaged.floor is not None
     assert (averaged.floor.is_noise, averaged.radius.is_noise) == ("no", "yes")
+
+
+def test_a_motion_that_is_only_slower_after_a_drop_is_not_called_noise():
+    """A confined motion that no noise makes: the learning rate is its speed, not its size."""
+    found = across_a_drop(CONFINED, replace(CONFINED, relaxation=CONFINED.relaxation / FACTOR))
+    assert found.floor is not None
+    assert (found.floor.is_noise, found.radius.is_noise) == ("slower", "no plateau")
 
 
 def test_between_noise_and_none_it_cannot_be_told():

@@ -121,7 +121,7 @@ def analyse(run: Run, labels: Tensor | None = None) -> Analysis:
         sampled=_sampled(series),
         spectrum=spectrum,
         alignment=None if labels is None else alignments(series.steps, series.kernels, labels),
-        curvature=None if labels is None else _curvature(run, spectrum, int(labels.max()) + 1),
+        curvature=_curvature(run, spectrum, labels),
         movements=_movements(series, found, labels),
     )
 
@@ -169,16 +169,18 @@ def _spread(steps: np.ndarray) -> list[int]:
     return [int(steps[round(place)]) for place in places]
 
 
-def _curvature(run: Run, spectrum: SpectrumSeries, classes: int) -> Curvature:
-    kernel = run.series.kernels[0]
+def _curvature(run: Run, spectrum: SpectrumSeries, labels: Tensor | None) -> Curvature | None:
+    if labels is None or not isinstance(run.recipe, Recipe):
+        return None  # another model's outputs need not be the classes of its probe
+    kernel, optimizer = run.series.kernels[0], run.recipe.optimizer
     limit = np.full(len(spectrum.steps), np.nan)
-    optimizer = run.recipe.optimizer if isinstance(run.recipe, Recipe) else None
     evaluated = np.asarray(run.scalars["step"])
-    if optimizer is not None and optimizer.name == "sgd" and len(evaluated):
+    if optimizer.name == "sgd" and len(evaluated):
         newest = np.searchsorted(evaluated, spectrum.steps, side="right") - 1
         rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
         limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)
-    return Curvature(np.asarray(sharpness(spectrum.eigenvalues[:, 0], kernel, classes)), limit)
+    top = spectrum.eigenvalues[:, 0]
+    return Curvature(np.asarray(sharpness(top, kernel, int(labels.max()) + 1)), limit)
 
 
 def _movements(series: KernelSeries, found: Cone, labels: Tensor | None) -> dict[str, Attribution]:

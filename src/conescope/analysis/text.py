@@ -171,6 +171,8 @@ def _answer(change: Change, what: str, less: str) -> str:
         "yes": f"yes: {what} falls below {line}",
         "no": f"no: {what} stays above {line}; {less} does not take it away",
         "cannot be told": f"cannot be told: {what} may be above or below {line}",
+        "slower": f"cannot be told: {what} falls below {line}, as noise does, and as does all that "
+        "a lower learning rate slows down",
         "no plateau": "cannot be told: a motion without a plateau, or too slow to show one, has "
         "no R to compare",
     }[change.is_noise]

@@ -131,8 +131,8 @@ def cone(
         level: confidence of all intervals, in (0, 1).
 
     Raises:
-        KernelError: if there are fewer than ten kernels in the span, some are identical, hold NaN or are
-            zero, or an argument is out of range.
+        KernelError: if there are fewer than ten kernels in the span, some are identical, hold
+            NaN or are zero, or an argument is out of range.
     """
     steps = np.array(series.steps)
     begin, end = _places(steps, span)

@@ -9,8 +9,8 @@ from typing import Literal
 from conescope.metrics.cone.analysis import Cone
 from conescope.metrics.cone.estimate import Estimate
 
-Answer = Literal["yes", "no", "cannot be told", "no plateau"]
-"""Whether a number of the motion is noise; or why there is no such number."""
+Answer = Literal["yes", "no", "cannot be told", "no plateau", "slower"]
+"""Whether a number of the motion is noise, or why that cannot be told."""
 
 SAME_GAP = 0.1
 """Relative difference up to which two gaps between kernels count as one lag."""
@@ -49,7 +49,8 @@ class Contrast:
             what is confined, or the motion is more likely than not too slow to be told from one.
         half_angle: change of the cone's half-angle.
         floor: change of the mean S between neighbouring kernels, a squared length; None if the
-            kernels' gaps differ.
+            kernels' gaps differ. Where it falls with the learning rate it may be noise, or any
+            other motion at one lag, since that rate is also its speed: "slower".
     """
 
     noisy: Cone
@@ -72,14 +73,17 @@ def contrast(noisy: Cone, calm: Cone, alone: float) -> Contrast:
     radius = _change(noisy.radius, calm.radius, alone)
     if not (_has_plateau(noisy) and _has_plateau(calm)):
         radius = replace(radius, is_noise="no plateau")
-    same_lag = abs(calm.gap - noisy.gap) <= SAME_GAP * noisy.gap
-    floors = noisy.neighbour_distance, calm.neighbour_distance
+    floor = None
+    if abs(calm.gap - noisy.gap) <= SAME_GAP * noisy.gap:
+        floor = _change(noisy.neighbour_distance, calm.neighbour_distance, alone, power=2)
+        if alone > 0 and floor.is_noise == "yes":
+            floor = replace(floor, is_noise="slower")
     return Contrast(
         noisy=noisy,
         calm=calm,
         radius=radius,
         half_angle=_change(noisy.half_angle, calm.half_angle, alone),
-        floor=_change(*floors, alone, power=2) if same_lag else None,
+        floor=floor,
     )
 
 

@@ -33,11 +33,12 @@ def phase_boundary(
 ) -> Boundary | None:
     """Change point of the velocity v(t) = S(t, t + dt) / dt (arXiv:2503.16316, eq. 5).
 
-    In phase I, log v is a straight line in log t, with t from the start of the phase; in phase II it is constant and lower. Lines
-    and constant are fitted by least squares for every place of the change; it is accepted if
-    the Bayesian information criterion prefers it to one constant throughout (Bai, Econometric
-    Theory 13:315, 1997, for change points by least squares). Neighbouring velocities share a
-    kernel, so the likelihood is tempered by the residuals' correlation.
+    In phase I, log v is a straight line in log t, with t from the start of the phase; in phase
+    II it is constant and lower. Lines and constant are fitted by least squares for every place
+    of the change; it is accepted if the Bayesian information criterion prefers it to one
+    constant throughout (Bai, Econometric Theory 13:315, 1997, for change points by least
+    squares). Neighbouring velocities share a kernel, so the likelihood is tempered by the
+    residuals' correlation.
 
     Args:
         steps: [T], iterations, rising.
