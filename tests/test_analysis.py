@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -231,14 +232,15 @@ def test_seeds_together(run, found):
 
 
 def test_runs_side_by_side(found):
-    bare = analyse(made_run(recipe=None, source={"name": "x", "description": "y"}))
+    source = {"name": "x", "description": "y"}
+    bare = analyse(made_run(recipe=None, source=source, path=Path("there/made")))
     table = comparison([found, bare])
     assert table["verdict"] == [found.cone.verdict, bare.cone.verdict]
     assert table["network"] == ["cnn", "–"]
     assert table["target alignment, last"][1] == "–"
     from_first, after, displacement = compared([found, bare])
     for plot in (from_first, after, displacement):
-        assert [line.label for line in plot.lines] == ["made", "made"]
+        assert [line.label for line in plot.lines] == ["runs/made", "there/made"]
     np.testing.assert_array_equal(from_first.lines[1].y, bare.run.series.distances_from(0))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conescope.cli import main
+from conescope.cli.terminal import STDOUT, print_columns, print_table
 from conescope.kernel import Kernel
 from conescope.recipes import load_recipe
 from conescope.record import begin_session
@@ -64,6 +65,22 @@ def test_compare_has_a_column_for_each_run(tmp_path, capsys):
     assert re.search(r"^ +lr-0.1 +lr-0.2", out)
     assert re.search(r"learning rate +0.1 \(sgd\) +0.2 \(sgd\)", out)
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"compare.pdf", "compare.png"}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_long_names_are_whole_on_a_narrow_terminal(tmp_path, capsys, monkeypatch, width):
+    monkeypatch.setattr(STDOUT, "width", width)
+    names = [f"resnet20-cifar10-with-a-long-name-{seed}" for seed in range(3)]
+    print_columns(["", *names], {"verdict": ["confined", "free diffusion", "drift"]})
+    print_table({"run": names[0], "a name of a number that is longer than its column": names[1]})
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+    assert all(re.search(rf"-{seed}\b", out) for seed in range(3))
+    if width == 40:  # one column at a time, so that a name's lines follow each other
+        letters = re.sub(r"\s", "", out)
+        assert all(name in letters for name in names)
+        assert "freediffusion" in letters
 
 
 def test_mistakes_are_one_line_that_names_the_run(tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_column_of_labels_is_no_input(tmp_path, suffix):
     assert torch.equal(load_labels(file, "y"), classes)
     assert load_probe(file, labels="y").keys() == TENSORS.keys()
     assert load_probe(file, ["ids", "y"], labels="y").keys() == {"ids", "y"}  # named by the user
-    with pytest.raises(DataError, match="has no z; it has ids, .*y"):
+    with pytest.raises(DataError, match=r"has no z; it has ids, .*y"):
         load_labels(file, "z")
 
 
