@@ -167,7 +167,7 @@ def dropping(series, drop, *, averaged=None):
 
 @pytest.mark.parametrize(
     ("after", "plateau", "floor"),
-    [(LESS, "yes: ", "cannot be told: this S, the floor, falls"), (CONFINED, "no: ", "no: ")],
+    [(LESS, "yes: ", "cannot be told: the floor falls"), (CONFINED, "no: ", "no: ")],
 )
 def test_a_drop_of_the_learning_rate_tells_noise(after, plateau, floor):
     series = simulate_drop(CONFINED, after, (40, 40), seed=0).series
@@ -181,12 +181,17 @@ def test_a_drop_of_the_learning_rate_tells_noise(after, plateau, floor):
     assert (test.name, test.alone) == ("drop to 0.01 at 4,000", pytest.approx(0.1**0.5))
     assert test.found is not None
     shown = numbers(found)
+    assert shown["learning rate in phase II"] == "0.1, in a run at 0.1, then 0.01"
     assert text_of(test.found.radius.ratio) in shown["drop to 0.01 at 4,000: plateau R"]
     assert shown["drop to 0.01 at 4,000: plateau is noise?"].startswith(plateau)
     assert shown["drop to 0.01 at 4,000: floor is noise?"].startswith(floor)
     plot = plots(found)["cone-noise"]
     assert [line.label for line in plot.lines] == ["weights, η = 0.1", "weights, η = 0.01"]
     np.testing.assert_array_equal(plot.lines[1].y, test.found.calm.displacement.mean)
+    marks = plots(found)["cone-velocity"].marks
+    assert [(mark.label, mark.value, mark.style) for mark in marks] == [
+        ("drop to η = 0.01", 4000, "dashed")
+    ]
 
 
 def test_kernels_between_two_evaluations_about_a_drop_do_not_count():
@@ -308,6 +313,7 @@ def test_intervals_are_bands_and_marks(found):
     assert len(draw(plot).axes[0].collections) == 2
     velocity = plots(found)["cone-velocity"]
     assert isinstance(velocity, LinePlot)
+    assert draw(velocity).axes[0].get_lines()[0].get_linestyle() == ":"
     (mark,) = velocity.marks
     assert (mark.value, mark.low, mark.high) == (
         found.cone.boundary.value,

@@ -27,9 +27,7 @@ def test_blocks_have_the_best_length_for_an_autoregression():
     rho, count = 0.6, 4000
     best = (6 * rho**2 * count / (1 - rho**2) ** 2) ** (1 / 3)
     lengths = [block_length(autoregression(rho, count, s)) for s in range(9)]
-    assert np.median(lengths) == pytest.approx(
-        (6 * rho**2 * count / (1 - rho**2) ** 2) ** (1 / 3), rel=0.25
-    )
+    assert np.median(lengths) == pytest.approx(best, rel=0.25)
     assert np.median([block_length(autoregression(0.0, count, s)) for s in range(9)]) <= 5
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from conescope.analysis.of_run import Analysis, SampledCurve
@@ -72,8 +70,7 @@ def _labelled(analysis: Analysis, found: Cone, weights: str) -> str:
 
 def velocity(analysis: Analysis) -> LinePlot:
     """Kernel velocity (arXiv:2503.16316, eq. 5) with the phase boundary."""
-    found, steps = analysis.cone, np.array(analysis.run.series.steps)
-    marks = [] if found.boundary is None else [_mark("phase boundary t*", "x", found.boundary)]
+    steps = np.array(analysis.run.series.steps)
     return LinePlot(
         title="Velocity and phase boundary",
         caption="Kernel velocity v = S(t, t + dt) / dt (eq. 5) between neighbouring kernels. The "
@@ -82,7 +79,7 @@ def velocity(analysis: Analysis) -> LinePlot:
         x_label=ITERATION,
         y_label="v (1 / iteration)",
         lines=[Line("v(t)", (steps[:-1] + steps[1:]) / 2, analysis.velocity)],
-        marks=marks,
+        marks=_moments(analysis),
         y_scale=readable_scale([analysis.velocity]),
     )
 
@@ -92,9 +89,9 @@ def angle(analysis: Analysis) -> LinePlot:
     found = analysis.cone
     angle = found.half_angle
     degrees = Estimate(*np.degrees([angle.value, angle.low, angle.high]).tolist())
-    marks = [_mark("half-angle", "y", degrees)]
-    if found.boundary is not None:
-        marks.append(_mark("phase boundary t*", "x", found.boundary))
+    half_angle = Mark(
+        "half-angle", "y", degrees.value, degrees.low, degrees.high, style="dash-dotted"
+    )
     return LinePlot(
         title="Angle to the cone's axis",
         caption="Angle between each kernel and the mean direction of phase II's kernels. The "
@@ -102,7 +99,7 @@ def angle(analysis: Analysis) -> LinePlot:
         x_label=ITERATION,
         y_label="angle to the axis (degrees)",
         lines=[Line("angle", np.array(analysis.run.series.steps), np.degrees(found.angles))],
-        marks=marks,
+        marks=[half_angle, *_moments(analysis)],
     )
 
 
@@ -142,5 +139,13 @@ def _sampled_line(curve: SampledCurve) -> Line:
     return Line(f"S to {curve.to}, 95 %", curve.steps, y, low, high)
 
 
-def _mark(label: str, axis: Literal["x", "y"], estimate: Estimate) -> Mark:
-    return Mark(label, axis, estimate.value, estimate.low, estimate.high)
+def _moments(analysis: Analysis) -> list[Mark]:
+    """The phase boundary, if there is one, and the drops of the learning rate."""
+    boundary = analysis.cone.boundary
+    marks = []
+    if boundary is not None:
+        marks.append(Mark("phase boundary t*", "x", boundary.value, boundary.low, boundary.high))
+    for stretch in analysis.stretches[1:]:
+        t = stretch.first
+        marks.append(Mark(f"drop to η = {stretch.rate:g}", "x", t, t, t, style="dashed"))
+    return marks

@@ -26,6 +26,7 @@ def numbers(analysis: Analysis) -> dict[str, str]:
     """Everything that is said of one run's motion. Intervals are of 95 %."""
     return {
         **_verdict(analysis.cone),
+        **_rate(analysis),
         **_motion(analysis.cone),
         **{name: text for test in analysis.noise for name, text in _noise(test).items()},
         **_error_bars(analysis),
@@ -110,6 +111,15 @@ def _verdict(found: Cone) -> dict[str, str]:
     }
 
 
+def _rate(analysis: Analysis) -> dict[str, str]:
+    """At which learning rate the verdict is, where there are several."""
+    if len(analysis.stretches) == 1:
+        return {}
+    at = [s.rate for s in analysis.stretches if s.first <= analysis.cone.first <= s.last]
+    course = ", then ".join(f"{stretch.rate:g}" for stretch in analysis.stretches)
+    return {"learning rate in phase II": f"{at[0]:g}, in a run at {course}"}
+
+
 def _motion(found: Cone) -> dict[str, str]:
     kernels = int(np.count_nonzero(found.axis))
     return {
@@ -153,8 +163,8 @@ def _noise(test: NoiseTest) -> dict[str, str]:
         "half-angle (radians)": _change(found.half_angle),
     }
     if found.floor is not None:
-        rows[f"S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
-        rows["floor is noise?"] = _answer(found.floor, "this S, the floor,", less)
+        rows[f"floor S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
+        rows["floor is noise?"] = _answer(found.floor, "the floor", less)
     rows["plateau is noise?"] = _answer(found.radius, "R", less)
     return {f"{test.name}: {name}": text for name, text in rows.items()}
 
