@@ -332,6 +332,17 @@ def test_shares_that_are_drawn_add_up(found):
     assert parts["best model"] == pytest.approx(total)
 
 
+def test_layers_are_in_the_order_of_their_numbers(run):
+    names = ["block.10.fc", "block.2.fc"]
+    kernels = [
+        replace(k, by_layer=dict(zip(names, k.by_layer.values(), strict=True)))
+        for k in run.series.kernels
+    ]
+    found = analyse(replace(run, series=cs.KernelSeries(run.series.steps, kernels)))
+    assert plots(found)["cone-layers"].names == ["block.2.fc", "block.10.fc"]
+    assert plots(found)["cone-layers"].shares["t = 0 to 1,000"] == pytest.approx([0.7, 0.3])
+
+
 def test_files_of_an_analysis_and_of_a_comparison(tmp_path):
     before = dict(matplotlib.rcParams)
     found = analyse(made_run())

@@ -80,7 +80,7 @@ def _y_axis(plot: LinePlot) -> dict[str, Any]:
 
 def _mark(drawn: go.Figure, mark: Mark) -> None:
     line = {"color": GREY, "dash": _MARK_LINES[mark.style], "width": 1.5}
-    look = {"line": line, "name": mark.label, "showlegend": True, "layer": "between"}
+    look = {"line": line, "name": mark.label, "showlegend": True}
     shade = {"fillcolor": GREY, "opacity": 0.18, "line_width": 0, "layer": "below"}
     along, span = (
         (drawn.add_vline, drawn.add_vrect)
