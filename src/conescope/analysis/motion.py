@@ -41,7 +41,7 @@ def noise(analysis: Analysis) -> LinePlot | None:
     for test in analysis.noise:
         if test.found is not None:
             shown.setdefault(_labelled(analysis, test.found.noisy, "weights"), test.found.noisy)
-            calm = test.name if test.alone == 0 else "weights"
+            calm = "averaged weights" if test.less == "averaging" else "weights"
             shown.setdefault(_labelled(analysis, test.found.calm, calm), test.found.calm)
     if not shown:
         return None

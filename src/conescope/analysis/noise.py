@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
-from conescope.metrics.cone import Cone, cone
-from conescope.metrics.cone.contrast import Contrast, contrast
+from conescope.metrics.cone import Cone, Contrast, cone, contrast
 from conescope.metrics.cone.phases import MINIMUM
 from conescope.run import Run
 from conescope.series import KernelSeries
@@ -39,12 +39,14 @@ class NoiseTest:
     """The motion, and the same with less noise.
 
     Attributes:
-        name: what makes the noise less, as text.
+        name: of the test.
+        less: what makes the noise less.
         alone: see `metrics.cone.contrast.contrast`.
         found: None if there are fewer than ten kernels on either side.
     """
 
     name: str
+    less: Literal["averaging", "the drop"]
     alone: float
     found: Contrast | None
 
@@ -85,14 +87,12 @@ def noise_tests(
         calm = None
         if sum(phase.first <= step <= phase.last for step in run.averaged.steps) >= MINIMUM:
             calm = cone(run.averaged, span=(phase.first, phase.last))
-        tests.append(_test("averaged weights", phase, calm, 0.0))
+        found = None if calm is None else contrast(phase, calm, 0.0)
+        tests.append(NoiseTest("averaged weights", "averaging", 0.0, found))
     for (before, noisy), (after, calm) in pairwise(zip(parts, cones, strict=True)):
-        name = f"drop to {after.rate:g} at {after.first:,}"
-        tests.append(_test(name, noisy, calm, math.sqrt(after.rate / before.rate)))
+        alone = math.sqrt(after.rate / before.rate)
+        found = None if noisy is None or calm is None else contrast(noisy, calm, alone)
+        tests.append(
+            NoiseTest(f"drop to {after.rate:g} at {after.first:,}", "the drop", alone, found)
+        )
     return tests
-
-
-def _test(name: str, noisy: Cone | None, calm: Cone | None, alone: float) -> NoiseTest:
-    if noisy is None or calm is None:
-        return NoiseTest(name, alone, None)
-    return NoiseTest(name, alone, contrast(noisy, calm, alone))

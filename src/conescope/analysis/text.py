@@ -12,8 +12,7 @@ from conescope.analysis.noise import NoiseTest
 from conescope.analysis.of_run import Analysis
 from conescope.errors import KernelError
 from conescope.metrics.attribution import Attribution
-from conescope.metrics.cone import Cone, Estimate, Evidence, Kind, SeedCone, over_seeds
-from conescope.metrics.cone.contrast import Change
+from conescope.metrics.cone import Change, Cone, Estimate, Evidence, Kind, SeedCone, over_seeds
 from conescope.metrics.cone.phases import MINIMUM
 from conescope.recipe import Recipe
 from conescope.summary import state
@@ -156,16 +155,15 @@ def _noise(test: NoiseTest) -> dict[str, str]:
     found = test.found
     if found is None:
         return {test.name: f"tells nothing of noise: it takes {MINIMUM} kernels on either side"}
-    less = "averaging" if test.alone == 0 else "the drop"
     rows = {
-        "verdicts": f"{found.noisy.verdict}; {found.calm.verdict} after {less}",
+        "verdicts": f"{found.noisy.verdict}; {found.calm.verdict} after {test.less}",
         "plateau R": _change(found.radius),
         "half-angle (radians)": _change(found.half_angle),
     }
     if found.floor is not None:
         rows[f"floor S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
-        rows["floor is noise?"] = _answer(found.floor, "the floor", less)
-    rows["plateau is noise?"] = _answer(found.radius, "R", less)
+        rows["floor is noise?"] = _answer(found.floor, "the floor", test.less)
+    rows["plateau is noise?"] = _answer(found.radius, "R", test.less)
     return {f"{test.name}: {name}": text for name, text in rows.items()}
 
 
