@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import exp, log, sqrt
 
+import numpy as np
 import pytest
 
 import conescope as cs
@@ -105,6 +106,15 @@ def test_floors_at_other_lags_are_not_compared():
     found = contrast(cs.cone(series), cs.cone(sparse), alone=0.0)
     assert found.floor is None
     assert found.radius.is_noise == "no"
+
+
+@pytest.mark.parametrize("gaps", [[50, 150], [10, 20, 40, 80, 160, 320, 640]])
+def test_uneven_gaps_have_a_floor_too(gaps):
+    steps = np.concatenate([[0], np.resize(gaps, 29).cumsum()])
+    even = simulate(Motion(jitter=0.02), 30, seed=0).series
+    found = cs.cone(cs.KernelSeries(steps.tolist(), even.kernels))
+    assert found.gap == pytest.approx(np.diff(steps).mean())
+    assert 0.02 in found.neighbour_distance
 
 
 def test_the_ratio_puts_two_intervals_together():

@@ -36,7 +36,7 @@ def displacement(analysis: Analysis) -> LinePlot:
 
 
 def noise(analysis: Analysis) -> LinePlot | None:
-    """Displacement with SGD's noise and with less of it; None if neither can be told apart."""
+    """Displacement with SGD's noise and with less of it; None if nothing makes it less."""
     shown: dict[str, Cone] = {}
     for test in analysis.noise:
         if test.found is not None:

@@ -67,7 +67,7 @@ def images(analysis: Analysis) -> BarPlot:
 
 def _by_numbers(name: str) -> list[str | int]:
     """Names in the order of the numbers in them: layer 2 before layer 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _last_movement(analysis: Analysis) -> tuple[str, Attribution]:

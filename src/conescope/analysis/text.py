@@ -154,7 +154,9 @@ def _noise(test: NoiseTest) -> dict[str, str]:
     """Whether floor and plateau are SGD's noise, by what becomes of them with less of it."""
     found = test.found
     if found is None:
-        return {test.name: f"tells nothing of noise: it takes {MINIMUM} kernels on either side"}
+        return {
+            test.name: f"tells nothing of noise: it takes {MINIMUM} kernels with it, and with less"
+        }
     rows = {
         "verdicts": f"{found.noisy.verdict}; {found.calm.verdict} after {test.less}",
         "plateau R": _change(found.radius),
@@ -162,8 +164,8 @@ def _noise(test: NoiseTest) -> dict[str, str]:
     }
     if found.floor is not None:
         rows[f"floor S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
-        rows["floor is noise?"] = _answer(found.floor, "the floor", test.less)
-    rows["plateau is noise?"] = _answer(found.radius, "R", test.less)
+        rows["floor is noise?"] = _answer(found.floor, "the floor", "it")
+    rows["plateau is noise?"] = _answer(found.radius, "R", "the confined motion")
     return {f"{test.name}: {name}": text for name, text in rows.items()}
 
 
@@ -172,17 +174,17 @@ def _change(change: Change) -> str:
     return f"{before}, then {after}; ratio {ratio}"
 
 
-def _answer(change: Change, what: str, less: str) -> str:
+def _answer(change: Change, what: str, motion: str) -> str:
     """Whether something is noise, as one sentence."""
     line = f"{_digits(change.line)} of itself (noise alone would fall to {_digits(change.alone)})"
     return {
-        "yes": f"yes: {what} falls below {line}",
-        "no": f"no: {what} stays above {line}; {less} does not take it away",
+        "yes": f"yes: {what} falls below {line}: {motion} is SGD's noise",
+        "no": f"no: {what} stays above {line}: {motion} is more than SGD's noise",
         "cannot be told": f"cannot be told: {what} may be above or below {line}",
         "slower": f"cannot be told: {what} falls below {line}, as noise does, and as does all that "
         "a lower learning rate slows down",
-        "no plateau": "cannot be told: a motion without a plateau, or too slow to show one, has "
-        "no R to compare",
+        "no plateau": f"cannot be told: with the noise or with less, {motion} has no plateau, or "
+        "is too slow to show one",
     }[change.is_noise]
 
 

@@ -76,8 +76,8 @@ class Cone:
         half_angle: root mean square of phase II's angles, in radians.
         dimension: participation ratio of the motion's covariance, at least 1.
         start_distance: mean over phase II of S to the series' first kernel, H(0).
-        gap: the usual number of iterations between neighbouring kernels of phase II.
-        neighbour_distance: mean S between neighbours that far apart; the floor of figure 1b.
+        gap: the mean number of iterations between neighbouring kernels of phase II.
+        neighbour_distance: mean S between neighbouring kernels; the floor of figure 1b.
         floor: the S below which motion is noise.
         displacement: the mean squared displacement against lag in phase II.
         fitted_parts: part of the best model → its mean squared displacement at the same lags, [J].
@@ -158,7 +158,6 @@ def cone(
     axis[start:end] = tangents.axis
     angles = np.arccos(np.clip((1.0 - distances) @ axis, -1.0, 1.0))
     angles[start:end] = tangents.angles
-    usual = np.rint(np.diff(late) / modes.gap) == 1
     return Cone(
         verdict=decide(probability, len(late)),
         probability=probability,
@@ -175,8 +174,8 @@ def cone(
         half_angle=intervals.of_extent(likelihood, best, level),
         dimension=intervals.of_dimension(likelihood, best, level),
         start_distance=intervals.of_mean(distances[max(start, 1) : end, 0], level),
-        gap=modes.gap,
-        neighbour_distance=intervals.of_mean_square(within.diagonal(1)[usual], level),
+        gap=modes.duration / (len(late) - 1),
+        neighbour_distance=intervals.of_mean_square(within.diagonal(1), level),
         floor=noise,
         displacement=displacement,
         fitted_parts=best.displacement_by_part(displacement.lags, modes.duration),
@@ -193,8 +192,8 @@ def _places(steps: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int]:
 def _check(series: Series, count: int, floor: float | None, level: float) -> None:
     if count < MINIMUM:
         raise KernelError(
-            f"the motion of {count} kernels tells nothing: at least {MINIMUM} are "
-            "needed; take kernels more often, or train on"
+            f"the motion of {count} kernels tells nothing: at least {MINIMUM} are needed; take "
+            "kernels more often, or train on"
         )
     if floor is not None and not (floor >= 0 and math.isfinite(floor)):
         raise KernelError(f"the noise floor is a distance S of at least 0, not {floor}")
