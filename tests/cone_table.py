@@ -1,6 +1,7 @@
 """How often `cone` is right on simulated series: python tests/cone_table.py --series 200.
 
-Prints the tables of docs/cone.md. Series number i has seed i; odd ones have uneven steps.
+Prints the tables of docs/cone.md; with --bootstrap, those that set its intervals beside ones by a
+block bootstrap over time. Series number i has seed i; odd ones have uneven steps.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from block_bootstrap import interval
 from conescope.metrics.cone import Cone, Estimate, cone
 from conescope.metrics.cone.verdict import ENOUGH
 from simulated import MOTIONS, Simulated, frozen, simulate
@@ -66,6 +69,49 @@ def print_table(count: int, number: int) -> None:
         _print_row(name, right, undecided, held, number)
 
 
+def bootstrapped(truth: Simulated, found: Cone, seed: int) -> dict[str, Estimate]:
+    """Intervals of half-angle and R by block bootstrap over phase II, as for `covered`.
+
+    The half-angle's square is the mean of θ_t², and R² that of S(t, t + dt) at a third of the
+    phase, a lag at which a plateau has to be seen.
+    """
+    steps = np.array(truth.series.steps)
+    late = np.flatnonzero(steps >= found.first)
+    apart = len(late) // 3
+    plateau = truth.series.distances()[late[:-apart], late[apart:]]
+    squares = {"half-angle": found.angles[late] ** 2, "R": plateau}
+    return {
+        quantity: Estimate(*np.sqrt([values.mean(), *interval(values, seed)]).tolist())
+        for quantity, values in squares.items()
+    }
+
+
+def print_bootstrap(count: int, number: int) -> None:
+    """Coverage and length of 95 % intervals, by likelihood and by block bootstrap."""
+    print(f"\nT = {count}, {number} series a row; by likelihood, by bootstrap\n")
+    print("| motion | half-angle in its interval | R in its interval | ", end="")
+    print("bootstrap's length, half-angle | R |\n|---|---|---|---|---|")
+    for name, motion in MOTIONS.items():
+        if count < motion.entrance + ENOUGH:
+            continue
+        held, ratios = Counter[str](), {"half-angle": [], "R": []}
+        for seed, (truth, found) in enumerate(cones(name, count, number)):
+            likely = {"half-angle": found.half_angle, "R": found.radius}
+            for quantity, other in bootstrapped(truth, found, seed).items():
+                own = likely[quantity]
+                again = covered(truth, replace(found, half_angle=other, radius=other))
+                held[f"{quantity} own"] += covered(truth, found).get(quantity, False)
+                held[f"{quantity} other"] += again.get(quantity, False)
+                ratios[quantity].append((other.high - other.low) / (own.high - own.low))
+        has = {"half-angle": True, "R": "R" in covered(truth, found)}
+        cells = [
+            f"{held[f'{q} own'] / number:.0%}, {held[f'{q} other'] / number:.0%}" if has[q] else "–"
+            for q in has
+        ]
+        cells += [f"{np.median(ratios[q]):.2f}" if has[q] else "–" for q in has]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def _print_row(name: str, right: int, undecided: int, held: Mapping[str, int], number: int) -> None:
     counts = (right, undecided, number - right - undecided)
     verdicts = " | ".join(f"{n / number:.1%}" for n in counts)
@@ -74,12 +120,13 @@ def _print_row(name: str, right: int, undecided: int, held: Mapping[str, int], n
 
 
 def main() -> None:
-    """Print both tables of docs/cone.md."""
+    """Print the tables of docs/cone.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--series", type=int, default=200, help="series of each kind")
-    number = parser.parse_args().series
+    parser.add_argument("--bootstrap", action="store_true", help="beside a block bootstrap")
+    chosen = parser.parse_args()
     for count in (100, 25):
-        print_table(count, number)
+        (print_bootstrap if chosen.bootstrap else print_table)(count, chosen.series)
 
 
 if __name__ == "__main__":

@@ -107,12 +107,25 @@ def simulate(motion: Motion, count: int, seed: int, *, even: bool = True) -> Sim
     points = motion.points(when[motion.entrance :], rng)
     if motion.entrance:
         points = np.vstack([_entrance(motion.entrance, points, rng), points])
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)
-    units = np.hstack([np.cos(lengths), np.sinc(lengths / np.pi) * points])
     spread = motion.confined + motion.jitter
-    start = 1 - (1 - spread / 2) * float(units[0, 0])
-    kernels = [_kernel(unit) for unit in units @ _rotation()]
-    return Simulated(cs.KernelSeries(when.tolist(), kernels), motion, start)
+    start = 1 - (1 - spread / 2) * float(np.cos(np.linalg.norm(points[0])))
+    return Simulated(_series(when, points), motion, start)
+
+
+def simulate_drop(before: Motion, after: Motion, counts: tuple[int, int], seed: int) -> Simulated:
+    """A series whose motion changes after `counts[0]` kernels; the truth is that of `after`.
+
+    What is confined relaxes from where it is at the change, and a walk goes on from there.
+    """
+    rng = np.random.default_rng(seed)
+    when = steps(sum(counts), rng, even=True)
+    early, late = (
+        motion.points(part, rng)
+        for motion, part in zip((before, after), np.split(when, counts[:1]), strict=True)
+    )
+    since = (when[counts[0] :] - when[counts[0] - 1])[:, None]
+    late += early[-1] * np.exp(-since / after.relaxation)
+    return Simulated(_series(when, np.vstack([early, late])), after, float("nan"))
 
 
 def frozen(count: int, seed: int, *, even: bool = True) -> cs.KernelSeries:
@@ -128,6 +141,13 @@ def steps(count: int, rng: np.random.Generator, *, even: bool) -> np.ndarray:
     """Iterations from 0 on, `GAP` apart, or as unevenly as half to three halves of it."""
     gaps = np.full(count - 1, GAP) if even else rng.integers(GAP // 2, 3 * GAP // 2, count - 1)
     return np.concatenate([[0], gaps.cumsum()])
+
+
+def _series(when: np.ndarray, points: np.ndarray) -> cs.KernelSeries:
+    """Kernels at these points of the tangent plane, put on the sphere."""
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    units = np.hstack([np.cos(lengths), np.sinc(lengths / np.pi) * points])
+    return cs.KernelSeries(when.tolist(), [_kernel(unit) for unit in units @ _rotation()])
 
 
 @cache

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,9 @@ from conescope.plot import BarPlot, GridPlot, LinePlot
 from conescope.recipes import load_recipe
 from conescope.report.drawn import chart
 from made_runs import made_run, made_series
+from simulated import CONFINED, simulate_drop
 
+LESS = replace(CONFINED, confined=CONFINED.confined / 10, jitter=CONFINED.jitter / 10)
 LABELS = torch.arange(12) % 3
 ALWAYS = {
     "cone-displacement",
@@ -97,11 +100,16 @@ def test_curvature_stands_against_the_optimisers_limit(found):
 
 def test_optimisers_that_rescale_have_no_such_limit(run):
     adam = load_recipe("digits", ["--optimizer.name=adam", "--optimizer.momentum=0"])
-    for recipe in (adam, None):
-        other = replace(run, recipe=recipe, source={"name": "x", "description": "y"})
-        curvature = analyse(other, LABELS).curvature
-        assert curvature is not None
-        assert np.isnan(curvature.limit).all()
+    curvature = analyse(replace(run, recipe=adam), LABELS).curvature
+    assert curvature is not None
+    assert np.isnan(curvature.limit).all()
+
+
+def test_labels_of_another_training_say_nothing_of_its_outputs(run):
+    found = analyse(replace(run, recipe=None, source={"name": "x", "description": "y"}), LABELS)
+    assert found.curvature is None
+    assert found.alignment is not None
+    assert found.movements["0 to 1,000"].blocks is not None
 
 
 def test_without_labels_nothing_is_said_of_classes(run):
@@ -135,19 +143,84 @@ def test_an_estimate_as_text():
     assert text_of(Estimate(1234.5678, 0.00012345, 2e5), "s") == "1,235 (0.000123 to 200,000) s"
 
 
-@pytest.mark.parametrize(("amount", "answer"), [(0.01, "yes: "), (1.0, "no: "), (None, None)])
-def test_whether_the_cone_is_only_noise(run, amount, answer):
-    averaged = None if amount is None else calmer(run.series, amount)
-    shown = numbers(analyse(replace(run, averaged=averaged), LABELS))
-    if answer is None:
-        assert "is it only noise?" not in shown
-    else:
-        assert shown["is it only noise?"].startswith(answer)
+@pytest.mark.parametrize(("amount", "answer"), [(0.01, "yes: "), (1.0, "no: ")])
+def test_whether_the_floor_is_only_noise(run, amount, answer):
+    shown = numbers(analyse(replace(run, averaged=calmer(run.series, amount)), LABELS))
+    assert shown["averaged weights: floor is noise?"].startswith(answer)
+    assert "averaged weights: floor is noise?" not in numbers(analyse(replace(run, averaged=None)))
 
 
-def test_too_few_averaged_kernels_are_left_out(run):
+def test_too_few_averaged_kernels_say_so(run):
     few = cs.KernelSeries(run.series.steps[-9:], run.series.kernels[-9:])
-    assert analyse(replace(run, averaged=few)).averaged is None
+    found = analyse(replace(run, averaged=few))
+    assert numbers(found)["averaged weights"].startswith("tells nothing of noise: it takes 10")
+    assert "cone-noise" not in plots(found)
+
+
+def dropping(series, drop, *, averaged=None):
+    """A run whose learning rate falls to a tenth at a step, evaluated as often as measured."""
+    steps = np.array(series.steps)
+    rates = np.where(steps < drop, 0.1, 0.01)
+    scalars = made_run(series).scalars | {"step": steps, "learning_rate": rates}
+    return made_run(series, scalars=scalars, averaged=averaged)
+
+
+@pytest.mark.parametrize(
+    ("after", "plateau", "floor"),
+    [(LESS, "yes: ", "cannot be told: the floor falls"), (CONFINED, "no: ", "no: ")],
+)
+def test_a_drop_of_the_learning_rate_tells_noise(after, plateau, floor):
+    series = simulate_drop(CONFINED, after, (40, 40), seed=0).series
+    found = analyse(dropping(series, 4000))
+    assert [(part.first, part.last, part.kernels) for part in found.stretches] == [
+        (0, 3900, 40),
+        (4000, 7900, 40),
+    ]
+    assert (found.cone.first, found.cone.last, found.cone.boundary) == (0, 3900, None)
+    (test,) = found.noise
+    assert (test.name, test.alone) == ("drop to 0.01 at 4,000", pytest.approx(0.1**0.5))
+    assert test.found is not None
+    shown = numbers(found)
+    assert shown["learning rate in phase II"] == "0.1, in a run at 0.1, then 0.01"
+    assert text_of(test.found.radius.ratio) in shown["drop to 0.01 at 4,000: plateau R"]
+    assert shown["drop to 0.01 at 4,000: plateau is noise?"].startswith(plateau)
+    assert shown["drop to 0.01 at 4,000: floor is noise?"].startswith(floor)
+    plot = plots(found)["cone-noise"]
+    assert [line.label for line in plot.lines] == ["weights, η = 0.1", "weights, η = 0.01"]
+    np.testing.assert_array_equal(plot.lines[1].y, test.found.calm.displacement.mean)
+    marks = plots(found)["cone-velocity"].marks
+    assert [(mark.label, mark.value, mark.style) for mark in marks] == [
+        ("drop to η = 0.01", 4000, "dashed")
+    ]
+
+
+def test_kernels_between_two_evaluations_about_a_drop_do_not_count():
+    series = simulate_drop(CONFINED, LESS, (40, 40), seed=0).series
+    run = dropping(series, 4000, averaged=series)
+    seldom = {name: values[::15] for name, values in run.scalars.items()}
+    found = analyse(replace(run, scalars=seldom))
+    assert [(s.first, s.last, s.kernels) for s in found.stretches] == [
+        (0, 3000, 31),
+        (4500, 7900, 35),
+    ]
+    lines = plots(found)["cone-noise"].lines
+    assert [line.label for line in lines] == [
+        "weights, η = 0.1",
+        "averaged weights, η = 0.1",
+        "weights, η = 0.01",
+    ]
+    assert lines[1].y == pytest.approx(lines[0].y)
+
+
+def test_a_drop_with_few_kernels_behind_it_says_so():
+    series = simulate_drop(CONFINED, LESS, (40, 9), seed=0).series
+    found = analyse(dropping(series, 4000))
+    assert found.noise[0].found is None
+    shown = numbers(found)
+    assert shown["drop to 0.01 at 4,000"].startswith("tells nothing of noise")
+    assert not any("plateau is noise" in name for name in shown)
+    early = analyse(dropping(simulate_drop(CONFINED, LESS, (12, 40), seed=0).series, 1200))
+    assert early.cone.first >= 1200  # the first stretch is too short for a verdict
 
 
 def test_seeds_together(run, found):
@@ -164,14 +237,15 @@ def test_seeds_together(run, found):
 
 
 def test_runs_side_by_side(found):
-    bare = analyse(made_run(recipe=None, source={"name": "x", "description": "y"}))
+    source = {"name": "x", "description": "y"}
+    bare = analyse(made_run(recipe=None, source=source, path=Path("there/made")))
     table = comparison([found, bare])
     assert table["verdict"] == [found.cone.verdict, bare.cone.verdict]
     assert table["network"] == ["cnn", "–"]
     assert table["target alignment, last"][1] == "–"
     from_first, after, displacement = compared([found, bare])
     for plot in (from_first, after, displacement):
-        assert [line.label for line in plot.lines] == ["made", "made"]
+        assert [line.label for line in plot.lines] == ["runs/made", "there/made"]
     np.testing.assert_array_equal(from_first.lines[1].y, bare.run.series.distances_from(0))
 
 
@@ -239,6 +313,7 @@ def test_intervals_are_bands_and_marks(found):
     assert len(draw(plot).axes[0].collections) == 2
     velocity = plots(found)["cone-velocity"]
     assert isinstance(velocity, LinePlot)
+    assert draw(velocity).axes[0].get_lines()[0].get_linestyle() == ":"
     (mark,) = velocity.marks
     assert (mark.value, mark.low, mark.high) == (
         found.cone.boundary.value,
@@ -255,6 +330,17 @@ def test_shares_that_are_drawn_add_up(found):
     parts = {line.label: line.y for line in shown["cone-displacement"].lines}
     total = sum(parts[part] for part in found.cone.fitted_parts)
     assert parts["best model"] == pytest.approx(total)
+
+
+def test_layers_are_in_the_order_of_their_numbers(run):
+    names = ["block.10.fc", "block.2.fc"]
+    kernels = [
+        replace(k, by_layer=dict(zip(names, k.by_layer.values(), strict=True)))
+        for k in run.series.kernels
+    ]
+    found = analyse(replace(run, series=cs.KernelSeries(run.series.steps, kernels)))
+    assert plots(found)["cone-layers"].names == ["block.2.fc", "block.10.fc"]
+    assert plots(found)["cone-layers"].shares["t = 0 to 1,000"] == pytest.approx([0.7, 0.3])
 
 
 def test_files_of_an_analysis_and_of_a_comparison(tmp_path):

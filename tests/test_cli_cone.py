@@ -3,11 +3,16 @@ import re
 import pytest
 import torch
 
+from conescope.analysis import analyse
+from conescope.analysis.text import text_of
 from conescope.cli import main
+from conescope.cli.terminal import STDOUT, print_columns, print_table
 from conescope.kernel import Kernel
 from conescope.recipes import load_recipe
 from conescope.record import begin_session
-from conescope.run import write_kernel
+from conescope.report import write_report
+from conescope.run import load_run, write_kernel
+from conescope.session import run_experiment
 from conescope.store import Folder
 from made_runs import made_series
 
@@ -48,6 +53,26 @@ def test_cone_prints_the_verdict_and_draws(tmp_path, capsys):
     assert (tmp_path / "run/figures/cone-displacement.png").exists()
 
 
+def test_a_run_whose_learning_rate_drops_sets_the_motion_before_against_that_after(
+    tmp_path, capsys, tiny_overrides
+):
+    fields = ["--lr_schedule.drops=30", "--kernel.when=0, every 2", "--training.evaluate=every 2"]
+    recipe = load_recipe("digits", [*tiny_overrides, *fields])
+    run_experiment(recipe, tmp_path / "run", command="conescope run digits")
+    assert main(["cone", str(tmp_path / "run")]) == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    page = re.sub(r"\s+", " ", write_report(load_run(tmp_path / "run"), tmp_path / "x").read_text())
+    found = analyse(load_run(tmp_path / "run"))
+    assert [stretch.kernels for stretch in found.stretches] == [15, 16]
+    assert found.noise[0].found is not None
+    ratio = text_of(found.noise[0].found.radius.ratio)
+    assert f"ratio {ratio}" in page
+    assert f"ratio {ratio}" in out
+    for name in ("plateau R", "half-angle (radians)", "floor is noise?", "plateau is noise?"):
+        assert f"drop to 0.005 at 30: {name}" in page
+    assert 'id="cone-noise"' in page
+
+
 def test_cone_of_seeds_puts_them_together(tmp_path, capsys):
     runs = [stored(tmp_path / f"run-{seed}", seed=seed) for seed in (0, 1)]
     assert main(["cone", *runs, "--out", str(tmp_path / "drawn")]) == 0
@@ -64,6 +89,22 @@ def test_compare_has_a_column_for_each_run(tmp_path, capsys):
     assert re.search(r"^ +lr-0.1 +lr-0.2", out)
     assert re.search(r"learning rate +0.1 \(sgd\) +0.2 \(sgd\)", out)
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"compare.pdf", "compare.png"}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_long_names_are_whole_on_a_narrow_terminal(tmp_path, capsys, monkeypatch, width):
+    monkeypatch.setattr(STDOUT, "width", width)
+    names = [f"resnet20-cifar10-with-a-long-name-{seed}" for seed in range(3)]
+    print_columns(["", *names], {"verdict": ["confined", "free diffusion", "drift"]})
+    print_table({"run": names[0], "a name of a number that is longer than its column": names[1]})
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+    assert all(re.search(rf"-{seed}\b", out) for seed in range(3))
+    if width == 40:  # one column at a time, so that a name's lines follow each other
+        letters = re.sub(r"\s", "", out)
+        assert all(name in letters for name in names)
+        assert "freediffusion" in letters
 
 
 def test_mistakes_are_one_line_that_names_the_run(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conescope.checkpoints import load_probe
+from conescope.checkpoints import load_labels, load_probe
 from conescope.errors import CheckpointError, DataError
 
 TENSORS = {"ids": torch.arange(12).reshape(3, 4), "scale": torch.tensor([0.5, 1.5, 2.5])}
@@ -38,6 +38,17 @@ def test_columns_become_tensors_by_name(tmp_path, suffix):
     assert load_probe(file, ["scale"], torch.float64).dtype == torch.float64
     with pytest.raises(DataError, match="has no labels; it has ids, scale"):
         load_probe(file, ["ids", "labels"])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors", ".npz", ".pt"])
+def test_a_column_of_labels_is_no_input(tmp_path, suffix):
+    file, classes = tmp_path / f"probe{suffix}", torch.tensor([2, 0, 1])
+    save({**TENSORS, "y": classes}, file)
+    assert torch.equal(load_labels(file, "y"), classes)
+    assert load_probe(file, labels="y").keys() == TENSORS.keys()
+    assert load_probe(file, ["ids", "y"], labels="y").keys() == {"ids", "y"}  # named by the user
+    with pytest.raises(DataError, match=r"has no z; it has ids, .*y"):
+        load_labels(file, "z")
 
 
 def test_a_single_array(tmp_path):

@@ -12,12 +12,14 @@ from torch import nn
 import conescope as cs
 from conescope.adapt import adapt
 from conescope.branches import branch_recipe
-from conescope.checkpoints.measurement import Choice, measure
+from conescope.checkpoints.measurement import measure
 from conescope.checkpoints.source import import_model
 from conescope.checkpoints.subject import Checkpoints, Snapshots
+from conescope.choice import Choice
 from conescope.cli import main
 from conescope.errors import (
     CheckpointError,
+    DataError,
     KernelError,
     ModelError,
     SameWeightsWarning,
@@ -224,6 +226,7 @@ def test_snapshots_of_a_run_give_its_own_kernels_again(trained, tmp_path):
         torch.testing.assert_close(found.values, kernel.values, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(sum(found.by_layer.values()), found.values)
     assert run.source["run"] == before.name
+    assert torch.equal(run.labels, before.labels)
     with pytest.raises(StoreError, match="outputs was"):
         cs.measure_snapshots(trained, out=tmp_path / "again", by_layer=True, outputs="sum")
 
@@ -310,8 +313,31 @@ def test_the_command_measures_checkpoints(folder, probe, capsys):
     run = cs.load_run("runs/x")
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
     assert run.description == "checkpoints of user_model:build in ckpts"
+    assert run.labels is None
     page = (folder / "runs/x/report.html").read_text()
     assert "conescope measure &#x27;ckpts/*.safetensors&#x27; --model user_model:build" in page
+
+
+def test_a_column_of_the_probe_holds_the_labels(run_in, folder, probe):
+    classes = torch.arange(6) % 2
+    columns = {"x": probe.tolist(), "y": classes.tolist(), "share": [0.5] * 6}
+    pyarrow.parquet.write_table(pyarrow.table(columns), "p.parquet")
+    words = ["ckpts", "--model", "user_model:build", "--probe", "p.parquet", "--out", "x"]
+    assert run_in(*words, "--inputs", "x")[0] == 0
+    assert run_in(*words, "--inputs", "x", "--labels", "y")[0] == 0  # nothing is measured again
+    assert torch.equal(cs.load_run("x").labels, classes)
+    assert np.array_equal(cs.load_run("x").series.cosines(), expected(probe).cosines())
+    for column, message in (
+        ("z", "p.parquet has no z; it has x, y, share"),
+        ("share", "the labels are float64"),
+        ("x", "the labels are float64"),
+    ):
+        status, _, err = run_in(*words, "--inputs", "x", "--labels", column)
+        assert status == 1
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+    with pytest.raises(DataError, match=r"6 samples need 6 labels, \[6\], and these are \[5\]"):
+        cs.measure_checkpoints(build, "ckpts", probe, out="other", labels=classes[:5])
 
 
 def test_the_shells_own_order_of_files_does_not_matter(run_in, folder, probe):

@@ -42,14 +42,13 @@ def test_one_iteration_at_a_time_is_the_same(text):
     schedule = Schedule(text)
     assert tuple(s for s in range(400) if schedule.fires(s, total=300)) == schedule.steps(300)
     unending = tuple(s for s in range(400) if schedule.fires(s))
-    assert unending == (() if schedule.needs_length else schedule.steps(399))
+    assert unending == (() if text == "end" else schedule.steps(399))
 
 
-def test_what_a_text_needs_to_know_is_told():
-    assert [Schedule(text).counts_epochs for text in ("every 2ep", "every 2", "end")] == [
-        True,
-        False,
-        False,
-    ]
-    assert Schedule("0, end").needs_length
-    assert not Schedule("0, every 7").needs_length
+def test_a_loop_of_unknown_length_has_neither_epochs_nor_an_end():
+    Schedule("0, every 7").check_loop(None)
+    Schedule("0, end").check_loop(70)
+    with pytest.raises(RecipeError, match="counts epochs; write iterations"):
+        Schedule("0, every 2ep").check_loop(70)
+    with pytest.raises(RecipeError, match="say where that is with total_steps"):
+        Schedule("0, end").check_loop(None)

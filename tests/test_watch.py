@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import conescope as cs
+from conescope.analysis import known_labels
 from conescope.errors import (
     BudgetWarning,
     DamageWarning,
+    DataError,
     KernelError,
     ModelError,
     RecipeError,
@@ -213,6 +215,35 @@ def test_the_run_is_kept_and_read(tmp_path):
     assert told[0].keys() == {"trace"}
 
 
+def test_labels_are_kept_and_may_come_later(tmp_path):
+    with watch_small(tmp_path) as watch:
+        watch.step(0)
+    assert cs.load_run(tmp_path).labels is None
+    for labels in (torch.tensor([0, 1, 1, 0]), [0, 1, 2, 0], None, [0, 1, 2, 0]):
+        watch_small(tmp_path, labels=labels).release()
+    run = cs.load_run(tmp_path)
+    assert known_labels(run).tolist() == [0, 1, 2, 0]
+    assert len(Folder(tmp_path).entries("labels")) == 2  # each is noted once
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], r"4 samples need 4 labels, \[4\], and these are \[2\]"),
+        (torch.zeros(4, 3, dtype=torch.int64), r"and these are \[4, 3\]"),
+        (torch.rand(4), "the labels are float32, and classes are whole numbers"),
+        ([0.0, 1.0, float("nan"), 1.0], "look for NaN"),
+        (torch.ones(4, dtype=torch.bool), "the labels are bool"),
+        ([0, 1, -100, 1], "the labels hold -100, and classes count from 0"),
+        (["cat", "dog", "cat", "dog"], "the labels are no numbers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
+    with pytest.raises(DataError, match=message):
+        watch_small(tmp_path / "run", labels=labels)
+    assert not (tmp_path / "run").exists()
+
+
 def test_many_outputs_are_estimated_with_an_error(tmp_path):
     model = small()
     with watch_small(tmp_path, model, draws=3) as watch:
@@ -223,7 +254,7 @@ def test_many_outputs_are_estimated_with_an_error(tmp_path):
     assert run.estimates.keys() == {0, 2}
     assert torch.equal(run.estimates[0].draws, expected.draws)
     assert torch.equal(run.series.kernels[0].values, expected.kernel.values)
-    with pytest.raises(KernelError, match="draws estimate the class trace"):
+    with pytest.raises(KernelError, match="random cotangents estimate the class trace"):
         watch_small(tmp_path / "other", draws=3, outputs="full")
 
 

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, device."""
+"""Where a number comes from: versions, machine, device, processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 
 def describe(device: str) -> dict[str, str]:
@@ -21,6 +22,12 @@ def describe(device: str) -> dict[str, str]:
         "device": f"{device} ({name})",
         "threads": str(torch.get_num_threads()),
     }
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that train together, or the only one."""
+    trains_alone = not (distributed.is_available() and distributed.is_initialized())
+    return trains_alone or distributed.get_rank() == 0
 
 
 def _processor() -> str:

@@ -49,6 +49,7 @@ class Mark:
         value: where.
         low: lower end of its interval; `value` if it has none.
         high: upper end.
+        style: of the line.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Mark:
     value: float
     low: float
     high: float
+    style: Literal["dotted", "dashed", "dash-dotted"] = "dotted"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class LinePlot:
     x_scale: Scale = "linear"
     y_scale: Scale = "linear"
     y_range: tuple[float, float] | None = None
+
+    @property
+    def has_points(self) -> bool:
+        """Whether points are drawn, from which lines are then told by having none."""
+        return any(line.style == "points" for line in self.lines)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conescope.errors import ModelError
+from conescope.errors import DataError, ModelError
 
 Probe = Tensor | Sequence[Any] | Mapping[str, Any]
 """A model's inputs: one tensor, several by place, or several by name. The first dimension of each
@@ -60,6 +60,39 @@ def count(probe: Probe) -> int:
             where = f"the probe's {name}" if name else "the probe"
             raise ModelError(f"{where} holds NaN or infinite values; look at the data")
     return next(iter(lengths.values()))
+
+
+def class_labels(labels: Tensor | Sequence[int], samples: int) -> list[int]:
+    """The classes of a probe's samples, as plain numbers.
+
+    Args:
+        labels: [n], whole numbers of at least 0.
+        samples: n, of the probe.
+
+    Raises:
+        DataError: if they are no such numbers, or not as many as samples.
+    """
+    try:
+        values = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError("the labels are no numbers; give each class a number, from 0 on") from None
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        kind = str(values.dtype).removeprefix("torch.")
+        raise DataError(
+            f"the labels are {kind}, and classes are whole numbers: look for NaN or targets of a "
+            f"regression among them, or convert them with .long()"
+        )
+    if list(values.shape) != [samples]:
+        raise DataError(
+            f"the probe's {samples} samples need {samples} labels, [{samples}], and these are "
+            f"{list(values.shape)}; give one class for each sample, in the same order"
+        )
+    if int(values.min()) < 0:
+        raise DataError(
+            f"the labels hold {int(values.min())}, and classes count from 0; leave out samples "
+            f"without a class"
+        )
+    return values.tolist()
 
 
 def describe_probe(probe: Probe) -> str:

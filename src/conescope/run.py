@@ -131,7 +131,7 @@ def load_run(path: str | Path) -> Run:
         )
     averaged = _by_step(folder, "averaged kernel")
     drawn = [step for step, entry in kernels.items() if "draws" in entry.values]
-    labels = begun.values.get("labels")
+    labels = stored_labels(folder)
     status = read_status(path)
     return Run(
         path=Path(path),
@@ -203,6 +203,12 @@ def is_finished(folder: Folder) -> bool:
     """Whether the run in a folder is complete: no kernel came after it was said to be."""
     ends = folder.entries("finished", "kernel")
     return bool(ends) and ends[-1].kind == "finished"
+
+
+def stored_labels(folder: Folder) -> list[int] | None:
+    """The classes of the probe's samples, as last noted in a folder; None if they are not."""
+    noted = [e.values["labels"] for e in folder.entries("run", "labels") if "labels" in e.values]
+    return noted[-1] if noted else None
 
 
 def skipped_steps(folder: Folder) -> tuple[int, ...]:

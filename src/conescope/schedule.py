@@ -80,15 +80,16 @@ class Schedule:
             if term != "end" or total is not None
         )
 
-    @property
-    def needs_length(self) -> bool:
-        """Whether the text says `end`, which means something only in a run of known length."""
-        return "end" in self._terms()
+    def check_loop(self, total: int | None) -> None:
+        """Check that it says when in a loop that counts iterations, whose length may be unknown.
 
-    @property
-    def counts_epochs(self) -> bool:
-        """Whether the text has a number of epochs (`ep`)."""
-        return bool(re.search(r"\d\s*ep\b", self.text))
+        Raises:
+            RecipeError: if the text counts epochs, or says `end` without a length.
+        """
+        if re.search(r"\d\s*ep\b", self.text):
+            raise RecipeError(f"when={self.text!r} counts epochs; write iterations")
+        if total is None and "end" in self._terms():
+            raise RecipeError(f"when={self.text!r} has 'end'; say where that is with total_steps")
 
     @property
     def is_never(self) -> bool:

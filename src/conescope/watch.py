@@ -6,20 +6,22 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from torch import distributed, nn
+from torch import Tensor, nn
 
-from conescope.adapt import Pool, Select, adapt
-from conescope.errors import BudgetWarning, DamageWarning, KernelError, RecipeError, StoreError
+from conescope.adapt import Pool, Select
+from conescope.choice import Choice
+from conescope.environment import is_first_process
+from conescope.errors import BudgetWarning, DamageWarning, KernelError, StoreError
 from conescope.kernel import Kernel, Outputs
 from conescope.measure import undisturbed
 from conescope.metrics.distance import kernel_distance
 from conescope.pace import Pace
-from conescope.probe import Probe
+from conescope.probe import Probe, class_labels, count
 from conescope.record import begin_session, begin_source
 from conescope.run import Run, load_run, read_kernel, seconds_spent, write_kernel
 from conescope.schedule import Schedule
@@ -50,6 +52,8 @@ class Watch:
         probe: its inputs for n samples: a tensor, or several as a tuple or by name.
         when: at which steps, such as "0, 50, every 100".
         out: the run folder.
+        labels: [n], the classes of the samples as whole numbers, for alignment with them and
+            class blocks; a later watch of the same folder may add or correct them.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         select: from what the model returns to its outputs, see `conescope.adapt.adapt`.
         pool: for outputs of T tokens, which to take.
@@ -73,6 +77,7 @@ class Watch:
     Raises:
         ModelError: if the model cannot be measured, or rejects the probe.
         RecipeError: if `when` is no schedule, or `budget` no share.
+        DataError: if the labels are no classes, or not as many as samples.
         KernelError: if `outputs` and `draws` do not go together.
         StoreError: if the folder is of something else, or belongs to another process.
     """
@@ -84,6 +89,7 @@ class Watch:
         *,
         when: str,
         out: str | Path,
+        labels: Tensor | Sequence[int] | None = None,
         outputs: Outputs = "trace",
         select: Select | None = None,
         pool: Pool | None = None,
@@ -96,16 +102,15 @@ class Watch:
         name: str | None = None,
         on_kernel: Told | None = None,
     ) -> None:
-        if draws is not None and (outputs != "trace" or by_layer):
-            raise KernelError("draws estimate the class trace: leave out outputs and by_layer")
         self.path = Path(out)
-        self._schedule = _schedule(when, total_steps)
+        self._choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+        self._schedule = Schedule(when)
+        self._schedule.check_loop(total_steps)
         self._pace = Pace(budget)
-        self._adapted = adapt(model, probe, select=select, pool=pool, params=params)
+        self._adapted = self._choice.adapt(model, probe)
+        self._labels = None if labels is None else class_labels(labels, count(probe))
         with undisturbed(self._adapted.module):
             self._adapted.check(outputs)
-        self._outputs: Outputs = outputs
-        self._by_layer, self._draws, self._memory = by_layer, draws, memory
         self._total_steps, self._on_kernel = total_steps, on_kernel
         self._first: int | None = None
         self._last: int | None = None
@@ -115,7 +120,7 @@ class Watch:
         self._stored: dict[int, Entry] = {}
         self._owned = ExitStack()
         self._closed = False
-        self._measures = _is_first_process()
+        self._measures = is_first_process()
         if self._measures:
             described = self._adapted.description()
             self._claim(
@@ -123,9 +128,7 @@ class Watch:
                     "name": name or self.path.name,
                     "description": f"{described['model']}, watched while something else trains it",
                     **described,
-                    "outputs": outputs,
-                    "draws": draws,
-                    "by_layer": by_layer,
+                    **self._choice.description(),
                     "when": when,
                 }
             )
@@ -203,7 +206,9 @@ class Watch:
         self._owned.enter_context(self._folder.owned())
         try:
             command = shlex.join(["python", *sys.orig_argv[1:]])
-            begin_source(self._folder, source, command, self._total_steps)
+            begin_source(
+                self._folder, source, command, total_steps=self._total_steps, labels=self._labels
+            )
             begin_session(self._folder, str(self._adapted.device))
         except BaseException:
             self._owned.close()
@@ -253,11 +258,7 @@ class Watch:
 
     def _measure(self, step: int) -> None:
         with undisturbed(self._adapted.module):
-            measured = (
-                self._adapted.kernel(self._outputs, by_layer=self._by_layer, memory=self._memory)
-                if self._draws is None
-                else self._adapted.estimate(self._draws, memory=self._memory)
-            )
+            measured = self._choice.of(self._adapted)
         kernel = measured if isinstance(measured, Kernel) else measured.kernel
         kernel.check_finite()
         self._note_skipped()
@@ -296,18 +297,3 @@ class Watch:
         if fresh := self._skipped[self._noted :]:
             self._folder.append("skipped", steps=fresh, budget=self._pace.share)
         self._noted = len(self._skipped)
-
-
-def _schedule(when: str, total_steps: int | None) -> Schedule:
-    schedule = Schedule(when)
-    if schedule.counts_epochs:
-        raise RecipeError(f"when={when!r} counts epochs; write iterations")
-    if schedule.needs_length and total_steps is None:
-        raise RecipeError(f"when={when!r} has 'end'; say where that is with total_steps")
-    return schedule
-
-
-def _is_first_process() -> bool:
-    return not (distributed.is_available() and distributed.is_initialized()) or (
-        distributed.get_rank() == 0
-    )

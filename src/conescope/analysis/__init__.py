@@ -1,7 +1,7 @@
 """What a run's kernels say, as values, texts and plots that every way of showing them shares."""
 
 from conescope.analysis.of_run import Analysis, analyse, known_labels
-from conescope.analysis.plots import compared, plots
+from conescope.analysis.plots import compared, distinct_names, plots
 from conescope.analysis.text import comparison, numbers, numbers_over_seeds
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "analyse",
     "compared",
     "comparison",
+    "distinct_names",
     "known_labels",
     "numbers",
     "numbers_over_seeds",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from conescope.analysis.of_run import Analysis, SampledCurve
-from conescope.metrics.cone import Estimate
+from conescope.metrics.cone import Cone, Estimate
 from conescope.plot import ITERATION, Line, LinePlot, Mark
 from conescope.summary import readable_scale
 
@@ -38,33 +36,41 @@ def displacement(analysis: Analysis) -> LinePlot:
 
 
 def noise(analysis: Analysis) -> LinePlot | None:
-    """Displacement of current and of averaged weights' kernels; None without the latter."""
-    if analysis.averaged is None:
+    """Displacement with SGD's noise and with less of it; None if nothing makes it less."""
+    shown: dict[str, Cone] = {}
+    for test in analysis.noise:
+        if test.found is not None:
+            shown.setdefault(_labelled(analysis, test.found.noisy, "weights"), test.found.noisy)
+            calm = "averaged weights" if test.less == "averaging" else "weights"
+            shown.setdefault(_labelled(analysis, test.found.calm, calm), test.found.calm)
+    if not shown:
         return None
-    lines = [
-        Line(label, found.displacement.lags, found.displacement.mean)
-        for label, found in (
-            ("weights", analysis.cone),
-            ("averaged weights", analysis.averaged),
-        )
-    ]
     return LinePlot(
         title="Is it only noise?",
-        caption="Mean squared displacement in phase II of the kernels of the weights, and of those "
-        "of their exponential average. Where the plateau vanishes for averaged weights, the cone "
-        "is the noise ball of SGD.",
+        caption="Mean squared displacement in phase II of the kernels of the weights, and of the "
+        "same with less of SGD's noise: of their exponential average, or after a drop of the "
+        "learning rate η. What is noise falls for averaged weights, and in proportion to η or "
+        "more after a drop: the floor at the shortest lag, the plateau of the cone, or both.",
         x_label="lag dt (iterations)",
         y_label="mean squared displacement",
-        lines=lines,
+        lines=[
+            Line(label, found.displacement.lags, found.displacement.mean)
+            for label, found in shown.items()
+        ],
         x_scale="log",
         y_scale="log",
     )
 
 
+def _labelled(analysis: Analysis, found: Cone, weights: str) -> str:
+    """Whose kernels these are, and at which learning rate if there are several."""
+    rate = next(s.rate for s in analysis.stretches if s.first <= found.first <= s.last)
+    return weights if len(analysis.stretches) == 1 else f"{weights}, η = {rate:g}"
+
+
 def velocity(analysis: Analysis) -> LinePlot:
     """Kernel velocity (arXiv:2503.16316, eq. 5) with the phase boundary."""
-    found, steps = analysis.cone, np.array(analysis.run.series.steps)
-    marks = [] if found.boundary is None else [_mark("phase boundary t*", "x", found.boundary)]
+    steps = np.array(analysis.run.series.steps)
     return LinePlot(
         title="Velocity and phase boundary",
         caption="Kernel velocity v = S(t, t + dt) / dt (eq. 5) between neighbouring kernels. The "
@@ -73,7 +79,7 @@ def velocity(analysis: Analysis) -> LinePlot:
         x_label=ITERATION,
         y_label="v (1 / iteration)",
         lines=[Line("v(t)", (steps[:-1] + steps[1:]) / 2, analysis.velocity)],
-        marks=marks,
+        marks=_moments(analysis),
         y_scale=readable_scale([analysis.velocity]),
     )
 
@@ -83,9 +89,9 @@ def angle(analysis: Analysis) -> LinePlot:
     found = analysis.cone
     angle = found.half_angle
     degrees = Estimate(*np.degrees([angle.value, angle.low, angle.high]).tolist())
-    marks = [_mark("half-angle", "y", degrees)]
-    if found.boundary is not None:
-        marks.append(_mark("phase boundary t*", "x", found.boundary))
+    half_angle = Mark(
+        "half-angle", "y", degrees.value, degrees.low, degrees.high, style="dash-dotted"
+    )
     return LinePlot(
         title="Angle to the cone's axis",
         caption="Angle between each kernel and the mean direction of phase II's kernels. The "
@@ -93,7 +99,7 @@ def angle(analysis: Analysis) -> LinePlot:
         x_label=ITERATION,
         y_label="angle to the axis (degrees)",
         lines=[Line("angle", np.array(analysis.run.series.steps), np.degrees(found.angles))],
-        marks=marks,
+        marks=[half_angle, *_moments(analysis)],
     )
 
 
@@ -133,5 +139,13 @@ def _sampled_line(curve: SampledCurve) -> Line:
     return Line(f"S to {curve.to}, 95 %", curve.steps, y, low, high)
 
 
-def _mark(label: str, axis: Literal["x", "y"], estimate: Estimate) -> Mark:
-    return Mark(label, axis, estimate.value, estimate.low, estimate.high)
+def _moments(analysis: Analysis) -> list[Mark]:
+    """The phase boundary, if there is one, and the drops of the learning rate."""
+    boundary = analysis.cone.boundary
+    marks = []
+    if boundary is not None:
+        marks.append(Mark("phase boundary t*", "x", boundary.value, boundary.low, boundary.high))
+    for stretch in analysis.stretches[1:]:
+        t = stretch.first
+        marks.append(Mark(f"drop to η = {stretch.rate:g}", "x", t, t, t, style="dashed"))
+    return marks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from conescope.analysis.of_run import Analysis
@@ -15,7 +17,7 @@ IMAGES = 15
 def layers(analysis: Analysis) -> BarPlot | None:
     """Shares by layer and stretch of training; None without kernels by layer."""
     shares = {stretch: moved.layers for stretch, moved in analysis.movements.items()}
-    layers = list(next(iter(shares.values())))
+    layers = sorted(next(iter(shares.values())), key=_by_numbers)
     if not layers:
         return None
     return BarPlot(
@@ -61,6 +63,11 @@ def images(analysis: Analysis) -> BarPlot:
         names=[f"image {place}" for place in leading],
         shares={f"t = {stretch}": moved.images[leading]},
     )
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    """Names in the order of the numbers in them: layer 2 before layer 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _last_movement(analysis: Analysis) -> tuple[str, Attribution]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from conescope.analysis.noise import NoiseTest, Stretch, motion_in, noise_tests, stretches
 from conescope.data import choose_probe, load_data
 from conescope.errors import DataError
 from conescope.metrics.alignment import AlignmentSeries, alignments
 from conescope.metrics.attribution import Attribution, attribution
 from conescope.metrics.cone import Cone, cone
-from conescope.metrics.cone.phases import MINIMUM
+from conescope.metrics.cone.verdict import ENOUGH
 from conescope.metrics.distance import Float64Array
 from conescope.metrics.spectrum import SpectrumSeries, sharpness, spectra
 from conescope.metrics.uncertainty import SampledDistance, sampled_distance
@@ -68,9 +69,11 @@ class Analysis:
 
     Attributes:
         run: the run.
-        cone: verdict, and its numbers with intervals.
-        averaged: the same of the kernels of averaged weights, over the phase II of `cone`; None
-            if there are none, or too few.
+        cone: verdict, and its numbers with intervals. Where the learning rate drops, they are of
+            the first stretch between drops with at least 20 kernels, else of the longest.
+        stretches: the parts of the run between drops of its learning rate.
+        noise: what the motion becomes with less of SGD's noise; empty if neither averaged
+            weights nor a drop can tell.
         velocity: [T − 1], v(t) = S(t, t + dt) / dt between neighbouring kernels (eq. 5).
         sampled: S to the first kernel, and between kernels a usual gap apart, with error bars;
             empty if the probe has fewer than ten images.
@@ -82,7 +85,8 @@ class Analysis:
 
     run: Run
     cone: Cone
-    averaged: Cone | None
+    stretches: Sequence[Stretch]
+    noise: Sequence[NoiseTest]
     velocity: Float64Array
     sampled: Sequence[SampledCurve]
     spectrum: SpectrumSeries
@@ -99,22 +103,25 @@ def analyse(run: Run, labels: Tensor | None = None) -> Analysis:
         labels: [n], the classes of the probe's images, if they are known.
 
     Raises:
-        KernelError: if there are fewer than ten kernels, some are identical or hold NaN, or the
-            labels do not fit.
+        KernelError: if there are fewer than ten kernels at one learning rate, some are identical
+            or hold NaN, or the labels do not fit.
     """
-    series = run.series
-    found = cone(series)
+    series, parts = run.series, stretches(run)
+    main = max(parts, key=lambda part: min(part.kernels, ENOUGH))
+    found = cone(series, span=(main.first, main.last))
+    cones = [found if part is main else motion_in(series, part) for part in parts]
     spectrum = spectra(series.steps, series.kernels)
     neighbours = np.diagonal(series.distances(), 1)
     return Analysis(
         run=run,
         cone=found,
-        averaged=_averaged(run, found),
+        stretches=parts,
+        noise=noise_tests(run, parts, cones, found),
         velocity=neighbours / np.diff(series.steps),
         sampled=_sampled(series),
         spectrum=spectrum,
         alignment=None if labels is None else alignments(series.steps, series.kernels, labels),
-        curvature=None if labels is None else _curvature(run, spectrum, int(labels.max()) + 1),
+        curvature=_curvature(run, spectrum, labels),
         movements=_movements(series, found, labels),
     )
 
@@ -135,16 +142,6 @@ def known_labels(run: Run) -> Tensor | None:
         return None
     split = data.split(recipe.probe.split)
     return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
-
-
-def _averaged(run: Run, found: Cone) -> Cone | None:
-    if run.averaged is None:
-        return None
-    late = [step for step in run.averaged.steps if step >= found.first]
-    if len(late) < MINIMUM:
-        return None
-    kernels = [run.averaged.kernels[run.averaged.index(step)] for step in late]
-    return cone(KernelSeries(late, kernels))
 
 
 def _sampled(series: KernelSeries) -> list[SampledCurve]:
@@ -172,26 +169,28 @@ def _spread(steps: np.ndarray) -> list[int]:
     return [int(steps[round(place)]) for place in places]
 
 
-def _curvature(run: Run, spectrum: SpectrumSeries, classes: int) -> Curvature:
-    kernel = run.series.kernels[0]
+def _curvature(run: Run, spectrum: SpectrumSeries, labels: Tensor | None) -> Curvature | None:
+    if labels is None or not isinstance(run.recipe, Recipe):
+        return None  # another model's outputs need not be the classes of its probe
+    kernel, optimizer = run.series.kernels[0], run.recipe.optimizer
     limit = np.full(len(spectrum.steps), np.nan)
-    optimizer = run.recipe.optimizer if isinstance(run.recipe, Recipe) else None
     evaluated = np.asarray(run.scalars["step"])
-    if optimizer is not None and optimizer.name == "sgd" and len(evaluated):
+    if optimizer.name == "sgd" and len(evaluated):
         newest = np.searchsorted(evaluated, spectrum.steps, side="right") - 1
         rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
         limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)
-    return Curvature(np.asarray(sharpness(spectrum.eigenvalues[:, 0], kernel, classes)), limit)
+    top = spectrum.eigenvalues[:, 0]
+    return Curvature(np.asarray(sharpness(top, kernel, int(labels.max()) + 1)), limit)
 
 
 def _movements(series: KernelSeries, found: Cone, labels: Tensor | None) -> dict[str, Attribution]:
     first, last = series.steps[0], series.steps[-1]
-    stretches = {(first, last)}
+    spans = {(first, last)}
     if found.boundary is not None:
-        stretches |= {(first, found.first), (found.first, last)}
+        spans |= {(first, found.first), (found.first, found.last)}
     kernel = dict(zip(series.steps, series.kernels, strict=True))
     return {
         f"{start:,} to {stop:,}": attribution(kernel[start], kernel[stop], labels)
-        for start, stop in sorted(stretches)
+        for start, stop in sorted(spans)
         if start < stop
     }

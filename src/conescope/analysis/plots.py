@@ -33,9 +33,17 @@ def plots(analysis: Analysis) -> dict[str, Plot]:
     return {name: plot for name, plot in found.items() if plot is not None}
 
 
+def distinct_names(analyses: Sequence[Analysis]) -> list[str]:
+    """What to call each run: its folder's name, or its whole path if two have the same name."""
+    names = [analysis.run.path.name for analysis in analyses]
+    if len(set(names)) == len(names):
+        return names
+    return [str(analysis.run.path) for analysis in analyses]
+
+
 def compared(analyses: Sequence[Analysis]) -> tuple[LinePlot, LinePlot, LinePlot]:
     """Runs in one plot each: S to the first kernel, S between neighbours, and displacement."""
-    names = [analysis.run.path.name for analysis in analyses]
+    names = distinct_names(analyses)
     from_first, after, displacement = [], [], []
     for name, analysis in zip(names, analyses, strict=True):
         series = analysis.run.series

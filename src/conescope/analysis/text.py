@@ -8,16 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from conescope.analysis.noise import NoiseTest
 from conescope.analysis.of_run import Analysis
 from conescope.errors import KernelError
 from conescope.metrics.attribution import Attribution
-from conescope.metrics.cone import Cone, Estimate, Evidence, Kind, SeedCone, over_seeds
+from conescope.metrics.cone import Change, Cone, Estimate, Evidence, Kind, SeedCone, over_seeds
+from conescope.metrics.cone.phases import MINIMUM
 from conescope.recipe import Recipe
 from conescope.summary import state
-
-VANISHES = 0.5
-"""R of averaged weights vanishes if its interval lies below this share of R's own: R² then falls
-to less than a quarter."""
 
 WEIGHED = 3
 """Models whose evidence is printed."""
@@ -27,8 +25,9 @@ def numbers(analysis: Analysis) -> dict[str, str]:
     """Everything that is said of one run's motion. Intervals are of 95 %."""
     return {
         **_verdict(analysis.cone),
+        **_rate(analysis),
         **_motion(analysis.cone),
-        **_noise(analysis),
+        **{name: text for test in analysis.noise for name, text in _noise(test).items()},
         **_error_bars(analysis),
         **_spectrum(analysis),
         **_alignment(analysis),
@@ -68,7 +67,9 @@ def text_of(estimate: Estimate, unit: str = "") -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all of a whole number."""
+    """Three digits, or all of a whole number; 0 and ∞ for ends that nothing bounds."""
+    if value > 0 and not 1e-15 < value < 1e15:
+        return "0" if value < 1 else "∞"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
@@ -109,6 +110,15 @@ def _verdict(found: Cone) -> dict[str, str]:
     }
 
 
+def _rate(analysis: Analysis) -> dict[str, str]:
+    """At which learning rate the verdict is, where there are several."""
+    if len(analysis.stretches) == 1:
+        return {}
+    at = [s.rate for s in analysis.stretches if s.first <= analysis.cone.first <= s.last]
+    course = ", then ".join(f"{stretch.rate:g}" for stretch in analysis.stretches)
+    return {"learning rate in phase II": f"{at[0]:g}, in a run at {course}"}
+
+
 def _motion(found: Cone) -> dict[str, str]:
     kernels = int(np.count_nonzero(found.axis))
     return {
@@ -140,23 +150,42 @@ def _relaxation(found: Cone) -> str:
     return text_of(time, "iterations")
 
 
-def _noise(analysis: Analysis) -> dict[str, str]:
-    """Whether the confined motion is the weights' own noise, which averaging takes away."""
-    averaged = analysis.averaged
-    if averaged is None:
-        return {}
-    ball, rest = analysis.cone.radius, averaged.radius
-    if rest.high < VANISHES * ball.low:
-        answer = "yes: the confined part vanishes for averaged weights, it is SGD's noise ball"
-    elif rest.low > VANISHES * ball.high:
-        answer = "no: the confined part stays for averaged weights"
-    else:
-        answer = "cannot be told"
-    return {
-        "verdict for averaged weights": averaged.verdict,
-        "plateau R for averaged weights": text_of(rest),
-        "is it only noise?": answer,
+def _noise(test: NoiseTest) -> dict[str, str]:
+    """Whether floor and plateau are SGD's noise, by what becomes of them with less of it."""
+    found = test.found
+    if found is None:
+        return {
+            test.name: f"tells nothing of noise: it takes {MINIMUM} kernels with it, and with less"
+        }
+    rows = {
+        "verdicts": f"{found.noisy.verdict}; {found.calm.verdict} after {test.less}",
+        "plateau R": _change(found.radius),
+        "half-angle (radians)": _change(found.half_angle),
     }
+    if found.floor is not None:
+        rows[f"floor S(t, t + {found.noisy.gap:,.0f})"] = _change(found.floor)
+        rows["floor is noise?"] = _answer(found.floor, "the floor", "it")
+    rows["plateau is noise?"] = _answer(found.radius, "R", "the confined motion")
+    return {f"{test.name}: {name}": text for name, text in rows.items()}
+
+
+def _change(change: Change) -> str:
+    before, after, ratio = map(text_of, (change.before, change.after, change.ratio))
+    return f"{before}, then {after}; ratio {ratio}"
+
+
+def _answer(change: Change, what: str, motion: str) -> str:
+    """Whether something is noise, as one sentence."""
+    line = f"{_digits(change.line)} of itself (noise alone would fall to {_digits(change.alone)})"
+    return {
+        "yes": f"yes: {what} falls below {line}: {motion} is SGD's noise",
+        "no": f"no: {what} stays above {line}: {motion} is more than SGD's noise",
+        "cannot be told": f"cannot be told: {what} may be above or below {line}",
+        "slower": f"cannot be told: {what} falls below {line}, as noise does, and as does all that "
+        "a lower learning rate slows down",
+        "no plateau": f"cannot be told: with the noise or with less, {motion} has no plateau, or "
+        "is too slow to show one",
+    }[change.is_noise]
 
 
 def _error_bars(analysis: Analysis) -> dict[str, str]:

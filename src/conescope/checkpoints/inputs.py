@@ -17,7 +17,11 @@ _KINDS = ".parquet, .safetensors, .npy, .npz, .pt or .pth"
 
 
 def load_probe(
-    file: str | Path, names: Collection[str] | None = None, dtype: torch.dtype | None = None
+    file: str | Path,
+    names: Collection[str] | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    labels: str | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """A model's inputs for n samples.
 
@@ -26,6 +30,7 @@ def load_probe(
             .npy or .npz; .pt or .pth with a tensor, or tensors by name.
         names: which columns or tensors to take; None for all. A single one becomes a tensor.
         dtype: what real numbers become; None to leave them. Whole numbers stay.
+        labels: a column of classes, which is left out of all; see `load_labels`.
 
     Returns:
         A tensor [n, …], or name → tensor [n, …] if there are several.
@@ -36,6 +41,29 @@ def load_probe(
         CheckpointError: if a .pt or .safetensors file is damaged, or a pickle asks for more than
             tensors.
     """
+    held = _read(file)
+    wanted = [name for name in held if name != labels] if names is None else list(names)
+    tensors = {name: _tensor(_column(held, name, file), file, name, dtype) for name in wanted}
+    if not tensors:
+        raise DataError(f"the probe {file} is empty")
+    return tensors if len(tensors) > 1 else next(iter(tensors.values()))
+
+
+def load_labels(file: str | Path, column: str) -> Tensor:
+    """The classes of a probe's samples, from a column or tensor of its file.
+
+    Args:
+        file: as for `load_probe`.
+        column: its name.
+
+    Raises:
+        DataError: as `load_probe`; whether these are classes, who takes them says.
+        CheckpointError: as `load_probe`.
+    """
+    return _tensor(_column(_read(file), column, file), file, column, None)
+
+
+def _read(file: str | Path) -> Mapping[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise DataError(f"the probe {file} does not exist; give a file of kind {_KINDS}")
@@ -43,24 +71,23 @@ def load_probe(
                ".safetensors": read_tensors, ".pt": _read_torch, ".pth": _read_torch}  # fmt: skip
     if file.suffix not in readers:
         raise DataError(f"the probe {file} is of no known kind; give {_KINDS}")
-    held: Mapping[str, Any] = readers[file.suffix](file)
-    wanted = list(held) if names is None else list(names)
-    if unknown := [name for name in wanted if name not in held]:
-        raise DataError(f"the probe {file} has no {unknown[0]}; it has {', '.join(held)}")
-    tensors = {name: _tensor(held[name], f"the probe {file}: {name}", dtype) for name in wanted}
-    if not tensors:
-        raise DataError(f"the probe {file} is empty")
-    return tensors if len(tensors) > 1 else next(iter(tensors.values()))
+    return readers[file.suffix](file)
 
 
-def _tensor(values: Any, what: str, dtype: torch.dtype | None) -> Tensor:
+def _column(held: Mapping[str, Any], name: str, file: str | Path) -> Any:
+    if name not in held:
+        raise DataError(f"the probe {file} has no {name}; it has {', '.join(held) or 'nothing'}")
+    return held[name]
+
+
+def _tensor(values: Any, file: str | Path, name: str, dtype: torch.dtype | None) -> Tensor:
     if not isinstance(values, Tensor):
         try:
             values = torch.as_tensor(np.asarray(values))
         except (TypeError, ValueError):
             raise DataError(
-                f"{what} is no array of numbers with rows of one length; pad lists to one "
-                f"length, turn images and texts into numbers first, or leave it out"
+                f"the probe {file}: {name} is no array of numbers with rows of one length; pad "
+                f"lists to one length, turn images and texts into numbers first, or leave it out"
             ) from None
     return values.to(dtype) if dtype is not None and values.is_floating_point() else values
 

@@ -5,64 +5,24 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from conescope.adapt import Adapted, Pool, Select, adapt
+from conescope.adapt import Adapted, Pool, Select
 from conescope.checkpoints.fit import fingerprint
 from conescope.checkpoints.source import build_model
 from conescope.checkpoints.subject import BatchNorm, Checkpoints, Snapshots, Subject
+from conescope.choice import Choice
 from conescope.entk import KernelEstimate
 from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
-from conescope.kernel import Kernel, Outputs
+from conescope.kernel import Outputs
 from conescope.probe import Probe
 from conescope.record import begin_session, begin_source
 from conescope.run import Run, is_finished, load_run, seconds_spent, write_kernel
 from conescope.session import Progress
 from conescope.store import Folder
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which kernel.
-
-    Attributes:
-        outputs: see `Kernel.outputs`.
-        draws: number of random cotangents by which to estimate the class trace; None for the
-            exact kernel.
-        select: see `adapt`.
-        pool: see `adapt`.
-        params: see `adapt`.
-        by_layer: whether to store the summand of each layer.
-        memory: budget of the engine.
-
-    Raises:
-        KernelError: if something other than the class trace is to be estimated.
-    """
-
-    outputs: Outputs = "trace"
-    draws: int | None = None
-    select: Select | None = None
-    pool: Pool | None = None
-    params: str | Iterable[str] | None = None
-    by_layer: bool = False
-    memory: str | float | None = None
-
-    def __post_init__(self) -> None:
-        if self.draws is not None and (self.outputs != "trace" or self.by_layer):
-            raise KernelError(
-                "random cotangents estimate the class trace as a whole; leave out draws, or "
-                'choose outputs="trace" without by_layer'
-            )
-
-    def of(self, adapted: Adapted) -> Kernel | KernelEstimate:
-        """The kernel of a model as it stands."""
-        if self.draws is not None:
-            return adapted.estimate(self.draws, memory=self.memory)
-        return adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
 
 
 def measure_checkpoints(
@@ -71,6 +31,7 @@ def measure_checkpoints(
     probe: Probe,
     *,
     out: str | Path,
+    labels: Tensor | Sequence[int] | None = None,
     step_pattern: str | None = None,
     outputs: Outputs = "trace",
     draws: int | None = None,
@@ -90,6 +51,8 @@ def measure_checkpoints(
             `conescope.checkpoints.find_checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
+        labels: [n], the classes of the samples as whole numbers, for alignment with them and
+            class blocks; they may be given later, by the same call. None if there are none.
         step_pattern: a regular expression whose one group is the step in a checkpoint's name,
             such as `ckpt_(\d+)`; None to find it.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
@@ -109,6 +72,7 @@ def measure_checkpoints(
         CheckpointError: if a checkpoint cannot be read, holds more than tensors, does not fit the
             model whole, or changed since it was measured.
         ModelError: if the model or the probe has no exact kernel as it stands.
+        DataError: if the labels are no classes, or not as many as samples.
         KernelError: if the choice of the kernel is wrong, or a kernel is not finite.
         StoreError: if `out` holds something else, or cannot be written.
 
@@ -117,7 +81,7 @@ def measure_checkpoints(
     """
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
-    subject = Checkpoints(model, name, probe, checkpoints, step_pattern)
+    subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels)
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
     measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
     return load_run(out)
@@ -188,9 +152,7 @@ def measure(
         ConescopeError: see `measure_checkpoints`; what was stored before stays, and the same call
             goes on from there.
     """
-    adapted = adapt(
-        subject.model, subject.probe, select=choice.select, pool=choice.pool, params=choice.params
-    )
+    adapted = choice.adapt(subject.model, subject.probe)
     adapted.check()
     subject.check()
     folder = Folder(path)
@@ -254,11 +216,9 @@ class _Series:
             "name": self._folder.path.resolve().name,
             **self._subject.source,
             **self._adapted.description(),
-            "outputs": self._choice.outputs,
-            "draws": self._choice.draws,
-            "by_layer": self._choice.by_layer,
+            **self._choice.description(),
         }
-        begin_source(self._folder, source, self._command)
+        begin_source(self._folder, source, self._command, labels=self._subject.labels)
         begin_session(self._folder, str(self._adapted.device))
         self._has_session = True
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from conescope.checkpoints.fit import fitted, load_weights
 from conescope.checkpoints.read import read_weights
@@ -16,7 +16,7 @@ from conescope.checkpoints.series import find_checkpoints
 from conescope.errors import CheckpointError
 from conescope.experiment import Experiment, reproducible
 from conescope.measure import recalibrated
-from conescope.probe import Probe
+from conescope.probe import Probe, class_labels, count
 from conescope.run import read_recipe
 from conescope.schedule import Schedule
 from conescope.snapshots import read_snapshot
@@ -34,12 +34,14 @@ class Subject(ABC):
         source: where all this is from, as text: "description", and what else must be equal for
             kernels to be comparable.
         paths: step → what to call the weights of that step by; the steps rise.
+        labels: the classes of the samples; None if they are not known.
     """
 
     model: nn.Module
     probe: Probe
     source: Mapping[str, str]
     paths: Mapping[int, Path]
+    labels: list[int] | None
 
     @abstractmethod
     def check(self) -> None:
@@ -72,9 +74,11 @@ class Checkpoints(Subject):
         probe: its inputs.
         series: a glob, a folder, or files, see `find_checkpoints`.
         step_pattern: where the step is in a name, see `find_checkpoints`.
+        labels: the classes of the samples, if they are known.
 
     Raises:
         CheckpointError: if there is no series.
+        DataError: if the labels are no classes, or not as many as samples.
     """
 
     def __init__(
@@ -84,7 +88,9 @@ class Checkpoints(Subject):
         probe: Probe,
         series: str | Path | Collection[str | Path],
         step_pattern: str | None = None,
+        labels: Tensor | Sequence[int] | None = None,
     ) -> None:
+        self.labels = None if labels is None else class_labels(labels, count(probe))
         found = find_checkpoints(series, step_pattern)
         self.model, self.probe = model.eval(), probe
         self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
@@ -129,7 +135,7 @@ class Snapshots(Subject):
         self._experiment = Experiment(self.recipe)
         chosen = sorted(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
-        self.probe = self._experiment.probe
+        self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
         self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
         self._batchnorm = batchnorm or self.recipe.kernel.batchnorm
         self.source = {

@@ -55,14 +55,13 @@ def _cone(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from conescope.analysis import comparison
+    from conescope.analysis import comparison, distinct_names
     from conescope.figures import save_comparison
 
     if len(arguments.runs) < 2:
         raise KernelError("one run has nothing to be compared with; name at least two")
     analyses = _analyse(arguments.runs)
-    names = [analysis.run.path.name for analysis in analyses]
-    print_columns(["", *names], comparison(analyses))
+    print_columns(["", *distinct_names(analyses)], comparison(analyses))
     for file in save_comparison(analyses, arguments.out):
         STDOUT.print(str(file))
     return 0

@@ -6,10 +6,11 @@ import argparse
 import shlex
 from pathlib import Path
 
-from conescope.checkpoints import load_probe
-from conescope.checkpoints.measurement import Choice, measure
+from conescope.checkpoints import load_labels, load_probe
+from conescope.checkpoints.measurement import measure
 from conescope.checkpoints.source import import_model
 from conescope.checkpoints.subject import Checkpoints, Snapshots, Subject
+from conescope.choice import Choice
 from conescope.cli.commands import Commands
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
@@ -18,7 +19,16 @@ from conescope.experiment import usable_device
 from conescope.kernel import Outputs
 from conescope.progress import ProgressBar
 
-_FOR_CHECKPOINTS = ("model", "probe", "inputs", "step_pattern", "device", "select", "pool")
+_FOR_CHECKPOINTS = (
+    "model",
+    "probe",
+    "inputs",
+    "labels",
+    "step_pattern",
+    "device",
+    "select",
+    "pool",
+)
 _FOR_RUNS = ("batchnorm", "when")
 
 
@@ -59,6 +69,7 @@ def add(commands: Commands) -> None:
     foreign("--model", metavar="MODULE:BUILD", help="what builds the model; this code is run")
     foreign("--probe", metavar="FILE", help="the model's inputs: .parquet, .safetensors, .npz, .pt")
     foreign("--inputs", metavar="NAME,…", help="which of the probe's columns (default all)")
+    foreign("--labels", metavar="NAME", help="which column holds the samples' classes")
     foreign("--step-pattern", metavar="REGEX", help=r"where the step is: 'ckpt_(\d+)'")
     foreign("--select", metavar="FIELD", help="outputs among what the model returns: logits, 0")
     foreign("--pool", choices=("last", "mean"), help="from outputs of each token to one")
@@ -115,9 +126,11 @@ def _subject(arguments: argparse.Namespace) -> Subject:
     model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     names = None if arguments.inputs is None else arguments.inputs.split(",")
-    probe = load_probe(arguments.probe, names, dtype)
+    column = arguments.labels
+    probe = load_probe(arguments.probe, names, dtype, labels=column)
+    labels = None if column is None else load_labels(arguments.probe, column)
     files = series[0] if len(series) == 1 else set(series)
-    return Checkpoints(model, arguments.model, probe, files, arguments.step_pattern)
+    return Checkpoints(model, arguments.model, probe, files, arguments.step_pattern, labels)
 
 
 def _outputs(text: str) -> Outputs:

@@ -14,25 +14,35 @@ from rich.text import Text
 STDOUT = Console(highlight=False, soft_wrap=True)
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
+"""What the names of a table's rows take, and what each column takes at least."""
+
 
 def print_table(rows: Mapping[str, str]) -> None:
-    """Print names and values side by side."""
+    """Print names and values side by side; whole, however narrow the terminal."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold", max_width=max(STDOUT.width * 2 // 5, 12))
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     STDOUT.print(table)
 
 
 def print_columns(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table: a head for the names and for each column, then a row for each name."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in heads:
-        table.add_column(Text(head), overflow="fold")
-    for name, values in rows.items():
-        table.add_row(Text(name), *(Text(value) for value in values))
-    STDOUT.print(table)
+    """Print a table: a head for the names and for each column, then a row for each name.
+
+    Columns that the terminal is too narrow for come below, in a table of their own.
+    """
+    name, *columns = heads
+    fit = max(1, (STDOUT.width - _NAMES_WIDTH) // _COLUMN_WIDTH)
+    for begin in range(0, len(columns), fit):
+        chosen = slice(begin, begin + fit)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for head in (name, *columns[chosen]):
+            table.add_column(Text(head), overflow="fold")
+        for row, values in rows.items():
+            table.add_row(Text(row), *(Text(value) for value in values[chosen]))
+        STDOUT.print(table)
 
 
 def say(what: str, text: str) -> None:

@@ -66,7 +66,7 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
     for mark in plot.marks:
         _mark(axes, mark)
     for place, line in enumerate(plot.lines):
-        _line(axes, line, LINE_COLOURS[place % len(LINE_COLOURS)])
+        _line(axes, line, LINE_COLOURS[place % len(LINE_COLOURS)], dots=not plot.has_points)
     if plot.x_scale == "log":
         axes.set_xscale("log")
     else:
@@ -79,9 +79,9 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
         axes.set_ylim(bottom=0.0)
 
 
-def _line(axes: Axes, line: Line, colour: str) -> None:
+def _line(axes: Axes, line: Line, colour: str, *, dots: bool) -> None:
     look = {**_LOOKS[line.style]}
-    if line.style == "solid" and len(line.x) <= 25:
+    if dots and line.style == "solid" and len(line.x) <= 25:
         look["marker"] = "."
     axes.plot(line.x, line.y, label=line.label, color=colour, **look)
     if line.low is not None and line.high is not None:
@@ -90,12 +90,12 @@ def _line(axes: Axes, line: Line, colour: str) -> None:
 
 def _mark(axes: Axes, mark: Mark) -> None:
     along, span = (axes.axvline, axes.axvspan) if mark.axis == "x" else (axes.axhline, axes.axhspan)
-    along(mark.value, color="#777777", linestyle=_MARK_LINES[mark.axis], label=mark.label)
+    along(mark.value, color="#777777", linestyle=_MARK_LINES[mark.style], label=mark.label)
     if mark.high > mark.low:
         span(mark.low, mark.high, color="#777777", alpha=0.18, linewidth=0)
 
 
-_MARK_LINES = {"x": ":", "y": "-."}
+_MARK_LINES = {"dotted": ":", "dashed": "--", "dash-dotted": "-."}
 
 
 def _bars(figure: FigureBase, plot: BarPlot) -> None:

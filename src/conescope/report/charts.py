@@ -282,7 +282,8 @@ def scale(lines: Sequence[np.ndarray]) -> dict[str, Any]:
 def logarithmic(lines: Sequence[np.ndarray]) -> dict[str, Any]:
     """A logarithmic y-axis: with 1, 2, 5 a decade, or 1 if the decades of these lines are many."""
     low, high = (extreme(np.concatenate(lines)) for extreme in (np.nanmin, np.nanmax))
-    return {"type": "log", "tickformat": "~g", "dtick": "D2" if high < 100 * low else None}
+    dtick = "D2" if high < 100 * low else None
+    return {"type": "log", "tickformat": ",~g" if low > 1e-4 else "~e", "dtick": dtick}
 
 
 def colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str]]:

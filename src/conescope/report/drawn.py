@@ -19,6 +19,8 @@ _LOOKS = {
     "points": {"mode": "markers", "marker": {"size": 5}},
 }
 
+_MARK_LINES = {"dotted": "dot", "dashed": "dash", "dash-dotted": "dashdot"}
+
 
 def chart(plot: Plot) -> go.Figure:
     """Draw a plot as an interactive chart."""
@@ -33,8 +35,10 @@ def _lines(plot: LinePlot) -> go.Figure:
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
         if line.low is not None and line.high is not None:
             drawn.add_trace(_band(line.x, line.low, line.high, colour))
-        drawn.add_trace(_line(line, colour))
-    x_axis = {"title": plot.x_label, "type": "log", "dtick": 1} if plot.x_scale == "log" else {}
+        drawn.add_trace(_line(line, colour, dots=not plot.has_points))
+    x_axis = {}
+    if plot.x_scale == "log":
+        x_axis = {"title": plot.x_label, "type": "log", "dtick": 1, "tickformat": ",d"}
     drawn.update_layout(template=TEMPLATE, xaxis=x_axis or dict(ITERATIONS), hovermode="x unified")
     drawn.update_yaxes(title=plot.y_label, **_y_axis(plot))
     for mark in plot.marks:
@@ -42,12 +46,12 @@ def _lines(plot: LinePlot) -> go.Figure:
     return drawn
 
 
-def _line(line: Line, colour: str) -> go.Scatter:
+def _line(line: Line, colour: str, *, dots: bool) -> go.Scatter:
     drawn = go.Scatter(
         x=line.x, y=line.y, name=line.label, hovertemplate="%{y:.4g}", **_LOOKS[line.style]
     )
     drawn.update(line_color=colour, line_width=1.8, marker_color=colour)
-    if line.style == "solid" and len(line.x) <= 25:
+    if dots and line.style == "solid" and len(line.x) <= 25:
         drawn.update(mode="lines+markers")
     return drawn
 
@@ -75,15 +79,17 @@ def _y_axis(plot: LinePlot) -> dict[str, Any]:
 
 
 def _mark(drawn: go.Figure, mark: Mark) -> None:
-    look = {"name": mark.label, "showlegend": True, "layer": "below"}
-    line = {"color": GREY, "dash": "dot" if mark.axis == "x" else "dashdot", "width": 1.5}
+    line = {"color": GREY, "dash": _MARK_LINES[mark.style], "width": 1.5}
+    look = {"line": line, "name": mark.label, "showlegend": True}
     shade = {"fillcolor": GREY, "opacity": 0.18, "line_width": 0, "layer": "below"}
-    if mark.axis == "x":
-        drawn.add_vline(mark.value, line=line, **look)
-        drawn.add_vrect(mark.low, mark.high, **shade)
-    else:
-        drawn.add_hline(mark.value, line=line, **look)
-        drawn.add_hrect(mark.low, mark.high, **shade)
+    along, span = (
+        (drawn.add_vline, drawn.add_vrect)
+        if mark.axis == "x"
+        else (drawn.add_hline, drawn.add_hrect)
+    )
+    along(mark.value, **look)
+    if mark.high > mark.low:
+        span(mark.low, mark.high, **shade)
 
 
 def _bars(plot: BarPlot) -> go.Figure:

@@ -70,11 +70,14 @@ class Cone:
             floor of S(t, t + dt) in figure 1b.
         relaxation_time: τ_c in iterations. From 0 if the motion relaxes faster than kernels
             are taken; None if no part of the motion is seen to relax.
-        axis: [T], weights w of the cone's axis Σ_t w_t k_t / ‖k_t‖, of length 1; 0 in phase I.
-        angles: [T], angle between each kernel and the axis, in radians; also in phase I.
+        axis: [T], weights w of the cone's axis Σ_t w_t k_t / ‖k_t‖, of length 1; 0 outside
+            phase II.
+        angles: [T], angle between each kernel and the axis, in radians; also outside phase II.
         half_angle: root mean square of phase II's angles, in radians.
         dimension: participation ratio of the motion's covariance, at least 1.
         start_distance: mean over phase II of S to the series' first kernel, H(0).
+        gap: the mean number of iterations between neighbouring kernels of phase II.
+        neighbour_distance: mean S between neighbouring kernels; the floor of figure 1b.
         floor: the S below which motion is noise.
         displacement: the mean squared displacement against lag in phase II.
         fitted_parts: part of the best model → its mean squared displacement at the same lags, [J].
@@ -95,6 +98,8 @@ class Cone:
     half_angle: Estimate
     dimension: Estimate
     start_distance: Estimate
+    gap: float
+    neighbour_distance: Estimate
     floor: float
     displacement: Displacement
     fitted_parts: dict[str, Float64Array]
@@ -105,7 +110,13 @@ class Cone:
         return np.sum(list(self.fitted_parts.values()), axis=0)
 
 
-def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> Cone:
+def cone(
+    series: Series,
+    *,
+    span: tuple[int, int] | None = None,
+    floor: float | None = None,
+    level: float = 0.95,
+) -> Cone:
     """Say what kind of motion the kernel makes in phase II, and how sure that is.
 
     Everything is computed from the matrix of distances. The method and its sources are in
@@ -113,21 +124,27 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
 
     Args:
         series: at least ten kernels, no two of them identical.
+        span: first and last iteration of the stretch of training in which the boundary and phase
+            II are looked for, such as one of constant learning rate; by default from 0 on.
         floor: the S that noise in the measurement alone makes; by default that of the kernels'
             numerical precision (`numerical_floor`).
         level: confidence of all intervals, in (0, 1).
 
     Raises:
-        KernelError: if there are fewer than ten kernels, some are identical, hold NaN or are
-            zero, or an argument is out of range.
+        KernelError: if there are fewer than ten kernels in the span, some are identical, hold
+            NaN or are zero, or an argument is out of range.
     """
-    _check(series, floor, level)
-    steps, distances = np.array(series.steps), _distances(series)
-    boundary = phase_boundary(steps, distances, level)
-    start = 0 if boundary is None else boundary.index
+    steps = np.array(series.steps)
+    begin, end = _places(steps, span)
+    _check(series, end - begin, floor, level)
+    distances = _distances(series)
+    boundary = phase_boundary(
+        steps[begin:end], distances[begin:end, begin:end], level, 0 if span is None else span[0]
+    )
+    start = begin if boundary is None else begin + boundary.index
     noise = numerical_floor(series.kernels) if floor is None else floor
-    late = steps[start:]
-    tangents = tangents_at_axis(distances[start:, start:])
+    late, within = steps[start:end], distances[start:end, start:end]
+    tangents = tangents_at_axis(within)
     modes = time_modes(late, tangents.gram)
     likelihood = Likelihood(modes)
     fits = [likelihood.fit(parts) for parts in MODELS]
@@ -136,8 +153,11 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
     weights = np.array([model.probability for model in evidence])
     best = fits[int(weights.argmax())]
     probability = probabilities(evidence)
-    displacement = mean_squared_displacement(late, distances[start:, start:])
-    early_cosines = (1.0 - distances[:start, start:]) @ tangents.axis
+    displacement = mean_squared_displacement(late, within)
+    axis = np.zeros(len(steps))
+    axis[start:end] = tangents.axis
+    angles = np.arccos(np.clip((1.0 - distances) @ axis, -1.0, 1.0))
+    angles[start:end] = tangents.angles
     return Cone(
         verdict=decide(probability, len(late)),
         probability=probability,
@@ -149,22 +169,31 @@ def cone(series: Series, *, floor: float | None = None, level: float = 0.95) -> 
         exponent=intervals.of_shape(likelihood, ("jitter", "power"), level),
         radius=intervals.of_radius(fits, weights, level),
         relaxation_time=_relaxation_time(likelihood, fits, weights, level),
-        axis=np.concatenate([np.zeros(start), tangents.axis]),
-        angles=np.concatenate([np.arccos(np.clip(early_cosines, -1.0, 1.0)), tangents.angles]),
+        axis=axis,
+        angles=angles,
         half_angle=intervals.of_extent(likelihood, best, level),
         dimension=intervals.of_dimension(likelihood, best, level),
-        start_distance=intervals.of_mean(distances[max(start, 1) :, 0], level),
+        start_distance=intervals.of_mean(distances[max(start, 1) : end, 0], level),
+        gap=modes.duration / (len(late) - 1),
+        neighbour_distance=intervals.of_mean_square(within.diagonal(1), level),
         floor=noise,
         displacement=displacement,
         fitted_parts=best.displacement_by_part(displacement.lags, modes.duration),
     )
 
 
-def _check(series: Series, floor: float | None, level: float) -> None:
-    if len(series.steps) < MINIMUM:
+def _places(steps: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int]:
+    """Place of the first kernel of a span, and of the first one behind it."""
+    if span is None:
+        return 0, len(steps)
+    return int(np.searchsorted(steps, span[0])), int(np.searchsorted(steps, span[1], "right"))
+
+
+def _check(series: Series, count: int, floor: float | None, level: float) -> None:
+    if count < MINIMUM:
         raise KernelError(
-            f"the motion of {len(series.steps)} kernels tells nothing: at least {MINIMUM} are "
-            "needed; take kernels more often, or train on"
+            f"the motion of {count} kernels tells nothing: at least {MINIMUM} are needed; take "
+            "kernels more often, or train on"
         )
     if floor is not None and not (floor >= 0 and math.isfinite(floor)):
         raise KernelError(f"the noise floor is a distance S of at least 0, not {floor}")

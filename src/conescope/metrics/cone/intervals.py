@@ -100,6 +100,13 @@ def of_mean(values: Float64Array, level: float, batches: int = 4) -> Estimate:
     return Estimate(mean, mean - width, mean + width)
 
 
+def of_mean_square(values: Float64Array, level: float) -> Estimate:
+    """Mean of correlated squared lengths: `of_mean`, with the interval in logarithms."""
+    mean = of_mean(values, level)
+    factor = math.exp(min((mean.high - mean.value) / mean.value, 700.0))
+    return Estimate(mean.value, mean.value / factor, mean.value * factor)
+
+
 def quantile(information: Float64Array, level: float) -> float:
     """Two-sided quantile of Student's t for a parameter that some modes tell of.
 

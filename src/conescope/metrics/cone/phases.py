@@ -29,21 +29,23 @@ class Boundary:
 
 
 def phase_boundary(
-    steps: np.ndarray, distances: Float64Array, level: float = 0.95
+    steps: np.ndarray, distances: Float64Array, level: float = 0.95, start: int = 0
 ) -> Boundary | None:
     """Change point of the velocity v(t) = S(t, t + dt) / dt (arXiv:2503.16316, eq. 5).
 
-    In phase I, log v is a straight line in log t; in phase II it is constant and lower. Lines
-    and constant are fitted by least squares for every place of the change; it is accepted if
-    the Bayesian information criterion prefers it to one constant throughout (Bai, Econometric
-    Theory 13:315, 1997, for change points by least squares). Neighbouring velocities share a
-    kernel, so the likelihood is tempered by the residuals' correlation.
+    In phase I, log v is a straight line in log t, with t from the start of the phase; in phase
+    II it is constant and lower. Lines and constant are fitted by least squares for every place
+    of the change; it is accepted if the Bayesian information criterion prefers it to one
+    constant throughout (Bai, Econometric Theory 13:315, 1997, for change points by least
+    squares). Neighbouring velocities share a kernel, so the likelihood is tempered by the
+    residuals' correlation.
 
     Args:
         steps: [T], iterations, rising.
         distances: [T, T], kernel distances S.
         level: confidence of the interval, in (0, 1): the places whose likelihood ratio to the
             best lies below the χ² quantile of one degree of freedom.
+        start: iteration at which phase I began.
 
     Returns:
         None if there is one phase only, or too few kernels to tell.
@@ -54,7 +56,7 @@ def phase_boundary(
     if len(kept) < MINIMUM + 1 or not (moved > 0).all():
         return None
     velocity = np.log(moved / np.diff(times))
-    clock = np.log((times[:-1] + times[1:]) / 2)
+    clock = np.log((times[:-1] + times[1:]) / 2 - start)
     count = len(velocity)
     places = np.arange(1, count - MINIMUM + 2)
     squares, falls = np.array([_two_phases(clock, velocity, int(place)) for place in places]).T
