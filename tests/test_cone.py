@@ -47,6 +47,14 @@ def test_little_data_are_undecided_rather_than_wrong(name):
     assert all(found.verdict == "undecided" for _, found in cones(name, 12, 5))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_dimension_of_a_motion_about_as_fast_as_the_kernels_come(seed: int):
+    motion = Motion(confined=0.02, relaxation=40.0, diffusion=0.01)
+    simulated = simulate(motion, 50, seed)
+    truth = motion.participation(simulated.late)
+    assert cone(simulated.series).dimension.value == pytest.approx(truth, rel=0.25)
+
+
 def test_a_motion_below_the_floor_is_frozen_and_above_it_is_not():
     series = simulate(Motion(jitter=1e-3), 100, 0).series
     assert cone(series, floor=1.5e-3).verdict == "frozen"

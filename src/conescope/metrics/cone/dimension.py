@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from conescope.metrics.distance import Float64Array
 
@@ -23,7 +23,7 @@ class Concentration:
     Σ_a (f λ_a + h μ_a)² is a quadratic form in (f, h).
 
     Attributes:
-        form: [3], Σ λ², Σ λμ, Σ μ².
+        form: [3], Σ λ², Σ λμ, Σ μ²; 0 to 1.
         covariance: [3, 3], of `form`.
         least: the least concentration that the data resolve.
     """
@@ -76,7 +76,7 @@ def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) 
     expected, form = np.full(len(squares), squares.mean()), np.zeros(3)
     for _ in range(3):
         weighted = terms / expected[:, None]
-        form = nnls(weighted, squares / expected)[0]
+        form = lsq_linear(weighted, squares / expected, (0.0, 1.0), method="bvls").x
         expected = np.clip(terms @ form, least, None)
     weighted = terms / expected[:, None]
     scores = weighted * (squares / expected - weighted @ form)[:, None]

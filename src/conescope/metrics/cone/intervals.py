@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t as student
 
+from conescope.metrics.cone.dimension import concentration
 from conescope.metrics.cone.estimate import Estimate
 from conescope.metrics.cone.models import Fit, Likelihood, Parts
 from conescope.metrics.distance import Float64Array
@@ -78,10 +79,11 @@ def of_dimension(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
     Λ is the mean over the phase of jitter, slow motion and drift; a drift is one direction. An
     end is infinite if the kernels are too few to bound the dimension from above.
     """
-    jitter, slow = (float(power.sum()) for power in fit.random)
-    total = jitter + slow + fit.steady
-    jitter, slow, steady = jitter / total, slow / total, fit.steady / total
-    random, spread = likelihood.concentration.of_mix(jitter, slow)
+    jitter, slow = fit.random
+    told = concentration(likelihood.modes.gram[1:, 1:], jitter[1:], slow[1:])
+    total = float(jitter.sum() + slow.sum()) + fit.steady
+    steady = fit.steady / total
+    random, spread = told.of_mix(float(jitter.sum()) / total, float(slow.sum()) / total)
     value, width = random + steady**2, _normal(level) * spread
     ends = (min(max(end, 0.0), 1.0) for end in (value, value + width, value - width))
     return Estimate(*(1.0 / end if end > 0 else math.inf for end in ends))
