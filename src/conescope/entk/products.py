@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_STRIPS = 8
-_STRIP_ROWS = 128
-_SHORT = 128
+_STRIPS = 7
+_STRIP_ROWS = 32
+_WORTH_A_CALL = 2**19
+"""Multiplications of the smallest product that oneDNN is called for."""
 
 
 @functools.cache
@@ -45,18 +46,36 @@ class Scratch:
         return buffer[:count].view(shape)
 
 
-def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Out = left @ right for batches of matrices.
+def multiply(left: Tensor, right: Tensor) -> Tensor:
+    """The product of two matrices.
 
-    Where the inner dimension is short, products of few rows run up to 1.7 times as fast.
+    In single and half precision on a CPU by oneDNN, which chooses its instructions by what the
+    processor can do; torch's default library there, MKL, chooses by the vendor as well, and on AMD
+    processors with AVX-512 reaches half of the speed.
     """
-    if left.shape[2] > _SHORT or left.shape[1] <= _STRIP_ROWS:
+    if _by_onednn(left, right):
+        return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
+    return left @ right
+
+
+def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Out = left @ right for batches of matrices."""
+    if _by_onednn(left[0], right[0]):
+        for product, a, b in zip(out, left, right, strict=True):
+            product.copy_(multiply(a, b))
+    else:
         torch.bmm(left, right, out=out)
-        return
-    for product, a, b in zip(out, left, right, strict=True):
-        for start in range(0, len(a), _STRIP_ROWS):
-            strip = slice(start, start + _STRIP_ROWS)
-            torch.mm(a[strip], b, out=product[strip])
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call."""
+    return (
+        left.device.type == "cpu"
+        and left.dtype in (torch.float32, torch.bfloat16)
+        and len(left) * right.numel() >= _WORTH_A_CALL
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
@@ -73,15 +92,15 @@ def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == out.dtype:
+    if left.dtype == out.dtype and not _by_onednn(left, right.T):
         out.addmm_(left, right.T)
     else:
-        out += left @ right.T
+        out += multiply(left, right.T)
 
 
 def strips(rows: int) -> Iterator[slice]:
     """Strips of the rows of a symmetric matrix."""
-    height = max(_STRIP_ROWS, -(-rows // _STRIPS))
+    height = -(-rows // (_STRIPS * _STRIP_ROWS)) * _STRIP_ROWS
     for start in range(0, rows, height):
         yield slice(start, min(rows, start + height))
 

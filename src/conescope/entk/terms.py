@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conescope.entk.calls import DenseCall, EmbeddingCall, OuterCall
-from conescope.entk.products import Scratch, add_gram, matrix, multiply_batch, tiles
+from conescope.entk.products import Scratch, add_gram, matrix, multiply, multiply_batch, tiles
 from conescope.entk.survey import Shape
 
 _FEATURE_ELEMENTS = 2**21
@@ -304,7 +304,8 @@ def _feature_grams(
         features = term.features.write(part.start, part.stop, term.cotangents, scratch, use)
         factors.append(features.transpose(0, 1).flatten(1, 2))
     a, b = factors
-    grams = a @ b.mT
+    grams = scratch.take("grams", (len(a), a.shape[1], b.shape[1]), a)
+    multiply_batch(grams, a, b.mT)
     return grams.view(
         len(grams), rows.stop - rows.start, left.positions, columns.stop - columns.start, -1
     )
@@ -313,16 +314,14 @@ def _feature_grams(
 def _add_summed(place: Tensor, g: Tensor, h: Tensor, grams: Tensor, scratch: Scratch) -> None:
     """place[i, j] += Σ_tt′ grams[i, t, j, t′] Σ_k g[i, k, :, t] · h[j, k, :, t′]."""
     left, right = (factor.permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for factor in (g, h))
-    products = scratch.take("products", (len(left), len(right)), g)
-    torch.mm(left, right.T, out=products)
+    products = multiply(left, right.T)
     place += products.view(grams.shape).mul_(grams).sum(dim=(1, 3))
 
 
 def _add_direct(place: Tensor, g: Tensor, h: Tensor, grams: Tensor, scratch: Scratch) -> None:
     """place[i, k, j, l] += Σ_tt′ grams[i, t, j, t′] g[i, k, :, t] · h[j, l, :, t′]."""
     left, right = (factor.transpose(2, 3).flatten(0, 2) for factor in (g, h))
-    products = scratch.take("products", (len(left), len(right)), g)
-    torch.mm(left, right.T, out=products)
+    products = multiply(left, right.T)
     (i, q, _, t), (j, _, _, s) = g.shape, h.shape
     weighted = products.view(i, q, t, j, q, s).mul_(grams[:, None, :, :, None])
     place += weighted[:, :, 0, ..., 0] if t * s == 1 else weighted.sum(dim=(2, 5))
