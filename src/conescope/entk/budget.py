@@ -7,8 +7,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from conescope.entk.contractions import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.entk.survey import Survey
-from conescope.entk.terms import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.errors import KernelError
 
 _BLOCK = 64

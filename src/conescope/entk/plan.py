@@ -16,12 +16,12 @@ from torch.utils.flop_counter import flop_registry
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
 from conescope.entk.budget import Cut, cut, default_memory
+from conescope.entk.contractions import DIRECT_POSITIONS, jacobian_cost, position_cost
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch
 from conescope.entk.routes import follow, only_requires_grad
 from conescope.entk.survey import Shape
-from conescope.entk.terms import DIRECT_POSITIONS, jacobian_cost, position_cost
 from conescope.kernel import Outputs
 
 _TIMED_SAMPLES = 16

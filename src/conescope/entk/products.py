@@ -11,7 +11,7 @@ from torch import Tensor
 
 _STRIPS = 7
 _STRIP_ROWS = 32
-_WORTH_A_CALL = 2**19
+_WORTH_A_CALL = 2**18
 """Multiplications of the smallest product that oneDNN is called for."""
 
 
@@ -53,9 +53,10 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
     processor can do; torch's default library there, MKL, chooses by the vendor as well, and on AMD
     processors with AVX-512 reaches half of the speed.
     """
-    if _by_onednn(left, right):
-        return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
-    return left @ right
+    if not _by_onednn(left, right):
+        return left @ right
+    weight = right.T if right.is_contiguous() else right.T.contiguous()  # other strides crawl
+    return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
 
 
 def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:

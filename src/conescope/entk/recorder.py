@@ -18,12 +18,11 @@ from torch.overrides import TorchFunctionMode
 from conescope.entk.calls import (
     Call,
     ChannelNormCall,
-    ConvCall,
     ElementNormCall,
     EmbeddingCall,
     LinearCall,
-    TransposedConvCall,
 )
+from conescope.entk.convolutions import ConvCall, TransposedConvCall
 
 
 class Recorder(TorchFunctionMode):

@@ -1,0 +1,160 @@
+"""The factors of weights whose gradient is a sum of outer products over positions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from conescope.entk.calls import DenseCall, EmbeddingCall, OuterCall
+from conescope.entk.convolutions import ConvCall
+from conescope.entk.products import Scratch, multiply_batch
+from conescope.entk.survey import Shape
+
+FEATURE_ELEMENTS = 2**21
+_MANY_COTANGENTS = 4
+
+
+class Factors:
+    """The two factors of a weight whose gradient is Σ_t cotangent[t] ⊗ feature[t].
+
+    Args:
+        shape: of the weight.
+        samples: n.
+        directions: q.
+        allocate: makes the tensor of cotangents, [n, q, g, o, T], from its shape.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        samples: int,
+        directions: int,
+        allocate: Callable[[tuple[int, ...]], Tensor],
+    ) -> None:
+        self.shape = shape
+        self.features = Features(shape)
+        self.sparse = shape.sparse
+        self.samples = samples
+        self.cotangents = allocate(
+            (samples, directions, shape.groups, shape.outputs, shape.positions)
+        )
+
+    @property
+    def positions(self) -> int:
+        """T, over all calls."""
+        return self.features.positions
+
+    def jacobian(
+        self, outputs: slice, rows: Tensor, scratch: Scratch, known: Tensor | None = None
+    ) -> None:
+        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a].
+
+        Args:
+            outputs: which outputs.
+            rows: where the gradients go.
+            scratch: buffers.
+            known: the features of all samples, where they have been written before.
+        """
+        if self.by_convolution:
+            self._convolve(outputs, rows)
+            return
+        n, q, g, _, t = self.cotangents.shape
+        o, a = rows.shape[3:]
+        step = n if known is not None else max(1, FEATURE_ELEMENTS // (g * a * t))
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            features = known
+            if features is None:
+                features = self.features.write(part.start, part.stop, rows, scratch, "features")
+            cotangents = self.cotangents[part, :, :, outputs]
+            if g == 1:
+                left = cotangents.reshape(-1, q * o, t)
+                multiply_batch(rows[part].view(-1, q * o, a), left, features[:, 0])
+            else:
+                rows[part] = cotangents @ features[:, None]
+
+    @property
+    def by_convolution(self) -> bool:
+        """Whether convolutions form the gradients, one cotangent at a time, without features."""
+        return self.cotangents.shape[1] < _MANY_COTANGENTS and self.features.convolvable
+
+    def _convolve(self, outputs: slice, rows: Tensor) -> None:
+        inputs = self.features.inputs
+        torch.sum(self.cotangents[:, :, :, outputs, None], dim=-1, out=rows[..., inputs:])
+        for block, calls in self.features.blocks:
+            for k in range(rows.shape[1]):
+                for use, call in enumerate(calls):
+                    assert isinstance(call, ConvCall)
+                    cotangent = self.cotangents[block, k, :, outputs, self.features.spans[use]]
+                    place = rows[block, k, ..., :inputs]
+                    add = place.add_ if use else place.copy_
+                    add(call.gradients(cotangent))
+
+    def place(self, use: int, block: slice, direction: int) -> Tensor:
+        """Where the cotangents of one call belong, [b, g, o, T]."""
+        return self.cotangents[block, direction, :, :, self.features.spans[use]]
+
+
+class Features:
+    """Features of many samples, block by block, written out where they are needed.
+
+    Args:
+        shape: of the weight.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.groups, self.outputs, self.width = shape.groups, shape.outputs, shape.inputs
+        self.positions = shape.positions
+        self.spans: list[slice] = []
+        self.blocks: list[tuple[slice, Sequence[OuterCall]]] = []
+
+    def append(self, block: slice, calls: Sequence[OuterCall]) -> None:
+        """Take in a block of samples."""
+        self.blocks.append((block, calls))
+        ends = list(itertools.accumulate(call.positions for call in calls))
+        self.spans = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def elements(self) -> int:
+        """Numbers that a sample's features take when they are written out."""
+        return self.groups * self.positions * self.width
+
+    @property
+    def inputs(self) -> int:
+        """The features without the bias's."""
+        return self.blocks[0][1][0].shape[2]
+
+    @property
+    def convolvable(self) -> bool:
+        """Whether all calls are convolutions whose gradients come fast from another convolution."""
+        return all(
+            isinstance(call, ConvCall) and call.convolvable
+            for _, calls in self.blocks
+            for call in calls
+        )
+
+    def write(self, start: int, stop: int, like: Tensor, scratch: Scratch, use: str) -> Tensor:
+        """[stop − start, g, T, a], valid until the scratch is used for the same again."""
+        shape = (stop - start, self.groups, self.positions, self.width)
+        out = scratch.take(use, shape, like)
+        inputs = self.inputs
+        out[..., inputs:] = 1.0  # the bias's feature
+        for block, calls in self.blocks:
+            first, last = max(start, block.start), min(stop, block.stop)
+            if first < last:
+                for span, call in zip(self.spans, calls, strict=True):
+                    assert isinstance(call, DenseCall)
+                    part = out[first - start : last - start, :, span, :inputs]
+                    call.write_features(part, first - block.start, last - block.start)
+        return out
+
+    def tokens(self) -> Tensor:
+        """[n, T], for an embedding."""
+        rows = [
+            torch.cat([call.tokens() for call in calls if isinstance(call, EmbeddingCall)], dim=1)
+            for _, calls in self.blocks
+        ]
+        return torch.cat(rows)

@@ -1,0 +1,98 @@
+"""Products of matrices in every library that may take them, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conescope.entk import entk, products
+
+LARGE = (150, 600, 130)
+SMALL = (3, 4, 5)
+
+
+def matrices(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    rows, inner, columns = shape
+    return torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype).T
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-15)]
+)
+def test_product_of_strided_matrices(shape, dtype: torch.dtype, tolerance: float):
+    left, right = matrices(shape, dtype)
+    wide = torch.zeros(len(left), 2 * left.shape[1], dtype=dtype)
+    wide[:, 1::2] = left
+    expected = left.double() @ right.double()
+    for a in (left, wide[:, 1::2]):
+        product = products.multiply(a, right)
+        assert product.dtype == dtype
+        assert float((product.double() - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 33, 260])
+def test_gram_fills_the_lower_triangle(rows: int, dtype: torch.dtype):
+    factor = torch.randn(rows, 700, dtype=dtype)
+    out = torch.ones(rows, rows, dtype=dtype)
+    products.add_gram(out, factor, None)
+    products.mirror(out)
+    expected = factor.double() @ factor.double().T + 1
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-3)
+    assert torch.equal(out, out.T)
+
+
+def test_without_onednn_the_kernel_is_the_same(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3200, 3)).eval()
+    x = torch.randn(20, 16, 12, 12)
+    kernels = [entk(model, x, outputs=outputs).values for outputs in ("full", "trace", "sum")]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    for outputs, fast in zip(("full", "trace", "sum"), kernels, strict=True):
+        plain = entk(model, x, outputs=outputs).values
+        assert not torch.equal(fast, plain)
+        assert float((fast - plain).norm() / plain.norm()) < 1e-6
+
+
+class Twice(nn.Module):
+    """One convolution, used twice."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x).tanh())
+
+
+CONVOLUTIONS = {
+    "1d": (lambda: nn.Conv1d(16, 32, 3, padding=1, stride=2), (16, 20)),
+    "2d, dilated": (lambda: nn.Conv2d(16, 32, 3, padding=2, dilation=2, bias=False), (16, 6, 5)),
+    "2d, groups": (lambda: nn.Conv2d(32, 32, (3, 1), groups=2, stride=(2, 1)), (32, 6, 5)),
+    "3d": (lambda: nn.Conv3d(16, 16, 2, padding=1), (16, 4, 3, 3)),
+    "even, same": (lambda: nn.Conv2d(16, 16, 2, padding="same"), (16, 4, 4)),
+    "twice": (lambda: Twice(nn.Conv2d(16, 16, 3, padding=1)), (16, 5, 5)),
+    "pieces": (
+        lambda: nn.Sequential(nn.Unflatten(1, (-1, 16)), nn.Flatten(0, 1), nn.Conv2d(16, 16, 3),
+                              nn.Unflatten(0, (-1, 2))),
+        (32, 5, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("outputs", ["sum", "trace", 1])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_gradients_formed_by_a_convolution(name: str, outputs):
+    torch.manual_seed(1)
+    make, shape = CONVOLUTIONS[name]
+    model = nn.Sequential(make(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    x, y = torch.randn(5, *shape), torch.randn(3, *shape)
+    model(x)
+    kernels = [entk(model, x, outputs=outputs), entk(model, x, y, outputs=outputs)]
+    model.double()
+    for kernel, other in zip(kernels, (None, y.double()), strict=True):
+        exact = entk(model, x.double(), other, outputs=outputs).values
+        assert float((kernel.values - exact).norm() / exact.norm()) < 1e-6
