@@ -112,7 +112,7 @@ def _scratch(survey: Survey, q: int, rows: int, share: int) -> int:
 
 
 def _block_elements(survey: Survey, q: int) -> int:
-    backward = survey.passing + survey.passing // 4 + q * survey.stacked
+    backward = survey.passing + survey.passing // 4 + survey.stacked(q)
     return max(backward, q * survey.general + survey.passing if survey.general else 0)
 
 

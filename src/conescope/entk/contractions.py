@@ -150,8 +150,7 @@ def _add_weighted(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
     left = g.reshape(i, q, o * t)
     for j, cotangents in enumerate(h):
         vectors = cotangents.reshape(q * o, -1)
-        for factor, gram, result in zip(
-            left, grams[:, :, j].contiguous(), place[:, :, j], strict=True
-        ):
+        pairs = zip(left, grams[:, :, j].contiguous(), place[:, :, j], strict=True)
+        for factor, gram, result in pairs:
             weighted = multiply(vectors, gram.T)
             result += multiply(factor, weighted.view(q, o * t).T)

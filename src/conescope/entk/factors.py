@@ -105,14 +105,26 @@ class _Collector:
                 raise RoutesChangedError
             self._take_outer(open_terms, k, calls, gradients)
             self._take_rows(block, k, calls, gradients)
-        for name, term in self.formed.items():
-            term.form(block, open_terms[name][1], factory.scratch)
+            self._form(block, slice(k, k + 1), open_terms, stacked=False)
+        self._form(block, slice(0, last + 1), open_terms, stacked=True)
 
     def absorb_rows(self, block: slice, gradients: Mapping[str, Tensor]) -> None:
         """Take in gradients [b, q, p] that the general route has formed."""
         for name, rows in gradients.items():
             for k in range(rows.shape[1]):
                 self.rows[name].place(name, block, k).copy_(rows[:, k])
+
+    def _form(
+        self,
+        block: slice,
+        directions: slice,
+        terms: Mapping[str, tuple[slice, OuterTerm]],
+        stacked: bool,
+    ) -> None:
+        """Form the gradients of some cotangents of a block, of the terms that stack them or not."""
+        for name, formed in self.formed.items():
+            if self.factory.survey.shapes[name].stacks == stacked:
+                formed.form(block, directions, terms[name][1], self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> dict[str, tuple[slice, OuterTerm]]:
         """Weight → (the block's place in it, the term that takes the block's factors)."""
@@ -129,7 +141,8 @@ class _Collector:
                     return self.factory.scratch.take(name, shape, self.formed[name].rows)
 
                 shape = self.factory.survey.shapes[name]
-                term = OuterTerm(shape, whole.stop, len(self.directions), allocate)
+                held = len(self.directions) if shape.stacks else 1
+                term = OuterTerm(shape, whole.stop, held, allocate)
                 term.features.append(whole, uses)
                 terms[name] = whole, term
         return terms
@@ -144,7 +157,7 @@ class _Collector:
         for name, (block, term) in terms.items():
             for use, number in enumerate(self.assignment.outer[name][0]):
                 g, call = gradients[number], calls[number]
-                place = term.place(use, block, k)
+                place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
                 if g is None or not isinstance(call, OuterCall):
                     place.zero_()
                 else:

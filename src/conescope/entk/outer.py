@@ -79,11 +79,12 @@ class Factors:
     @property
     def by_convolution(self) -> bool:
         """Whether convolutions form the gradients, one cotangent at a time, without features."""
-        return self.cotangents.shape[1] < _MANY_COTANGENTS and self.features.convolvable
+        return self.shape.convolvable and self.cotangents.shape[1] < _MANY_COTANGENTS
 
     def _convolve(self, outputs: slice, rows: Tensor) -> None:
         inputs = self.features.inputs
-        torch.sum(self.cotangents[:, :, :, outputs, None], dim=-1, out=rows[..., inputs:])
+        if rows.shape[-1] > inputs:
+            rows[..., inputs] = self.cotangents[:, :, :, outputs].sum(dim=-1)
         for block, calls in self.features.blocks:
             for k in range(rows.shape[1]):
                 for use, call in enumerate(calls):
@@ -126,15 +127,6 @@ class Features:
     def inputs(self) -> int:
         """The features without the bias's."""
         return self.blocks[0][1][0].shape[2]
-
-    @property
-    def convolvable(self) -> bool:
-        """Whether all calls are convolutions whose gradients come fast from another convolution."""
-        return all(
-            isinstance(call, ConvCall) and call.convolvable
-            for _, calls in self.blocks
-            for call in calls
-        )
 
     def write(self, start: int, stop: int, like: Tensor, scratch: Scratch, use: str) -> Tensor:
         """[stop − start, g, T, a], valid until the scratch is used for the same again."""

@@ -12,18 +12,23 @@ from torch import Tensor, nn
 
 from conescope.entk.assignment import Assignment, assign
 from conescope.entk.calls import Call, OuterCall
+from conescope.entk.convolutions import ConvCall
 from conescope.entk.routes import Routes, find_routes, follow, only_requires_grad
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A weight with two factors: groups g, outputs o and features a of a group, positions T."""
+    """A weight with two factors: groups g, outputs o and features a of a group, positions T.
+
+    `sparse` features are tokens; `convolvable` gradients come fast from a convolution.
+    """
 
     groups: int
     outputs: int
     inputs: int
     positions: int
     sparse: bool = False
+    convolvable: bool = False
 
     @property
     def size(self) -> int:
@@ -34,6 +39,11 @@ class Shape:
     def formed(self) -> bool:
         """Whether the gradient takes about as little memory as its factors, or less."""
         return not self.sparse and self.inputs <= 1.0 * self.positions
+
+    @property
+    def stacks(self) -> bool:
+        """Whether a block's cotangents wait for each other, to be multiplied together."""
+        return not (self.formed and self.convolvable)
 
 
 @dataclass(frozen=True)
@@ -73,11 +83,13 @@ class Survey:
             for shape in self.shapes.values()
         )
 
-    @property
-    def stacked(self) -> int:
-        """Elements that a block holds for each cotangent until its gradients are formed."""
-        formed = (shape for shape in self.shapes.values() if shape.formed)
-        return sum(shape.groups * shape.outputs * shape.positions for shape in formed)
+    def stacked(self, directions: int) -> int:
+        """Elements that a block holds of so many cotangents until its gradients are formed."""
+        return sum(
+            shape.groups * shape.outputs * shape.positions * (directions if shape.stacks else 1)
+            for shape in self.shapes.values()
+            if shape.formed
+        )
 
     @property
     def general(self) -> int:
@@ -158,7 +170,8 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         uses = [call for n in numbers if isinstance(call := calls[n], OuterCall)]
         g, o, a = uses[0].shape
         positions = sum(call.positions for call in uses)
-        shapes[name] = Shape(g, o, a + bias, positions, uses[0].sparse)
+        convolvable = all(isinstance(call, ConvCall) and call.convolvable for call in uses)
+        shapes[name] = Shape(g, o, a + bias, positions, uses[0].sparse, convolvable)
         if not shapes[name].formed:
             kept += sum(call.source.numel() for call in uses) // 2
     rows = {name: parameters[name].numel() for name in (*assignment.rows, *routes.general)}

@@ -90,9 +90,9 @@ class FormedTerm:
         g, o, a = shape.groups, shape.outputs, shape.inputs
         self.rows = like.new_empty(samples, directions, g, o, a)
 
-    def form(self, block: slice, term: OuterTerm, scratch: Scratch) -> None:
-        """Take in the gradients of a block of samples from their factors."""
-        term.jacobian(slice(0, self.rows.shape[3]), self.rows[block], scratch)
+    def form(self, block: slice, directions: slice, term: OuterTerm, scratch: Scratch) -> None:
+        """Take in the gradients of a block of samples for some cotangents from their factors."""
+        term.jacobian(slice(0, self.rows.shape[3]), self.rows[block, directions], scratch)
 
     def add_to(self, out: Tensor, other: FormedTerm | None, full: bool, scratch: Scratch) -> None:
         """Out += rows rowsᵀ."""
