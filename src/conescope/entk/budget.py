@@ -14,6 +14,10 @@ from conescope.errors import KernelError
 _BLOCK = 64
 _BLOCK_ELEMENTS = 2**25
 """Few enough to be near the processor still."""
+_FACTOR_ELEMENTS = 2**25
+_FEWEST_DIRECTIONS = 5
+"""More factors than these elements are not held at once if fewer cotangents can be taken together;
+every division costs a forward pass, so none is made below so many."""
 _LIBRARIES = 48 * 2**20
 """Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
 
@@ -65,8 +69,10 @@ def cut(
     """
     n, m = samples
     choices = [directions] if together else _halvings(directions)
+    whole = n if m is None else n + m
     for q in choices:
-        whole = n if m is None else n + m
+        if whole * q * survey.factors > _FACTOR_ELEMENTS and q >= 2 * _FEWEST_DIRECTIONS:
+            continue
         plan = _fill(survey, q, whole, 1, element, budget)
         if plan is not None and plan.chunk >= whole:
             return plan

@@ -19,7 +19,7 @@ from conescope.entk.budget import Cut, cut, default_memory
 from conescope.entk.contractions import DIRECT_POSITIONS, jacobian_cost, position_cost
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
-from conescope.entk.products import Scratch
+from conescope.entk.products import Scratch, multiply, multiply_batch
 from conescope.entk.routes import follow, only_requires_grad
 from conescope.entk.survey import Shape
 from conescope.kernel import Outputs
@@ -266,8 +266,8 @@ def measure_speed(device: str, dtype: torch.dtype) -> Speed:
     long = torch.ones(2**23, dtype=dtype, device=device)
     target = torch.empty_like(long)
     out = torch.empty(256, 64, 288, dtype=dtype, device=device)
-    product = _seconds(lambda: torch.mm(a, a))
-    batched = _seconds(lambda: torch.bmm(left, right, out=out))
+    product = _seconds(lambda: multiply(a, a))
+    batched = _seconds(lambda: multiply_batch(out, left, right))
     copy = _seconds(lambda: target.copy_(long))
     return Speed(2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy)
 
