@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conescope.entk.calls import Call, DenseCall
+from conescope.entk.products import onednn_serves
 
 _ONEDNN_CHANNELS = 16
 _SMALL_WEIGHT = 2**16
@@ -59,12 +60,11 @@ class ConvCall(DenseCall):
     def convolvable(self) -> bool:
         """Whether `gradients` is fast: in oneDNN, for small weights with channels by sixteens."""
         return (
-            self.source.device.type == "cpu"
+            onednn_serves(self.source)
             and self.source.dtype == torch.float32
             and all(count % _ONEDNN_CHANNELS == 0 for count in self.weight_shape[:2])
             and math.prod(self.weight_shape) <= _SMALL_WEIGHT
             and all(p % 2 == 0 for p in self.padding)
-            and torch.backends.mkldnn.is_available()
         )
 
     def gradients(self, cotangent: Tensor) -> Tensor:

@@ -68,15 +68,20 @@ def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:
         torch.bmm(left, right, out=out)
 
 
-def _by_onednn(left: Tensor, right: Tensor) -> bool:
-    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call."""
+def onednn_serves(like: Tensor) -> bool:
+    """Whether oneDNN is there, and in use, for tensors of this device and dtype."""
     return (
-        left.device.type == "cpu"
-        and left.dtype in (torch.float32, torch.bfloat16)
-        and len(left) * right.numel() >= _WORTH_A_CALL
+        like.device.type == "cpu"
+        and like.dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call."""
+    return len(left) * right.numel() >= _WORTH_A_CALL and onednn_serves(left)
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
