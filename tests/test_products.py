@@ -8,10 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conescope.entk import entk, products
+from conescope.entk import convolutions, entk, products
 
 LARGE = (150, 600, 130)
 SMALL = (3, 4, 5)
+
+
+@pytest.fixture(params=[True, False], ids=["MKL at home", "MKL abroad"])
+def at_home(request, monkeypatch):
+    for module in (products, convolutions):
+        monkeypatch.setattr(module, "mkl_at_home", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "home"),
+    [({"cpu_name": "Intel Xeon"}, True), ({"cpu_name": "AMD EPYC"}, False), ({}, False)],
+)
+def test_mkl_is_at_home_on_intel(monkeypatch, capabilities, home):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert products.mkl_at_home.__wrapped__() == home
 
 
 def matrices(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -23,6 +40,7 @@ def matrices(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, T
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-15)]
 )
+@pytest.mark.usefixtures("at_home")
 def test_product_of_strided_matrices(shape, dtype: torch.dtype, tolerance: float):
     left, right = matrices(shape, dtype)
     wide = torch.zeros(len(left), 2 * left.shape[1], dtype=dtype)
@@ -36,6 +54,7 @@ def test_product_of_strided_matrices(shape, dtype: torch.dtype, tolerance: float
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 33, 260])
+@pytest.mark.usefixtures("at_home")
 def test_gram_fills_the_lower_triangle(rows: int, dtype: torch.dtype):
     factor = torch.randn(rows, 700, dtype=dtype)
     out = torch.ones(rows, rows, dtype=dtype)
@@ -86,12 +105,13 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("outputs", ["sum", "trace", 1])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_gradients_formed_by_a_convolution(name: str, outputs):
     torch.manual_seed(1)
     make, shape = CONVOLUTIONS[name]
-    model = nn.Sequential(make(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    model = nn.Sequential(make(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(4)).eval()
     x, y = torch.randn(5, *shape), torch.randn(3, *shape)
     model(x)
     kernels = [entk(model, x, outputs=outputs), entk(model, x, y, outputs=outputs)]

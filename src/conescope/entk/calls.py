@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
@@ -188,14 +189,28 @@ class ChannelNormCall(Call):
     center: Tensor | None = None
 
     def weight_rows(self, g: Tensor) -> Tensor:
-        rows = self.bias_rows(g * self.source)
+        products, sums = (self.by_sample(rows).sum(dim=1) for rows in self._products_and_sums(g))
         if self.rate is None or self.center is None:
-            return rows
-        return rows.mul_(self.rate).addcmul_(self.bias_rows(g), self.center)
+            return products
+        return products.mul_(self.rate).addcmul_(sums, self.center)
 
     def bias_rows(self, g: Tensor) -> Tensor:
         sums = g.flatten(2).sum(dim=-1) if g.dim() > 2 else g
         return self.by_sample(sums).sum(dim=1)
+
+    def _products_and_sums(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ g · source and Σ g over the positions, [b·r, channels] each, in one pass.
+
+        They are the gradients of a group norm's γ and β, with every map as a channel of its own.
+        """
+        maps = math.prod(g.shape[:2])
+        size = g[0, 0].numel()
+        unit = g.new_ones(1, 1)
+        _, products, sums = torch.ops.aten.native_group_norm_backward(
+            g.reshape(1, maps, size), self.source.reshape(1, maps, size), unit - 1, unit,
+            unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
+        )  # fmt: skip
+        return products.view(g.shape[:2]), sums.view(g.shape[:2])
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from conescope.entk.calls import Call, DenseCall
-from conescope.entk.products import onednn_serves
+from conescope.entk.products import mkl_at_home, onednn_serves
 
 _ONEDNN_CHANNELS = 16
 _SMALL_WEIGHT = 2**16
+FEW_COTANGENTS = 3
+"""More are better multiplied together, by patches that are written once."""
 
 
 @dataclass
@@ -57,15 +60,19 @@ class ConvCall(DenseCall):
         return by_group.permute(0, 2, 3, 1, 4).flatten(3)
 
     @property
-    def convolvable(self) -> bool:
-        """Whether `gradients` is fast: in oneDNN, for small weights with channels by sixteens."""
-        return (
+    def convolved(self) -> int:
+        """Up to how many cotangents `gradients` is faster than products of patches.
+
+        It is fast in oneDNN, for small weights with channels by sixteens.
+        """
+        fast = (
             onednn_serves(self.source)
             and self.source.dtype == torch.float32
             and all(count % _ONEDNN_CHANNELS == 0 for count in self.weight_shape[:2])
             and math.prod(self.weight_shape) <= _SMALL_WEIGHT
             and all(p % 2 == 0 for p in self.padding)
         )
+        return 0 if not fast else FEW_COTANGENTS if mkl_at_home() else sys.maxsize
 
     def gradients(self, cotangent: Tensor) -> Tensor:
         """Gradients of some outputs' weights, by a convolution in which each sample is a group.

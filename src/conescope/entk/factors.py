@@ -123,7 +123,7 @@ class _Collector:
     ) -> None:
         """Form the gradients of some cotangents of a block, of the terms that stack them or not."""
         for name, formed in self.formed.items():
-            if self.factory.survey.shapes[name].stacks == stacked:
+            if self.factory.survey.shapes[name].stacks(len(self.directions)) == stacked:
                 formed.form(block, directions, terms[name][1], self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> dict[str, tuple[slice, OuterTerm]]:
@@ -141,7 +141,7 @@ class _Collector:
                     return self.factory.scratch.take(name, shape, self.formed[name].rows)
 
                 shape = self.factory.survey.shapes[name]
-                held = len(self.directions) if shape.stacks else 1
+                held = len(self.directions) if shape.stacks(len(self.directions)) else 1
                 term = OuterTerm(shape, whole.stop, held, allocate)
                 term.features.append(whole, uses)
                 terms[name] = whole, term

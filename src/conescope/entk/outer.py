@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from conescope.entk.calls import DenseCall, EmbeddingCall, OuterCall
-from conescope.entk.convolutions import ConvCall
+from conescope.entk.convolutions import FEW_COTANGENTS, ConvCall
 from conescope.entk.products import Scratch, multiply_batch
 from conescope.entk.survey import Shape
 
 FEATURE_ELEMENTS = 2**21
-_MANY_COTANGENTS = 4
 
 
 class Factors:
@@ -79,7 +78,7 @@ class Factors:
     @property
     def by_convolution(self) -> bool:
         """Whether convolutions form the gradients, one cotangent at a time, without features."""
-        return self.shape.convolvable and self.cotangents.shape[1] < _MANY_COTANGENTS
+        return self.cotangents.shape[1] <= min(self.shape.convolved, FEW_COTANGENTS)
 
     def _convolve(self, outputs: slice, rows: Tensor) -> None:
         inputs = self.features.inputs

@@ -49,9 +49,9 @@ class Scratch:
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """The product of two matrices.
 
-    In single and half precision on a CPU by oneDNN, which chooses its instructions by what the
-    processor can do; torch's default library there, MKL, chooses by the vendor as well, and on AMD
-    processors with AVX-512 reaches half of the speed.
+    On a CPU, torch's default library, MKL, is the fastest on processors of its maker, above all
+    for small matrices. Elsewhere single and half precision go to oneDNN: MKL chooses its
+    instructions by the vendor, and on AMD processors with AVX-512 reaches half of the speed.
     """
     if not _by_onednn(left, right):
         return left @ right
@@ -79,9 +79,18 @@ def onednn_serves(like: Tensor) -> bool:
     )
 
 
+@functools.cache
+def mkl_at_home() -> bool:
+    """Whether MKL is there and runs on a processor of its maker."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 knows none
+    intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
+    return intel and torch.backends.mkl.is_available()
+
+
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     """Whether oneDNN takes the product of two matrices: it costs some microseconds to call."""
-    return len(left) * right.numel() >= _WORTH_A_CALL and onednn_serves(left)
+    large = len(left) * right.numel() >= _WORTH_A_CALL
+    return large and not mkl_at_home() and onednn_serves(left)
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:

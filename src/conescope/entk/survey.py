@@ -20,7 +20,8 @@ from conescope.entk.routes import Routes, find_routes, follow, only_requires_gra
 class Shape:
     """A weight with two factors: groups g, outputs o and features a of a group, positions T.
 
-    `sparse` features are tokens; `convolvable` gradients come fast from a convolution.
+    `sparse` features are tokens. Up to `convolved` cotangents of a block give their gradients
+    faster by convolutions, one at a time, than by products.
     """
 
     groups: int
@@ -28,7 +29,7 @@ class Shape:
     inputs: int
     positions: int
     sparse: bool = False
-    convolvable: bool = False
+    convolved: int = 0
 
     @property
     def size(self) -> int:
@@ -40,10 +41,9 @@ class Shape:
         """Whether the gradient takes about as little memory as its factors, or less."""
         return not self.sparse and self.inputs <= 1.0 * self.positions
 
-    @property
-    def stacks(self) -> bool:
-        """Whether a block's cotangents wait for each other, to be multiplied together."""
-        return not (self.formed and self.convolvable)
+    def stacks(self, directions: int) -> bool:
+        """Whether so many cotangents of a block wait for each other, to be multiplied together."""
+        return not self.formed or directions > self.convolved
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class Survey:
     def stacked(self, directions: int) -> int:
         """Elements that a block holds of so many cotangents until its gradients are formed."""
         return sum(
-            shape.groups * shape.outputs * shape.positions * (directions if shape.stacks else 1)
+            shape.groups
+            * shape.outputs
+            * shape.positions
+            * (directions if shape.stacks(directions) else 1)
             for shape in self.shapes.values()
             if shape.formed
         )
@@ -170,8 +173,8 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         uses = [call for n in numbers if isinstance(call := calls[n], OuterCall)]
         g, o, a = uses[0].shape
         positions = sum(call.positions for call in uses)
-        convolvable = all(isinstance(call, ConvCall) and call.convolvable for call in uses)
-        shapes[name] = Shape(g, o, a + bias, positions, uses[0].sparse, convolvable)
+        convolved = min(call.convolved if isinstance(call, ConvCall) else 0 for call in uses)
+        shapes[name] = Shape(g, o, a + bias, positions, uses[0].sparse, convolved)
         if not shapes[name].formed:
             kept += sum(call.source.numel() for call in uses) // 2
     rows = {name: parameters[name].numel() for name in (*assignment.rows, *routes.general)}
