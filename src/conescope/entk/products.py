@@ -11,6 +11,7 @@ from torch import Tensor
 
 _STRIPS = 7
 _STRIP_ROWS = 32
+_MIRROR_ROWS = 64
 _WORTH_A_CALL = 2**18
 """Multiplications of the smallest product that oneDNN is called for."""
 
@@ -122,9 +123,10 @@ def strips(rows: int) -> Iterator[slice]:
 
 def mirror(values: Tensor) -> None:
     """Copy the lower triangle of a matrix onto the upper one, in place."""
-    for strip in strips(len(values)):
+    for start in range(0, len(values), _MIRROR_ROWS):
+        strip = slice(start, start + _MIRROR_ROWS)
         block = values[strip, strip]
-        values[: strip.start, strip] = values[strip, : strip.start].T
+        values[:start, strip] = values[strip, :start].T
         block.copy_(torch.tril(block) + torch.tril(block, -1).T)
 
 
