@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from conescope.entk.calls import Call, OuterCall
+from conescope.entk.calls import Call, OuterCall, Role
 
 
 def layer_of(parameter: str) -> str:
@@ -24,7 +24,7 @@ class Assignment:
     """
 
     outer: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
-    rows: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    rows: dict[str, list[tuple[int, Role]]] = field(default_factory=dict)
     joined: dict[str, str] = field(default_factory=dict)
 
 
@@ -35,11 +35,12 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
         calls: of a pass.
         idle: numbers of those that no output depends on.
     """
-    uses: dict[str, list[tuple[int, str]]] = {}
+    uses: dict[str, list[tuple[int, Role]]] = {}
     for number, call in enumerate(calls):
         if number in idle:
             continue
-        for role, name in (("weight", call.weight), ("bias", call.bias)):
+        named: tuple[tuple[Role, str | None], ...] = ("weight", call.weight), ("bias", call.bias)
+        for role, name in named:
             if name is not None:
                 uses.setdefault(name, []).append((number, role))
     assignment = Assignment()
@@ -60,7 +61,7 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
     return assignment
 
 
-def _outer_shape(call: Call, role: str) -> tuple[int, ...] | None:
+def _outer_shape(call: Call, role: Role) -> tuple[int, ...] | None:
     if role == "bias" or not isinstance(call, OuterCall):
         return None
     return (*call.shape, call.sparse)

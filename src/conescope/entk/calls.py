@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+
+Role = Literal["weight", "bias"]
 
 
 @dataclass
@@ -56,6 +60,11 @@ class Call(ABC):
     def by_sample(self, tensor: Tensor) -> Tensor:
         """[b·r, …] → [b, r, …]."""
         return tensor.reshape(self.samples, -1, *tensor.shape[1:])
+
+    def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
+        """Gradients of the weight, the bias or both, [b, p] each, from the output's cotangent."""
+        by_role = {"weight": self.weight_rows, "bias": self.bias_rows}
+        return {role: by_role[role](g) for role in roles}
 
     @abstractmethod
     def weight_rows(self, g: Tensor) -> Tensor:
@@ -188,29 +197,34 @@ class ChannelNormCall(Call):
     rate: Tensor | None = None
     center: Tensor | None = None
 
+    def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
+        if "weight" not in roles:
+            return super().rows(g, roles)
+        both: dict[Role, Tensor] = dict(zip(("weight", "bias"), self._both(g), strict=True))
+        return {role: both[role] for role in roles}
+
     def weight_rows(self, g: Tensor) -> Tensor:
-        products, sums = (self.by_sample(rows).sum(dim=1) for rows in self._products_and_sums(g))
-        if self.rate is None or self.center is None:
-            return products
-        return products.mul_(self.rate).addcmul_(sums, self.center)
+        return self._both(g)[0]
 
     def bias_rows(self, g: Tensor) -> Tensor:
-        sums = g.flatten(2).sum(dim=-1) if g.dim() > 2 else g
-        return self.by_sample(sums).sum(dim=1)
+        return self._by_channel(g.flatten(2).sum(dim=-1) if g.dim() > 2 else g)
 
-    def _products_and_sums(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ g · source and Σ g over the positions, [b·r, channels] each, in one pass.
-
-        They are the gradients of a group norm's γ and β, with every map as a channel of its own.
-        """
-        maps = math.prod(g.shape[:2])
-        size = g[0, 0].numel()
+    def _both(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of γ and β in one pass: a group norm's, with every map as a channel."""
+        maps, size = len(g) * g.shape[1], math.prod(g.shape[2:])
         unit = g.new_ones(1, 1)
         _, products, sums = torch.ops.aten.native_group_norm_backward(
             g.reshape(1, maps, size), self.source.reshape(1, maps, size), unit - 1, unit,
             unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
         )  # fmt: skip
-        return products.view(g.shape[:2]), sums.view(g.shape[:2])
+        weight, bias = (self._by_channel(rows.view(g.shape[:2])) for rows in (products, sums))
+        if self.rate is not None and self.center is not None:
+            weight = (weight * self.rate).addcmul_(bias, self.center)
+        return weight, bias
+
+    def _by_channel(self, sums: Tensor) -> Tensor:
+        """[b·r, channels] → [b, channels]."""
+        return sums if len(sums) == self.samples else self.by_sample(sums).sum(dim=1)
 
 
 @dataclass

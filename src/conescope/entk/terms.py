@@ -63,7 +63,7 @@ class RowsTerm:
         for name, size in sizes.items():
             self.columns[name] = slice(width, width + size)
             width += size
-        self.rows = like.new_empty(samples, directions, width)
+        self.rows = like.new_zeros(samples, directions, width)
 
     def place(self, name: str, block: slice, direction: int) -> Tensor:
         """Where the gradients of one parameter belong, [b, p]."""
