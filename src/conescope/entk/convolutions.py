@@ -20,12 +20,8 @@ FEW_COTANGENTS = 3
 
 
 @dataclass
-class ConvCall(DenseCall):
-    """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups.
-
-    A feature is a patch with the channels innermost: copies of patches then run over memory in
-    long strides, and no kernel depends on the order.
-    """
+class _SlidingCall(Call):
+    """A call whose weight slides over its input; `padding` is of both sides together."""
 
     weight_shape: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -35,6 +31,15 @@ class ConvCall(DenseCall):
 
     def fits(self, samples: int, axis: int) -> bool:
         return self.source.dim() == len(self.weight_shape) and super().fits(samples, axis)
+
+
+@dataclass
+class ConvCall(_SlidingCall, DenseCall):
+    """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups.
+
+    A feature is a patch with the channels innermost: copies of patches then run over memory in
+    long strides, and no kernel depends on the order.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,17 +111,8 @@ class ConvCall(DenseCall):
 
 
 @dataclass
-class TransposedConvCall(Call):
+class TransposedConvCall(_SlidingCall):
     """y = Wᵀ ∗ x + b: the convolution with input and output exchanged."""
-
-    weight_shape: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-
-    def fits(self, samples: int, axis: int) -> bool:
-        return self.source.dim() == len(self.weight_shape) and super().fits(samples, axis)
 
     def weight_rows(self, g: Tensor) -> Tensor:
         windows = patches(g, self.weight_shape[2:], self.stride, self.padding, self.dilation)
