@@ -212,9 +212,11 @@ class ChannelNormCall(Call):
     def _both(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of γ and β in one pass: a group norm's, with every map as a channel."""
         maps, size = len(g) * g.shape[1], math.prod(g.shape[2:])
+        dtype = torch.promote_types(g.dtype, self.source.dtype)
+        g, source = g.to(dtype), self.source.to(dtype)
         unit = g.new_ones(1, 1)
         _, products, sums = torch.ops.aten.native_group_norm_backward(
-            g.reshape(1, maps, size), self.source.reshape(1, maps, size), unit - 1, unit,
+            g.reshape(1, maps, size), source.reshape(1, maps, size), unit - 1, unit,
             unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
         )  # fmt: skip
         weight, bias = (self._by_channel(rows.view(g.shape[:2])) for rows in (products, sums))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from conescope.entk.assignment import layer_of
 from conescope.entk.calls import Call, OuterCall, Role
-from conescope.entk.cotangents import backward_passes
 from conescope.entk.general import per_sample_gradients
 from conescope.entk.products import Scratch
 from conescope.entk.routes import RoutesChangedError, follow, only_requires_grad
@@ -87,11 +86,6 @@ class _Collector:
         self.outer: dict[str, OuterTerm] = {}
         self.formed: dict[str, FormedTerm] = {}
         self.rows: dict[str, RowsTerm] = {}
-        self.outer_uses = {
-            number: (name, use)
-            for name, (numbers, _) in self.assignment.outer.items()
-            for use, number in enumerate(numbers)
-        }
         self.row_uses: dict[int, dict[Role, str]] = {}
         for name, places in self.assignment.rows.items():
             for number, role in places:
@@ -104,22 +98,22 @@ class _Collector:
         routes = factory.survey.routes
         outputs, calls = follow(factory.model, factory.parameters, x, routes)
         open_terms = self._open(block, calls)
-        received: set[int] = set()
-
-        def take(k: int, number: int, g: Tensor) -> None:
-            if number in routes.idle:
-                raise RoutesChangedError
-            received.add(number)
-            self._take_outer(open_terms, k, number, calls[number], g)
-            self._take_rows(block, k, number, calls[number], g)
-
         edges = [call.edge for call in calls]
-        for k in backward_passes(outputs, edges, self.directions, take):
-            for number in self.outer_uses.keys() - received:
-                self._place(open_terms, k, number).zero_()
-            received.clear()
+        last = len(self.directions) - 1
+        for k, direction in enumerate(self.directions):
+            gradients = torch.autograd.grad(
+                outputs,
+                edges,
+                direction.expand_as(outputs),
+                retain_graph=k < last,
+                allow_unused=True,
+            )
+            if any(gradients[number] is not None for number in routes.idle):
+                raise RoutesChangedError
+            self._take_outer(open_terms, k, calls, gradients)
+            self._take_rows(block, k, calls, gradients)
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
-        self._form(block, slice(0, len(self.directions)), open_terms, stacked=True)
+        self._form(block, slice(0, last + 1), open_terms, stacked=True)
 
     def absorb_rows(self, block: slice, gradients: Mapping[str, Tensor]) -> None:
         """Take in gradients [b, q, p] that the general route has formed."""
@@ -160,21 +154,26 @@ class _Collector:
                 terms[name] = whole, term
         return terms
 
-    def _take_outer(self, terms: Open, k: int, number: int, call: Call, g: Tensor) -> None:
-        if number in self.outer_uses and isinstance(call, OuterCall):
-            self._place(terms, k, number).copy_(call.cotangent(g))
+    def _take_outer(
+        self, terms: Open, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+    ) -> None:
+        for name, (block, term) in terms.items():
+            for use, number in enumerate(self.assignment.outer[name][0]):
+                g, call = gradients[number], calls[number]
+                place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
+                if g is None or not isinstance(call, OuterCall):
+                    place.zero_()
+                else:
+                    place.copy_(call.cotangent(g))
 
-    def _take_rows(self, block: slice, k: int, number: int, call: Call, g: Tensor) -> None:
-        names = self.row_uses.get(number)
-        if names:
-            for role, rows in call.rows(g, names).items():
-                self.rows[names[role]].place(names[role], block, k).add_(rows)
-
-    def _place(self, terms: Open, k: int, number: int) -> Tensor:
-        """Where the cotangent of a call with two factors belongs."""
-        name, use = self.outer_uses[number]
-        block, term = terms[name]
-        return term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
+    def _take_rows(
+        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
+    ) -> None:
+        for number, names in self.row_uses.items():
+            g = gradients[number]
+            if g is not None:
+                for role, rows in calls[number].rows(g, names).items():
+                    self.rows[names[role]].place(names[role], block, k).add_(rows)
 
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.directions)

@@ -56,8 +56,7 @@ class Survey:
         shapes: weight → its shape, for those with two factors.
         rows: parameter → elements of its row, for all others.
         kept: what the factors keep, whatever the number of cotangents.
-        passing: what a forward pass keeps, with all cotangents of a backward pass: more than it
-            ever holds at once.
+        passing: what a forward pass keeps, with one backward pass's cotangents.
         checked: whether the routes have stood the self-check.
     """
 
