@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conescope.errors import KernelError, ModelError
 from conescope.kernel import Outputs
+from conescope.parameters import refuse_absent_weights
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -44,6 +45,7 @@ def select_parameters(
             "the model has no trainable parameters, so it has no tangent kernel; "
             "unfreeze some (requires_grad_(True)) or name them in `params`"
         )
+    refuse_absent_weights(model)
     return chosen
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 Role = Literal["weight", "bias"]
+
+_VARYING = {"source", "edge", "samples", "version", "rate", "center"}
 
 
 @dataclass
@@ -48,14 +50,31 @@ class Call(ABC):
         self.version = self.source._version
 
     @property
+    def names(self) -> list[str]:
+        """Of the parameters."""
+        return [name for name in (self.weight, self.bias) if name is not None]
+
+    @property
     def signature(self) -> tuple[str, str | None, str | None]:
         """What has to be the same each time for the routes to stay valid."""
         return type(self).__name__, self.weight, self.bias
+
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """Settings, and sizes for one sample: what a survey holds for."""
+        sizes = list(self.source.shape)
+        sizes[self.batch_axis] //= self.samples
+        settings = (getattr(self, f.name) for f in fields(self) if f.name not in _VARYING)
+        return (*sizes, *settings)
 
     def fits(self, samples: int, axis: int) -> bool:
         """Whether `axis` of the input can number this many samples."""
         shape = self.source.shape
         return axis == 0 and len(shape) > 1 and shape[0] % samples == 0
+
+    def samples_first(self, g: Tensor) -> Tensor:
+        """The output's cotangent as [b, …]."""
+        return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """[b·r, …] → [b, r, …]."""

@@ -74,6 +74,8 @@ def entk_of_directions(
     return _entk(dataclasses.replace(problem, directions=directions), False, "model", memory, check)
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def _entk(
     problem: Problem,
     by_layer: bool,
@@ -82,17 +84,18 @@ def _entk(
     check: bool,
 ) -> Kernel:
     budget = parse_memory(memory) or default_memory()
-    if check and not problem.survey.checked:
+    first = check and not problem.survey.checked
+    if first:
         problem = _checked(problem, budget)
     try:
-        return _compute(problem, by_layer, precision, budget)
+        return _compute(problem, by_layer, precision, budget, first)
     except RoutesChangedError:
         forget(problem.model)
     anew = survey_model(problem.model, problem.parameters, problem.x)
     for survey in (anew, without_rules(anew, problem.parameters)):
         problem = dataclasses.replace(problem, survey=survey)
         try:
-            return _compute(problem, by_layer, precision, budget)
+            return _compute(problem, by_layer, precision, budget, verify=True)
         except RoutesChangedError:
             continue
     raise AssertionError("the general route follows any model")
@@ -117,7 +120,9 @@ def _checked(problem: Problem, budget: int) -> Problem:
     )
 
 
-def _compute(problem: Problem, by_layer: bool, precision: Precision, budget: int) -> Kernel:
+def _compute(
+    problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
+) -> Kernel:
     keep_freed_pages()
     survey = problem.survey
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
@@ -129,7 +134,7 @@ def _compute(problem: Problem, by_layer: bool, precision: Precision, budget: int
     )
     factory = Factory(
         problem.model, problem.parameters, survey, by_layer, pieces.block, dtype,
-        Scratch(pieces.scratch),
+        Scratch(pieces.scratch), verify,
     )  # fmt: skip
     accumulator = _Accumulator(problem, full, by_layer)
     for group in directions.split(pieces.directions):

@@ -11,7 +11,12 @@ from conescope.entk.assignment import layer_of
 from conescope.entk.calls import Call, OuterCall, Role
 from conescope.entk.general import per_sample_gradients
 from conescope.entk.products import Scratch
-from conescope.entk.routes import RoutesChangedError, follow, only_requires_grad
+from conescope.entk.routes import (
+    RoutesChangedError,
+    follow,
+    only_requires_grad,
+    refuse_exchanged_samples,
+)
 from conescope.entk.survey import Survey
 from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm, Term
 
@@ -30,6 +35,8 @@ class Factory:
         block: samples of one forward pass.
         dtype: of the factors, and so of the products.
         scratch: buffers.
+        verify: whether to hold every batch to the places of its samples, which is done in any
+            case for models that pick by an index.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Factory:
         block: int,
         dtype: torch.dtype,
         scratch: Scratch,
+        verify: bool = False,
     ) -> None:
         self.model = model
         self.parameters = parameters
@@ -49,6 +57,7 @@ class Factory:
         self.block = block
         self.dtype = dtype
         self.scratch = scratch
+        self.verify = verify or survey.routes.picks
 
     def __call__(self, x: Tensor, directions: Tensor) -> dict[str, list[Term]]:
         """Layer → terms of the samples x; all under "" unless by layer.
@@ -97,6 +106,8 @@ class _Collector:
         factory = self.factory
         routes = factory.survey.routes
         outputs, calls = follow(factory.model, factory.parameters, x, routes)
+        if factory.verify:
+            refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
         edges = [call.edge for call in calls]
         last = len(self.directions) - 1

@@ -59,7 +59,7 @@ def loop_gradients(
         for k, projection in enumerate(projections):
             gradients = _gradients(projection, parameters)
             for name, gradient in gradients.items():
-                rows[name][i, k] = gradient.flatten()
+                rows[name][i, k] = gradient.to_dense().flatten()
     return rows
 
 

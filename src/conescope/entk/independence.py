@@ -73,7 +73,8 @@ def refuse_dependent_rows(model: nn.Module, x: Tensor) -> Tensor:
     if not bool(torch.isfinite(together).all()):
         raise ModelError("the model's outputs are NaN or infinite on these inputs")
     scale = float(together.abs().max())
-    tolerance = scale * 1e3 * torch.finfo(together.dtype).eps
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
+    tolerance = scale * 1e3 * max(torch.finfo(dtype).eps for dtype in dtypes)
     if float((together[:1] - alone).abs().max()) > tolerance:
         raise ModelError(
             f"a sample's outputs change with the others in its batch (or from call to call)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from conescope.entk.arguments import (
@@ -42,6 +43,8 @@ class Problem:
     survey: Survey
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def prepare(
     model: nn.Module, x: Tensor, y: Tensor | None, outputs: Outputs, params: Iterable[str] | None
 ) -> Problem:

@@ -38,6 +38,7 @@ class Recorder(TorchFunctionMode):
     Attributes:
         calls: the records, in the order of execution.
         strays: names of parameters that took part in an operation without a rule.
+        picks: whether an operation picked or placed entries by an index.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
@@ -46,14 +47,16 @@ class Recorder(TorchFunctionMode):
         self.anchor = anchor
         self.calls: list[Call] = []
         self.strays: set[str] = set()
+        self.picks = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.picks |= _picks(func, args, kwargs)
         rule = _RULES.get(func)
         named = {self.names[id(t)] for t in _tensors((args, kwargs)) if id(t) in self.names}
-        if rule is None or not named or not torch.is_grad_enabled():
+        if rule is None or not named or not torch.is_grad_enabled() or _inside_a_transform():
             result = func(*args, **kwargs)
             if named and next(_tensors(result), None) is not None:
                 self.strays |= named
@@ -94,6 +97,20 @@ class Recorder(TorchFunctionMode):
         return output
 
 
+def _inside_a_transform() -> bool:
+    """Whether a transform of torch.func is at work: its tensors have a graph of their own."""
+    level = torch._C._functorch.maybe_current_level()  # pyright: ignore[reportAttributeAccessIssue]
+    return level is not None
+
+
+def _picks(func: Any, args: tuple[Any, ...], kwargs: Any) -> bool:
+    """Whether an operation picks or places entries by a tensor of indices."""
+    name = getattr(func, "__name__", "").strip("_")
+    if name in ("getitem", "setitem"):
+        return next(_tensors(args[1]), None) is not None
+    return name in _PICKING and next(_tensors((args[1:], kwargs)), None) is not None
+
+
 def _tensors(nested: Any) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
@@ -111,6 +128,10 @@ def _linear(
     bias: Tensor | None = None,
 ) -> Tensor:
     recorder.stray(input)
+    if weight.dim() == 1:
+        recorder.stray(weight)
+        recorder.stray(bias)
+        return F.linear(input, weight, bias)
     y = F.linear(input, recorder.known(weight), recorder.known(bias))  # pyright: ignore[reportArgumentType]
     return recorder.keep(LinearCall, weight, bias, input, y, out_features=len(weight))
 
@@ -218,7 +239,7 @@ def _batch_norm(
     if offset is not None:
         shift = shift + offset
     shape = (-1,) + (1,) * (input.dim() - 2)
-    y = torch.addcmul(shift.view(shape), input, scale.view(shape))
+    y = torch.addcmul(shift.view(shape), input, scale.view(shape)).to(input.dtype)
     return recorder.keep(
         ChannelNormCall, weight, bias, input, y, rate=rate, center=-running_mean * rate
     )
@@ -283,6 +304,7 @@ def _affine(
     y = normalized if gain is None else normalized * gain.reshape(shape)
     if offset is not None:
         y = y + offset.reshape(shape)
+    y = y.to(normalized.dtype)
     extra = {"normalized": len(shape)} if kind is ElementNormCall else {}
     return recorder.keep(kind, weight, bias, normalized, y, **extra)
 
@@ -311,6 +333,11 @@ def _embedding(
         vocabulary=vocabulary, width=width, padding_idx=padding_idx,
     )  # fmt: skip
 
+
+_PICKING = {
+    "gather", "index_add", "index_copy", "index_put", "index_select", "masked_scatter",
+    "masked_select", "scatter", "scatter_add", "take", "take_along_dim",
+}  # fmt: skip
 
 _RULES: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from conescope.entk.calls import Call
 from conescope.entk.independence import forward
 from conescope.entk.recorder import Recorder
+
+_LOOSE = 0.1
+"""Rounding in any dtype is finer, the weights of two samples differ by a factor of two or more."""
 
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
@@ -31,6 +34,10 @@ class Routes:
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
+        geometry: of each call.
+        picks: whether samples may change places, since an operation picks by an index.
+        provisional: whether a call was left to the general route only because no gradient
+            arrived at it, as behind a head that starts at zero.
     """
 
     ruled: tuple[str, ...]
@@ -38,6 +45,9 @@ class Routes:
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
+    geometry: tuple[tuple[object, ...], ...] = ()
+    picks: bool = False
+    provisional: bool = False
 
 
 def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Routes:
@@ -45,7 +55,7 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
 
     A rule may take a parameter if (1) no operation without a rule takes part in, (2) the graph of
     autograd without the recorded calls does not reach it, and (3) gradients of one sample's
-    outputs arrive only in this sample's slice of each call.
+    outputs arrive, and only in this sample's slice of each call.
 
     Args:
         model: the network; the parameters require gradients.
@@ -54,18 +64,27 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
     """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
     ruled = dict(parameters)
+    provisional = False
     while ruled:
         outputs, recorder = record(model, ruled, pair)
         reachable, opaque = _reachable(outputs, ruled)
         refused = set(ruled) if opaque else recorder.strays | reachable
         if not refused:
-            refused, axes, idle = _place_samples(outputs, recorder.calls)
+            refused, silent, idle = _place_samples(outputs, recorder.calls)
+            provisional |= silent
             if not refused:
-                general = tuple(name for name in parameters if name not in ruled)
-                signature = tuple(call.signature for call in recorder.calls)
-                return Routes(tuple(ruled), general, signature, axes, idle)
+                return Routes(
+                    ruled=tuple(ruled),
+                    general=tuple(name for name in parameters if name not in ruled),
+                    signature=tuple(call.signature for call in recorder.calls),
+                    axes=tuple(call.batch_axis for call in recorder.calls),
+                    idle=idle,
+                    geometry=tuple(call.geometry for call in recorder.calls),
+                    picks=recorder.picks,
+                    provisional=provisional,
+                )
         ruled = {name: p for name, p in ruled.items() if name not in refused}
-    return Routes((), tuple(parameters))
+    return Routes((), tuple(parameters), provisional=provisional)
 
 
 def record(
@@ -93,11 +112,46 @@ def follow(
     calls = recorder.calls
     if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
-    for call, axis in zip(calls, routes.axes, strict=True):
+    for call, axis, geometry in zip(calls, routes.axes, routes.geometry, strict=True):
         if not call.fits(len(x), axis) or call.source._version != call.version:
             raise RoutesChangedError
         call.batch_axis, call.samples = axis, len(x)
+        if call.geometry != geometry:
+            raise RoutesChangedError
     return outputs, calls
+
+
+def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
+    """Hold a batch to the places of its samples, by two more backward passes.
+
+    Where the outputs of a sample are weighted by a power of two, the gradients in its slice of each
+    call are, too, unless the model has changed the order of its samples.
+
+    Raises:
+        RoutesChangedError: if it has.
+    """
+    samples = len(outputs)
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randperm(samples, generator=generator) % 4
+    weights = (0.5**exponents).to(outputs)
+    direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
+    edges = [call.edge for call in calls]
+
+    def norms(cotangents: Tensor) -> list[Tensor | None]:
+        gradients = torch.autograd.grad(
+            outputs, edges, cotangents, retain_graph=True, allow_unused=True
+        )
+        return [
+            None if g is None else call.samples_first(g).flatten(1).norm(dim=1)
+            for call, g in zip(calls, gradients, strict=True)
+        ]
+
+    plain = norms(direction.expand_as(outputs))
+    for norm, weighted in zip(plain, norms(weights[:, None] * direction), strict=True):
+        if norm is not None and weighted is not None:
+            expected = norm * weights.to(norm)
+            if bool(((weighted - expected).abs() > _LOOSE * expected).any()):
+                raise RoutesChangedError
 
 
 def _reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[str], bool]:
@@ -120,14 +174,16 @@ def _reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[s
     return found, False
 
 
-def _place_samples(
-    outputs: Tensor, calls: list[Call]
-) -> tuple[set[str], tuple[int, ...], frozenset[int]]:
-    """The parameters of calls without an axis of samples; each call's axis; the idle calls."""
+def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
+    """Find the axis of two samples in each call.
+
+    Returns:
+        The parameters of calls without one; whether some are refused only because no gradient
+        arrives; the numbers of the calls that no output depends on.
+    """
     refused: set[str] = set()
-    axes: list[int] = []
     if not calls:
-        return refused, (), frozenset()
+        return refused, False, frozenset()
     edges = [call.edge for call in calls]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
@@ -137,22 +193,23 @@ def _place_samples(
             for i in range(2)
         ]
     except RuntimeError:  # a checkpoint that does not find its own operations again
-        names = {name for call in calls for name in (call.weight, call.bias) if name}
-        return names, (), frozenset()
+        return {name for call in calls for name in call.names}, False, frozenset()
     idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
-    for call, first, second in zip(calls, *ways, strict=True):
+    silent = False
+    for number, (call, *gradients) in enumerate(zip(calls, *ways, strict=True)):
+        arrived = all(g is not None and bool(g.any()) for g in gradients)
         fitting = [
             axis
             for axis in range(2)
             if call.source._version == call.version
             and call.fits(2, axis)
-            and _is_within(first, axis, 0)
-            and _is_within(second, axis, 1)
+            and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
         ]
-        axes.append(fitting[0] if fitting else 0)
-        if not fitting:
-            refused |= {name for name in (call.weight, call.bias) if name}
-    return refused, tuple(axes), idle
+        call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
+        if number not in idle and not (fitting and arrived):
+            refused |= set(call.names)
+            silent |= bool(fitting)
+    return refused, silent, idle
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:

@@ -14,6 +14,7 @@ from conescope.entk.assignment import Assignment, assign
 from conescope.entk.calls import Call, OuterCall
 from conescope.entk.convolutions import ConvCall
 from conescope.entk.routes import Routes, find_routes, follow, only_requires_grad
+from conescope.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Te
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.survey is None or memo.key != key:
-        memo.key, memo.survey = key, _survey(model, parameters, x)
+        survey = _survey(model, parameters, x)
+        if survey.routes.provisional:
+            return survey
+        memo.key, memo.survey = key, survey
     return memo.survey
 
 
@@ -130,14 +134,16 @@ def forget(model: nn.Module) -> None:
 
 
 def remember(model: nn.Module, known: Survey) -> None:
-    """Put a survey that has been checked in the place of the one remembered."""
-    _SURVEYS[model].survey = known
+    """Put a survey that has been checked in the place of the one remembered, if it may be kept."""
+    if not known.routes.provisional:
+        _SURVEYS[model].survey = known
 
 
 def without_rules(known: Survey, parameters: Mapping[str, nn.Parameter]) -> Survey:
     """The same model with every parameter on the general route."""
     rows = {name: p.numel() for name, p in parameters.items()}
-    return Survey(Routes((), tuple(parameters)), Assignment(), {}, rows, 0, known.passing)
+    routes = Routes((), tuple(parameters), provisional=known.routes.provisional)
+    return Survey(routes, Assignment(), {}, rows, 0, known.passing)
 
 
 def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
@@ -152,11 +158,14 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    with (
-        only_requires_grad(model, {}),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-    ):
-        outputs, calls = follow(model, parameters, pair, routes)
+    with only_requires_grad(model, {}):
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                outputs, calls = follow(model, parameters, pair, routes)
+        except (
+            ModelError
+        ):  # transforms of torch.func refuse the hooks: what they save goes uncounted
+            outputs, calls = follow(model, parameters, pair, routes)
     for call in calls:
         note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
