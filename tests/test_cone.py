@@ -197,6 +197,12 @@ def test_too_few_kernels():
         cone(cs.KernelSeries(range(9), kernels(9)))
 
 
+def test_kernels_of_one_number_have_no_direction():
+    some = [cs.Kernel(torch.rand(1, 1) + 0.1) for _ in range(12)]
+    with pytest.raises(KernelError, match="one number has no direction"):
+        cone(cs.KernelSeries(range(12), some))
+
+
 def test_identical_kernels_are_named():
     some = kernels(12)
     some[7] = cs.Kernel(some[3].values.clone())

@@ -72,11 +72,22 @@ def test_an_embedding_of_nothing_is_refused():
 
 @pytest.mark.parametrize(
     ("steps", "word"),
-    [([0, 10], "2 steps but 3"), ([0, 10, 10], "must rise"), ([10, 0, 20], "must rise")],
+    [
+        ([0, 10], "2 steps but 3"),
+        ([0, 10, 10], "must rise"),
+        ([10, 0, 20], "must rise"),
+        ([0.2, 0.7, 1.5], "number of iterations, at least 0, not 0.2"),
+        ([-5, 0, 5], "at least 0, not -5"),
+    ],
 )
 def test_steps_must_rise_and_fit(steps, word):
     with pytest.raises(KernelError, match=word):
         cs.KernelSeries(steps, [cs.Kernel(torch.eye(2))] * 3)
+
+
+@pytest.mark.parametrize("steps", [np.arange(3), torch.arange(3)])
+def test_steps_of_any_integer_type(steps):
+    assert cs.KernelSeries(steps, [cs.Kernel(torch.eye(2))] * 3).steps == (0, 1, 2)
 
 
 def test_bad_questions_have_clear_answers():

@@ -355,7 +355,7 @@ def test_the_budget_is_kept_and_what_was_skipped_is_told(tmp_path, monkeypatch):
 def test_misuse_is_said(tmp_path):
     watch = watch_small(tmp_path)
     watch.step(4)
-    assert not watch.step(4)
+    assert not watch.step(np.int64(4))
     with pytest.raises(KernelError, match="step 3 comes after step 4"):
         watch.step(3)
     for step in (-1, 1.5, True, None):
@@ -383,6 +383,11 @@ def test_misuse_is_said(tmp_path):
 def test_what_cannot_be_watched_is_refused_at_once(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         watch_small(tmp_path / "run", **changes).step(0)
+
+
+def test_one_draw_is_refused_when_the_watch_is_made(tmp_path):
+    with pytest.raises(KernelError, match="at least 2 draws"):
+        watch_small(tmp_path, draws=1)
 
 
 def test_errors_leave_model_and_folder_as_they_were(tmp_path):

@@ -30,7 +30,8 @@ class Choice:
         memory: budget of the engine.
 
     Raises:
-        KernelError: if something other than the class trace is to be estimated.
+        KernelError: if something other than the class trace is to be estimated, or by fewer than
+            two draws.
     """
 
     outputs: Outputs = "trace"
@@ -47,6 +48,8 @@ class Choice:
                 "random cotangents estimate the class trace as a whole; leave out draws, or "
                 'choose outputs="trace" without by_layer'
             )
+        if self.draws is not None and self.draws < 2:
+            raise KernelError(f"a standard error needs at least 2 draws, not {self.draws}")
 
     def adapt(self, model: nn.Module, probe: Probe) -> Adapted:
         """A model made ready for the engine, see `conescope.adapt.adapt`."""

@@ -6,6 +6,7 @@ off-diagonal is figure 1b, its embedding is figure 1c.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +19,21 @@ from conescope.metrics.distance import Float64Array, check_comparable, distance_
 from conescope.metrics.embedding import Embedding, classical_mds
 
 
+def as_step(value: object) -> int:
+    """A number of iterations as an int; any integer type, NumPy's and torch's too.
+
+    Raises:
+        KernelError: if it is none, or negative.
+    """
+    try:
+        step = -1 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        step = -1
+    if step < 0:
+        raise KernelError(f"a step is a number of iterations, at least 0, not {value!r}")
+    return step
+
+
 class KernelSeries:
     """T kernels of the same samples, taken at rising steps of one training run.
 
@@ -26,8 +42,8 @@ class KernelSeries:
         kernels: the T kernels.
 
     Raises:
-        KernelError: if the series is empty, the steps do not rise, the two differ in length, or
-            the kernels differ in shape or convention.
+        KernelError: if the series is empty, the steps are no counts or do not rise, the two
+            differ in length, or the kernels differ in shape or convention.
     """
 
     def __init__(self, steps: Sequence[int], kernels: Sequence[Kernel]) -> None:
@@ -35,11 +51,12 @@ class KernelSeries:
             raise KernelError(f"{len(steps)} steps but {len(kernels)} kernels")
         if not kernels:
             raise KernelError("a series needs at least one kernel")
-        for before, after in pairwise(steps):
+        counts = [as_step(step) for step in steps]
+        for before, after in pairwise(counts):
             if after <= before:
                 raise KernelError(f"the steps must rise, but {after} follows {before}")
         check_comparable(kernels)
-        self.steps: tuple[int, ...] = tuple(int(step) for step in steps)
+        self.steps: tuple[int, ...] = tuple(counts)
         self.kernels: tuple[Kernel, ...] = tuple(kernels)
 
     def __len__(self) -> int:

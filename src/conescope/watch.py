@@ -25,7 +25,7 @@ from conescope.probe import Probe, class_labels, count
 from conescope.record import begin_session, begin_source
 from conescope.run import Run, load_run, read_kernel, seconds_spent, write_kernel
 from conescope.schedule import Schedule
-from conescope.series import KernelSeries
+from conescope.series import KernelSeries, as_step
 from conescope.store import Entry, Folder
 
 Told = Callable[[int, Mapping[str, float]], None]
@@ -150,6 +150,7 @@ class Watch:
             StoreError: if the kernel cannot be stored, the watch is closed, or the folder holds
                 the kernels of another training.
         """
+        step = as_step(step)
         if not self._is_new(step) or not self._measures:
             return False
         if not self._schedule.fires(step, self._total_steps):
@@ -225,8 +226,6 @@ class Watch:
         """Whether a step is another one than in the last call."""
         if self._closed:
             raise StoreError("the watch is closed; make a new one to go on in its folder")
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise KernelError(f"a step is a number of iterations, at least 0, not {step!r}")
         if self._last is not None and step < self._last:
             raise KernelError(
                 f"step {step} comes after step {self._last}, but steps must rise; for another "

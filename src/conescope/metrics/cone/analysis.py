@@ -199,6 +199,11 @@ def _check(series: Series, count: int, floor: float | None, level: float) -> Non
         raise KernelError(f"the noise floor is a distance S of at least 0, not {floor}")
     if not 0 < level < 1:
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
+    if series.kernels[0].values.numel() == 1:
+        raise KernelError(
+            "a kernel of one number has no direction that could move (S = 0 between any two); "
+            "measure at least two samples"
+        )
     seen: dict[bytes, int] = {}
     for step, kernel in zip(series.steps, series.kernels, strict=True):
         earlier = seen.setdefault(_fingerprint(kernel), step)
