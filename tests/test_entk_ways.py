@@ -168,7 +168,17 @@ def test_samples_that_are_sorted_inside(pick: str, seed: int):
         right(fresh, x)
 
 
+def test_a_model_that_begins_to_sort():
+    torch.manual_seed(0)
+    model, x = Sorted(lambda x, _: x).double(), torch.randn(8, 6).double()
+    right(model, x)
+    model.pick = PICKS["index"]
+    right(model, x)
+
+
 class Context(nn.Module):
+    """A network under autocast."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model

@@ -83,7 +83,7 @@ def onednn_serves(like: Tensor) -> bool:
 @functools.cache
 def mkl_at_home() -> bool:
     """Whether MKL is there and runs on a processor of its maker."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 knows none
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch knows none
     intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
     return intel and torch.backends.mkl.is_available()
 
