@@ -231,6 +231,8 @@ def test_seeds_together(run, found):
     assert shown["verdicts of the runs"] == f"{found.cone.verdict}, {other.cone.verdict}"
     with pytest.raises(KernelError, match="at least two runs, not 1"):
         numbers_over_seeds([found])
+    with pytest.raises(KernelError, match="same seed"):
+        numbers_over_seeds([found, found])
     changed = replace(found, run=replace(run, recipe=load_recipe("digits", ["--seed=1"])))
     with pytest.raises(KernelError, match="more than their seed; use 'conescope compare'"):
         numbers_over_seeds([found, changed])

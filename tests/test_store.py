@@ -103,6 +103,18 @@ def test_a_second_owner_is_turned_away_at_once(folder):
         pass
 
 
+def test_a_folder_that_cannot_be_written_has_no_owner_and_is_read(folder, monkeypatch):
+    with folder.owned():
+        pass
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("conescope.store.FileLock.acquire", read_only)
+    assert not folder.is_owned()
+    assert folder.files("kernel") == Folder(folder.path).files("kernel") != []
+
+
 def refuse(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -6,6 +6,7 @@ import pytest
 
 from conescope.branches import branch_recipe
 from conescope.cli import main
+from conescope.cli.reproduce import _of_the_result
 from conescope.errors import RecipeError, StoreError
 from conescope.figures import switched
 from conescope.recipes import load_recipe
@@ -94,6 +95,16 @@ def test_the_figure_shows_means_ranges_and_crosses():
     assert crosses[0].get_offsets().tolist() == [[0.0, 0.5]]
     assert "mean and range of 2 runs" in figure.get_supxlabel()
     assert "a narrow network" in figure.get_supxlabel()
+
+
+def test_a_run_counts_once(parents):
+    with pytest.raises(RecipeError, match="named twice"):
+        plan_switch([parents[0], parents[0]], (0,))
+
+
+def test_captions_leave_out_what_is_of_the_machine():
+    words = ["--data.path", "/here", "--seed=1", "--threads=2", "--training.steps", "100"]
+    assert _of_the_result(words) == ["--seed=1", "--training.steps", "100"]
 
 
 def test_points_without_snapshot_and_ends_without_evaluation(parents):

@@ -7,6 +7,7 @@ exist. So a process may be killed at any moment, in the middle of a write too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -189,11 +190,15 @@ class Folder:
             lock.acquire()
         except Timeout:
             return True
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                return False  # nobody here can write to it, as to an archive
+            raise
         lock.release()
         return False
 
 
-_REPAIR = "run the same command again to make it anew"
+_REPAIR = "run the command that made this folder again, to make it anew"
 
 
 def _encode(values: Mapping[str, Any]) -> bytes:

@@ -105,12 +105,15 @@ def plan_switch(
             line, e.g. `["--optimizer.lr", "0.01"]`; `--training.steps` sets T.
 
     Raises:
-        RecipeError: if the points do not rise, or a field is unknown or has a wrong value.
+        RecipeError: if the points do not rise, a run is named twice, or a field is unknown or
+            has a wrong value.
         StoreError: if a run lacks a snapshot at a point, or an evaluation at T.
     """
     rising = tuple(sorted(set(points)))
     if not rising or rising != tuple(points):
         raise RecipeError("the switch points must rise, each named once; write --at 0,500,1000")
+    if len({parent.resolve() for parent in parents}) < len(parents):
+        raise RecipeError("a run is named twice; name each once, so that it counts once")
     for parent in parents:
         for point in rising:
             find_snapshot(Folder(parent), point)

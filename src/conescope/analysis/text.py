@@ -193,7 +193,9 @@ def _error_bars(analysis: Analysis) -> dict[str, str]:
     for curve in analysis.sampled:
         last, step = curve.found[-1], curve.steps[-1]
         interval = text_of(Estimate(last.unbiased, last.low, last.high))
-        rows[f"S(H({step:,}), {curve.to})"] = (
+        place = "" if "t" not in curve.to else f" at t = {step:,}"
+        start = "t" if place else f"{step:,}"
+        rows[f"S(H({start}), {curve.to}){place}"] = (
             f"{last.plain:.3g}; for the population of images {interval}"
         )
     rows["numerical floor of S"] = f"{analysis.cone.floor:.1e}"
@@ -269,10 +271,14 @@ def _course(values: np.ndarray) -> str:
 
 
 def _check_only_seeds(analyses: Sequence[Analysis]) -> None:
-    """Raise `KernelError` if recipes differ in what makes their id, the seed apart."""
+    """Raise `KernelError` unless recipes differ in their seed, and in nothing else of their id."""
     recipes = [one.run.recipe for one in analyses if isinstance(one.run.recipe, Recipe)]
     if len({replace(recipe, name="run", seed=0).id for recipe in recipes}) > 1:
         raise KernelError(
             "these runs differ in more than their seed; use 'conescope compare' to set them side "
             "by side"
+        )
+    if len({recipe.seed for recipe in recipes}) < len(recipes):
+        raise KernelError(
+            "two of these runs have the same seed; intervals over seeds take each seed once"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from conescope.cli.commands import Commands
@@ -15,6 +16,8 @@ from conescope.recipe import Recipe
 from conescope.reproductions import Reproduction, find_reproduction, networks, scales
 from conescope.run import load_run, read_recipe
 from conescope.store import Folder
+
+_OF_THE_MACHINE = ("--data.path", "--threads", "--device")
 
 _FIGURES = {
     "fig1": "S to fixed kernels, S between neighbours, and the kernels in space",
@@ -113,8 +116,19 @@ def _switch(
 
 
 def _caption(reproduction: Reproduction, arguments: argparse.Namespace) -> str:
-    changed = shlex.join(arguments.overrides)
+    changed = shlex.join(_of_the_result(arguments.overrides))
     return f"{reproduction.caption}; {changed}" if changed else reproduction.caption
+
+
+def _of_the_result(overrides: Sequence[str]) -> list[str]:
+    """The overrides, as "--field=value" or in two words, without those of the machine only."""
+    kept: list[str] = []
+    field = ""
+    for word in overrides:
+        field = word.partition("=")[0] if word.startswith("--") else field
+        if field not in _OF_THE_MACHINE:
+            kept.append(word)
+    return kept
 
 
 def _seeds(text: str) -> list[int]:

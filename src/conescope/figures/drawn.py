@@ -68,7 +68,7 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
     for place, line in enumerate(plot.lines):
         _line(axes, line, LINE_COLOURS[place % len(LINE_COLOURS)], dots=not plot.has_points)
     if plot.x_scale == "log":
-        axes.set_xscale("log")
+        format_logarithm(axes, "x")
     else:
         format_iterations(axes.xaxis)
     if plot.y_range is not None:

@@ -237,13 +237,14 @@ def _distance_label(other: str) -> str:
     return rf"$S(\theta(t),\, \theta({other}))$"
 
 
-def format_logarithm(axes: Axes) -> None:
-    """A logarithmic y-axis with plain numbers: 1, 2, 5 a decade, or 1 if decades are many."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def format_logarithm(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis with plain numbers: 1, 2, 5 a decade, or 1 if decades are many."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}" if which == "x" else "{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def format_iterations(*axes: Axis) -> None:

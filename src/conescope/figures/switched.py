@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from conescope.figures.style import LINE_COLOURS, PAPER, Style, in_force
 from conescope.metrics.distance import Float64Array
 from conescope.switch import SwitchResult
+
+_CAPTION_WIDTH = 60
+"""Letters of a line of the caption, as many as the figure is wide."""
 
 _LINES = {
     "linearised": (LINE_COLOURS[1], "o", "-", "linearised from $t$"),
@@ -43,8 +48,8 @@ def switched(result: SwitchResult, caption: str = "", style: Style = PAPER) -> F
         figure.legend(*_one_of_each(upper, lower), loc="outside upper left", ncols=1)
         runs = len(result.parents["test_loss"])
         spread = f"mean and range of {runs} runs" if runs > 1 else "one run"
-        notes = f"$T$ = {result.until:,} iterations, {spread}", caption
-        figure.supxlabel("\n".join(filter(None, notes)), fontsize="small")
+        notes = f"$T$ = {result.until:,} iterations, {spread}", *wrap(caption, _CAPTION_WIDTH)
+        figure.supxlabel("\n".join(notes), fontsize="small")
         return figure
 
 
