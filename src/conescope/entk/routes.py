@@ -112,7 +112,7 @@ def follow(
     calls = recorder.calls
     if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
-    if recorder.picks and not routes.picks:
+    if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
     for call, axis, geometry in zip(calls, routes.axes, routes.geometry, strict=True):
         if not call.fits(len(x), axis) or call.source._version != call.version:
