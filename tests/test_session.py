@@ -145,6 +145,15 @@ def test_a_damaged_file_is_named_and_made_anew(recipe, finished, tmp_path, victi
     assert_same_run(whole, finished)
 
 
+def test_repairs_leave_the_newest_snapshots(recipe, finished):
+    before = read_status(finished).snapshots
+    for damaged in ("kernels/00000010.safetensors", "snapshots/00000030.safetensors"):
+        (finished / damaged).write_bytes(b"")
+    with pytest.warns(DamageWarning):
+        run_experiment(recipe, finished, command="test")
+    assert read_status(finished).snapshots == before == (0, 30, 49, 56, 60)
+
+
 def test_a_finished_run_has_nothing_left_to_do(recipe, finished):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}
     assert run_experiment(recipe, finished, command="test")

@@ -77,6 +77,14 @@ def test_what_diverges_is_marked_and_the_rest_goes_on(parents, tmp_path):
     switched(result).savefig(tmp_path / "figure.png")
 
 
+def test_the_command_goes_on_where_a_trial_diverges(parents, tmp_path, capsys):
+    words = ["switch", str(parents[0]), "--at", str(POINTS[0]), "--out", str(tmp_path)]
+    assert main([*words, "--optimizer.lr=1e4"]) == 0
+    shown = capsys.readouterr()
+    assert "a trial of them diverges" in shown.err + shown.out
+    assert "diverged" in shown.out
+
+
 def test_the_figure_shows_means_ranges_and_crosses():
     values = np.array([[0.5, 0.9], [0.7, 0.8]])
     children = {d: dict.fromkeys(("test_accuracy", "test_loss"), values) for d in

@@ -142,7 +142,7 @@ class _Recorder:
             for entry in self._folder.files("snapshot")
             if entry.values["step"] not in self._experiment.moments.keep
         ]
-        for entry in passing[:-_RESUMABLE]:
+        for entry in sorted(passing, key=lambda entry: entry.values["step"])[:-_RESUMABLE]:
             self._folder.remove(entry)
 
 

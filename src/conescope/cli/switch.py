@@ -12,7 +12,7 @@ from rich.table import Table
 
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
-from conescope.errors import RecipeError
+from conescope.errors import RecipeError, TrainingError
 from conescope.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def carry_out_children(switch: Switch, command: str) -> int:
     total = 2 * len(switch.parents) * len(switch.points)
     if not to_do:
         return 0
-    say("cost", f"{len(to_do)} of {total} children to train, {_time(switch_seconds(switch))}")
+    try:
+        cost = _time(switch_seconds(switch))
+    except TrainingError:
+        cost = "for an unknown time: a trial of them diverges"
+    say("cost", f"{len(to_do)} of {total} children to train, {cost}")
     with stopping() as received, ProgressBar(STDERR) as bar:
         for number, child in enumerate(to_do, start=1):
             branch = child.recipe.branch
