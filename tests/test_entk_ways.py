@@ -191,12 +191,15 @@ class Context(nn.Module):
 NORMS = [lambda: nn.BatchNorm2d(16), lambda: nn.GroupNorm(4, 16), lambda: nn.LayerNorm([16, 8, 8])]
 
 
+def convolution_before(norm: nn.Module) -> tuple[nn.Sequential, Tensor]:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(1024, 4)
+    return nn.Sequential(*layers).eval(), torch.randn(5, 3, 8, 8)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_under_autocast(norm):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), norm(), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(1024, 4)).eval()  # fmt: skip
-    x = torch.randn(5, 3, 8, 8)
+    model, x = convolution_before(norm())
     kernel = entk(Context(model), x)
     assert set(kernel.routes.values()) == {"rule"}
     assert_near(kernel.values.float(), entk(model, x).values, 3e-2)
@@ -204,10 +207,7 @@ def test_norms_under_autocast(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_of_float32_in_a_network_of_bfloat16(norm):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), norm(), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(1024, 4)).eval()  # fmt: skip
-    x = torch.randn(5, 3, 8, 8)
+    model, x = convolution_before(norm())
     mixed = copy.deepcopy(model).bfloat16()
     mixed[1].float()
     assert mixed(x.bfloat16()).dtype == torch.bfloat16
@@ -217,11 +217,8 @@ def test_norms_of_float32_in_a_network_of_bfloat16(norm):
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_where_gradients_are_switched_off(context):
     torch.manual_seed(0)
-    model, x = (
-        nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double(),
-        torch.randn(4, 5),
-    )
-    x = x.double()
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x = torch.randn(4, 5).double()
     for fresh in (model, copy.deepcopy(model)):
         with context():
             inside = entk(fresh, x.clone())
