@@ -231,7 +231,7 @@ def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed)
         pairs = n * (n / 2 if m is None else m) * shape.positions**2
         passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
         seconds = positions / speed.product + (2 * copied + passes) / speed.copy
-    held = shape.size if shape.formed else shape.groups * shape.outputs * shape.positions
+    held = shape.size if shape.formed else shape.cotangent
     rows = min(pieces.chunk, n) * pieces.directions * held
     return LayerPlan(layer_of(name), route, flops, rows * element, seconds)
 

@@ -38,6 +38,11 @@ class Shape:
         return self.groups * self.outputs * self.inputs
 
     @property
+    def cotangent(self) -> int:
+        """Elements of a sample's cotangent."""
+        return self.groups * self.outputs * self.positions
+
+    @property
     def formed(self) -> bool:
         """Whether the gradient takes about as little memory as its factors, or less."""
         return not self.sparse and self.inputs <= 1.0 * self.positions
@@ -80,17 +85,13 @@ class Survey:
     def factors(self) -> int:
         """Elements that stay for each cotangent until the products are made."""
         return sum(self.rows.values()) + sum(
-            shape.size if shape.formed else shape.groups * shape.outputs * shape.positions
-            for shape in self.shapes.values()
+            shape.size if shape.formed else shape.cotangent for shape in self.shapes.values()
         )
 
     def stacked(self, directions: int) -> int:
         """Elements that a block holds of so many cotangents until its gradients are formed."""
         return sum(
-            shape.groups
-            * shape.outputs
-            * shape.positions
-            * (directions if shape.stacks(directions) else 1)
+            shape.cotangent * (directions if shape.stacks(directions) else 1)
             for shape in self.shapes.values()
             if shape.formed
         )
@@ -162,9 +163,8 @@ def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         try:
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 outputs, calls = follow(model, parameters, pair, routes)
-        except (
-            ModelError
-        ):  # transforms of torch.func refuse the hooks: what they save goes uncounted
+        except ModelError:
+            # transforms of torch.func refuse the hooks: what they save goes uncounted
             outputs, calls = follow(model, parameters, pair, routes)
     for call in calls:
         note(call.source)
