@@ -14,6 +14,8 @@ _STRIP_ROWS = 32
 _MIRROR_ROWS = 64
 _WORTH_A_CALL = 2**18
 """Multiplications of the smallest product that oneDNN is called for."""
+_SMALL_RESULT = 2**16
+"""Elements of a sum of outer products up to which oneDNN is the faster on every processor."""
 
 
 @functools.cache
@@ -54,9 +56,13 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
     for small matrices. Elsewhere single and half precision go to oneDNN: MKL chooses its
     instructions by the vendor, and on AMD processors with AVX-512 reaches half of the speed.
     """
-    if not _by_onednn(left, right):
-        return left @ right
-    weight = right.T if right.is_contiguous() else right.T.contiguous()  # other strides crawl
+    return _linear(left, right.T) if _by_onednn(left, right) else left @ right
+
+
+def _linear(left: Tensor, weight: Tensor) -> Tensor:
+    """Left weightᵀ by oneDNN."""
+    if not weight.T.is_contiguous():
+        weight = weight.contiguous()  # other strides crawl
     return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
 
 
@@ -88,10 +94,17 @@ def mkl_at_home() -> bool:
     return intel and torch.backends.mkl.is_available()
 
 
-def _by_onednn(left: Tensor, right: Tensor) -> bool:
-    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call."""
-    large = len(left) * right.numel() >= _WORTH_A_CALL
-    return large and not mkl_at_home() and onednn_serves(left)
+def _by_onednn(left: Tensor, right: Tensor, at_home: int = 0) -> bool:
+    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call.
+
+    Args:
+        left: [rows, p].
+        right: [p, columns].
+        at_home: the largest result, in elements, that MKL does not compute at home either.
+    """
+    rows, columns = len(left), right.shape[1]
+    large = rows * right.numel() >= _WORTH_A_CALL
+    return large and (rows * columns <= at_home or not mkl_at_home()) and onednn_serves(left)
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
@@ -108,10 +121,12 @@ def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == out.dtype and not _by_onednn(left, right.T):
+    if _by_onednn(left, right.T, _SMALL_RESULT):
+        out += _linear(left, right)
+    elif left.dtype == out.dtype:
         out.addmm_(left, right.T)
     else:
-        out += multiply(left, right.T)
+        out += left @ right.T
 
 
 def strips(rows: int) -> Iterator[slice]:
