@@ -96,7 +96,8 @@ def _halvings(count: int) -> list[int]:
 
 def _fill(survey: Survey, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
     """The largest block, then the largest chunk, within the budget; None if there is none."""
-    wanted = min(budget // element // 4, _BLOCK_ELEMENTS)
+    held = most * (survey.kept + q * survey.factors)
+    wanted = min(budget // element // 4, max(_BLOCK_ELEMENTS, 2 * (_BLOCK_ELEMENTS - held)))
     block = max(1, min(_BLOCK, most, wanted // _block_elements(survey, q)))
     block = math.ceil(most / math.ceil(most / block))
     for share in (budget // element // 4, 0):

@@ -14,7 +14,7 @@ _STRIP_ROWS = 32
 _MIRROR_ROWS = 64
 _WORTH_A_CALL = 2**18
 """Multiplications of the smallest product that oneDNN is called for."""
-_SMALL_RESULT = 2**16
+_SMALL_RESULT = 2**14
 """Elements of a sum of outer products up to which oneDNN is the faster on every processor."""
 
 
