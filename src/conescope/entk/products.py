@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_STRIPS = 7
-_STRIP_ROWS = 32
+_TRIANGLE_ROWS = 96
+"""Fewer would save operations, at a lower speed."""
+_STEP_ROWS = 32
 _MIRROR_ROWS = 64
 _WORTH_A_CALL = 2**18
 """Multiplications of the smallest product that oneDNN is called for."""
-_SMALL_RESULT = 2**14
-"""Elements of a sum of outer products up to which oneDNN is the faster on every processor."""
+_FEW_SUMS = 2**16
+"""Elements of a matrix of inner products up to which oneDNN is the faster on every processor."""
 
 
 @functools.cache
@@ -94,46 +95,46 @@ def mkl_at_home() -> bool:
     return intel and torch.backends.mkl.is_available()
 
 
-def _by_onednn(left: Tensor, right: Tensor, at_home: int = 0) -> bool:
+def _by_onednn(left: Tensor, right: Tensor, at_home: bool = False) -> bool:
     """Whether oneDNN takes the product of two matrices: it costs some microseconds to call.
 
-    Args:
-        left: [rows, p].
-        right: [p, columns].
-        at_home: the largest result, in elements, that MKL does not compute at home either.
+    With `at_home`, it does even where MKL is at home.
     """
-    rows, columns = len(left), right.shape[1]
-    large = rows * right.numel() >= _WORTH_A_CALL
-    return large and (rows * columns <= at_home or not mkl_at_home()) and onednn_serves(left)
+    large = len(left) * right.numel() >= _WORTH_A_CALL
+    return large and (at_home or not mkl_at_home()) and onednn_serves(left)
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
     """Out += left rightᵀ for matrices [rows, p].
 
-    With right None, left leftᵀ: only on and below the diagonal, strip by strip, which saves
-    nearly half of the operations.
+    With right None, left leftᵀ: only on and below the diagonal, and a little above it.
     """
+    few = out.numel() <= _FEW_SUMS
     if right is not None:
-        _add_product(out, left, right)
+        _add_product(out, left, right, few)
+    else:
+        _add_triangle(out, left, few)
+
+
+def _add_triangle(out: Tensor, left: Tensor, few: bool) -> None:
+    """Out += left leftᵀ below the diagonal: two triangles and the square between, and so on."""
+    if len(left) <= _TRIANGLE_ROWS:
+        _add_product(out, left, left, few)
         return
-    for strip in strips(len(left)):
-        _add_product(out[strip, : strip.stop], left[strip], left[: strip.stop])
+    middle = math.ceil(len(left) / (2 * _STEP_ROWS)) * _STEP_ROWS
+    upper, lower = slice(0, middle), slice(middle, len(left))
+    _add_triangle(out[upper, upper], left[upper], few)
+    _add_product(out[lower, upper], left[lower], left[upper], few)
+    _add_triangle(out[lower, lower], left[lower], few)
 
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if _by_onednn(left, right.T, _SMALL_RESULT):
+def _add_product(out: Tensor, left: Tensor, right: Tensor, few: bool) -> None:
+    if _by_onednn(left, right.T, at_home=few):
         out += _linear(left, right)
     elif left.dtype == out.dtype:
         out.addmm_(left, right.T)
     else:
         out += left @ right.T
-
-
-def strips(rows: int) -> Iterator[slice]:
-    """Strips of the rows of a symmetric matrix."""
-    height = -(-rows // (_STRIPS * _STRIP_ROWS)) * _STRIP_ROWS
-    for start in range(0, rows, height):
-        yield slice(start, min(rows, start + height))
 
 
 def mirror(values: Tensor) -> None:
