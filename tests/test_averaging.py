@@ -127,5 +127,5 @@ def test_the_forecast_counts_both_kernels_and_the_layers(recipe, finished, tmp_p
 
 @pytest.mark.parametrize("decay", ["1", "-0.1", "1.5"])
 def test_a_decay_out_of_range(decay):
-    with pytest.raises(RecipeError, match=r"training.average is a decay of at least 0 and below 1"):
+    with pytest.raises(RecipeError, match=r"training.average is at least 0 and below 1"):
         load_recipe("digits", [f"--training.average={decay}"])

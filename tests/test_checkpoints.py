@@ -348,6 +348,17 @@ def test_a_glob_a_folder_and_a_list_give_the_same_series(tmp_path):
     assert found(tmp_path / "c9.pt") == expected[:1]
 
 
+def test_several_folders_are_one_series(tmp_path):
+    touch(tmp_path, "first/c9.pt", "first/c10.pt", "second/c100.pt", "more/c200.pt")
+    series = found({tmp_path / "second", tmp_path / "first", f"{tmp_path}/more/*.pt"}, r"c(\d+)")
+    assert [name for _, name, _ in series] == ["c9.pt", "c10.pt", "c100.pt", "c200.pt"]
+    with pytest.raises(CheckpointError, match=r"third does not exist"):
+        find_checkpoints({tmp_path / "first", tmp_path / "third"})
+    (tmp_path / "third").mkdir()
+    with pytest.raises(CheckpointError, match=r"third holds neither"):
+        find_checkpoints({tmp_path / "first", tmp_path / "third"})
+
+
 def test_a_transformers_series_is_found_by_its_folders(tmp_path):
     touch(tmp_path, "model.safetensors", "training_args.bin")
     for step in (500, 1000, 1500):

@@ -188,6 +188,14 @@ def test_seeds_that_disagree_are_undecided():
     assert over_seeds(kinds).verdict == "undecided"
 
 
+def test_intervals_over_seeds_end_where_the_quantity_does():
+    near, far = (simulated_cones(name)[0][1] for name in ("confined", "drift"))
+    wide = over_seeds([near, far], level=0.999)
+    for estimate in (wide.radius, wide.half_angle, wide.start_distance):
+        assert estimate.low == 0 < estimate.value < estimate.high
+    assert wide.exponent.low < 0
+
+
 def kernels(count: int) -> list[cs.Kernel]:
     return list(simulate(CONFINED, count, 0).series.kernels)
 

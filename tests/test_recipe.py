@@ -89,6 +89,7 @@ def test_yaml_and_dict_round_trips():
         (["--optimizer.lr", ".nan"], ["optimizer.lr must be positive"]),
         (["--model.width", ".inf"], ["model.width must be positive"]),
         (["--optimizer.name", "adam"], ["optimizer.momentum is for sgd"]),
+        (["--optimizer.momentum", "1"], ["optimizer.momentum is at least 0 and below 1, not 1"]),
         (["--threads", "0"], ["threads must be at least 1, or null"]),
         (["--name", "a/b"], ["name becomes part of a folder's name"]),
     ],

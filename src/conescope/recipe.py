@@ -82,11 +82,9 @@ class Recipe:
         for name in _POSITIVE:
             if not 0 < self.get(name) < math.inf:
                 raise RecipeError(f"{name} must be positive, not {self.get(name)}")
-        if not 0 <= self.training.average < 1:
-            raise RecipeError(
-                f"training.average is a decay of at least 0 and below 1, not "
-                f"{self.training.average}"
-            )
+        for name in ("optimizer.momentum", "training.average"):
+            if not 0 <= self.get(name) < 1:
+                raise RecipeError(f"{name} is at least 0 and below 1, not {self.get(name)}")
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"threads must be at least 1, or null, not {self.threads}")
         if self.optimizer.momentum and self.optimizer.name != "sgd":
@@ -192,7 +190,6 @@ _AT_LEAST = {
     "training.steps": 1,
     "training.batch_size": 1,
     "probe.size": 1,
-    "optimizer.momentum": 0,
     "optimizer.weight_decay": 0,
     "lr_schedule.warmup": 0,
 }

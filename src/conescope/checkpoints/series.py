@@ -44,8 +44,8 @@ def find_checkpoints(
     if there are none, for the checkpoint files.
 
     Args:
-        source: a glob such as `ckpts/*.safetensors`, a folder, or files and folders: a list in
-            the order of their steps, or a set, which has no order.
+        source: a glob such as `ckpts/*.safetensors`, a folder, or several: a list of checkpoints
+            in the order of their steps, or a set of anything, which has no order.
         step_pattern: a regular expression whose one group is the step, such as `ckpt_(\d+)`;
             without it, see `steps_of`.
 
@@ -75,9 +75,11 @@ def find_checkpoints(
     return tuple(series)
 
 
-def _matches(source: str | Path | Collection[str | Path]) -> Iterable[str | Path]:
-    if not isinstance(source, str | Path):
+def _matches(source: str | Path | Collection[str | Path]) -> Collection[str | Path]:
+    if isinstance(source, Sequence) and not isinstance(source, str):
         return source
+    if not isinstance(source, str | Path):
+        return {path for each in source for path in _matches(each) or [each]}
     path = Path(source)
     if not path.is_dir():
         return [path] if path.exists() else glob.glob(str(path), recursive=True)

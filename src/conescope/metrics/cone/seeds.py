@@ -20,7 +20,8 @@ class SeedCone:
     """What several runs say together.
 
     Every interval is that of the mean over seeds, by Student's t with one degree of freedom
-    fewer than seeds: it holds what differs from run to run, which one run's interval cannot.
+    fewer than seeds: it holds what differs from run to run, which one run's interval cannot. It
+    ends at 0 where the quantity does.
 
     Attributes:
         verdict: of the mean probabilities; "undecided" if the seeds disagree.
@@ -60,8 +61,8 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
     if not 0 < level < 1:
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
 
-    def mean(read: Callable[[Cone], Estimate]) -> Estimate:
-        return _mean([read(cone).value for cone in cones], level)
+    def mean(read: Callable[[Cone], Estimate], least: float = 0.0) -> Estimate:
+        return _mean([read(cone).value for cone in cones], level, least)
 
     probability: dict[Kind, float] = {
         kind: fmean(cone.probability[kind] for cone in cones) for kind in cones[0].probability
@@ -73,14 +74,14 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
         probability=probability,
         shares={part: fmean(cone.shares[part] for cone in cones) for part in cones[0].shares},
         boundary=_mean(boundaries, level) if len(boundaries) == len(cones) else None,
-        exponent=mean(lambda cone: cone.exponent),
+        exponent=mean(lambda cone: cone.exponent, -math.inf),
         radius=mean(lambda cone: cone.radius),
         half_angle=mean(lambda cone: cone.half_angle),
         start_distance=mean(lambda cone: cone.start_distance),
     )
 
 
-def _mean(values: Sequence[float], level: float) -> Estimate:
+def _mean(values: Sequence[float], level: float, least: float = 0.0) -> Estimate:
     quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
     mean, width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - width, mean + width)
+    return Estimate(mean, max(mean - width, least), mean + width)
