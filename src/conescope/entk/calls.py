@@ -19,11 +19,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Role = Literal["weight", "bias"]
 
-_VARYING = {"source", "edge", "samples", "version", "rate", "center"}
+_VARYING = {"source", "edge", "samples", "version", "copies"}
 
 
 @dataclass
@@ -53,6 +53,11 @@ class Call(ABC):
     def names(self) -> list[str]:
         """Of the parameters."""
         return [name for name in (self.weight, self.bias) if name is not None]
+
+    @property
+    def target(self) -> GradientEdge:
+        """The place in the graph whose gradients the rules take: the operation's output."""
+        return self.edge
 
     @property
     def signature(self) -> tuple[str, str | None, str | None]:
@@ -206,15 +211,35 @@ class EmbeddingCall(OuterCall):
 
 
 @dataclass
-class ChannelNormCall(Call):
-    """y = γ x̂ + β with one γ and β a channel (BatchNorm in evaluation mode, GroupNorm).
+class BatchNormCall(Call):
+    """y = γ x̂ + β with one γ and β a channel, of which each slice of the batch has a copy.
+
+    The gradients of the copies are those of the samples.
 
     Attributes:
-        rate, center: x̂ = rate · source + center by channels; None where the source is x̂.
+        copies: γ, β or both, [1 or 2, b·r · channels].
     """
 
-    rate: Tensor | None = None
-    center: Tensor | None = None
+    copies: Tensor = field(kw_only=True)
+
+    @property
+    def target(self) -> GradientEdge:
+        return get_gradient_edge(self.copies)
+
+    def weight_rows(self, g: Tensor) -> Tensor:
+        return self._by_channel(g[0])
+
+    def bias_rows(self, g: Tensor) -> Tensor:
+        return self._by_channel(g[-1])
+
+    def _by_channel(self, g: Tensor) -> Tensor:
+        """[b·r · channels] → [b, channels]."""
+        return g.view(self.samples, len(self.source) // self.samples, -1).sum(dim=1)
+
+
+@dataclass
+class ChannelNormCall(Call):
+    """y = γ x̂ + β with one γ and β a channel (GroupNorm); the source is x̂."""
 
     def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
         if "weight" not in roles:
@@ -238,10 +263,7 @@ class ChannelNormCall(Call):
             g.reshape(1, maps, size), source.reshape(1, maps, size), unit - 1, unit,
             unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
         )  # fmt: skip
-        weight, bias = (self._by_channel(rows.view(g.shape[:2])) for rows in (products, sums))
-        if self.rate is not None and self.center is not None:
-            weight = (weight * self.rate).addcmul_(bias, self.center)
-        return weight, bias
+        return self._by_channel(products.view(g.shape[:2])), self._by_channel(sums.view(g.shape[:2]))
 
     def _by_channel(self, sums: Tensor) -> Tensor:
         """[b·r, channels] → [b, channels]."""

@@ -109,12 +109,12 @@ class _Collector:
         if factory.verify:
             refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
-        edges = [call.edge for call in calls]
+        targets = [call.target for call in calls]
         last = len(self.directions) - 1
         for k, direction in enumerate(self.directions):
             gradients = torch.autograd.grad(
                 outputs,
-                edges,
+                targets,
                 direction.expand_as(outputs),
                 retain_graph=k < last,
                 allow_unused=True,

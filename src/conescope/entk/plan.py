@@ -178,11 +178,11 @@ def _pass_flops(problem: Problem, pieces: Cut) -> float:
     with only_requires_grad(problem.model, {}):
         with forward:
             outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
-        edges = [call.edge for call in calls]
+        targets = [call.target for call in calls]
         direction = problem.directions[:1].expand_as(outputs)
-        if edges:
+        if targets:
             with backward:
-                torch.autograd.grad(outputs, edges, direction, allow_unused=True)
+                torch.autograd.grad(outputs, targets, direction, allow_unused=True)
     return _repeated(problem, pieces, forward.flops, backward.flops)
 
 

@@ -16,6 +16,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from conescope.entk.calls import (
+    BatchNormCall,
     Call,
     ChannelNormCall,
     ElementNormCall,
@@ -232,16 +233,19 @@ def _batch_norm(
         recorder.stray(weight)
         recorder.stray(bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    rate = (running_var + eps).rsqrt()
-    gain, offset = recorder.known(weight), recorder.known(bias)
-    scale = rate if gain is None else rate * gain
-    shift = -running_mean * scale
-    if offset is not None:
-        shift = shift + offset
-    shape = (-1,) + (1,) * (input.dim() - 2)
-    y = torch.addcmul(shift.view(shape), input, scale.view(shape)).to(input.dtype)
+    own = [vector.detach() for vector in (weight, bias) if vector is not None]
+    copies = torch.stack([vector.repeat(len(input)) for vector in own]).requires_grad_()
+    given = iter(copies)
+    y = F.batch_norm(
+        input.reshape(1, -1, *input.shape[2:]),
+        running_mean.repeat(len(input)),
+        running_var.repeat(len(input)),
+        None if weight is None else next(given),
+        None if bias is None else next(given),
+        eps=eps,
+    )
     return recorder.keep(
-        ChannelNormCall, weight, bias, input, y, rate=rate, center=-running_mean * rate
+        BatchNormCall, weight, bias, input, y.view(input.shape), copies=copies
     )
 
 

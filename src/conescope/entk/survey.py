@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.entk.assignment import Assignment, assign
-from conescope.entk.calls import Call, OuterCall
+from conescope.entk.calls import BatchNormCall, Call, OuterCall
 from conescope.entk.convolutions import ConvCall
 from conescope.entk.routes import Routes, find_routes, follow, only_requires_grad
 from conescope.errors import ModelError
@@ -196,6 +196,8 @@ def cotangent_size(call: Call, parameters: Mapping[str, Tensor]) -> int:
     if isinstance(call, OuterCall):
         g, o, _ = call.shape
         return g * o * call.positions
+    if isinstance(call, BatchNormCall):
+        return call.copies.numel() // call.samples
     elements = call.source.numel() // call.samples
     if call.weight is None or call.source.dim() < 3:
         return elements
