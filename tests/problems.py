@@ -204,6 +204,27 @@ PROBLEMS = [
         ),
         _normal(3, 6, 6),
     ),
+    Problem(
+        "batch norm of frames",
+        lambda: Apply(
+            lambda m, x: m.b(torch.tanh(m.norm(x.flatten(0, 1))).flatten(1)).unflatten(0, (-1, 3)),
+            norm=nn.BatchNorm2d(2),
+            b=nn.Linear(8, 2),
+        ),
+        _normal(3, 2, 2, 2),
+    ),
+    Problem(
+        "batch norm without offset",
+        lambda: Apply(
+            lambda m, x: m.b(
+                F.batch_norm(m.a(x), m.norm.running_mean, m.norm.running_var, m.norm.weight).tanh()
+            ),
+            a=nn.Linear(4, 5),
+            norm=nn.BatchNorm1d(5),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(4),
+    ),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
     _image(

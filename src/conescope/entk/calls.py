@@ -263,7 +263,9 @@ class ChannelNormCall(Call):
             g.reshape(1, maps, size), source.reshape(1, maps, size), unit - 1, unit,
             unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
         )  # fmt: skip
-        return self._by_channel(products.view(g.shape[:2])), self._by_channel(sums.view(g.shape[:2]))
+        return self._by_channel(products.view(g.shape[:2])), self._by_channel(
+            sums.view(g.shape[:2])
+        )
 
     def _by_channel(self, sums: Tensor) -> Tensor:
         """[b·r, channels] → [b, channels]."""

@@ -244,9 +244,7 @@ def _batch_norm(
         None if bias is None else next(given),
         eps=eps,
     )
-    return recorder.keep(
-        BatchNormCall, weight, bias, input, y.view(input.shape), copies=copies
-    )
+    return recorder.keep(BatchNormCall, weight, bias, input, y.reshape(input.shape), copies=copies)
 
 
 def _group_norm(
