@@ -105,6 +105,17 @@ def test_the_figure_shows_means_ranges_and_crosses():
     assert "a narrow network" in figure.get_supxlabel()
 
 
+@pytest.mark.parametrize(("worst", "scale"), [(30.0, "linear"), (400.0, "log")])
+def test_one_huge_loss_does_not_hide_the_others(worst, scale):
+    lost = np.array([[worst, 1.2, 0.9]])
+    children = {"linearised": {"test_accuracy": 1 / lost, "test_loss": lost}}
+    children["standard"] = {"test_accuracy": 1 / lost, "test_loss": np.ones((1, 3))}
+    parents = {"test_accuracy": np.array([0.9]), "test_loss": np.array([1.0])}
+    gone = {"linearised": lost > 10, "standard": np.zeros((1, 3), dtype=bool)}
+    upper, lower = switched(SwitchResult((0, 50, 100), 200, children, parents, gone)).axes
+    assert (upper.get_yscale(), lower.get_yscale()) == ("linear", scale)
+
+
 def test_a_run_counts_once(parents):
     with pytest.raises(RecipeError, match="named twice"):
         plan_switch([parents[0], parents[0]], (0,))

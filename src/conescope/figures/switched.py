@@ -17,6 +17,9 @@ from conescope.switch import SwitchResult
 _CAPTION_WIDTH = 60
 """Letters of a line of the caption, as many as the figure is wide."""
 
+_DECADES = 100
+"""From this ratio on, losses are shown by their logarithm: one that diverged hides all others."""
+
 _LINES = {
     "linearised": (LINE_COLOURS[1], "o", "-", "linearised from $t$"),
     "standard": (LINE_COLOURS[2], "s", "--", "not linearised, restarted at $t$"),
@@ -43,6 +46,9 @@ def switched(result: SwitchResult, caption: str = "", style: Style = PAPER) -> F
         upper.set(ylabel="test accuracy at $T$")
         upper.yaxis.set_major_formatter(PercentFormatter(1.0))
         lower.set(ylabel="test loss at $T$", xlabel="switch point $t$ (iterations)")
+        least, most = lower.dataLim.intervaly
+        if least > 0 and most > _DECADES * least:
+            lower.set_yscale("log")
         lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         figure.legend(*_one_of_each(upper, lower), loc="outside upper left", ncols=1)
