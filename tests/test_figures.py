@@ -78,7 +78,16 @@ def test_matrix_has_cells_at_the_real_iterations():
     np.testing.assert_array_equal(mesh.get_array(), series.distances())
     edges = mesh.get_coordinates()[0, :, 0]
     np.testing.assert_array_equal(edges[1:-1], (np.array(UNEVEN[1:]) + UNEVEN[:-1]) / 2)
-    assert all(edges[i] < step < edges[i + 1] for i, step in enumerate(UNEVEN))
+    assert all(edges[i] <= step <= edges[i + 1] for i, step in enumerate(UNEVEN))
+    assert (edges[0], edges[-1]) == (UNEVEN[0], UNEVEN[-1])
+
+
+def test_ticks_of_a_single_moment():
+    figure = distance_after(made_series([0, 20]))
+    figure.canvas.draw()
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown.count("0") == 1
+    assert "−0" not in shown
 
 
 def test_training_plots_the_scalars():

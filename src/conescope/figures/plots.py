@@ -250,11 +250,11 @@ def format_logarithm(axes: Axes, which: Literal["x", "y"] = "y") -> None:
 def format_iterations(*axes: Axis) -> None:
     """Few ticks at whole iterations, with separators of thousands."""
     for axis in axes:
-        axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def _cell_edges(steps: Sequence[int]) -> np.ndarray:
-    """Edges of cells around T steps, halfway between neighbours; [T + 1]."""
+    """Edges of cells around T steps: halfway between neighbours, and the two ends; [T + 1]."""
     middles = (np.array(steps[:-1]) + np.array(steps[1:])) / 2
-    return np.array([2 * steps[0] - middles[0], *middles, 2 * steps[-1] - middles[-1]])
+    return np.array([steps[0], *middles, steps[-1]])

@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import PercentFormatter
 
+from conescope.figures.plots import format_iterations
 from conescope.figures.style import LINE_COLOURS, PAPER, Style, in_force
 from conescope.metrics.distance import Float64Array
 from conescope.switch import SwitchResult
@@ -49,8 +50,7 @@ def switched(result: SwitchResult, caption: str = "", style: Style = PAPER) -> F
         least, most = lower.dataLim.intervaly
         if least > 0 and most > _DECADES * least:
             lower.set_yscale("log")
-        lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        format_iterations(lower.xaxis)
         figure.legend(*_one_of_each(upper, lower), loc="outside upper left", ncols=1)
         runs = len(result.parents["test_loss"])
         spread = f"mean and range of {runs} runs" if runs > 1 else "one run"
