@@ -180,6 +180,7 @@ def test_reproduce_trains_draws_and_goes_on(tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "fig2", *words]) == 0
     captured = capsys.readouterr()
     assert "4 of 4 children" in captured.err
+    assert "trainings of 300 iterations: no switch at 500, 2000, 4000, 8000" in captured.err
     assert "runs/fig2-lenet5-two-cores.png" in captured.out
     assert branch_recipe(next((tmp_path / "runs").glob("lenet-mnist-*")), 200).branch.at == 200
     assert main(["reproduce", "fig2", "--network", "lenet5", "--seeds", "one"]) == 2

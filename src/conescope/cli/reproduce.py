@@ -104,7 +104,13 @@ def _switch(
     from conescope.switch import plan_switch, read_switch
 
     until = read_recipe(paths[0]).training.steps
-    switch = plan_switch(paths, [point for point in reproduction.points if point < until])
+    within = [point for point in reproduction.points if point < until]
+    if beyond := reproduction.points[len(within) :]:
+        say(
+            "warning",
+            f"trainings of {until:,} iterations: no switch at {', '.join(map(str, beyond))}",
+        )
+    switch = plan_switch(paths, within)
     status = carry_out_children(switch, words)
     if status:
         return status
