@@ -12,7 +12,7 @@ from conescope.entk.survey import Survey
 from conescope.errors import KernelError
 
 _BLOCK = 64
-_BLOCK_ELEMENTS = 2**25
+_BLOCK_ELEMENTS = 3 * 2**23
 """Few enough to be near the processor still."""
 _FACTOR_ELEMENTS = 2**25
 _FEWEST_DIRECTIONS = 5
@@ -71,7 +71,8 @@ def cut(
     choices = [directions] if together else _halvings(directions)
     whole = n if m is None else n + m
     for q in choices:
-        if whole * q * survey.factors > _FACTOR_ELEMENTS and q >= 2 * _FEWEST_DIRECTIONS:
+        many = whole * q * survey.factors > _FACTOR_ELEMENTS
+        if many and q >= 2 * _FEWEST_DIRECTIONS and not together:
             continue
         plan = _fill(survey, q, whole, 1, element, budget)
         if plan is not None and plan.chunk >= whole:
