@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
 from conescope.cli import main
+from conescope.cli.terminal import one_line_warnings
 from conescope.recipes import load_recipe
 from conescope.run import read_status
 
@@ -72,6 +74,13 @@ def test_recipes_are_listed_and_shown_whole(run_in, tmp_path):
     (tmp_path / "mine.yaml").write_text(out)
     shown = load_recipe(str(tmp_path / "mine.yaml"))
     assert shown == load_recipe("digits", ["--optimizer.lr=0.03", "--seed=7"])
+
+
+def test_warnings_are_news_but_not_those_to_developers(capsys):
+    with one_line_warnings():
+        warnings.warn("the budget is small", UserWarning, stacklevel=1)
+        warnings.warn("torch.jit.script is deprecated", DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err == "conescope: warning: the budget is small\n"
 
 
 @pytest.mark.parametrize(

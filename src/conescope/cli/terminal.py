@@ -71,8 +71,9 @@ def stopping() -> Iterator[list[int]]:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as news, without the line of code they come from."""
+    """Print warnings as news, without the line of code they come from; not those to developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)
         warnings.showwarning = lambda message, *_: say("warning", str(message))
         yield
