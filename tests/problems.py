@@ -225,6 +225,23 @@ PROBLEMS = [
         ),
         _normal(4),
     ),
+    Problem(
+        "batch norm of a computed gain",
+        lambda: Apply(
+            lambda m, x: m.b(
+                F.batch_norm(
+                    m.a(x), m.norm.running_mean, m.norm.running_var, m.c(m.seed)[0], m.norm.bias
+                ).tanh()
+            ),
+            a=nn.Linear(4, 5),
+            norm=nn.BatchNorm1d(5),
+            c=nn.Linear(2, 5),
+            seed=nn.Parameter(torch.tensor([[0.3, -1.2]])),
+            b=nn.Linear(5, 3),
+        ),
+        _normal(4),
+        ruled=None,
+    ),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
     _image(

@@ -303,3 +303,35 @@ def test_a_head_in_double_precision():
     model, x = Widened(), torch.randn(4, 50)
     expected = reference.total(reference.kernel(copy.deepcopy(model), x, outputs="trace"))
     assert_near(entk(model, x).values, expected, 1e-5)
+
+
+class Aside(nn.Module):
+    """Computes something beside the output, from something beside the samples."""
+
+    def __init__(self, aside: nn.Module, source: Tensor, used: bool) -> None:
+        super().__init__()
+        self.body, self.aside, self.used = nn.Linear(4, 3), aside, used
+        self.register_buffer("source", source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside = self.aside(self.source)
+        return self.body(x) * beside if self.used else self.body(x)
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize(
+    ("aside", "source"),
+    [
+        (nn.Linear(2, 3), torch.tensor([0.5, -1.0])),
+        (nn.Linear(2, 3), torch.tensor([[0.5, -1.0]] * 5)[:1]),
+        (nn.Embedding(4, 3), torch.tensor(2)),
+    ],
+)
+def test_what_is_computed_beside_the_samples(aside, source, used):
+    torch.manual_seed(0)
+    model, x = Aside(aside, source, used).double().eval(), torch.randn(4, 4).double()
+    kernel = entk(model, x, outputs="full", check=False)
+    expected = reference.total(reference.kernel(model, x, outputs="full"))
+    assert_near(kernel.values, expected, 1e-10)
+    assert kernel.routes["body.weight"] == "rule"
+    assert kernel.routes["aside.weight"] == ("general" if used else "unused")

@@ -180,7 +180,9 @@ class EmbeddingCall(OuterCall):
 
     def fits(self, samples: int, axis: int) -> bool:
         shape = self.source.shape
-        return shape[0] % samples == 0 if axis == 0 else len(shape) > 1 and shape[1] == samples
+        if axis == 1:
+            return len(shape) > 1 and shape[1] == samples
+        return len(shape) > 0 and shape[0] % samples == 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -217,7 +219,7 @@ class BatchNormCall(Call):
     The gradients of the copies are those of the samples.
 
     Attributes:
-        copies: γ, β or both, [1 or 2, b·r · channels].
+        copies: γ, β or both, whichever has a name; [1 or 2, b·r · channels].
     """
 
     copies: Tensor = field(kw_only=True)
@@ -263,9 +265,8 @@ class ChannelNormCall(Call):
             g.reshape(1, maps, size), source.reshape(1, maps, size), unit - 1, unit,
             unit.expand(1, maps)[0], 1, maps, size, 1, (False, True, True),
         )  # fmt: skip
-        return self._by_channel(products.view(g.shape[:2])), self._by_channel(
-            sums.view(g.shape[:2])
-        )
+        weight, bias = (rows.view(g.shape[:2]) for rows in (products, sums))
+        return self._by_channel(weight), self._by_channel(bias)
 
     def _by_channel(self, sums: Tensor) -> Tensor:
         """[b·r, channels] → [b, channels]."""

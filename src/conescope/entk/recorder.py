@@ -233,17 +233,21 @@ def _batch_norm(
         recorder.stray(weight)
         recorder.stray(bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    own = [vector.detach() for vector in (weight, bias) if vector is not None]
-    copies = torch.stack([vector.repeat(len(input)) for vector in own]).requires_grad_()
-    given = iter(copies)
+    slices = len(input)
+    known = [v.detach() for v in (weight, bias) if v is not None and recorder.name(v) is not None]
+    copies = torch.stack([vector.repeat(slices) for vector in known]).requires_grad_()
+    own = iter(copies)
+
+    def repeated(vector: Tensor | None) -> Tensor | None:
+        if vector is None:
+            return None
+        return vector.repeat(slices) if recorder.name(vector) is None else next(own)
+
     y = F.batch_norm(
         input.reshape(1, -1, *input.shape[2:]),
-        running_mean.repeat(len(input)),
-        running_var.repeat(len(input)),
-        None if weight is None else next(given),
-        None if bias is None else next(given),
+        running_mean.repeat(slices), running_var.repeat(slices), repeated(weight), repeated(bias),
         eps=eps,
-    )
+    )  # fmt: skip
     return recorder.keep(BatchNormCall, weight, bias, input, y.reshape(input.shape), copies=copies)
 
 

@@ -79,7 +79,10 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
                     signature=tuple(call.signature for call in recorder.calls),
                     axes=tuple(call.batch_axis for call in recorder.calls),
                     idle=idle,
-                    geometry=tuple(call.geometry for call in recorder.calls),
+                    geometry=tuple(
+                        () if number in idle else call.geometry
+                        for number, call in enumerate(recorder.calls)
+                    ),
                     picks=recorder.picks,
                     provisional=provisional,
                 )
@@ -114,7 +117,10 @@ def follow(
         raise RoutesChangedError
     if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
-    for call, axis, geometry in zip(calls, routes.axes, routes.geometry, strict=True):
+    places = zip(calls, routes.axes, routes.geometry, strict=True)
+    for number, (call, axis, geometry) in enumerate(places):
+        if number in routes.idle:
+            continue
         if not call.fits(len(x), axis) or call.source._version != call.version:
             raise RoutesChangedError
         call.batch_axis, call.samples = axis, len(x)
