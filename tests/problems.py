@@ -242,6 +242,19 @@ PROBLEMS = [
         _normal(4),
         ruled=None,
     ),
+    Problem(
+        "batch norm of a parameter",
+        lambda: Apply(
+            lambda m, x: m.b(
+                x + F.batch_norm(m.table, m.norm.running_mean, m.norm.running_var).mean(dim=0)
+            ),
+            table=nn.Parameter(torch.linspace(-1, 2, 20).view(5, 4)),
+            norm=nn.BatchNorm1d(4, affine=False),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+        ruled=None,
+    ),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
     _image(

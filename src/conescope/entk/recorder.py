@@ -229,12 +229,12 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     recorder.stray(input)
-    if training or running_mean is None or running_var is None:
+    known = [v.detach() for v in (weight, bias) if v is not None and recorder.name(v) is not None]
+    if training or running_mean is None or running_var is None or not known:
         recorder.stray(weight)
         recorder.stray(bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     slices = len(input)
-    known = [v.detach() for v in (weight, bias) if v is not None and recorder.name(v) is not None]
     copies = torch.stack([vector.repeat(slices) for vector in known]).requires_grad_()
     own = iter(copies)
 
