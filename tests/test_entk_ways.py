@@ -335,3 +335,25 @@ def test_what_is_computed_beside_the_samples(aside, source, used):
     assert_near(kernel.values, expected, 1e-10)
     assert kernel.routes["body.weight"] == "rule"
     assert kernel.routes["aside.weight"] == ("general" if used else "unused")
+
+
+class Alternating(nn.Module):
+    """The same function by two ways, each so many times in turn."""
+
+    def __init__(self, seen: int, unseen: int) -> None:
+        super().__init__()
+        self.body, self.seen, self.period, self.calls = nn.Linear(4, 3), seen, seen + unseen, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls % self.period < self.seen:
+            return self.body(x)
+        return x @ self.body.weight.T + self.body.bias
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(("seen", "unseen"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (5, 3)])
+def test_a_model_that_goes_two_ways_in_turn(seen, unseen, check):
+    x = torch.randn(3, 4).double()
+    kernel = entk(Alternating(seen, unseen).double().eval(), x, check=check)
+    assert_near(kernel.values, 3 * (x @ x.T + 1), 1e-10)

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from conescope.entk.assignment import Assignment, assign
 from conescope.entk.calls import BatchNormCall, Call, OuterCall
 from conescope.entk.convolutions import ConvCall
-from conescope.entk.routes import Routes, find_routes, follow, only_requires_grad
+from conescope.entk.routes import (
+    Routes,
+    RoutesChangedError,
+    find_routes,
+    follow,
+    only_requires_grad,
+)
 from conescope.errors import ModelError
 
 
@@ -122,7 +128,13 @@ def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Te
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.survey is None or memo.key != key:
-        survey = _survey(model, parameters, x)
+        pair = x[:2] if len(x) > 1 else x[[0, 0]]
+        with only_requires_grad(model, parameters):
+            routes = find_routes(model, parameters, pair)
+        try:
+            survey = _survey(model, parameters, pair, routes)
+        except RoutesChangedError:
+            survey = _survey(model, parameters, pair, Routes((), tuple(parameters)))
         if survey.routes.provisional:
             return survey
         memo.key, memo.survey = key, survey
@@ -147,10 +159,9 @@ def without_rules(known: Survey, parameters: Mapping[str, nn.Parameter]) -> Surv
     return Survey(routes, Assignment(), {}, rows, 0, known.passing)
 
 
-def _survey(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
-    pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    with only_requires_grad(model, parameters):
-        routes = find_routes(model, parameters, pair)
+def _survey(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor, routes: Routes
+) -> Survey:
     stored: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
