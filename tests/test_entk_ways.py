@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reference
-from conescope.entk import entk
+from conescope.entk import entk, plan
 from conescope.errors import ModelError
 from test_entk import assert_near
 
@@ -357,3 +357,5 @@ def test_a_model_that_goes_two_ways_in_turn(seen, unseen, check):
     x = torch.randn(3, 4).double()
     kernel = entk(Alternating(seen, unseen).double().eval(), x, check=check)
     assert_near(kernel.values, 3 * (x @ x.T + 1), 1e-10)
+    routes = {layer.route for layer in plan(Alternating(seen, unseen).double().eval(), x).layers}
+    assert routes <= {"general", "positions", "gradients", "rows"}

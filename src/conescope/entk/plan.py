@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
@@ -20,8 +21,8 @@ from conescope.entk.contractions import DIRECT_POSITIONS, jacobian_cost, positio
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, prepare
 from conescope.entk.products import Scratch, multiply, multiply_batch
-from conescope.entk.routes import follow, only_requires_grad
-from conescope.entk.survey import Shape
+from conescope.entk.routes import RoutesChangedError, follow, only_requires_grad
+from conescope.entk.survey import Shape, without_rules
 from conescope.kernel import Outputs
 
 _TIMED_SAMPLES = 16
@@ -132,13 +133,19 @@ def plan(
         KernelError: as `entk`.
     """
     problem = prepare(model, x, y, outputs, params)
-    samples = len(x), None if y is None else len(y)
-    full = outputs == "full"
+    budget = parse_memory(memory) or default_memory()
+    try:
+        return _plan(problem, budget)
+    except RoutesChangedError:
+        general = without_rules(problem.survey, problem.parameters)
+        return _plan(dataclasses.replace(problem, survey=general), budget)
+
+
+def _plan(problem: Problem, budget: int) -> Plan:
+    samples = len(problem.x), None if problem.y is None else len(problem.y)
+    full = problem.outputs == "full"
     like = problem.directions
-    pieces = cut(
-        problem.survey, samples, len(like), full, like.element_size(),
-        parse_memory(memory) or default_memory(),
-    )  # fmt: skip
+    pieces = cut(problem.survey, samples, len(like), full, like.element_size(), budget)
     speed = measure_speed(like.device.type, like.dtype)
     layers: dict[str, list[LayerPlan]] = {}
     for name, shape in problem.survey.shapes.items():
