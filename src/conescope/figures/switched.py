@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from conescope.figures.plots import format_iterations
+from conescope.figures.plots import format_iterations, format_logarithm
 from conescope.figures.style import LINE_COLOURS, PAPER, Style, in_force
 from conescope.metrics.distance import Float64Array
 from conescope.switch import SwitchResult
@@ -18,7 +18,7 @@ from conescope.switch import SwitchResult
 _CAPTION_WIDTH = 60
 """Letters of a line of the caption, as many as the figure is wide."""
 
-_DECADES = 100
+_WIDE = 20
 """From this ratio on, losses are shown by their logarithm: one that diverged hides all others."""
 
 _LINES = {
@@ -48,8 +48,8 @@ def switched(result: SwitchResult, caption: str = "", style: Style = PAPER) -> F
         upper.yaxis.set_major_formatter(PercentFormatter(1.0))
         lower.set(ylabel="test loss at $T$", xlabel="switch point $t$ (iterations)")
         least, most = lower.dataLim.intervaly
-        if least > 0 and most > _DECADES * least:
-            lower.set_yscale("log")
+        if least > 0 and most > _WIDE * least:
+            format_logarithm(lower)
         format_iterations(lower.xaxis)
         figure.legend(*_one_of_each(upper, lower), loc="outside upper left", ncols=1)
         runs = len(result.parents["test_loss"])
