@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 import reference
-from conescope.entk import engine, entk
+from conescope.entk import engine, entk, selfcheck
 from conescope.entk.budget import Cut
+from conescope.entk.general import loop_gradients
+from conescope.entk.problem import prepare
 from conescope.errors import KernelError
 from problems import PROBLEMS
 from test_entk import assert_near, problem_named
@@ -66,3 +70,27 @@ def test_peak_stays_within_the_budget(outputs: str, megabytes: int):
     command = [sys.executable, "-c", PEAK, outputs, f"{megabytes}MB"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) <= 1.1e6 * megabytes
+
+
+def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    problem = selfcheck.sample_problem(
+        prepare(model, torch.randn(4, 6).double(), None, "sum", None)
+    )
+    sizes: list[int] = []
+
+    def noted(model, parameters, *rest):
+        sizes.append(sum(p.numel() for p in parameters.values()))
+        return loop_gradients(model, parameters, *rest)
+
+    monkeypatch.setattr(selfcheck, "loop_gradients", noted)
+    parts = reference.jacobians(model, problem.x)
+    rows = torch.cat([problem.directions @ jacobian for jacobian in parts.values()], dim=-1)[:, 0]
+    for few, passes in ((2**20, 1), (1, 5)):
+        monkeypatch.setattr(selfcheck, "_FEW", few)
+        sizes.clear()
+        assert selfcheck.agrees_with_autograd(problem, rows @ rows.T)
+        assert not selfcheck.agrees_with_autograd(problem, rows @ rows.T * 1.01)
+        assert sum(sizes) == 2 * sum(p.numel() for p in model.parameters())
+        assert len(sizes) == 2 * passes
