@@ -86,17 +86,17 @@ class Call(ABC):
         return tensor.reshape(self.samples, -1, *tensor.shape[1:])
 
     def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
-        """Gradients of the weight, the bias or both, [b, p] each, from the output's cotangent."""
+        """Gradients of the weight, the bias or both, [b, p] each, from the gradient at `target`."""
         by_role = {"weight": self.weight_rows, "bias": self.bias_rows}
         return {role: by_role[role](g) for role in roles}
 
     @abstractmethod
     def weight_rows(self, g: Tensor) -> Tensor:
-        """Gradient of the weight, [b, p], from the output's cotangent."""
+        """Gradient of the weight, [b, p], from the gradient at `target`."""
 
     @abstractmethod
     def bias_rows(self, g: Tensor) -> Tensor:
-        """Gradient of the bias, [b, p], from the output's cotangent."""
+        """Gradient of the bias, [b, p], from the gradient at `target`."""
 
 
 class OuterCall(Call):
