@@ -133,7 +133,7 @@ def test_the_probe_is_copied(tagger, tokens):
     ],
 )  # fmt: skip
 def test_parameters_by_pattern(tagger, tokens, params, chosen):
-    assert choose_parameters(tagger, params) == [
+    assert list(choose_parameters(tagger, params)) == [
         n for n, _ in tagger.named_parameters() if n in chosen
     ]
     kernel = adapt(tagger, tokens, params=params).kernel(by_layer=True)
@@ -146,7 +146,7 @@ def test_frozen_parameters_are_left_out_unless_named(tagger):
     for p in tagger.model.parameters():
         p.requires_grad_(False)
     assert "model.weight" not in choose_parameters(tagger)
-    assert choose_parameters(tagger, "model") == ["model.weight"]
+    assert list(choose_parameters(tagger, "model")) == ["model.weight"]
 
 
 def test_wrappers_are_seen_through(tagger, tokens):

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reference
 from conescope.entk import engine, entk, selfcheck
 from conescope.entk.budget import Cut
-from conescope.entk.general import loop_gradients
-from conescope.entk.problem import prepare
+from conescope.entk.general import plain_gradients
+from conescope.entk.problem import convention, prepared
 from conescope.errors import KernelError
 from problems import PROBLEMS
 from test_entk import assert_near, problem_named
@@ -28,7 +28,7 @@ def test_pieces_of_any_size_make_the_same_kernel(monkeypatch, problem, cut):
     for outputs in ("full", "trace"):
         together = 1000 if outputs == "full" else directions
         pieces = Cut(block, chunk, together, 50, 0)
-        monkeypatch.setattr(engine, "cut", lambda *_, pieces=pieces: pieces)
+        monkeypatch.setattr(engine, "pieces_of", lambda *_, pieces=pieces: pieces)
         expected = reference.total(reference.kernel(model, x, outputs=outputs))
         assert_near(entk(model, x, outputs=outputs).values, expected)
         between = reference.total(reference.kernel(model, x[:2], x[2:], outputs=outputs))
@@ -75,22 +75,26 @@ def test_peak_stays_within_the_budget(outputs: str, megabytes: int):
 def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Linear(4, 3)).double()
-    problem = selfcheck.sample_problem(
-        prepare(model, torch.randn(4, 6).double(), None, "sum", None)
-    )
     sizes: list[int] = []
 
     def noted(model, parameters, *rest):
         sizes.append(sum(p.numel() for p in parameters.values()))
-        return loop_gradients(model, parameters, *rest)
+        return plain_gradients(model, parameters, *rest)
 
-    monkeypatch.setattr(selfcheck, "loop_gradients", noted)
-    parts = reference.jacobians(model, problem.x)
-    rows = torch.cat([problem.directions @ jacobian for jacobian in parts.values()], dim=-1)[:, 0]
-    for few, passes in ((2**20, 1), (1, 5)):
-        monkeypatch.setattr(selfcheck, "_FEW", few)
-        sizes.clear()
-        assert selfcheck.agrees_with_autograd(problem, rows @ rows.T)
-        assert not selfcheck.agrees_with_autograd(problem, rows @ rows.T * 1.01)
-        assert sum(sizes) == 2 * sum(p.numel() for p in model.parameters())
-        assert len(sizes) == 2 * passes
+    monkeypatch.setattr(selfcheck, "plain_gradients", noted)
+    x = torch.randn(4, 6).double()
+    with prepared(model, x, None, None, convention("sum")) as problem:
+        problem = selfcheck.sample_problem(problem)
+        expected: dict[str, Tensor] = {}
+        for name, jacobian in reference.jacobians(model, problem.x).items():
+            rows = jacobian.transpose(1, 2) @ problem.cotangents.part(0, 1)[0]
+            layer = name.rpartition(".")[0]
+            expected[layer] = expected.get(layer, 0) + rows @ rows.T
+        wrong = {layer: values * (1.0 + 1e-6) for layer, values in expected.items()}
+        for few, passes in ((2**20, 1), (1, 3)):
+            monkeypatch.setattr(selfcheck, "_FEW", few)
+            sizes.clear()
+            assert selfcheck.agrees_with_autograd(problem, expected, budget=2000)
+            assert not selfcheck.agrees_with_autograd(problem, wrong, budget=2000)
+            assert sum(sizes) == 2 * sum(p.numel() for p in model.parameters())
+            assert len(sizes) == 2 * passes

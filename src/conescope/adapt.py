@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from conescope.entk import KernelEstimate, entk, estimate_entk
-from conescope.entk.independence import attachable
-from conescope.entk.problem import prepare
+from conescope.entk.failure import describe_failure
+from conescope.entk.independence import FORWARD_ERRORS, feedable
+from conescope.entk.problem import convention, prepared
+from conescope.entk.state import untouched, watching_writes
 from conescope.errors import ModelError
 from conescope.kernel import Kernel, Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights, unwrapped
@@ -85,19 +87,22 @@ class Adapted:
             KernelError: if `outputs` is wrong.
         """
         x = self._here()
-        try:
-            output = self.module(attachable(x[[0, -1]]))
-        except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"the model rejects the probe, {describe_probe(self.module.probe)}: {error}; give "
-                f"it as the model's forward() takes a batch"
-            ) from error
+        with untouched(self.module), watching_writes(self.module):
+            try:
+                output = self.module(feedable(x[[0, -1]]))
+            except FORWARD_ERRORS as error:
+                raise ModelError(
+                    f"the model rejects the probe, {describe_probe(self.module.probe)}: "
+                    f"{describe_failure(error, self.module)}; give it as the model's forward() "
+                    f"takes a batch"
+                ) from error
         if output.dim() == 0 or len(output) != 2:
             raise ModelError(
                 f"two samples give outputs of shape {tuple(output.shape)}, but the first "
                 f"dimension must number the samples; choose the outputs with `select`"
             )
-        prepare(self.module, x, None, outputs, self.params)
+        with prepared(self.module, x, None, self.params, convention(outputs), outputs == "full"):
+            pass
 
     def weights(self) -> str:
         """A hash of the values of the parameters whose kernel is taken, 16 hexadecimal digits."""

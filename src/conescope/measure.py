@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conescope.entk import entk
+from conescope.entk.state import untouched
 from conescope.kernel import Kernel
 from conescope.sections import KernelRecipe
 
@@ -100,58 +98,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Look at a model in the middle of anybody's training loop, and leave everything as it was.
 
     Inside, the model is in evaluation mode, gradients can be taken, autocast is off, and nothing
-    is compiled. Afterwards modes, buffers and the states of all random generators are the same
-    bits as before, whatever the model's forward pass did to them.
+    is compiled. Afterwards modes, weights, buffers, attributes and the states of all random
+    generators are the same bits as before, whatever the model's forward pass did to them.
     """
-    devices = {p.device for p in model.parameters()}
-    with ExitStack() as stack:
-        stack.enter_context(_same_random_states(devices))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for kind in {device.type for device in devices}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_same_buffers(model))
-        stack.enter_context(evaluation_mode(model))
+    with untouched(model), evaluation_mode(model):
         yield
-
-
-@contextmanager
-def _same_random_states(devices: Iterable[torch.device]) -> Iterator[None]:
-    indices: dict[str, list[int]] = {}
-    for device in devices:
-        if device.type != "cpu":
-            indices.setdefault(device.type, []).append(device.index or 0)
-    python, numpy = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind, numbers in indices.items():
-            stack.enter_context(torch.random.fork_rng(numbers, device_type=kind))
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def _same_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back buffers that a forward pass replaces, and the values of those it writes to."""
-    owned = [(module, dict(module.named_buffers(recurse=False))) for module in model.modules()]
-    buffers = {id(buffer): buffer for _, named in owned for buffer in named.values()}
-    values = [(buffer, buffer.clone(), buffer._version) for buffer in buffers.values()]
-    try:
-        yield
-    finally:
-        for module, named in owned:
-            for name, buffer in named.items():
-                if getattr(module, name) is not buffer:
-                    setattr(module, name, buffer)
-        with torch.no_grad():
-            for buffer, value, version in values:
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 @contextmanager

@@ -23,33 +23,42 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def choose_parameters(model: nn.Module, params: str | Iterable[str] | None = None) -> list[str]:
-    """Names of the parameters that some patterns mean, in the model's order.
+def choose_parameters(
+    model: nn.Module, params: str | Iterable[str] | None = None
+) -> dict[str, nn.Parameter]:
+    """The parameters that some names or patterns mean, in the model's order.
 
     Args:
         model: the network.
         params: names or patterns (`*`, `?`; both match dots too) of parameters or modules; None
-            for every parameter that is not frozen.
+            for every parameter that is not frozen. A tied weight answers to each of its names.
+
+    Returns:
+        Name → parameter; a tied weight comes once, under its first name.
 
     Raises:
         ModelError: if a pattern means nothing, or no parameter with a derivative is left.
     """
-    floating = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    named = [
+        (name, p)
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if p.is_floating_point() or p.is_complex()
+    ]
     if params is None:
-        chosen = {name for name, p in floating.items() if p.requires_grad}
+        meant = {id(p) for _, p in named if p.requires_grad}
     else:
-        chosen = set()
+        meant = set()
         for pattern in [params] if isinstance(params, str) else params:
-            meant = {name for name in floating if _means(pattern, name)}
-            if not meant:
+            found = {id(p) for name, p in named if _means(pattern, name)}
+            if not found:
                 raise _unknown(pattern, model)
-            chosen |= meant
-    if not chosen:
+            meant |= found
+    if not meant:
         raise ModelError(
-            "no parameter of the model is both trainable and a real number, so there is no tangent "
-            "kernel; unfreeze some (requires_grad_(True)) or name them in `params`"
+            "the model has no trainable parameters with a derivative, so it has no tangent kernel; "
+            "unfreeze some (requires_grad_(True)) or name them in `params`"
         )
-    return [name for name in floating if name in chosen]
+    return {name: p for name, p in model.named_parameters() if id(p) in meant}
 
 
 def refuse_absent_weights(model: nn.Module) -> None:
@@ -77,13 +86,15 @@ def refuse_absent_weights(model: nn.Module) -> None:
 
 def _means(pattern: str, parameter: str) -> bool:
     parts = parameter.split(".")
-    return any(
-        fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1)
-    )
+    prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return not pattern or any(p == pattern or fnmatchcase(p, pattern) for p in prefixes)
 
 
 def _unknown(pattern: str, model: nn.Module) -> ModelError:
-    known = [*(name for name, _ in model.named_modules()), *dict(model.named_parameters())]
-    near = difflib.get_close_matches(pattern, known, n=1)
+    named = model.named_parameters(remove_duplicate=False)
+    known = [*(name for name, _ in model.named_modules()), *(name for name, _ in named)]
+    near = [name for name in difflib.get_close_matches(pattern, known, n=1) if name != pattern]
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if pattern in known:
+        hint = ", since what it names has no real or complex numbers with a derivative"
     return ModelError(f"`params` names {pattern!r}, which no parameter of the model matches{hint}")

@@ -53,6 +53,7 @@ def cut(
     together: bool,
     element: int,
     budget: int,
+    fixed: int = 0,
 ) -> Cut:
     """The largest pieces that fit.
 
@@ -63,11 +64,13 @@ def cut(
         together: whether the products need all cotangents at once ("full").
         element: bytes of a number.
         budget: bytes.
+        fixed: bytes that are held whatever the pieces, beside the result.
 
     Raises:
         KernelError: if the budget is too small for one sample; the message says how much works.
     """
     n, m = samples
+    budget -= fixed
     choices = [directions] if together else _halvings(directions)
     whole = n if m is None else n + m
     for q in choices:
@@ -82,7 +85,12 @@ def cut(
         if plan is not None:
             return plan
     least = _bytes(survey, choices[-1], 1, 2, _least_scratch(survey, choices[-1], 2), element)
-    raise KernelError(
+    raise KernelError(too_small(budget + fixed, least + fixed))
+
+
+def too_small(budget: int, least: int) -> str:
+    """The message that a budget does not suffice, and what does; both in bytes."""
+    return (
         f"memory={budget / 1e6:.4g} MB is too small: one sample at a time takes "
         f"{least / 1e6:.4g} MB; allow at least memory={-(-least // 10**6)}e6 (bytes)"
     )
@@ -98,10 +106,11 @@ def _halvings(count: int) -> list[int]:
 def _fill(survey: Survey, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
     """The largest block, then the largest chunk, within the budget; None if there is none."""
     held = most * (survey.kept + q * survey.factors)
-    wanted = min(budget // element // 4, max(_BLOCK_ELEMENTS, 2 * (_BLOCK_ELEMENTS - held)))
+    room = max(0, budget // element - survey.fixed)
+    wanted = min(room // 4, max(_BLOCK_ELEMENTS, 2 * (_BLOCK_ELEMENTS - held)))
     block = max(1, min(_BLOCK, most, wanted // _block_elements(survey, q)))
     block = math.ceil(most / math.ceil(most / block))
-    for share in (budget // element // 4, 0):
+    for share in (room // 4, 0):
 
         def tried(chunk: int, share: int = share) -> Cut:
             scratch = _scratch(survey, q, copies * chunk, share)
@@ -126,6 +135,7 @@ def _block_elements(survey: Survey, q: int) -> int:
 
 def _bytes(survey: Survey, q: int, block: int, held: int, scratch: int, element: int) -> int:
     elements = block * _block_elements(survey, q) + held * (survey.kept + q * survey.factors)
+    elements += survey.fixed + q * survey.like.shape[1]
     return (elements + scratch) * element + _LIBRARIES
 
 

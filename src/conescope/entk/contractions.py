@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from conescope.entk.outer import FEATURE_ELEMENTS, Factors
-from conescope.entk.products import Scratch, add_gram, matrix, multiply, multiply_batch, tiles
+from conescope.entk.products import (
+    LONG_SUM,
+    Scratch,
+    add_gram,
+    matrix,
+    multiply,
+    multiply_batch,
+    multiply_long,
+    tiles,
+)
 from conescope.entk.survey import Shape
 
 _TILE_ELEMENTS = 2**21
@@ -38,6 +47,25 @@ def position_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> fl
     return pair * (n * n / 2 if m is None else n * m)
 
 
+def by_positions(shape: Shape, n: int, m: int | None, q: int, full: bool) -> bool:
+    """Whether the contraction over pairs of positions is the cheaper one, or the only one."""
+    if shape.sparse or shape.by_gradients:
+        return shape.sparse
+    return position_cost(shape, n, m, q, full) < jacobian_cost(shape, n, m, q, full)
+
+
+def together(directions: int, columns: int, full: bool) -> list[slice]:
+    """The cotangents whose inner products are computed together.
+
+    Args:
+        directions: number of cotangents.
+        columns: numbers that one cotangent adds to an inner product.
+        full: whether the cotangents stay apart, so that an inner product is of one anyway.
+    """
+    step = directions if full else max(1, LONG_SUM // columns)
+    return [slice(k, min(k + step, directions)) for k in range(0, directions, step)]
+
+
 def add_jacobian_products(
     out: Tensor, left: Factors, right: Factors | None, full: bool, scratch: Scratch
 ) -> None:
@@ -49,16 +77,26 @@ def add_jacobian_products(
     each = len(terms) * q * samples * g * width
     known = {} if left.by_convolution else _written_once(terms, scratch)
     room = scratch.limit - sum(features.numel() for features in known.values())
-    chunk = max(1, min(o, room // each, max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each)))
+    most = max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each)
+    chunk = max(1, min(o, room // each, most, LONG_SUM // (g * width)))
     for start in range(0, o, chunk):
         outputs = slice(start, min(o, start + chunk))
-        jacobians = []
+        parts = together(q, g * (outputs.stop - start) * width, full)
+        formed: dict[str, list[Tensor]] = {}
         for use, term in terms.items():
-            shape = (term.samples, q, g, outputs.stop - start, width)
-            rows = scratch.take(use, shape, term.cotangents)
-            term.jacobian(outputs, rows, scratch, known.get(use))
-            jacobians.append(matrix(rows, full))
-        add_gram(out, jacobians[0], None if right is None else jacobians[1])
+            shapes = [
+                (term.samples, part.stop - part.start, g, outputs.stop - start, width)
+                for part in parts
+            ]
+            formed[use] = [
+                scratch.take(f"{use} {number}", shape, term.cotangents)
+                for number, shape in enumerate(shapes)
+            ]
+            places = list(zip(parts, formed[use], strict=True))
+            term.jacobian(outputs, places, scratch, known.get(use))
+        others = formed.get("right", [None] * len(parts))
+        for rows, other in zip(formed["left"], others, strict=True):
+            add_gram(out, matrix(rows, full), None if other is None else matrix(other, full))
 
 
 def _written_once(terms: Mapping[str, Factors], scratch: Scratch) -> dict[str, Tensor]:
@@ -131,7 +169,7 @@ def _feature_grams(a: Tensor, b: Tensor, scratch: Scratch) -> Tensor:
 def _add_summed(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
     """place[i, j] += Σ_tt′ grams[i, t, j, t′] Σ_k g[i, k, :, t] · h[j, k, :, t′]."""
     left, right = (factor.permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for factor in (g, h))
-    products = multiply(left, right.T)
+    products = multiply_long(left, right.T)
     place += products.view(grams.shape).mul_(grams).sum(dim=(1, 3))
 
 
@@ -153,4 +191,4 @@ def _add_weighted(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
         pairs = zip(left, grams[:, :, j].contiguous(), place[:, :, j], strict=True)
         for factor, gram, result in pairs:
             weighted = multiply(vectors, gram.T)
-            result += multiply(factor, weighted.view(q, o * t).T)
+            result += multiply_long(factor, weighted.view(q, o * t).T)

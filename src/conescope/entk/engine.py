@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -11,18 +11,34 @@ from torch import Tensor, nn
 
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
+from conescope.entk.attempt import RoutesChangedError
 from conescope.entk.budget import Cut, cut, default_memory
+from conescope.entk.diagnosis import refuse_not_finite, refuse_without_gradient
 from conescope.entk.factors import Factory
-from conescope.entk.problem import Problem, prepare
+from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch, keep_freed_pages, mirror
-from conescope.entk.routes import RoutesChangedError
 from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
-from conescope.entk.survey import forget, remember, survey_model, without_rules
+from conescope.entk.survey import (
+    Survey,
+    forget,
+    only,
+    real_numbers,
+    remember,
+    survey_model,
+    without_general,
+    without_positions,
+    without_rules,
+)
 from conescope.entk.terms import Term
 from conescope.errors import KernelError, ModelError
 from conescope.kernel import Kernel, Outputs
 
 Precision = Literal["model", "bfloat16"]
+
+_MANY_PARAMETERS = 2**20
+_LARGE_KERNEL = 2**20
+"""Kernels are added up in float64. Only those of more numbers than these, of models with fewer
+parameters than these, whose sums are short, are added up in the kernel's own dtype."""
 
 
 def entk(
@@ -32,22 +48,25 @@ def entk(
     *,
     outputs: Outputs = "trace",
     by_layer: bool = False,
-    params: Iterable[str] | None = None,
+    params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
     check: bool = True,
     precision: Precision = "model",
 ) -> Kernel:
     """The empirical neural tangent kernel ⟨∂f(x_i)/∂θ, ∂f(y_j)/∂θ⟩ (arXiv:2503.16316, eq. 3).
 
+    The model is left as it was to the bit, whatever its forward pass writes.
+
     Args:
         model: any module in evaluation mode that maps a batch [n, …] to outputs [n, …]; outputs
-            of more than one dimension are flattened to c numbers a sample.
+            of more than one dimension are flattened to c numbers a sample. Complex parameters
+            count with their real and their imaginary parts.
         x: n samples, on the model's device.
         y: m samples for the second index; None for y = x, whose kernel is exactly symmetric.
         outputs: which outputs enter, see `Kernel.outputs`.
         by_layer: whether to keep the summands of each layer, too.
-        params: names of parameters or modules to restrict the kernel to; None for all that are
-            not frozen.
+        params: names or patterns (`*`, `?`) of parameters or modules to restrict the kernel to;
+            None for all that are not frozen.
         memory: budget beyond the model and the result, "2GB" or bytes.
         check: whether to compare two samples' kernel with plain autograd, the first time that a
             model of these routes is seen; routes that fail are replaced by the general one.
@@ -55,96 +74,157 @@ def entk(
             and the network itself keep the model's dtype.
 
     Returns:
-        The kernel; `values` is [n, m], or [n, c, m, c] for "full", in the model's dtype.
+        The kernel; `values` is [n, m], or [n, c, m, c] for "full", in the dtype of the outputs
+        and at least float32. Inner products are exact to 1e-6 of the diagonal in float32,
+        whatever the number of parameters.
 
     Raises:
-        ModelError: if the model or the input has no exact kernel as it stands.
+        ModelError: if the model or the input has no exact kernel as it stands: samples that
+            depend on each other, gradients that are not finite, outputs that depend on none of
+            the parameters.
         KernelError: if `outputs` or `memory` is wrong, or the budget too small.
     """
     if precision not in ("model", "bfloat16"):
         raise KernelError(f'precision is "model" or "bfloat16", not {precision!r}')
-    problem = prepare(model, x, y, outputs, params)
-    return _entk(problem, by_layer, precision, memory, check)
+    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+        layers, survey = compute(problem, by_layer, precision, memory, check)
+        total = sum_of(layers) if by_layer else layers[""]
+        routes = {name: survey.route(name) for name in problem.parameters}
+        return Kernel(total, outputs, layers if by_layer else {}, routes)
 
 
-def entk_of_directions(
-    problem: Problem, directions: Tensor, memory: str | float | None, check: bool
-) -> Kernel:
-    """The summed kernel of other cotangents [q, c] of a prepared problem."""
-    return _entk(dataclasses.replace(problem, directions=directions), False, "model", memory, check)
-
-
-@torch.inference_mode(mode=False)
-@torch.enable_grad()
-def _entk(
+def compute(
     problem: Problem,
     by_layer: bool,
     precision: Precision,
     memory: str | float | None,
     check: bool,
-) -> Kernel:
+) -> tuple[dict[str, Tensor], Survey]:
+    """The kernel of a prepared problem.
+
+    Returns:
+        Layer → values [n, m] or [n, q, m, q], all under "" unless by layer; and the survey that
+        says how each parameter was taken.
+
+    Raises:
+        ModelError: as `entk`.
+        KernelError: as `entk`.
+    """
     budget = parse_memory(memory) or default_memory()
     first = check and not problem.survey.checked
     if first:
         problem = _checked(problem, budget)
+    layers, problem = _by_some_route(problem, by_layer, precision, budget, first)
+    if problem.witness is not None:
+        problem.witness.done()
+    refuse_without_gradient(problem, layers)
+    n, m = len(problem.x), len(problem.x if problem.y is None else problem.y)
+    q = len(problem.cotangents)
+    shape = (n, q, m, q) if problem.full else (n, m)
+    finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
+    refuse_not_finite(problem, finished)
+    return finished, problem.survey
+
+
+def _by_some_route(
+    problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool
+) -> tuple[dict[str, Tensor], Problem]:
+    """The kernel by the routes of the survey, or by the next that the model keeps to."""
     try:
-        return _compute(problem, by_layer, precision, budget, first)
+        return _kernel(problem, by_layer, precision, budget, verify), problem
     except RoutesChangedError:
         forget(problem.model)
     anew = survey_model(problem.model, problem.parameters, problem.x)
-    for survey in (anew, without_rules(anew, problem.parameters)):
+    for survey in (anew, *_plainer(anew, problem)):
         problem = dataclasses.replace(problem, survey=survey)
         try:
-            return _compute(problem, by_layer, precision, budget, verify=True)
+            return _kernel(problem, by_layer, precision, budget, verify=True), problem
         except RoutesChangedError:
             continue
-    raise AssertionError("the general route follows any model")
+    raise AssertionError("plain autograd takes every way that a model takes")
+
+
+def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
+    """Surveys whose routes ask less and less of a model; the last one is plain autograd."""
+    if survey.shapes:
+        yield without_positions(survey)
+    general = without_rules(survey, problem.model, problem.parameters, problem.x)
+    yield general
+    if general.routes.transformed:
+        plain = dataclasses.replace(general.routes, transformed=False)
+        yield dataclasses.replace(general, routes=plain)
 
 
 def _checked(problem: Problem, budget: int) -> Problem:
-    """The problem with routes that agree with plain autograd, found without rules if need be."""
-    for survey in (problem.survey, without_rules(problem.survey, problem.parameters)):
+    """The problem with routes that agree with plain autograd, the plainest if need be."""
+    for survey in (problem.survey, *_plainer(problem.survey, problem)):
         small = dataclasses.replace(sample_problem(problem), survey=survey)
         try:
-            values = _compute(small, False, "model", budget).values
+            layers = _kernel(small, True, "model", budget)
+            finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
+            agrees = finite and agrees_with_autograd(small, layers, budget)
         except RoutesChangedError:
             continue
-        if agrees_with_autograd(small, values):
+        if not finite:  # the kernel itself says which sample it is
+            return dataclasses.replace(problem, survey=survey)
+        if agrees:
             survey = dataclasses.replace(survey, checked=True)
             remember(problem.model, survey)
             return dataclasses.replace(problem, survey=survey)
     raise ModelError(
-        "the kernel of two samples does not agree with plain autograd by any route: the model's "
-        "gradients depend on the batch or change from call to call; make its forward pass a "
-        "function of each sample alone"
+        "plain autograd gives two different kernels of two samples: the model's gradients change "
+        "from call to call; make its forward pass a function of its input alone"
     )
 
 
-def _compute(
+def _kernel(
     problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
-) -> Kernel:
+) -> dict[str, Tensor]:
+    """Layer → values [n·q, m·q] or [n, m], in the dtype in which they were added up."""
     keep_freed_pages()
+    accumulator = _Accumulator(problem, by_layer)
+    dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
+    fixed = accumulator.bytes_beyond_result
+    for part in _parts(problem, budget - fixed):
+        pieces = pieces_of(part, budget, fixed)
+        factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
+        for start in range(0, len(part.cotangents), pieces.directions):
+            group = part.cotangents.part(start, start + pieces.directions)
+            _add_group(accumulator, factory, part, group, pieces)
+    return accumulator.finish()
+
+
+def pieces_of(problem: Problem, budget: int, fixed: int = 0) -> Cut:
+    """How the work on a problem is cut so that it fits into the memory allowed.
+
+    Raises:
+        KernelError: if the budget is too small.
+    """
+    samples = len(problem.x), None if problem.y is None else len(problem.y)
+    element = torch.empty(0, dtype=problem.dtype).element_size()
+    q = len(problem.cotangents)
+    return cut(problem.survey, samples, q, problem.full, element, budget, fixed)
+
+
+def _parts(problem: Problem, budget: int) -> list[Problem]:
+    """The problem as a sum: parameters without a rule go some at a time if all are too many."""
     survey = problem.survey
-    n, m = len(problem.x), None if problem.y is None else len(problem.y)
-    full = problem.outputs == "full"
-    directions = problem.directions
-    dtype = torch.bfloat16 if precision == "bfloat16" else directions.dtype
-    pieces = cut(
-        survey, (n, m), len(directions), full, torch.finfo(directions.dtype).bits // 8, budget
-    )
-    factory = Factory(
-        problem.model, problem.parameters, survey, by_layer, pieces.block, dtype,
-        Scratch(pieces.scratch), verify,
-    )  # fmt: skip
-    accumulator = _Accumulator(problem, full, by_layer)
-    for group in directions.split(pieces.directions):
-        _add_group(accumulator, factory, problem, group, pieces)
-    layers = accumulator.finish()
-    shape = (n, len(directions), m or n, len(directions)) if full else (n, m or n)
-    parts = {name: values.view(shape) for name, values in layers.items()}
-    total = sum_of(parts) if by_layer else parts[""]
-    routes = {name: survey.route(name) for name in problem.parameters}
-    return Kernel(total, problem.outputs, parts if by_layer else {}, routes)
+    whole = len(problem.x) + (0 if problem.y is None else len(problem.y))
+    q = len(problem.cotangents) if problem.full else 1
+    element = torch.empty(0, dtype=problem.dtype).element_size()
+    room = budget // (2 * element * (whole * q + 2))
+    sizes = {name: real_numbers(problem.parameters[name]) for name in survey.routes.general}
+    if sum(sizes.values()) <= room:
+        return [problem]
+    groups: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if groups[-1] and sum(sizes[held] for held in groups[-1]) + size > room:
+            groups.append([])
+        groups[-1].append(name)
+    surveys = [only(survey, group) for group in groups]
+    if survey.routes.ruled:
+        surveys.insert(0, without_general(survey))
+    return [dataclasses.replace(problem, survey=part) for part in surveys]
 
 
 def _add_group(
@@ -163,17 +243,26 @@ def _add_group(
 
 
 class _Accumulator:
-    """The kernel of each layer in the making, as matrices [n·q, m·q] or [n, m]."""
+    """The kernel of each layer in the making, as matrices [n·q, m·q] or [n, m].
 
-    def __init__(self, problem: Problem, full: bool, by_layer: bool) -> None:
-        self.full = full
-        self.q = len(problem.directions) if full else 1
+    Attributes:
+        bytes_beyond_result: what the matrices take while they are made, beside the result.
+    """
+
+    def __init__(self, problem: Problem, by_layer: bool) -> None:
+        self.full = problem.full
+        self.q = len(problem.cotangents) if self.full else 1
         self.symmetric = problem.y is None
         columns = len(problem.x if problem.y is None else problem.y)
-        self.shape = len(problem.x) * self.q, columns * self.q
-        self.like = problem.directions
-        layers = map(layer_of, problem.parameters) if by_layer else [""]
-        self.layers = {layer: self.like.new_zeros(self.shape) for layer in dict.fromkeys(layers)}
+        shape = len(problem.x) * self.q, columns * self.q
+        parameters = sum(map(real_numbers, problem.parameters.values()))
+        exact = parameters >= _MANY_PARAMETERS or shape[0] * shape[1] <= _LARGE_KERNEL
+        dtype = torch.float64 if exact else problem.dtype
+        names = map(layer_of, problem.parameters) if by_layer else [""]
+        like = problem.cotangents.like
+        self.layers = {layer: like.new_zeros(shape, dtype=dtype) for layer in dict.fromkeys(names)}
+        held = sum(values.nbytes for values in self.layers.values())
+        self.bytes_beyond_result = held if dtype != problem.dtype else 0
 
     def add(
         self,
@@ -200,9 +289,9 @@ class _Accumulator:
 
 
 def sum_of(parts: Mapping[str, Tensor]) -> Tensor:
-    """The sum, in one order."""
+    """The sum in one order, added up in float64 and rounded to the dtype of the parts."""
     first, *others = parts.values()
-    total = first.clone()
+    total = first.double() if first.dtype != torch.float64 else first.clone()
     for part in others:
         total += part
-    return total
+    return total.to(first.dtype)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from conescope.entk.engine import entk_of_directions
-from conescope.entk.problem import prepare
+from conescope.entk.cotangents import Cotangents
+from conescope.entk.engine import compute
+from conescope.entk.problem import prepared
 from conescope.errors import KernelError
 from conescope.kernel import Kernel
 
@@ -44,7 +45,7 @@ def estimate_entk(
     *,
     draws: int = 4,
     seed: int = 0,
-    params: Iterable[str] | None = None,
+    params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
     check: bool = True,
 ) -> KernelEstimate:
@@ -69,13 +70,19 @@ def estimate_entk(
     """
     if draws < 2:
         raise KernelError(f"a standard error needs at least 2 draws, not {draws}")
-    problem = prepare(model, x, y, "trace", params)
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (draws, problem.directions.shape[1]), generator=generator)
-    cotangents = (2 * signs - 1).to(problem.directions)
-    kernels = [entk_of_directions(problem, v[None], memory, check) for v in cotangents]
-    values = torch.stack([kernel.values for kernel in kernels])
-    return KernelEstimate(Kernel(values.mean(dim=0), "trace", {}, kernels[0].routes), values)
+    with prepared(
+        model, x, y, params, lambda width, like: Cotangents.signs(draws, width, seed, like)
+    ) as problem:
+        kernels: list[Tensor] = []
+        for k in range(draws):
+            one = Cotangents.from_matrix(problem.cotangents.part(k, k + 1))
+            one_draw = replace(problem, cotangents=one)
+            layers, survey = compute(one_draw, False, "model", memory, check)
+            kernels.append(layers[""])
+            problem = replace(problem, survey=survey)
+        routes = {name: problem.survey.route(name) for name in problem.parameters}
+    values = torch.stack(kernels)
+    return KernelEstimate(Kernel(values.mean(dim=0), "trace", {}, routes), values)
 
 
 def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, float]:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conescope.entk.assignment import layer_of
+from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call, OuterCall, Role
-from conescope.entk.general import per_sample_gradients
+from conescope.entk.general import plain_gradients, transformed_gradients
+from conescope.entk.independence import feedable, forward
+from conescope.entk.problem import Problem
 from conescope.entk.products import Scratch
-from conescope.entk.routes import (
-    RoutesChangedError,
-    follow,
-    only_requires_grad,
-    refuse_exchanged_samples,
-)
-from conescope.entk.survey import Survey
+from conescope.entk.routes import follow, refuse_exchanged_samples
 from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm, Term
 
 Open = Mapping[str, tuple[slice, OuterTerm]]
@@ -25,12 +22,10 @@ Open = Mapping[str, tuple[slice, OuterTerm]]
 
 
 class Factory:
-    """Makes the terms of any samples for any directions.
+    """Makes the terms of any samples for any cotangents.
 
     Args:
-        model: the network.
-        parameters: those whose kernel is wanted.
-        survey: of the model.
+        problem: whose model, parameters, survey and witness are used.
         by_layer: whether terms of different layers have to stay apart.
         block: samples of one forward pass.
         dtype: of the factors, and so of the products.
@@ -41,43 +36,46 @@ class Factory:
 
     def __init__(
         self,
-        model: nn.Module,
-        parameters: Mapping[str, nn.Parameter],
-        survey: Survey,
+        problem: Problem,
         by_layer: bool,
         block: int,
         dtype: torch.dtype,
         scratch: Scratch,
         verify: bool = False,
     ) -> None:
-        self.model = model
-        self.parameters = parameters
-        self.survey = survey
+        self.problem = problem
+        self.survey = problem.survey
         self.by_layer = by_layer
         self.block = block
         self.dtype = dtype
         self.scratch = scratch
-        self.verify = verify or survey.routes.picks
+        self.verify = verify or self.survey.routes.picks
 
     def __call__(self, x: Tensor, directions: Tensor) -> dict[str, list[Term]]:
         """Layer → terms of the samples x; all under "" unless by layer.
 
         Raises:
             RoutesChangedError: if the model does not keep to the routes.
+            ModelError: if samples depend on each other, or no route follows the model.
         """
         collector = _Collector(self, len(x), directions)
         routes = self.survey.routes
-        chosen = {name: self.parameters[name] for name in routes.general}
         for start in range(0, len(x), self.block):
             block = slice(start, min(len(x), start + self.block))
             if routes.ruled:
-                with only_requires_grad(self.model, {}):
-                    collector.absorb(block, x[block])
+                collector.absorb(block, x[block])
             if routes.general:
-                with only_requires_grad(self.model, chosen):
-                    rows = per_sample_gradients(self.model, chosen, x[block], directions)
-                collector.absorb_rows(block, rows)
+                collector.absorb_general(block, x[block])
         return collector.terms
+
+    def witness(self, x: Tensor, outputs: Tensor | None = None) -> None:
+        """Compare a batch with its parts; its outputs are computed if they are not given."""
+        witness = self.problem.witness
+        if witness is None or (outputs is None and not witness.thorough):
+            return
+        if outputs is None:
+            outputs = forward(self.problem.model, feedable(x))
+        witness.compare(x, outputs)
 
     def layer(self, parameter: str) -> str:
         """The layer under which a parameter's term is kept."""
@@ -103,22 +101,24 @@ class _Collector:
 
     def absorb(self, block: slice, x: Tensor) -> None:
         """Take in the samples x, which are a block of all."""
-        factory = self.factory
+        factory, problem = self.factory, self.factory.problem
         routes = factory.survey.routes
-        outputs, calls = follow(factory.model, factory.parameters, x, routes)
-        if factory.verify:
+        outputs, calls = follow(problem.model, problem.parameters, x, routes)
+        factory.witness(x, outputs)
+        if factory.verify and calls:
             refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
         targets = [call.target for call in calls]
         last = len(self.directions) - 1
-        for k, direction in enumerate(self.directions):
-            gradients = torch.autograd.grad(
-                outputs,
-                targets,
-                direction.expand_as(outputs),
-                retain_graph=k < last,
-                allow_unused=True,
-            )
+        for k, direction in enumerate(self.directions if calls else ()):
+            with attempted():
+                gradients = torch.autograd.grad(
+                    outputs,
+                    targets,
+                    direction.expand_as(outputs),
+                    retain_graph=k < last,
+                    allow_unused=True,
+                )
             if any(gradients[number] is not None for number in routes.idle):
                 raise RoutesChangedError
             self._take_outer(open_terms, k, calls, gradients)
@@ -126,11 +126,26 @@ class _Collector:
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
         self._form(block, slice(0, last + 1), open_terms, stacked=True)
 
-    def absorb_rows(self, block: slice, gradients: Mapping[str, Tensor]) -> None:
-        """Take in gradients [b, q, p] that the general route has formed."""
-        for name, rows in gradients.items():
-            for k in range(rows.shape[1]):
-                self.rows[name].place(name, block, k).copy_(rows[:, k])
+    def absorb_general(self, block: slice, x: Tensor) -> None:
+        """Take in the gradients of the samples x, a block of all, by the general route."""
+        problem, routes = self.factory.problem, self.factory.survey.routes
+        if not routes.ruled:
+            self.factory.witness(x)
+        chosen = {name: problem.parameters[name] for name in routes.general}
+        if routes.transformed:
+            try:
+                rows = transformed_gradients(problem.model, chosen, x, self.directions)
+            except RoutesChangedError:
+                rows = {}
+            for name, gradients in rows.items():
+                for k in range(gradients.shape[1]):
+                    self.rows[name].place(name, block, k).copy_(gradients[:, k])
+            if rows:
+                return
+        passes = plain_gradients(problem.model, chosen, x, self.directions, routes.reentrant)
+        for i, k, gradients in passes:
+            for name, gradient in gradients.items():
+                self.rows[name].place(name, block, k)[i] = gradient
 
     def _form(
         self,
@@ -190,7 +205,7 @@ class _Collector:
         factory, q = self.factory, len(self.directions)
         for name, shape in factory.survey.shapes.items():
             if shape.formed:
-                term = self.formed[name] = FormedTerm(shape, samples, q, like)
+                term = self.formed[name] = FormedTerm(shape, samples, q, factory.problem.full, like)
             else:
                 term = self.outer[name] = OuterTerm(shape, samples, q, like.new_empty)
             self.terms.setdefault(factory.layer(name), []).append(term)

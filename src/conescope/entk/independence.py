@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from conescope.entk.culprit import describe_culprit
+from conescope.entk.failure import describe_failure
 from conescope.errors import ModelError
+
+FORWARD_ERRORS = (
+    RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+"""What a model's forward pass raises when something is wrong with its input or its code."""
+
+_ALONE = 16
+"""Batches of up to so many samples are compared with every one of them alone, when a model is first
+seen; larger ones with so many parts."""
+_PART = 2
+"""Samples that are computed again each time: a lone one takes slower code in torch."""
 
 
 def refuse_coupling_modules(model: nn.Module) -> None:
@@ -38,10 +54,11 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     """
     try:
         output = model(x)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except FORWARD_ERRORS as error:
         raise ModelError(
-            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: {error}; "
-            f"check shape and dtype (x.to(…)) against what the model expects"
+            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"{describe_failure(error, model)}; check that model(x) works by itself, and shape and "
+            f"dtype (x.to(…)) against what it expects"
         ) from error
     if not isinstance(output, Tensor):
         raise ModelError(
@@ -49,70 +66,137 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
             f"returns the outputs whose kernel is wanted"
         )
     if output.dim() == 0 or len(output) != len(x):
+        hint = ""
+        if len(x) == 1:
+            hint = " (a final squeeze() drops the axis of a lone sample: write squeeze(-1))"
         raise ModelError(
-            f"{len(x)} samples give outputs of shape {tuple(output.shape)}; the first dimension "
-            f"must number the samples"
+            f"a batch of size {len(x)} gives outputs of shape {tuple(output.shape)}; the first "
+            f"dimension must number the samples{hint}"
         )
     if not output.is_floating_point():
-        raise ModelError(f"the outputs are {output.dtype}, which has no derivative")
+        cure = "return its real and imaginary parts, or its modulus" if output.is_complex() else (
+            "return the real numbers that they are made of"
+        )  # fmt: skip
+        raise ModelError(f"the outputs are {output.dtype}, which has no derivative; {cure}")
     return output.reshape(len(x), -1)
 
 
-def refuse_dependent_rows(model: nn.Module, x: Tensor) -> Tensor:
-    """Compare the first of a batch of two samples with the same one alone.
+def first_look(model: nn.Module, x: Tensor) -> Tensor:
+    """Compare up to three samples in one batch with each of them alone.
+
+    Args:
+        model: the network.
+        x: n samples.
 
     Returns:
-        The outputs of the two, [2, c].
+        An empty tensor [0, c] of the outputs' dtype and device.
 
     Raises:
         ModelError: if a sample's outputs depend on the others in its batch, or are not finite.
     """
-    pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    together = forward(model, attachable(pair)).detach()
-    alone = forward(model, attachable(pair[:1])).detach()
+    numbers = sorted({0, len(x) // 2, len(x) - 1}) if len(x) > 1 else [0, 0]
+    batch = x[numbers]
+    together = forward(model, feedable(batch)).detach()
     if not bool(torch.isfinite(together).all()):
-        raise ModelError("the model's outputs are NaN or infinite on these inputs")
-    scale = float(together.abs().max())
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
-    tolerance = scale * 1e3 * max(torch.finfo(dtype).eps for dtype in dtypes)
-    if float((together[:1] - alone).abs().max()) > tolerance:
-        raise ModelError(
-            f"a sample's outputs change with the others in its batch (or from call to call)"
-            f"{_culprit(model, pair, tolerance)}: the kernel between samples is not defined; "
-            f"remove what mixes samples (batch statistics) or draws at random (dropout)"
-        )
-    return together
+        raise ModelError(_not_finite(together, x.dtype, model))
+    compare(model, batch, together, ([i] for i in range(len(batch))))
+    return together[:0]
 
 
-def attachable(x: Tensor) -> Tensor:
-    """A copy of the samples that requires gradients if it can.
+def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[int]]) -> None:
+    """Compare the outputs of a batch with those of parts of it.
 
-    Re-entrant checkpoints lose the gradients of their parameters if no input requires any.
+    Args:
+        model: the network.
+        x: the batch, [b, …].
+        together: its outputs, [b, c].
+        parts: numbers of the samples of each part.
+
+    Raises:
+        ModelError: if they differ by more than rounding.
     """
-    copy = x.detach().clone()
-    return copy.requires_grad_() if copy.is_floating_point() else copy
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
+    tolerance = float(together.abs().max()) * 1e3 * max(torch.finfo(d).eps for d in dtypes)
+    for part in parts:
+        alone = forward(model, feedable(x[part])).detach()
+        if alone.shape[1] != together.shape[1]:
+            raise ModelError(
+                f"the number of outputs of a sample changes with its batch ({together.shape[1]} in "
+                f"a batch of {len(x)}, {alone.shape[1]} in one of {len(part)}); return as many for "
+                f"each"
+            )
+        off = ((together[part] - alone).abs() > tolerance).any(dim=1)
+        if bool(off.any()):
+            sample = part[int(off.nonzero()[0])]
+            raise ModelError(
+                f"a sample's outputs change with the others in its batch, so that the kernel "
+                f"between samples is not defined: "
+                f"{describe_culprit(model, x, sample, tolerance)}"
+            )
 
 
-def _culprit(model: nn.Module, pair: Tensor, tolerance: float) -> str:
-    """Names the first module whose output differs between the batch and the samples alone."""
-    names = {module: name for name, module in model.named_modules() if name}
-    outputs: list[tuple[str, Tensor]] = []
+class Witness:
+    """Compares what a batch gives with what parts of it give, while a kernel is computed.
 
-    def record(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.dim() > 0:
-            outputs.append((names[module], output))
+    Args:
+        model: the network.
+        thorough: whether every sample is computed again, as when samples are first seen, or a few
+            that are drawn anew each time.
+        generator: of the draws.
+        done: called when every batch of a kernel has been compared.
+    """
 
-    hooks = [module.register_forward_hook(record) for module in names]
-    try:
-        for batch in (pair, pair[:1]):
-            model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    half = len(outputs) // 2
-    for (name, together), (_, alone) in zip(outputs[:half], outputs[half:], strict=False):
-        if together[:1].shape == alone.shape and bool(
-            ((together[:1] - alone).abs() > tolerance).any()
-        ):
-            return f", first at module {name!r}"
-    return ""
+    def __init__(
+        self,
+        model: nn.Module,
+        thorough: bool,
+        generator: torch.Generator,
+        done: Callable[[], None],
+    ) -> None:
+        self._model, self._generator = model, generator
+        self.thorough, self.done = thorough, done
+        self._seen: set[tuple[int, int]] = set()
+
+    def compare(self, x: Tensor, outputs: Tensor) -> None:
+        """Hold a batch [b, …] to its parts, unless this has been done for this kernel.
+
+        Raises:
+            ModelError: if its outputs [b, c] are not finite, or not those of its parts.
+        """
+        key = x.data_ptr(), len(x)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        outputs = outputs.detach()
+        if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
+            raise ModelError(_not_finite(outputs, x.dtype, self._model))
+        if len(x) > 1:
+            compare(self._model, x, outputs, self._parts(len(x)))
+
+    def _parts(self, samples: int) -> list[list[int]]:
+        order = torch.randperm(samples, generator=self._generator)
+        if self.thorough:
+            return [part.tolist() for part in order.split(-(-samples // _ALONE))]
+        return [order[: min(_PART, samples - 1)].tolist()]
+
+
+def feedable(x: Tensor) -> Tensor:
+    """A copy of the samples for a forward pass, which may write to it.
+
+    Real samples are part of a graph of autograd: re-entrant checkpoints lose the gradients of
+    their parameters if no input requires any, and leaves of a graph cannot be written to.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        return x.clone()
+    return x.detach().clone() + torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+
+
+def _not_finite(outputs: Tensor, dtype: torch.dtype, model: nn.Module) -> str:
+    kind = "NaN" if bool(outputs.isnan().any()) else "infinite"
+    half = {outputs.dtype, dtype, *(p.dtype for p in model.parameters())} & {torch.float16}
+    cure = (
+        "float16 overflows above 65,504: measure model.float() on x.float()"
+        if half
+        else "look at the loss, and at the scale of the inputs"
+    )
+    return f"the model's outputs are {kind} on these inputs, while its weights are finite; {cure}"

@@ -15,6 +15,9 @@ from conescope.entk.survey import Shape
 
 FEATURE_ELEMENTS = 2**21
 
+Places = Sequence[tuple[slice, Tensor]]
+"""Some of the cotangents, and the tensor that takes their gradients; several together take all."""
+
 
 class Factors:
     """The two factors of a weight whose gradient is Σ_t cotangent[t] ⊗ feature[t].
@@ -47,48 +50,53 @@ class Factors:
         return self.features.positions
 
     def jacobian(
-        self, outputs: slice, rows: Tensor, scratch: Scratch, known: Tensor | None = None
+        self, outputs: slice, places: Places, scratch: Scratch, known: Tensor | None = None
     ) -> None:
-        """Write the per-sample gradients of some outputs' weights to `rows`, [n, q, g, o′, a].
+        """Write the per-sample gradients of some outputs' weights.
 
         Args:
-            outputs: which outputs.
-            rows: where the gradients go.
+            outputs: which outputs, o′ of them.
+            places: where the gradients of some cotangents go, [n, q′, g, o′, a].
             scratch: buffers.
             known: the features of all samples, where they have been written before.
         """
         if self.by_convolution:
-            self._convolve(outputs, rows)
+            for directions, rows in places:
+                self._convolve(outputs, directions, rows)
             return
-        n, q, g, _, t = self.cotangents.shape
-        o, a = rows.shape[3:]
+        n, _, g, _, t = self.cotangents.shape
+        a = self.features.width
         step = n if known is not None else max(1, FEATURE_ELEMENTS // (g * a * t))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
             features = known
             if features is None:
-                features = self.features.write(part.start, part.stop, rows, scratch, "features")
-            cotangents = self.cotangents[part, :, :, outputs]
-            if g == 1:
-                left = cotangents.reshape(-1, q * o, t)
-                multiply_batch(rows[part].view(-1, q * o, a), left, features[:, 0])
-            else:
-                rows[part] = cotangents @ features[:, None]
+                like = self.cotangents
+                features = self.features.write(part.start, part.stop, like, scratch, "features")
+            for directions, rows in places:
+                _, q, _, o, _ = rows.shape
+                cotangents = self.cotangents[part, directions, :, outputs]
+                if g == 1:
+                    left = cotangents.reshape(-1, q * o, t)
+                    multiply_batch(rows[part].view(-1, q * o, a), left, features[:, 0])
+                else:
+                    rows[part] = cotangents @ features[:, None]
 
     @property
     def by_convolution(self) -> bool:
         """Whether convolutions form the gradients, one cotangent at a time, without features."""
         return self.cotangents.shape[1] <= min(self.shape.convolved, FEW_COTANGENTS)
 
-    def _convolve(self, outputs: slice, rows: Tensor) -> None:
+    def _convolve(self, outputs: slice, directions: slice, rows: Tensor) -> None:
         inputs = self.features.inputs
+        cotangents = self.cotangents[:, directions, :, outputs]
         if rows.shape[-1] > inputs:
-            rows[..., inputs] = self.cotangents[:, :, :, outputs].sum(dim=-1)
+            rows[..., inputs] = cotangents.sum(dim=-1)
         for block, calls in self.features.blocks:
             for k in range(rows.shape[1]):
                 for use, call in enumerate(calls):
                     assert isinstance(call, ConvCall)
-                    cotangent = self.cotangents[block, k, :, outputs, self.features.spans[use]]
+                    cotangent = cotangents[block, k, ..., self.features.spans[use]]
                     place = rows[block, k, ..., :inputs]
                     add = place.add_ if use else place.copy_
                     add(call.gradients(cotangent))

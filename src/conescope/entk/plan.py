@@ -16,12 +16,19 @@ from torch.utils.flop_counter import flop_registry
 
 from conescope.entk.arguments import parse_memory
 from conescope.entk.assignment import layer_of
-from conescope.entk.budget import Cut, cut, default_memory
-from conescope.entk.contractions import DIRECT_POSITIONS, jacobian_cost, position_cost
+from conescope.entk.attempt import RoutesChangedError
+from conescope.entk.budget import Cut, default_memory
+from conescope.entk.contractions import (
+    DIRECT_POSITIONS,
+    by_positions,
+    jacobian_cost,
+    position_cost,
+)
+from conescope.entk.engine import pieces_of
 from conescope.entk.factors import Factory
-from conescope.entk.problem import Problem, prepare
+from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch, multiply, multiply_batch
-from conescope.entk.routes import RoutesChangedError, follow, only_requires_grad
+from conescope.entk.routes import follow
 from conescope.entk.survey import Shape, without_rules
 from conescope.kernel import Outputs
 
@@ -112,7 +119,7 @@ def plan(
     y: Tensor | None = None,
     *,
     outputs: Outputs = "trace",
-    params: Iterable[str] | None = None,
+    params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
 ) -> Plan:
     """What `entk` with the same arguments will do and cost.
@@ -132,21 +139,20 @@ def plan(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    problem = prepare(model, x, y, outputs, params)
     budget = parse_memory(memory) or default_memory()
-    try:
-        return _plan(problem, budget)
-    except RoutesChangedError:
-        general = without_rules(problem.survey, problem.parameters)
-        return _plan(dataclasses.replace(problem, survey=general), budget)
+    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+        problem = dataclasses.replace(problem, witness=None)
+        try:
+            return _plan(problem, budget)
+        except RoutesChangedError:
+            general = without_rules(problem.survey, model, problem.parameters, problem.x)
+            return _plan(dataclasses.replace(problem, survey=general), budget)
 
 
 def _plan(problem: Problem, budget: int) -> Plan:
-    samples = len(problem.x), None if problem.y is None else len(problem.y)
-    full = problem.outputs == "full"
-    like = problem.directions
-    pieces = cut(problem.survey, samples, len(like), full, like.element_size(), budget)
-    speed = measure_speed(like.device.type, like.dtype)
+    like = problem.cotangents.like
+    pieces = pieces_of(problem, budget)
+    speed = measure_speed(like.device.type, problem.dtype)
     layers: dict[str, list[LayerPlan]] = {}
     for name, shape in problem.survey.shapes.items():
         layers.setdefault(layer_of(name), []).append(_outer(problem, name, shape, pieces, speed))
@@ -166,11 +172,8 @@ def _plan(problem: Problem, budget: int) -> Plan:
 def _passes(problem: Problem, pieces: Cut) -> float:
     """Seconds to make all factors, from those of a few samples with one and with three outputs."""
     few = problem.x[: _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES]
-    factory = Factory(
-        problem.model, problem.parameters, problem.survey, False, len(few),
-        problem.directions.dtype, Scratch(pieces.scratch),
-    )  # fmt: skip
-    first = problem.directions[:1]
+    factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
+    first = problem.cotangents.part(0, 1)
     one = _seconds(lambda: factory(few, first))
     three = _seconds(lambda: factory(few, first.expand(3, -1)))
     backward = max(0.0, three - one) / 2
@@ -182,14 +185,13 @@ def _pass_flops(problem: Problem, pieces: Cut) -> float:
     """Operations of the passes, as torch counts those of one sample."""
     survey, sample = problem.survey, problem.x[:1]
     forward, backward = _OperationCounter(), _OperationCounter()
-    with only_requires_grad(problem.model, {}):
-        with forward:
-            outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
-        targets = [call.target for call in calls]
-        direction = problem.directions[:1].expand_as(outputs)
-        if targets:
-            with backward:
-                torch.autograd.grad(outputs, targets, direction, allow_unused=True)
+    with forward:
+        outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
+    targets = [call.target for call in calls]
+    direction = problem.cotangents.part(0, 1).expand_as(outputs)
+    if targets:
+        with backward:
+            torch.autograd.grad(outputs, targets, direction, allow_unused=True)
     return _repeated(problem, pieces, forward.flops, backward.flops)
 
 
@@ -214,20 +216,20 @@ def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) ->
     """The cost of all passes from that of one forward and one backward pass of a sample."""
     n, chunks = len(problem.x), -(-len(problem.x) // pieces.chunk)
     samples = n * (chunks + 1) / 2 if problem.y is None else n + chunks * len(problem.y)
-    groups = -(-len(problem.directions) // pieces.directions)
-    return samples * (groups * forward + len(problem.directions) * backward)
+    groups = -(-len(problem.cotangents) // pieces.directions)
+    return samples * (groups * forward + len(problem.cotangents) * backward)
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
-    q, full = len(problem.directions), problem.outputs == "full"
+    q, full = len(problem.cotangents), problem.full
     both = n + (m or 0)
-    element = problem.directions.element_size()
+    element = _element(problem)
     gradients = jacobian_cost(shape, n, m, q, full)
     positions = position_cost(shape, n, m, q, full)
     forming = 2.0 * both * q * shape.positions * shape.size
     copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
-    if shape.formed or (gradients <= positions and not shape.sparse):
+    if shape.formed or not by_positions(shape, n, m, q, full):
         route = "gradients, in blocks" if shape.formed else "gradients"
         flops = gradients
         seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
@@ -245,12 +247,17 @@ def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed)
 
 def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
     n, m = len(problem.x), None if problem.y is None else len(problem.y)
-    q = len(problem.directions)
+    q = len(problem.cotangents)
     columns = n / 2 if m is None else m
-    flops = 2.0 * n * columns * size * (q * q if problem.outputs == "full" else q)
+    flops = 2.0 * n * columns * size * (q * q if problem.full else q)
     route = "general" if name in problem.survey.routes.general else "rows"
-    held = (n + (m or 0)) * q * size * problem.directions.element_size()
+    held = (n + (m or 0)) * q * size * _element(problem)
     return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
+
+
+def _element(problem: Problem) -> int:
+    """Bytes of a number of the factors."""
+    return torch.empty(0, dtype=problem.dtype).element_size()
 
 
 def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:

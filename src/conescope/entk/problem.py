@@ -1,23 +1,24 @@
-"""What is asked of the engine, checked: a model, samples, and the directions of the outputs."""
+"""What is asked of the engine, checked: a model, samples, and the cotangents of the outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from conescope.entk.arguments import (
-    check_inputs,
-    check_parameters,
-    cotangents,
-    select_parameters,
-)
-from conescope.entk.independence import refuse_coupling_modules, refuse_dependent_rows
-from conescope.entk.routes import only_requires_grad
-from conescope.entk.survey import Survey, survey_model
+from conescope.entk.arguments import check_inputs, check_parameters
+from conescope.entk.cotangents import Cotangents
+from conescope.entk.independence import Witness, refuse_coupling_modules
+from conescope.entk.state import requiring_grad, untouched
+from conescope.entk.survey import Survey, survey_model, witness_of
 from conescope.kernel import Outputs
+from conescope.parameters import choose_parameters, refuse_absent_weights
+
+Convention = Callable[[int, Tensor], Cotangents]
+"""From the number of outputs, and an empty tensor of their kind, to the cotangents."""
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,66 @@ class Problem:
         parameters: those whose kernel is wanted, by name.
         x: n samples.
         y: m samples, or None for x itself.
-        outputs: the convention.
-        directions: [q, c], the cotangents it means.
-        survey: of the model.
+        full: whether the cotangents stay apart, as for outputs="full".
+        cotangents: q vectors over the c outputs.
+        survey: what is known of the model.
+        witness: compares batches with their parts; None to compare nothing.
     """
 
     model: nn.Module
     parameters: dict[str, nn.Parameter]
     x: Tensor
     y: Tensor | None
-    outputs: Outputs
-    directions: Tensor
+    full: bool
+    cotangents: Cotangents
     survey: Survey
+    witness: Witness | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the kernel: that of the outputs, and at least float32."""
+        return torch.promote_types(self.cotangents.like.dtype, torch.float32)
 
 
-@torch.inference_mode(mode=False)
-@torch.enable_grad()
-def prepare(
-    model: nn.Module, x: Tensor, y: Tensor | None, outputs: Outputs, params: Iterable[str] | None
-) -> Problem:
-    """Check everything that can be checked on two samples, and survey the model.
+def convention(outputs: Outputs) -> Convention:
+    """The cotangents that a convention means, for any number of outputs."""
+    return lambda width, like: Cotangents.of(outputs, width, like)
+
+
+@contextmanager
+def prepared(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    params: str | Iterable[str] | None,
+    cotangents: Convention,
+    full: bool = False,
+) -> Iterator[Problem]:
+    """Check all that can be checked on a few samples, survey the model, and leave it as it was.
+
+    Args:
+        model: the network; its parameters require gradients inside, those chosen and those that
+            did before.
+        x: n samples.
+        y: m samples, or None.
+        params: see `choose_parameters`.
+        cotangents: which vectors.
+        full: whether they stay apart.
 
     Raises:
         ModelError: if the model or the samples have no exact kernel as they stand.
-        KernelError: if `outputs` is wrong.
+        KernelError: if the convention does not fit the outputs.
     """
-    parameters = select_parameters(model, params)
+    parameters = choose_parameters(model, params)
+    refuse_absent_weights(model)
     for name, samples in (("x", x), ("y", y)):
         if samples is not None:
             check_inputs(name, samples, parameters)
     check_parameters(model)
     refuse_coupling_modules(model)
-    with only_requires_grad(model, parameters):
-        probe = refuse_dependent_rows(model, x)
-    directions = cotangents(outputs, probe.shape[1], probe)
-    return Problem(model, parameters, x, y, outputs, directions, survey_model(model, parameters, x))
+    with untouched(model), requiring_grad(parameters.values()):
+        x, y = x.detach(), None if y is None else y.detach()
+        survey = survey_model(model, parameters, x)
+        chosen = cotangents(survey.like.shape[1], survey.like)
+        witness = witness_of(model, x, y)
+        yield Problem(model, parameters, x, y, full, chosen, survey, witness)

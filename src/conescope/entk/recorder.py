@@ -35,6 +35,8 @@ class Recorder(TorchFunctionMode):
     Args:
         parameters: the parameters that rules may take, by name.
         anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
+        attached: whether known parameters stay part of the graph, so that autograd gives their
+            gradients beside those that rules take.
 
     Attributes:
         calls: the records, in the order of execution.
@@ -42,8 +44,11 @@ class Recorder(TorchFunctionMode):
         picks: whether an operation picked or placed entries by an index.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], anchor: Tensor) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], anchor: Tensor, attached: bool = False
+    ) -> None:
         super().__init__()
+        self.attached = attached
         self.names = {id(p): name for name, p in parameters.items()}
         self.anchor = anchor
         self.calls: list[Call] = []
@@ -69,10 +74,10 @@ class Recorder(TorchFunctionMode):
         return None if parameter is None else self.names.get(id(parameter))
 
     def known(self, parameter: Tensor | None) -> Tensor | None:
-        """The parameter detached; any other tensor as it is."""
-        return (
-            parameter if self.name(parameter) is None or parameter is None else parameter.detach()
-        )
+        """The parameter detached, unless they stay attached; any other tensor as it is."""
+        if parameter is None or self.attached or self.name(parameter) is None:
+            return parameter
+        return parameter.detach()
 
     def stray(self, tensor: Tensor | None) -> None:
         """Note that a parameter is used as data."""
@@ -229,13 +234,19 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     recorder.stray(input)
-    known = [v.detach() for v in (weight, bias) if v is not None and recorder.name(v) is not None]
+    known = [
+        vector
+        for v in (weight, bias)
+        if recorder.name(v) is not None and (vector := recorder.known(v)) is not None
+    ]
     if training or running_mean is None or running_var is None or not known:
         recorder.stray(weight)
         recorder.stray(bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     slices = len(input)
-    copies = torch.stack([vector.repeat(slices) for vector in known]).requires_grad_()
+    copies = torch.stack([vector.repeat(slices) for vector in known])
+    if not copies.requires_grad:
+        copies.requires_grad_()
     own = iter(copies)
 
     def repeated(vector: Tensor | None) -> Tensor | None:
@@ -330,7 +341,7 @@ def _embedding(
         return F.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
-    y = F.embedding(input, weight.detach(), padding_idx)
+    y = F.embedding(input, recorder.known(weight), padding_idx)  # pyright: ignore[reportArgumentType]
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
     vocabulary, width = weight.shape

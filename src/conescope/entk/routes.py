@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call
+from conescope.entk.general import general_way
+from conescope.entk.graph import reachable
 from conescope.entk.independence import forward
 from conescope.entk.recorder import Recorder
 
@@ -20,17 +21,16 @@ _LOOSE = 0.1
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
 
-class RoutesChangedError(Exception):
-    """The model took another way than the one by which its routes were found."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Routes:
     """The way of every parameter, found on two samples.
 
     Attributes:
         ruled: names of parameters whose every use is a recorded call.
         general: names of all others.
+        transformed: whether transforms of torch.func reach every use of the general parameters;
+            otherwise plain autograd takes them, sample by sample.
+        reentrant: whether a re-entrant checkpoint hides part of the graph of autograd.
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
@@ -42,6 +42,8 @@ class Routes:
 
     ruled: tuple[str, ...]
     general: tuple[str, ...]
+    transformed: bool = False
+    reentrant: bool = False
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
@@ -63,42 +65,59 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
         x: samples, of which the first two are used.
     """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    ruled = dict(parameters)
+    ruled = {name: p for name, p in parameters.items() if not p.is_complex()}
     provisional = False
     while ruled:
-        outputs, recorder = record(model, ruled, pair)
-        reachable, opaque = _reachable(outputs, ruled)
-        refused = set(ruled) if opaque else recorder.strays | reachable
+        try:
+            with attempted():
+                outputs, recorder = record(model, ruled, pair)
+                reached, opaque = reachable(outputs, ruled)
+                refused = set(ruled) if opaque else recorder.strays | reached
+                silent, idle = False, frozenset()
+                if not refused:
+                    refused, silent, idle = _place_samples(outputs, recorder.calls)
+        except RoutesChangedError:
+            break
+        provisional |= silent
         if not refused:
-            refused, silent, idle = _place_samples(outputs, recorder.calls)
-            provisional |= silent
-            if not refused:
-                return Routes(
-                    ruled=tuple(ruled),
-                    general=tuple(name for name in parameters if name not in ruled),
-                    signature=tuple(call.signature for call in recorder.calls),
-                    axes=tuple(call.batch_axis for call in recorder.calls),
-                    idle=idle,
-                    geometry=tuple(
-                        () if number in idle else call.geometry
-                        for number, call in enumerate(recorder.calls)
-                    ),
-                    picks=recorder.picks,
-                    provisional=provisional,
-                )
+            routes = Routes(
+                ruled=tuple(ruled),
+                general=tuple(name for name in parameters if name not in ruled),
+                signature=tuple(call.signature for call in recorder.calls),
+                axes=tuple(call.batch_axis for call in recorder.calls),
+                idle=idle,
+                geometry=tuple(
+                    () if number in idle else call.geometry
+                    for number, call in enumerate(recorder.calls)
+                ),
+                picks=recorder.picks,
+                provisional=provisional,
+            )
+            return with_general_way(routes, model, parameters, pair)
         ruled = {name: p for name, p in ruled.items() if name not in refused}
-    return Routes((), tuple(parameters), provisional=provisional)
+    routes = Routes((), tuple(parameters), provisional=provisional)
+    return with_general_way(routes, model, parameters, pair)
+
+
+def with_general_way(
+    routes: Routes, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> Routes:
+    """The routes, with the way of those parameters that have no rule."""
+    chosen = {name: parameters[name] for name in routes.general}
+    if not chosen:
+        return routes
+    transformed, reentrant = general_way(model, chosen, x)
+    return replace(routes, transformed=transformed, reentrant=reentrant)
 
 
 def record(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, attached: bool = False
 ) -> tuple[Tensor, Recorder]:
     """A forward pass: outputs [b, c] in a graph of autograd, and the recorded calls."""
-    with torch.enable_grad():
-        anchor = torch.zeros((), device=x.device, requires_grad=True)
-        inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
-        with Recorder(parameters, anchor) as recorder:
-            outputs = forward(model, inputs)
+    anchor = torch.zeros((), device=x.device, requires_grad=True)
+    inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
+    with Recorder(parameters, anchor, attached) as recorder:
+        outputs = forward(model, inputs)
     return outputs, recorder
 
 
@@ -111,7 +130,8 @@ def follow(
         RoutesChangedError: if the model's calls are not the ones of `routes`.
     """
     ruled = {name: parameters[name] for name in routes.ruled}
-    outputs, recorder = record(model, ruled, x)
+    with attempted():
+        outputs, recorder = record(model, ruled, x)
     calls = recorder.calls
     if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
@@ -162,26 +182,6 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
                 raise RoutesChangedError
 
 
-def _reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[str], bool]:
-    """Parameters that the graph still reaches, and whether parts of it cannot be looked into."""
-    names = {id(p): name for name, p in parameters.items()}
-    found: set[str] = set()
-    pending: list[Any] = [outputs.grad_fn]
-    seen: set[Any] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return set(), True
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in names:
-            found.add(names[id(variable)])
-        pending.extend(child for child, _ in node.next_functions)
-    return found, False
-
-
 def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
     """Find the axis of two samples in each call.
 
@@ -229,17 +229,3 @@ def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
     half = g.shape[axis] // 2
     outside = g.narrow(axis, half * (1 - sample), half)
     return not bool(outside.any())
-
-
-@contextmanager
-def only_requires_grad(model: nn.Module, chosen: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let exactly these parameters require gradients, and restore the flags afterwards."""
-    wanted = set(map(id, chosen.values()))
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, _ in flags:
-            p.requires_grad_(id(p) in wanted)
-        yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)

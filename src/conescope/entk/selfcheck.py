@@ -1,61 +1,202 @@
-"""The self-check: entries of a small kernel against plain autograd, before a large one is made."""
+"""The self-check: a small kernel against plain autograd, before a large one is computed.
+
+Two samples and one random cotangent suffice. Gradients that plain autograd takes in the very pass
+that the rules record differ from theirs by nothing but the order of sums, so they are held to a
+narrow bound, layer by layer. Gradients of each sample alone come from other passes, in which
+rounding may flip a rectifier, so the bound between the two is wide.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from conescope.entk.general import loop_gradients
+from conescope.entk.assignment import layer_of
+from conescope.entk.attempt import attempted
+from conescope.entk.budget import too_small
+from conescope.entk.cotangents import Cotangents
+from conescope.entk.general import Gradients, autograd_gradients, plain_gradients
+from conescope.entk.independence import feedable, forward
 from conescope.entk.problem import Problem
-from conescope.entk.routes import only_requires_grad
+from conescope.entk.routes import record
+from conescope.entk.survey import real_numbers
+from conescope.errors import KernelError, ModelError
 
-_TOLERANCE = {torch.float64: 1e-6}
 _FEW = 2**20
-_GROUPS = 4
-"""Into about so many groups go parameters of more than these elements; each costs a pass."""
-_COARSE = 1e-2
-"""Relative to the diagonal; in float32, one rectifier that flips moves a row by about 1e-3."""
+_HELD = 5
+"""Gradients of one sample that are held at once: two of the batch, two of samples alone, and one that
+is being computed."""
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What may differ, relative to the diagonal: whole kernels, layers, gradients alone."""
+
+    total: float
+    layer: float
+    alone: float
+
+
+_SINGLE = _Bounds(total=2e-6, layer=1e-4, alone=0.05)
+_DOUBLE = _Bounds(total=1e-11, layer=1e-9, alone=1e-5)
+_HALF = _Bounds(total=1e-2, layer=0.1, alone=0.3)
 
 
 def sample_problem(problem: Problem) -> Problem:
-    """The same problem for two of its samples and one direction of its outputs, drawn at random.
+    """The same problem for two of its samples and one cotangent, drawn at random.
 
     The draw is the same each time, so that a kernel is, too.
     """
-    generator = torch.Generator().manual_seed(len(problem.x))
-    chosen = torch.randint(len(problem.x), (2,), generator=generator).to(problem.x.device)
-    direction = torch.randn(1, problem.directions.shape[1], generator=generator)
+    n = len(problem.x)
+    generator = torch.Generator().manual_seed(n)
+    chosen = torch.randperm(n, generator=generator)[:2] if n > 1 else torch.zeros(2).long()
+    cotangents = problem.cotangents
     return dataclasses.replace(
         problem,
-        x=problem.x[chosen],
+        x=problem.x[chosen.to(problem.x.device)],
         y=None,
-        outputs="trace",
-        directions=direction.to(problem.directions),
+        full=False,
+        cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
+        witness=None,
     )
 
 
-def agrees_with_autograd(problem: Problem, values: Tensor) -> bool:
-    """Whether the kernel of a `sample_problem` is that of plain autograd."""
-    expected = torch.zeros_like(values, dtype=torch.float64)
-    for group in _groups(problem.parameters):
-        with only_requires_grad(problem.model, group):
-            rows = loop_gradients(problem.model, group, problem.x, problem.directions)
-        for row in rows.values():
-            jacobian = row[:, 0].double()
-            expected += jacobian @ jacobian.T
-    tolerance = _TOLERANCE.get(values.dtype, _COARSE) * float(expected.diagonal().max())
-    return bool(((values.double() - expected).abs() <= tolerance).all())
+def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget: int) -> bool:
+    """Whether the kernels by layer of a `sample_problem` are those of plain autograd.
+
+    Args:
+        problem: two samples and one cotangent.
+        layers: layer → kernel, [2, 2].
+        budget: bytes.
+
+    Raises:
+        ModelError: if a sample's gradients depend on its batch, whatever the route.
+        KernelError: if the budget does not suffice.
+    """
+    bounds = _bounds(problem)
+    expected = {layer: torch.zeros(2, 2, dtype=torch.float64) for layer in layers}
+    apart = torch.zeros(2, dtype=torch.float64)
+    norms = torch.zeros(2, dtype=torch.float64)
+    general = set(problem.survey.routes.general)
+    for group in _groups(problem, budget):
+        batch = _in_batch(problem, group)
+        alone = _alone(problem, group)
+        for name in group:
+            together, single = batch.get(name), alone.get(name)
+            if together is None and single is None:
+                continue
+            rows = single if name in general or together is None else together
+            assert rows is not None
+            expected[layer_of(name)] += rows.double() @ rows.double().T
+            norms += _squares(single) if single is not None else 0.0
+            apart += _squares(_difference(together, single))
+    if bool((apart > bounds.alone**2 * norms).any()):
+        if problem.survey.routes.ruled:
+            return False
+        raise ModelError(
+            "a sample's gradients change with the others in its batch, though its outputs do not "
+            "(or change from call to call), so that the kernel between samples is not defined; "
+            "look for hooks and custom backward passes that mix samples or normalise gradients "
+            "over the batch"
+        )
+    return _near(problem, layers, expected, bounds)
 
 
-def _groups(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, nn.Parameter]]:
+def _near(
+    problem: Problem,
+    layers: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    bounds: _Bounds,
+) -> bool:
+    scale = float(sum(expected.values(), torch.zeros(2, 2)).diagonal().max())
+    loose = {layer_of(name) for name in problem.survey.routes.general}
+    error = torch.zeros(2, 2, dtype=torch.float64)
+    for layer, values in layers.items():
+        off = values.double().cpu() - expected[layer]
+        if layer in loose:
+            if bool((off.abs() > bounds.alone * scale).any()):
+                return False
+        else:
+            own = float(expected[layer].diagonal().max())
+            if bool((off.abs() > bounds.layer * own + bounds.total * scale).any()):
+                return False
+            error += off
+    return not bool((error.abs() > bounds.total * scale).any())
+
+
+def _bounds(problem: Problem) -> _Bounds:
+    dtypes = {problem.cotangents.like.dtype, *(p.dtype for p in problem.parameters.values())}
+    real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
+    coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)
+    return {torch.float64: _DOUBLE, torch.float32: _SINGLE}.get(coarsest, _HALF)
+
+
+def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
+    """Gradients of both samples from one pass, in which rules record: name → [2, p]."""
+    survey = problem.survey
+    if survey.routes.ruled:
+        ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
+        with attempted():
+            outputs, _ = record(problem.model, ruled, problem.x, attached=True)
+    else:
+        outputs = forward(problem.model, feedable(problem.x))
+    rows: Gradients = {}
+    direction = problem.cotangents.part(0, 1)[0]
+    for sample, row in enumerate(outputs):
+        with attempted():
+            gradients = autograd_gradients(
+                direction @ row, problem.model, group, survey.routes.reentrant, sample == 0
+            )
+        _place(rows, sample, gradients)
+    return rows
+
+
+def _alone(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
+    """Gradients of each sample by itself, by plain autograd: name → [2, p]."""
+    rows: Gradients = {}
+    passes = plain_gradients(
+        problem.model, group, problem.x, problem.cotangents.part(0, 1),
+        problem.survey.routes.reentrant,
+    )  # fmt: skip
+    for sample, _, gradients in passes:
+        _place(rows, sample, gradients)
+    return rows
+
+
+def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
+    for name, gradient in gradients.items():
+        if name not in rows:
+            rows[name] = gradient.new_zeros(2, len(gradient))
+        rows[name][sample] = gradient
+
+
+def _difference(a: Tensor | None, b: Tensor | None) -> Tensor:
+    if a is None or b is None:
+        return a if b is None else b  # pyright: ignore[reportReturnType]
+    return a - b
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().square()
+
+
+def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """The parameters, some at a time: gradients of all are more than a kernel needs to hold."""
-    most = max(_FEW, sum(p.numel() for p in parameters.values()) // _GROUPS)
+    element = problem.cotangents.like.element_size()
+    most = max(_FEW, budget // (2 * _HELD * element))
+    sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
+    if (least := _HELD * element * max(sizes.values())) > budget:
+        raise KernelError(
+            f"{too_small(budget, least)}, for the self-check of the largest parameter; or leave "
+            f"it out with check=False"
+        )
     group: dict[str, nn.Parameter] = {}
-    for name, p in parameters.items():
-        if group and sum(q.numel() for q in group.values()) + p.numel() > most:
+    for name, p in problem.parameters.items():
+        if group and sum(sizes[held] for held in group) + sizes[name] > most:
             yield group
             group = {}
         group[name] = p

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from conescope.entk.assignment import Assignment, assign
+from conescope.entk.attempt import RoutesChangedError
 from conescope.entk.calls import BatchNormCall, Call, OuterCall
 from conescope.entk.convolutions import ConvCall
+from conescope.entk.independence import Witness, first_look
 from conescope.entk.routes import (
     Routes,
-    RoutesChangedError,
     find_routes,
     follow,
-    only_requires_grad,
+    with_general_way,
 )
-from conescope.errors import ModelError
+from conescope.entk.state import watching_writes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Shape:
     """A weight with two factors: groups g, outputs o and features a of a group, positions T.
 
     `sparse` features are tokens. Up to `convolved` cotangents of a block give their gradients
-    faster by convolutions, one at a time, than by products.
+    faster by convolutions, one at a time, than by products. With `by_gradients`, products are made
+    of gradients even where pairs of positions are cheaper.
     """
 
     groups: int
@@ -37,6 +39,7 @@ class Shape:
     positions: int
     sparse: bool = False
     convolved: int = 0
+    by_gradients: bool = False
 
     @property
     def size(self) -> int:
@@ -69,6 +72,7 @@ class Survey:
         rows: parameter → elements of its row, for all others.
         kept: what the factors keep, whatever the number of cotangents.
         passing: what a forward pass keeps, with one backward pass's cotangents.
+        like: an empty tensor [0, c] of the outputs' dtype and device.
         checked: whether the routes have stood the self-check.
     """
 
@@ -78,6 +82,7 @@ class Survey:
     rows: Mapping[str, int]
     kept: int
     passing: int
+    like: Tensor
     checked: bool = False
 
     def route(self, parameter: str) -> str:
@@ -104,63 +109,133 @@ class Survey:
 
     @property
     def general(self) -> int:
-        """Elements that the general route holds for each cotangent, beside its rows."""
-        if not self.routes.general:
+        """Elements that transforms hold for each sample and cotangent, beside its rows."""
+        if not self.routes.general or not self.routes.transformed:
             return 0
         return 2 * self.passing + 2 * sum(self.rows[name] for name in self.routes.general)
+
+    @property
+    def fixed(self) -> int:
+        """Elements that plain autograd holds, a sample and a cotangent at a time."""
+        if not self.routes.general or self.routes.transformed:
+            return 0
+        return 2 * self.passing + sum(self.rows[name] for name in self.routes.general)
 
 
 @dataclass
 class _Memo:
     key: Hashable = None
-    survey: Survey | None = field(default=None)
+    survey: Survey | None = None
+    compared: set[Hashable] = field(default_factory=set)
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
 
-_SURVEYS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
+_MEMOS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
 
 
 def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
-    """The survey of a model; remembered as long as the model keeps its modules and modes."""
-    memo = _SURVEYS.setdefault(model, _Memo())
+    """The survey of a model; remembered as long as the model keeps its modules and modes.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: those whose kernel is wanted.
+        x: samples.
+
+    Raises:
+        ModelError: if the model rejects samples, or they depend on each other.
+    """
+    memo = _MEMOS.setdefault(model, _Memo())
     key = (
         tuple((name, id(module), module.training) for name, module in model.named_modules()),
         tuple((name, id(p), p.shape) for name, p in parameters.items()),
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.survey is None or memo.key != key:
+        memo.survey, memo.compared = None, set()
+        with watching_writes(model):
+            like = first_look(model, x)
         pair = x[:2] if len(x) > 1 else x[[0, 0]]
-        with only_requires_grad(model, parameters):
-            routes = find_routes(model, parameters, pair)
+        routes = find_routes(model, parameters, pair)
         try:
-            survey = _survey(model, parameters, pair, routes)
+            survey = _survey(model, parameters, pair, routes, like)
         except RoutesChangedError:
-            survey = _survey(model, parameters, pair, Routes((), tuple(parameters)))
+            general = Routes((), tuple(parameters))
+            routes = with_general_way(general, model, parameters, pair)
+            survey = _survey(model, parameters, pair, routes, like)
         if survey.routes.provisional:
             return survey
         memo.key, memo.survey = key, survey
     return memo.survey
 
 
+def witness_of(model: nn.Module, x: Tensor, y: Tensor | None) -> Witness:
+    """What compares batches of these samples with their parts: all of them, the first time."""
+    memo = _MEMOS[model]
+    key = tuple(
+        (t.data_ptr(), t.shape, t.stride(), 0 if t.is_inference() else t._version)
+        for t in (x, y)
+        if t is not None
+    )
+    return Witness(model, key not in memo.compared, memo.generator, lambda: memo.compared.add(key))
+
+
 def forget(model: nn.Module) -> None:
     """Drop the survey of a model that has changed its way."""
-    _SURVEYS.pop(model, None)
+    _MEMOS[model].survey = None
 
 
 def remember(model: nn.Module, known: Survey) -> None:
     """Put a survey that has been checked in the place of the one remembered, if it may be kept."""
     if not known.routes.provisional:
-        _SURVEYS[model].survey = known
+        _MEMOS[model].survey = known
 
 
-def without_rules(known: Survey, parameters: Mapping[str, nn.Parameter]) -> Survey:
+def without_rules(
+    known: Survey, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> Survey:
     """The same model with every parameter on the general route."""
-    rows = {name: p.numel() for name, p in parameters.items()}
-    routes = Routes((), tuple(parameters), provisional=known.routes.provisional)
-    return Survey(routes, Assignment(), {}, rows, 0, known.passing)
+    pair = x[:2] if len(x) > 1 else x[[0, 0]]
+    general = Routes((), tuple(parameters), provisional=known.routes.provisional)
+    routes = with_general_way(general, model, parameters, pair)
+    rows = {name: real_numbers(p) for name, p in parameters.items()}
+    return Survey(routes, Assignment(), {}, rows, 0, known.passing, known.like)
+
+
+def without_positions(known: Survey) -> Survey:
+    """The same routes, with products of gradients wherever there are two factors."""
+    shapes = {
+        name: shape if shape.sparse else replace(shape, by_gradients=True)
+        for name, shape in known.shapes.items()
+    }
+    return replace(known, shapes=shapes)
+
+
+def only(known: Survey, general: Sequence[str]) -> Survey:
+    """The part of a survey that is of some parameters of the general route."""
+    routes = Routes(
+        (), tuple(general), transformed=known.routes.transformed, reentrant=known.routes.reentrant
+    )
+    rows = {name: known.rows[name] for name in general}
+    return Survey(routes, Assignment(), {}, rows, 0, known.passing, known.like, known.checked)
+
+
+def without_general(known: Survey) -> Survey:
+    """The part of a survey that is of the parameters which rules take."""
+    rows = {n: size for n, size in known.rows.items() if n not in known.routes.general}
+    return replace(known, routes=replace(known.routes, general=()), rows=rows)
+
+
+def real_numbers(parameter: Tensor) -> int:
+    """How many real numbers training moves: two for each complex one."""
+    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def _survey(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor, routes: Routes
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    pair: Tensor,
+    routes: Routes,
+    like: Tensor,
 ) -> Survey:
     stored: dict[int, int] = {}
 
@@ -170,13 +245,12 @@ def _survey(
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    with only_requires_grad(model, {}):
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                outputs, calls = follow(model, parameters, pair, routes)
-        except ModelError:
-            # transforms of torch.func refuse the hooks: what they save goes uncounted
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             outputs, calls = follow(model, parameters, pair, routes)
+    except RoutesChangedError:
+        # transforms of torch.func refuse the hooks: what they save goes uncounted
+        outputs, calls = follow(model, parameters, pair, routes)
     for call in calls:
         note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
@@ -197,9 +271,9 @@ def _survey(
         shapes[name] = Shape(g, o, a + bias, positions, uses[0].sparse, convolved)
         if not shapes[name].formed:
             kept += sum(call.source.numel() for call in uses) // 2
-    rows = {name: parameters[name].numel() for name in (*assignment.rows, *routes.general)}
+    rows = {name: real_numbers(parameters[name]) for name in (*assignment.rows, *routes.general)}
     passing = (activations + outputs.numel()) // 2 + cotangents
-    return Survey(routes, assignment, shapes, rows, kept, passing)
+    return Survey(routes, assignment, shapes, rows, kept, passing, like)
 
 
 def cotangent_size(call: Call, parameters: Mapping[str, Tensor]) -> int:

@@ -14,8 +14,8 @@ from torch import Tensor
 from conescope.entk.contractions import (
     add_jacobian_products,
     add_position_products,
-    jacobian_cost,
-    position_cost,
+    by_positions,
+    together,
 )
 from conescope.entk.outer import Factors
 from conescope.entk.products import Scratch, add_gram, matrix
@@ -78,26 +78,55 @@ class RowsTerm:
 class FormedTerm:
     """An outer weight whose per-sample gradients take less memory than their factors.
 
+    Where the cotangents are summed over, those whose inner products are computed together lie in
+    a tensor of their own.
+
     Args:
         shape: of the weight.
         samples: n.
         directions: q.
+        full: whether the products need all cotangents at once.
         like: a tensor of the dtype and device.
     """
 
-    def __init__(self, shape: Shape, samples: int, directions: int, like: Tensor) -> None:
+    def __init__(
+        self, shape: Shape, samples: int, directions: int, full: bool, like: Tensor
+    ) -> None:
         self.samples = samples
         g, o, a = shape.groups, shape.outputs, shape.inputs
-        self.rows = like.new_empty(samples, directions, g, o, a)
+        self.groups = [
+            (part, like.new_empty(samples, part.stop - part.start, g, o, a))
+            for part in together(directions, shape.size, full)
+        ]
+
+    @property
+    def rows(self) -> Tensor:
+        """A tensor of the dtype and device of the gradients."""
+        return self.groups[0][1]
 
     def form(self, block: slice, directions: slice, term: OuterTerm, scratch: Scratch) -> None:
-        """Take in the gradients of a block of samples for some cotangents from their factors."""
-        term.jacobian(slice(0, self.rows.shape[3]), self.rows[block, directions], scratch)
+        """Take in the gradients of a block of samples for some cotangents from their factors.
+
+        Args:
+            block: the samples.
+            directions: the cotangents, all or one.
+            term: the factors of this block and these cotangents.
+            scratch: buffers.
+        """
+        places = []
+        for part, rows in self.groups:
+            first, last = max(part.start, directions.start), min(part.stop, directions.stop)
+            if first < last:
+                here = slice(first - directions.start, last - directions.start)
+                places.append((here, rows[block, first - part.start : last - part.start]))
+        term.jacobian(slice(0, self.rows.shape[3]), places, scratch)
 
     def add_to(self, out: Tensor, other: FormedTerm | None, full: bool, scratch: Scratch) -> None:
         """Out += rows rowsᵀ."""
         del scratch
-        add_gram(out, matrix(self.rows, full), None if other is None else matrix(other.rows, full))
+        others = [None] * len(self.groups) if other is None else [rows for _, rows in other.groups]
+        for (_, rows), right in zip(self.groups, others, strict=True):
+            add_gram(out, matrix(rows, full), None if right is None else matrix(right, full))
 
 
 class OuterTerm(Factors):
@@ -107,8 +136,7 @@ class OuterTerm(Factors):
         """Out += this term's products, by the cheaper contraction."""
         full = full and self.cotangents.shape[1] > 1
         m = None if other is None else other.samples
-        work = self.shape, self.samples, m, self.cotangents.shape[1], full
-        if self.sparse or position_cost(*work) < jacobian_cost(*work):
+        if by_positions(self.shape, self.samples, m, self.cotangents.shape[1], full):
             add_position_products(out, self, other, full, scratch)
         else:
             add_jacobian_products(out, self, other, full, scratch)

@@ -1,0 +1,96 @@
+"""Why a kernel is not usable: NaN, overflow or no gradient at all, with the place and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from conescope.entk.general import plain_gradients
+from conescope.entk.graph import reachable
+from conescope.entk.independence import feedable, forward
+from conescope.entk.problem import Problem
+from conescope.errors import KernelError, ModelError
+
+_BLOCK = 16
+
+
+def refuse_without_gradient(problem: Problem, layers: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` if the kernel is zero because no output depends on a parameter.
+
+    Args:
+        problem: the problem, inside `prepared`.
+        layers: its kernels, by layer.
+    """
+    if any(bool(values.any()) for values in layers.values()):
+        return
+    for block in problem.x.split(_BLOCK):
+        found, opaque = reachable(forward(problem.model, feedable(block)), problem.parameters)
+        if found or opaque:
+            return
+    raise ModelError(
+        f"no output depends on the parameters chosen ({_some(list(problem.parameters))}), so that "
+        f"the kernel is zero everywhere: the forward pass runs under torch.no_grad(), detaches its "
+        f"outputs or leaves these parameters out; take that away, or choose others in `params`"
+    )
+
+
+def refuse_not_finite(problem: Problem, layers: Mapping[str, Tensor]) -> None:
+    """Raise an error that names the sample whose gradient is NaN or infinite, if there is one.
+
+    Args:
+        problem: the problem, inside `prepared`; its weights, inputs and outputs are finite.
+        layers: its kernels, by layer.
+
+    Raises:
+        ModelError: if a gradient is not finite.
+        KernelError: if all gradients are finite, and the kernel overflows.
+    """
+    if all(_is_finite(values) for values in layers.values()):
+        return
+    cotangents = problem.cotangents
+    for name, samples in (("x", problem.x), ("y", problem.y)):
+        for number in range(0 if samples is None else len(samples)):
+            assert samples is not None
+            for k in range(len(cotangents)):
+                one = samples[number : number + 1]
+                _check_gradients(problem, one, cotangents.part(k, k + 1), f"{name}[{number}]")
+    raise KernelError(
+        f"the kernel overflows {str(problem.dtype).removeprefix('torch.')} "
+        f"(above {torch.finfo(problem.dtype).max:.2g}), though all gradients are finite; measure "
+        f"model.double() on x.double(), or scale the outputs down"
+    )
+
+
+def _check_gradients(problem: Problem, sample: Tensor, cotangent: Tensor, place: str) -> None:
+    passes = plain_gradients(
+        problem.model, problem.parameters, sample, cotangent, problem.survey.routes.reentrant
+    )
+    for _, _, gradients in passes:
+        for name, gradient in gradients.items():
+            if bool(torch.isfinite(gradient).all()):
+                continue
+            number = place.partition("[")[2].rstrip("]")
+            kind = "NaN" if bool(gradient.isnan().any()) else "infinite"
+            where = (
+                f"the gradient of sample {number} ({place}) with respect to parameter {name!r} is "
+                f"{kind}, while the weights and the outputs of this sample are finite"
+            )
+            if problem.parameters[name].dtype == torch.float16:
+                raise ModelError(
+                    f"{where}: float16 overflows above 65,504; measure model.float() on x.float()"
+                )
+            raise ModelError(
+                f"{where}: some operation has no finite derivative there, such as a square root or "
+                f"a norm at 0; add a small number under the root, or leave the sample out"
+            )
+
+
+def _is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

@@ -1,0 +1,321 @@
+"""A model left as it was: whatever its forward pass writes is put back to the bit.
+
+Inside `untouched`, a model computes the function that it computes for its user: gradients are on,
+autocast and compilation are off, and faster code that torch substitutes in evaluation is not used.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conescope.errors import ModelError
+
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
+_OBJECT_DEPTH = 3
+"""How many objects one inside the other are looked into for what a forward pass may write."""
+_OPAQUE = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, FunctionType,
+           MethodType, nn.Module, torch.dtype, torch.device, torch.Generator)  # fmt: skip
+_OPAQUE_PACKAGES = ("torch", "lightning", "pytorch_lightning")
+
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Tensor]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Model → the tensors of its state that its forward pass was seen to write."""
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Compute with a model, and leave everything as it was.
+
+    Put back are: parameters, buffers and other tensors that the model holds, the attributes of
+    its modules (with lists, dictionaries, sets, arrays and plain objects in them), which
+    parameters require gradients, and the states of the random generators.
+
+    Raises:
+        ModelError: if a forward pass has written a tensor that it did not write when it was first
+            watched (`watching_writes`), so that its values are lost.
+    """
+    devices = {p.device for p in model.parameters()}
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    attributes = _Attributes(model)
+    values = _Values(model, attributes.tensors)
+    with ExitStack() as stack:
+        stack.enter_context(_same_random_states(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", *(device.type for device in devices)}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_no_fast_path())
+        _take_off_precision_wrappers(model)
+        try:
+            yield
+        finally:
+            for p, flag in flags:
+                p.requires_grad_(flag)
+            attributes.restore()
+            values.restore()
+    values.refuse_lost()
+
+
+@contextmanager
+def watching_writes(model: nn.Module) -> Iterator[None]:
+    """Find out which tensors of its state a model writes, and put their values back.
+
+    What is found is remembered: `untouched` saves these tensors from then on.
+    """
+    guard = _WriteGuard(list(_Attributes(model).tensors.values()))
+    try:
+        with guard:
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in guard.saved.values():
+                tensor.copy_(value)
+        known = _WRITTEN.setdefault(model, [])
+        held = {id(reference()) for reference in known}
+        known += [weakref.ref(t) for t, _ in guard.saved.values() if id(t) not in held]
+
+
+@contextmanager
+def same_attributes(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes of all modules, and what is in the containers among them."""
+    attributes = _Attributes(model)
+    try:
+        yield
+    finally:
+        attributes.restore()
+
+
+class _Attributes:
+    """The attributes of a model's modules at one moment.
+
+    Attributes:
+        tensors: all tensors found on the way, parameters and buffers among them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors: dict[int, Tensor] = {}
+        self._namespaces: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()
+        for module in model.modules():
+            own = {k: v for k, v in module.__dict__.items() if k not in _OF_EVERY_MODULE}
+            self._namespaces.append((module.__dict__, own))
+            for name in ("_parameters", "_buffers"):
+                held = module.__dict__[name]
+                self._containers.append((held, dict(held)))
+                self._note_all(held.values(), 0)
+            self._note_all(own.values(), 0)
+
+    def restore(self) -> None:
+        """Put everything back that has changed."""
+        for namespace, own in self._namespaces:
+            for name in [k for k in namespace if k not in own and k not in _OF_EVERY_MODULE]:
+                del namespace[name]
+            for name, value in own.items():
+                if namespace.get(name, self) is not value:
+                    namespace[name] = value
+        for container, content in self._containers:
+            _refill(container, content)
+
+    def _note_all(self, values: Any, depth: int) -> None:
+        for value in values:
+            self._note(value, depth)
+
+    def _note(self, value: Any, depth: int) -> None:
+        if isinstance(value, _OPAQUE) or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, Tensor):
+            self.tensors[id(value)] = value
+        elif isinstance(value, np.ndarray):
+            self._containers.append((value, value.copy()))
+        elif isinstance(value, dict):
+            self._containers.append((value, dict(value)))
+            self._note_all(value.values(), depth)
+        elif isinstance(value, list | deque | set):
+            self._containers.append((value, list(value)))
+            self._note_all(list(value), depth)
+        elif isinstance(value, tuple):
+            self._note_all(value, depth)
+        elif depth < _OBJECT_DEPTH and _is_plain_object(value):
+            self._namespaces.append((value.__dict__, dict(value.__dict__)))
+            self._note_all(list(value.__dict__.values()), depth + 1)
+
+
+def _is_plain_object(value: Any) -> bool:
+    package = type(value).__module__.partition(".")[0]
+    return package not in _OPAQUE_PACKAGES and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a container its content back, unless it has it still."""
+    if isinstance(container, np.ndarray):
+        np.copyto(container, content)
+    elif isinstance(container, dict):
+        if not _same_items(container, content):
+            container.clear()
+            container.update(content)
+    elif isinstance(container, set):
+        if len(container) != len(content) or not all(item in container for item in content):
+            container.clear()
+            container.update(content)
+    elif len(container) != len(content) or any(
+        a is not b for a, b in zip(container, content, strict=True)
+    ):
+        container.clear()
+        container.extend(content)
+
+
+def _same_items(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> bool:
+    return list(left) == list(right) and all(left[key] is right[key] for key in right)
+
+
+class _Values:
+    """The values of the tensors that a forward pass is known to write, and versions of others."""
+
+    def __init__(self, model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
+        self._model = model
+        written = {id(t): t for t in _written(model) if not t.is_inference()}
+        self._saved = [(t, t.detach().clone(), t._version) for t in written.values()]
+        self._others = [
+            (t, t._version)
+            for key, t in tensors.items()
+            if key not in written and not t.is_inference()
+        ]
+
+    def restore(self) -> None:
+        """Put back what has been written."""
+        with torch.no_grad():
+            for tensor, value, version in self._saved:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+    def refuse_lost(self) -> None:
+        """Raise `ModelError` if another tensor has been written, whose values are lost."""
+        known = set(map(id, _written(self._model)))
+        for tensor, version in self._others:
+            if tensor._version != version and id(tensor) not in known:
+                raise ModelError(
+                    f"the forward pass has written {_name_of(tensor, self._model)}, which it did "
+                    f"not do when it was first tried, so that its values before are lost; make "
+                    f"the forward pass leave it alone"
+                )
+
+
+def _written(model: nn.Module) -> list[Tensor]:
+    return [t for reference in _WRITTEN.get(model, []) if (t := reference()) is not None]
+
+
+def _name_of(tensor: Tensor, model: nn.Module) -> str:
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, held in named:
+            if held is tensor:
+                return f"{kind} {name!r}"
+    return f"a tensor of shape {tuple(tensor.shape)} among the model's attributes"
+
+
+class _WriteGuard(TorchDispatchMode):
+    """Saves a copy of every tensor of a model just before an operation writes to it.
+
+    Attributes:
+        saved: id → (the tensor, its values before).
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._by_storage: dict[int, list[Tensor]] = {}
+        for tensor in tensors:
+            if tensor.layout is torch.strided and not tensor.is_meta:
+                pointer = tensor.untyped_storage().data_ptr()
+                self._by_storage.setdefault(pointer, []).append(tensor)
+        self._writes: dict[Any, tuple[tuple[int, str], ...]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in self._writes:
+            self._writes[func] = tuple(
+                (number, argument.name)
+                for number, argument in enumerate(func._schema.arguments)
+                if argument.alias_info is not None and argument.alias_info.is_write
+            )
+        for number, name in self._writes[func]:
+            written = args[number] if number < len(args) else kwargs.get(name)
+            for tensor in written if isinstance(written, list | tuple) else [written]:
+                if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                    self._save(tensor)
+        return func(*args, **kwargs)
+
+    def _save(self, written: Tensor) -> None:
+        for tensor in self._by_storage.get(written.untyped_storage().data_ptr(), []):
+            if id(tensor) not in self.saved:
+                self.saved[id(tensor)] = tensor, tensor.detach().clone()
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Let attention take one way: its fast path treats padding otherwise than training does."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _take_off_precision_wrappers(model: nn.Module) -> None:
+    """Give modules their own forward back where accelerate has put one with autocast before it.
+
+    `same_attributes` puts accelerate's back.
+    """
+    for module in model.modules():
+        if "_original_forward" in module.__dict__ and "forward" in module.__dict__:
+            module.__dict__["forward"] = module.__dict__["_original_forward"]
+
+
+@contextmanager
+def _same_random_states(devices: set[torch.device]) -> Iterator[None]:
+    indices: dict[str, list[int]] = {}
+    for device in devices:
+        if device.type not in ("cpu", "meta"):
+            indices.setdefault(device.type, []).append(device.index or 0)
+    python, numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind, numbers in indices.items():
+            stack.enter_context(torch.random.fork_rng(numbers, device_type=kind))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def requiring_grad(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Let these parameters require gradients, beside those that do, and restore the flags."""
+    flags = [(p, p.requires_grad) for p in parameters]
+    try:
+        for p, _ in flags:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
