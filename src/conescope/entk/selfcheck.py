@@ -28,8 +28,7 @@ from conescope.errors import KernelError, ModelError
 
 _FEW = 2**20
 _HELD = 5
-"""Gradients of one sample that are held at once: two of the batch, two of samples alone, and one that
-is being computed."""
+"""Gradients of a sample held at once: two of the batch, two of samples alone, one in the making."""
 
 
 @dataclass(frozen=True)
