@@ -19,7 +19,13 @@ from conescope.checkpoints.pretrained import (
     left_out_of_the_file,
     left_out_of_the_model,
 )
-from conescope.checkpoints.state import StateDict, bytes_of, is_extra_state, state_dict
+from conescope.checkpoints.state import (
+    EXTRA_STATE,
+    StateDict,
+    bytes_of,
+    is_extra_state,
+    state_dict,
+)
 from conescope.checkpoints.trial import Trial, is_of_another_kind, load_on_trial, tied
 from conescope.errors import CheckpointError
 from conescope.parameters import unwrapped
@@ -47,11 +53,11 @@ def load_weights(
     Raises:
         CheckpointError: as `fitted`, or if a parameter is NaN or infinite.
     """
-    trial, left_out = _tried(model, weights, path, with_values=True)
+    trial = _tried(model, weights, path, with_values=True)
     model = unwrapped(model)
     _check_finite(trial.values, {n for n, _ in model.named_buffers(remove_duplicate=False)}, path)
-    kept = {n: copy.deepcopy(v) for n, v in (own or {}).items() if n in left_out}
-    model.load_state_dict(StateDict({**kept, **trial.values}, trial.values.metadata), strict=False)
+    kept = {n: copy.deepcopy(v) for n, v in (own or {}).items() if n not in trial.source}
+    model.load_state_dict(StateDict({**kept, **trial.source}, trial.source.metadata), strict=False)
 
 
 def fitted(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
@@ -82,7 +88,10 @@ def fitted(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
 
 
 def own_state(model: nn.Module) -> dict[str, Any]:
-    """What a model has where a checkpoint may have nothing: extra state, buffers, frozen weights.
+    """What a model has where a checkpoint may have nothing.
+
+    This is the extra state of modules, BatchNorm's count of batches, and what a transformers model
+    has by itself.
 
     Returns:
         Name → a copy of the value, under the names without the model's outermost wrapper.
@@ -94,7 +103,8 @@ def own_state(model: nn.Module) -> dict[str, Any]:
     return {
         name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for name, value in values.items()
-        if name not in trained and (is_extra_state(name) or name in may_lack)
+        if name not in trained
+        and (name in may_lack or name.rpartition(".")[2] in (EXTRA_STATE, "num_batches_tracked"))
     }
 
 
@@ -117,10 +127,8 @@ def fingerprint(model: nn.Module) -> str:
     return checksum.hexdigest()
 
 
-def _tried(
-    model: nn.Module, weights: Mapping[str, Any], path: Path, *, with_values: bool
-) -> tuple[Trial, set[str]]:
-    """What came of loading on trial, and the names in the model that are left as they are."""
+def _tried(model: nn.Module, weights: Mapping[str, Any], path: Path, *, with_values: bool) -> Trial:
+    """What came of loading on trial; it fits."""
     model = unwrapped(model)
     places = state_dict(model.state_dict())
     adapter = adapter_in_place(weights, places, path)
@@ -134,7 +142,7 @@ def _tried(
     for names in tied(places):
         _check_tie(trial.values, names, path)
     _check_fit(trial, given, places, path, is_pretrained(model))
-    return trial, {name for name in places if name not in trial.values}
+    return trial
 
 
 def _excused(trial: Trial, model: nn.Module, given: StateDict, left_out: set[str]) -> Trial:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conescope.adapt import Adapted, Pool, Select
 from conescope.checkpoints.fit import fingerprint
+from conescope.checkpoints.given_steps import Steps
 from conescope.checkpoints.source import build_model
 from conescope.checkpoints.subject import BatchNorm, Checkpoints, Snapshots, Subject
 from conescope.choice import Choice
@@ -33,6 +34,7 @@ def measure_checkpoints(
     out: str | Path,
     labels: Tensor | Sequence[int] | None = None,
     step_pattern: str | None = None,
+    steps: Steps | None = None,
     outputs: Outputs = "trace",
     draws: int | None = None,
     select: Select | None = None,
@@ -55,6 +57,9 @@ def measure_checkpoints(
             class blocks; they may be given later, by the same call. None if there are none.
         step_pattern: a regular expression whose one group is the step in a checkpoint's name,
             such as `ckpt_(\d+)`; None to find it.
+        steps: the steps, where names give none: as many as checkpoints, in their order; name →
+            step; a function from a checkpoint's path to its step; or a CSV file of names and
+            steps. They are whole numbers, at least 0. None to find them in the names.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         draws: number of random cotangents by which to estimate the class trace, for a model of
             many outputs; None for the exact kernel.
@@ -69,8 +74,8 @@ def measure_checkpoints(
         The run, as `load_run` gives it.
 
     Raises:
-        CheckpointError: if a checkpoint cannot be read, holds more than tensors, does not fit the
-            model whole, or changed since it was measured.
+        CheckpointError: if a checkpoint cannot be read, holds more than plain values, does not
+            fit the model whole, or changed since it was measured.
         ModelError: if the model or the probe has no exact kernel as it stands.
         DataError: if the labels are no classes, or not as many as samples.
         KernelError: if the choice of the kernel is wrong, or a kernel is not finite.
@@ -81,7 +86,7 @@ def measure_checkpoints(
     """
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
-    subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels)
+    subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
     measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
     return load_run(out)

@@ -98,7 +98,7 @@ def convert_on_trial(model: nn.Module, weights: StateDict, *, with_values: bool)
             unexpected.add(name)
     errors = [f"{n}: {text.splitlines()[-1]}" for n, text in info.conversion_errors.items()]
     unexpected -= _heads(model, unexpected, weights)
-    return Trial(kept, sorted(missing), sorted(unexpected), sorted(mismatched), errors)
+    return Trial(kept, kept, sorted(missing), sorted(unexpected), sorted(mismatched), errors)
 
 
 def _library() -> tuple[Any, Any, Any] | None:

@@ -129,8 +129,8 @@ def load_torch(file: Path) -> Any:
     asked = re.search(r"\bGLOBAL ([\w.]+)|but got <class '([\w.]+)'>", reason)
     if asked is None:
         raise CheckpointError(
-            f"{file} is truncated, or no file of weights that torch.save wrote; copy it again, leave "
-            f"it out, or save model.state_dict() anew"
+            f"{file} is truncated, or no file of weights that torch.save wrote; copy it again, "
+            f"leave it out, or save model.state_dict() anew"
         )
     name = asked[1] or asked[2]
     raise CheckpointError(

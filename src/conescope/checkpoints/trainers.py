@@ -37,8 +37,8 @@ def state_dict_in(content: Any, file: Path) -> StateDict:
         held = [key for key in keys if _is_state_dict(content.get(key))]
         if len(held) > 1:
             raise CheckpointError(
-                f"{file} holds several state dicts, under the keys {', '.join(held)}; save the one that "
-                f"is to be measured alone: torch.save(content[{held[0]!r}], …)"
+                f"{file} holds several state dicts, under the keys {', '.join(held)}; save the one "
+                f"that is to be measured alone: torch.save(content[{held[0]!r}], …)"
             )
         if held:
             return state_dict(content[held[0]])

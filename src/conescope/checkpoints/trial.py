@@ -22,9 +22,12 @@ from torch.nn.parameter import UninitializedTensorMixin
 from conescope.checkpoints.state import StateDict, state_dict
 
 _RAISED = (  # what a model's own code may raise at names or values that it does not expect
-    RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError
+    RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
+    ArithmeticError,
 )  # fmt: skip
-_UNCOPYABLE = (TypeError, RuntimeError, ValueError, AttributeError, pickle.PicklingError, copy.Error)
+_UNCOPYABLE = (
+    TypeError, RuntimeError, ValueError, AttributeError, pickle.PicklingError, copy.Error
+)  # fmt: skip
 _NAMED = re.compile(r'size mismatch for ([^\s:]+):|parameter named "([^"]+)"')
 
 
@@ -34,6 +37,7 @@ class Trial:
 
     Attributes:
         values: what was loaded, under the names of the model's state dict.
+        source: what to hand to the model's `load_state_dict` to load it in earnest.
         missing: names that the checkpoint should have had.
         unexpected: names that have no place in the model.
         mismatched: names whose values do not fit their places, by shape or kind.
@@ -41,6 +45,7 @@ class Trial:
     """
 
     values: StateDict
+    source: StateDict
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
@@ -62,7 +67,7 @@ def load_on_trial(model: nn.Module, weights: StateDict) -> Trial:
         weights: the checkpoint under the model's names, or those that its hooks translate.
     """
     if not weights:
-        return Trial(StateDict({}), missing=[*model.state_dict()])
+        return Trial(weights, weights, missing=[*model.state_dict()])
     trial, is_sure = _load(empty_copy(model), weights)
     if is_sure:
         return trial
@@ -124,7 +129,7 @@ def _load(copied: nn.Module, weights: StateDict) -> tuple[Trial, bool]:
             loaded = state_dict(copied.state_dict())
         except _RAISED as error:
             raised = f"{type(error).__name__}: {error}"
-    trial = Trial(StateDict({}), [*lists.missing], [*lists.unexpected])
+    trial = Trial(StateDict({}), weights, [*lists.missing], [*lists.unexpected])
     for message in lists.errors:
         named = _NAMED.search(message)
         (trial.mismatched if named else trial.errors).append(
