@@ -85,7 +85,10 @@ def test_extra_state_without_a_place_is_refused():
         load_weights(nn.Linear(4, 3), Counting().state_dict(), Path("a"))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "_orig_mod.module.model."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "module._orig_mod.", "_orig_mod.module.model.", "net.", "_fsdp_wrapped_module."],
+)
 def test_extra_state_inside_wrappers_finds_its_place(prefix):
     source = seeded(lambda: nn.Sequential(Counting("theirs"), nn.Linear(3, 2)), 1)
     target = nn.Sequential(Counting("own"), nn.Linear(3, 2))
@@ -177,6 +180,14 @@ class Hooked(nn.Linear):
             state_dict[prefix + "weight"] = state_dict.pop(old)
 
 
+class Reading(Hooked):
+    """A module that looks at its own values when it loads."""
+
+    def _translate(self, state_dict, prefix, *rest):
+        assert self.weight.sum().item() < 1e9
+        super()._translate(state_dict, prefix, *rest)
+
+
 class Locked(Hooked):
     """A module that cannot be copied."""
 
@@ -201,6 +212,7 @@ class Overriding(nn.Linear):
         (Old, {"weight": ("kernel", True)}),
         (Copying, {"weight": ("kernel", True)}),
         (Hooked, {"weight": ("w", False)}),
+        (Reading, {"weight": ("w", False)}),
         (Locked, {"weight": ("w", False)}),
         (lambda: parametrizations.weight_norm(nn.Linear(4, 3)),
          {"parametrizations.weight.original0": ("weight_g", False),

@@ -178,6 +178,15 @@ def test_another_precision_is_taken_over():
     assert torch.equal(target.lm_head.weight.half(), state["embed_out.weight"])
 
 
+def test_old_masks_of_gpt2_are_dropped():
+    state = state_of(seeded(gpt2))
+    old = state | {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8),
+                   "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}  # fmt: skip
+    target = gpt2()
+    load_weights(target, old, Path("a"))
+    assert same(target, state)
+
+
 def test_a_file_of_whole_numbers_is_refused():
     state = {n: t.to(torch.int8) for n, t in state_of(seeded(mixtral)).items()}
     with pytest.raises(CheckpointError, match="of another shape or kind"):

@@ -25,6 +25,7 @@ from conescope.checkpoints.state import (
     bytes_of,
     is_extra_state,
     state_dict,
+    tensor_bytes,
 )
 from conescope.checkpoints.trial import Trial, is_of_another_kind, load_on_trial, tied
 from conescope.errors import CheckpointError
@@ -117,9 +118,8 @@ def fingerprint(model: nn.Module) -> str:
     checksum = hashlib.sha256()
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
-            data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            checksum.update(memoryview(data.numpy()))
+            checksum.update(tensor_bytes(value))
         else:
             checksum.update(f"{name} ".encode())
             for part in bytes_of(value):

@@ -7,15 +7,18 @@ from typing import Any
 
 from conescope.checkpoints.state import StateDict, state_dict
 
-_WRAPPERS = ("module", "model")
-_COMPILED = "_orig_mod"
+_WRAPPERS = ("module", "model", "net", "network")
+_INSIDE = (  # what wrappers of any part of a model put into the names below
+    "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"
+)  # fmt: skip
 
 
 def renamed(weights: Mapping[str, Any], places: Iterable[str]) -> StateDict:
     """A checkpoint under the names that it has in the model, if wrappers make all the difference.
 
-    Understood are `module.` (DataParallel, DistributedDataParallel), `model.` (Lightning and other
-    trainers), `_orig_mod.` (torch.compile), and combinations, in the checkpoint and in the model.
+    Understood are `module.` (DataParallel, DistributedDataParallel), `model.`, `net.` and
+    `network.` (Lightning and other trainers), `_orig_mod.` (torch.compile) and what sharding and
+    activation checkpointing write, and combinations, in the checkpoint and in the model.
     A name that the model does not have is put beside those that it has: the module may know it
     under its old name. The versions of the modules go with their names.
 
@@ -39,7 +42,7 @@ def renamed(weights: Mapping[str, Any], places: Iterable[str]) -> StateDict:
 def _bare(names: Iterable[str]) -> list[dict[str, str]]:
     """Name without wrappers → name, once for each number of wrappers that can be taken off."""
     names = list(names)
-    paths = [tuple(part for part in name.split(".") if part != _COMPILED) for name in names]
+    paths = [tuple(part for part in name.split(".") if part not in _INSIDE) for name in names]
     if len(set(paths)) < len(paths):
         return [dict(zip(names, names, strict=True))]
     found = [paths]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from conescope.checkpoints.state import StateDict
 from conescope.checkpoints.trial import Trial, empty_copy
 
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"(^|\.)masked_bias$")
 _TOLERANCE = 1e-2  # between a buffer and what a half-precision file has of it
 
 
@@ -33,16 +34,16 @@ def left_out_of_the_model(model: nn.Module, weights: StateDict, names: Iterable[
     """Those of a checkpoint's unexpected names that no longer have a place, and need none.
 
     These are names that a transformers model in `model` leaves out when it loads
-    (`_keys_to_ignore_on_load_unexpected`, and buffers of positions that models compute now), and
-    buffers that any module holds without saving them, if the checkpoint has the same values.
+    (`_keys_to_ignore_on_load_unexpected`, and the constants of masks and positions that all its
+    models once saved), and buffers that any module holds without saving them, if the checkpoint
+    has the same values.
     """
     persistent = {*model.state_dict()}
     computed = {n: b for n, b in model.named_buffers() if n not in persistent}
     patterns = [*_patterns(model, "_keys_to_ignore_on_load_unexpected")]
-    if is_pretrained(model):
-        ends = [name.rpartition(".")[2] for name in computed]
-        patterns += [("", r"rotary_emb\.inv_freq")] if "inv_freq" in ends else []
-        patterns += [("", r"(^|\.)position_ids$")] if "position_ids" in ends else []
+    for path, module in model.named_modules():
+        if is_pretrained(module):
+            patterns += [(f"{path}." if path else "", old) for old in _OLD_BUFFERS]
     return {
         name
         for name in names

@@ -48,7 +48,7 @@ def is_extra_state(name: str) -> bool:
     return name.rpartition(".")[2] == EXTRA_STATE
 
 
-def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes]:
+def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes | memoryview]:
     """A value as bytes that are equal for equal values, in every process.
 
     Covered are None, numbers, texts, bytes, tensors and arrays, and whatever lists, tuples, sets
@@ -66,7 +66,7 @@ def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes]:
         yield b"itself"
     elif isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)} ".encode()
-        yield from _tensor_bytes(value)
+        yield tensor_bytes(value)
     elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
         yield f"{value.dtype} {value.shape} ".encode() + value.tobytes()
     elif value is None or isinstance(value, str | bytes | bytearray | int | float | complex):
@@ -84,9 +84,9 @@ def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes]:
     yield b")"
 
 
-def _tensor_bytes(tensor: Tensor) -> Iterator[memoryview]:
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    yield memoryview(data.numpy())
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's values, in their order."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _whole(value: Any, inside: tuple[int, ...]) -> bytes:

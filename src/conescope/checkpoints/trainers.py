@@ -12,7 +12,8 @@ from conescope.checkpoints.state import StateDict, is_extra_state, state_dict
 from conescope.errors import CheckpointError
 
 _KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "model_state",
-         "net_state_dict", "params", "weights")  # fmt: skip
+         "net_state_dict")  # fmt: skip
+_VAGUE = ("params", "weights")
 _AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
              "model_ema_state_dict", "params_ema")  # fmt: skip
 
@@ -33,7 +34,7 @@ def state_dict_in(content: Any, file: Path) -> StateDict:
         raise _no_state_dict(content, file)
     if _is_state_dict(content) and all(isinstance(value, Tensor) for value in content.values()):
         return state_dict(content)
-    for keys in (_KEYS, _AVERAGES):
+    for keys in (_KEYS, _VAGUE, _AVERAGES):
         held = [key for key in keys if _is_state_dict(content.get(key))]
         if len(held) > 1:
             raise CheckpointError(
@@ -53,8 +54,13 @@ def _is_state_dict(content: Any) -> bool:
         isinstance(content, Mapping)
         and all(isinstance(name, str) for name in content)
         and any(isinstance(value, Tensor) for value in content.values())
-        and not any(_holds_tensors(v) for n, v in content.items() if not is_extra_state(n))
+        and not any(_holds_tensors(value) for name, value in content.items() if _is_key(name))
     )
+
+
+def _is_key(name: str) -> bool:
+    """Whether a trainer may have chosen a name, rather than a module of a model."""
+    return "." not in name and not is_extra_state(name)
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -68,5 +74,5 @@ def _no_state_dict(content: Any, file: Path) -> CheckpointError:
     return CheckpointError(
         f"{file} holds no state dict but a {type(content).__name__}"
         f"{f' with the keys {keys}' if keys else ''}; save model.state_dict(), alone or under "
-        f"one of the keys {', '.join(_KEYS)}"
+        f"one of the keys {', '.join((*_KEYS, *_VAGUE))}"
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from conescope.checkpoints.state import StateDict, state_dict
 
@@ -103,7 +103,7 @@ def _uncopyable(model: nn.Module, memo: dict[int, Any]) -> Iterable[Any]:
 
 
 def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, UninitializedTensorMixin)
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -168,6 +168,8 @@ def tied(places: StateDict) -> list[list[str]]:
     """The names that share one tensor, for each tensor that has several."""
     ties: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
     for name, place in places.items():
-        if isinstance(place, Tensor) and not place.is_meta and place.numel():
+        if not isinstance(place, Tensor) or _is_lazy(place) or place.is_meta:
+            continue
+        if place.numel():
             ties.setdefault((place.data_ptr(), place.shape, place.stride()), []).append(name)
     return [names for names in ties.values() if len(names) > 1]
