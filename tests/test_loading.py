@@ -141,6 +141,10 @@ def test_a_fingerprint_ends_and_does_not_depend_on_addresses_or_order():
     endless.append(endless)
     assert of(endless) == of(endless)
     assert of(Opaque()) == of(Opaque())
+    node = Open(1)
+    for _ in range(60):
+        node = Open([node, node])
+    assert of(node) == of(node)
     assert of({"a": 1, "b": 2}) == of({"b": 2, "a": 1})
 
 

@@ -113,7 +113,7 @@ def fingerprint(model: nn.Module) -> str:
     """A checksum of a model's weights, buffers and extra state; equal for equal names and values.
 
     Values that are no tensors count by their contents, see `bytes_of`: of an object that is no
-    plain value only its type and its attributes do.
+    plain value only its type and its attributes of plain values do.
     """
     checksum = hashlib.sha256()
     for name, value in model.state_dict().items():

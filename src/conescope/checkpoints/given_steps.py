@@ -6,7 +6,7 @@ import csv
 import io
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,13 @@ def given_steps(paths: Sequence[Path], steps: Steps, *, has_order: bool) -> list
         found: Sequence[Any] = _by_name(paths, steps)
     elif callable(steps):
         found = [steps(path) for path in paths]
-    else:
+    elif isinstance(steps, Iterable):
         found = _in_order(paths, list(steps), has_order)
+    else:
+        raise CheckpointError(
+            f"the steps are a {type(steps).__name__}; give one for each checkpoint: a list, a "
+            f"mapping from names, a function of the path, or a CSV file"
+        )
     return [_checked(step, path) for step, path in zip(found, paths, strict=True)]
 
 
@@ -67,7 +72,7 @@ def read_steps(file: str | Path) -> dict[str | Path, int]:
     lines: dict[str | Path, int] = {}
     for line, row in rows if columns is None else rows[1:]:
         if columns is None and len(row) != 2:
-            raise _wrong(file, line, f"has {len(row)} columns, not 2")
+            raise _wrong(file, line, f"has {len(row)} of 2 columns")
         name_at, step_at = columns or (0, 1)
         name, text = (row[at] if at < len(row) else "" for at in (name_at, step_at))
         if not name:
@@ -123,6 +128,8 @@ def _wrong(file: Path, line: int, told: str) -> CheckpointError:
 def _by_name(paths: Sequence[Path], steps: Mapping[str | Path, int]) -> list[int]:
     found: dict[Path, tuple[str | Path, int]] = {}
     for name, step in steps.items():
+        if not isinstance(name, str | Path):
+            raise CheckpointError(f"the steps name {name!r}, which is no name; give texts or paths")
         parts = Path(name).parts
         meant = [p for p in paths if parts and p.parts[-len(parts) :] == parts]
         meant = meant or [p for p in paths if parts and p.resolve() == Path(name).resolve()]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.checkpoints.state import StateDict
-from conescope.checkpoints.trial import Trial, empty_copy
+from conescope.checkpoints.trial import RAISED, Trial, empty_copy
 
 _OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"(^|\.)masked_bias$")
 _TOLERANCE = 1e-2  # between a buffer and what a half-precision file has of it
@@ -72,7 +72,8 @@ def convert_on_trial(model: nn.Module, weights: StateDict, *, with_values: bool)
         with_values: whether the trial's values are wanted, or only their names and shapes.
 
     Returns:
-        What came of it; None if the model is none of transformers', or the library is too old.
+        What came of it; None if the model is none of transformers', the library is too old, or it
+        cannot make sense of the checkpoint.
     """
     library = _library() if is_pretrained(model) else None
     if library is None:
@@ -85,7 +86,10 @@ def convert_on_trial(model: nn.Module, weights: StateDict, *, with_values: bool)
     places = {"": "cpu" if with_values else "meta"}
     with torch.no_grad(), _without_progress_bar():
         settings = config(device_map=places, weight_mapping=conversions(copied))
-        info, _ = convert(model=copied, state_dict=tensors, load_config=settings)
+        try:
+            info, _ = convert(model=copied, state_dict=tensors, load_config=settings)
+        except RAISED:
+            return None
     missing, unexpected = {*info.missing_keys}, {*info.unexpected_keys}
     mismatched = {name for name, *_ in info.mismatched_keys}
     kept = StateDict(copied.state_dict())

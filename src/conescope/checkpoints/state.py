@@ -48,16 +48,20 @@ def is_extra_state(name: str) -> bool:
     return name.rpartition(".")[2] == EXTRA_STATE
 
 
-def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes | memoryview]:
+def bytes_of(
+    value: Any, inside: tuple[int, ...] = (), is_attribute: bool = False
+) -> Iterator[bytes | memoryview]:
     """A value as bytes that are equal for equal values, in every process.
 
     Covered are None, numbers, texts, bytes, tensors and arrays, and whatever lists, tuples, sets
-    and dicts (in any order) hold of them. Of other objects the type and the attributes are
-    covered; what an object holds beside its attributes is left out.
+    and dicts (in any order) hold of them. Of another object the type is covered, and the attributes
+    as far as they are such values. Left out is what it holds beside its attributes, and what the
+    objects among its attributes hold.
 
     Args:
         value: anything that a state dict may hold.
         inside: the ids of the containers around it, so that one that holds itself ends.
+        is_attribute: whether one of them is an object with attributes.
     """
     kind = type(value)
     yield f"{kind.__module__}.{kind.__qualname__}(".encode()
@@ -74,13 +78,15 @@ def bytes_of(value: Any, inside: tuple[int, ...] = ()) -> Iterator[bytes | memor
     elif isinstance(value, torch.dtype | torch.device | torch.Size):
         yield repr(value).encode()
     elif isinstance(value, Mapping):
-        yield from sorted(_whole((k, v), within) for k, v in value.items())
+        yield from sorted(_whole((k, v), within, is_attribute) for k, v in value.items())
     elif isinstance(value, list | tuple):
-        yield from (_whole(item, within) for item in value)
+        yield from (_whole(item, within, is_attribute) for item in value)
     elif isinstance(value, set | frozenset):
-        yield from sorted(_whole(item, within) for item in value)
-    elif hasattr(value, "__dict__"):
-        yield _whole(vars(value), within)
+        yield from sorted(_whole(item, within, is_attribute) for item in value)
+    elif isinstance(value, type):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+    elif hasattr(value, "__dict__") and not is_attribute:
+        yield _whole(vars(value), within, True)
     yield b")"
 
 
@@ -89,5 +95,5 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _whole(value: Any, inside: tuple[int, ...]) -> bytes:
-    return b"".join(bytes_of(value, inside)) + b","
+def _whole(value: Any, inside: tuple[int, ...], is_attribute: bool) -> bytes:
+    return b"".join(bytes_of(value, inside, is_attribute)) + b","

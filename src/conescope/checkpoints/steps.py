@@ -15,8 +15,10 @@ STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
 
 _VERSION = re.compile(r"(?<![A-Za-z])v(er(sion)?)?[-_]?$", re.IGNORECASE)
-_HASH = re.compile(r"(?<![A-Za-z\d])(?=[a-f]*\d)(?=\d*[a-f])(?!\d+e\d+(?![a-z\d]))[a-f\d]{7,64}"
-                   r"(?![A-Za-z\d])")  # fmt: skip
+_HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
+    r"(?<![A-Za-z\d])(?!(?:[a-f]*\d+|\d+[a-f]*|\d+e\d+)(?![A-Za-z\d]))"
+    r"(?=[a-f]*\d)[a-f\d]{7,64}(?![A-Za-z\d])"
+)
 _CURE = (
     r"give a step pattern, a regular expression whose one group is the step: 'ckpt_(\d+)', or "
     r"the steps themselves (steps= in Python, --steps FILE.csv on the command line)"
@@ -91,7 +93,7 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
     named = [place for place in candidates if STEP_WORD.search(pieces[0][place - 1])]
     if len(named) == 1:
         return named[0]
-    if len(differing) > 1 and not _is_fraction(pieces[0], differing[0]):
+    if len(differing) > 1 and not all(_is_fraction(pieces[0], place) for place in differing):
         raise CheckpointError(
             f"cannot tell the steps from the names: {paths[0]} and {paths[-1]} differ in "
             f"{len(differing)} numbers; {_CURE}"
@@ -103,8 +105,8 @@ def _step(pieces: Sequence[str], place: int, path: Path) -> int:
     number = whole(pieces[place])
     if number is None or _is_fraction(pieces, place):
         raise CheckpointError(
-            f"cannot tell the steps from the names: the number in {path} is no whole one, and "
-            f"steps are; {_CURE}"
+            f"cannot tell the steps from the names: the number in {path} is no whole "
+            f"number, and steps are; {_CURE}"
         )
     return number
 

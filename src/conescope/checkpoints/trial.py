@@ -21,10 +21,12 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from conescope.checkpoints.state import StateDict, state_dict
 
-_RAISED = (  # what a model's own code may raise at names or values that it does not expect
+RAISED = (
     RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
     ArithmeticError,
 )  # fmt: skip
+"""The errors that tell, while a checkpoint is loaded, that it does not fit."""
+
 _UNCOPYABLE = (
     TypeError, RuntimeError, ValueError, AttributeError, pickle.PicklingError, copy.Error
 )  # fmt: skip
@@ -127,7 +129,7 @@ def _load(copied: nn.Module, weights: StateDict) -> tuple[Trial, bool]:
         try:
             copied.load_state_dict(state, strict=False)
             loaded = state_dict(copied.state_dict())
-        except _RAISED as error:
+        except RAISED as error:
             raised = f"{type(error).__name__}: {error}"
     trial = Trial(StateDict({}), weights, [*lists.missing], [*lists.unexpected])
     for message in lists.errors:
