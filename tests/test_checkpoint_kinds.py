@@ -69,6 +69,35 @@ def test_odd_metadata_does_no_harm(tmp_path, metadata):
     assert torch.equal(model.weight, weights["weight"])
 
 
+class Tabular(nn.Linear):
+    """A module whose state dict holds a number, and a dict of tensors, under names of its own."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.scale, self.table = 2, {"a": torch.ones(2)}
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {f"{prefix}scale": self.scale, f"{prefix}table": self.table}
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.scale, self.table = (state_dict.pop(prefix + name) for name in ("scale", "table"))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@pytest.mark.parametrize("make", [Tabular, lambda: nn.Sequential(Tabular())])
+@pytest.mark.parametrize("key", ["", "net"])
+def test_a_module_with_entries_of_its_own_is_loaded(tmp_path, make, key):
+    source, target = make(), make()
+    last = [*source.modules()][-1]
+    last.scale, last.table = 5, {"a": torch.zeros(2)}
+    torch.save({key: source.state_dict()} if key else source.state_dict(), tmp_path / "a.pt")
+    load_weights(target, read_weights([tmp_path / "a.pt"]), tmp_path / "a.pt")
+    last = [*target.modules()][-1]
+    assert (last.scale, last.table["a"].sum()) == (5, 0)
+    assert torch.equal(last.weight, [*source.modules()][-1].weight)
+
+
 def test_an_ending_in_tar_is_understood(tmp_path):
     for name in ("model1.pth.tar", "model2.pt.tar", "model3.ckpt.tar"):
         torch.save(state(), tmp_path / name)

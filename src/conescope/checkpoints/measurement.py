@@ -53,18 +53,15 @@ def measure_checkpoints(
             `conescope.checkpoints.find_checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
-        labels: [n], the classes of the samples as whole numbers, for alignment with them and
-            class blocks; they may be given later, by the same call. None if there are none.
-        step_pattern: a regular expression whose one group is the step in a checkpoint's name,
-            such as `ckpt_(\d+)`; None to find it.
-        steps: the steps, where names give none: as many as checkpoints, in their order; name →
-            step; a function from a checkpoint's path to its step; or a CSV file of names and
-            steps. They are whole numbers, at least 0. None to find them in the names.
+        labels: [n], the samples' classes as whole numbers; they may be given later, by the same
+            call. None if there are none.
+        step_pattern: a regular expression whose one group is the step in a name: `ckpt_(\d+)`.
+        steps: the steps, where names give none: a list in the checkpoints' order, name → step, a
+            function of the path, or a CSV file, see `conescope.checkpoints.find_checkpoints`.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
-        draws: number of random cotangents by which to estimate the class trace, for a model of
-            many outputs; None for the exact kernel.
-        select: from what the model returns to its outputs: a function, or the name or number of a
-            field. By default a tensor is taken as it is, and of anything else its "logits".
+        draws: number of random cotangents that estimate the class trace; None for the exact one.
+        select: from what the model returns to its outputs: a function, or a field's name or
+            number. By default a tensor is taken as it is, and of anything else its "logits".
         pool: for outputs [n, T, …] of T tokens: "last" or "mean".
         params: names or patterns of parameters or modules; None for all that are not frozen.
         by_layer: whether to store the summand of each layer, too.
@@ -74,8 +71,7 @@ def measure_checkpoints(
         The run, as `load_run` gives it.
 
     Raises:
-        CheckpointError: if a checkpoint cannot be read, holds more than plain values, does not
-            fit the model whole, or changed since it was measured.
+        CheckpointError: if a checkpoint cannot be read, does not fit, or has changed since.
         ModelError: if the model or the probe has no exact kernel as it stands.
         DataError: if the labels are no classes, or not as many as samples.
         KernelError: if the choice of the kernel is wrong, or a kernel is not finite.

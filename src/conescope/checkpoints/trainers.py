@@ -49,12 +49,16 @@ def state_dict_in(content: Any, file: Path) -> StateDict:
 
 
 def _is_state_dict(content: Any) -> bool:
-    """Whether this is tensors by name, among which a module may have put plain values."""
-    return (
-        isinstance(content, Mapping)
-        and all(isinstance(name, str) for name in content)
-        and any(isinstance(value, Tensor) for value in content.values())
-        and not any(_holds_tensors(value) for name, value in content.items() if _is_key(name))
+    """Whether this is tensors by name, among which a module may have put other values.
+
+    What `state_dict()` returned is known by its attribute, the versions of the modules.
+    """
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return False
+    has_versions = isinstance(getattr(content, "_metadata", None), Mapping)
+    return any(isinstance(value, Tensor) for value in content.values()) and (
+        has_versions
+        or not any(_holds_tensors(value) for name, value in content.items() if _is_key(name))
     )
 
 
