@@ -1,6 +1,7 @@
 """A series of checkpoints that some other training wrote: found, read safely, and measured."""
 
 from conescope.checkpoints.fit import load_weights
+from conescope.checkpoints.given_steps import read_steps
 from conescope.checkpoints.inputs import load_labels, load_probe
 from conescope.checkpoints.measurement import measure_checkpoints, measure_snapshots
 from conescope.checkpoints.read import read_weights
@@ -14,5 +15,6 @@ __all__ = [
     "load_weights",
     "measure_checkpoints",
     "measure_snapshots",
+    "read_steps",
     "read_weights",
 ]

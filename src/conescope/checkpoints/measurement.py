@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conescope.adapt import Adapted, Pool, Select
 from conescope.checkpoints.fit import fingerprint
+from conescope.checkpoints.given_steps import Steps
 from conescope.checkpoints.source import build_model
 from conescope.checkpoints.subject import BatchNorm, Checkpoints, Snapshots, Subject
 from conescope.choice import Choice
@@ -33,6 +34,7 @@ def measure_checkpoints(
     out: str | Path,
     labels: Tensor | Sequence[int] | None = None,
     step_pattern: str | None = None,
+    steps: Steps | None = None,
     outputs: Outputs = "trace",
     draws: int | None = None,
     select: Select | None = None,
@@ -51,15 +53,15 @@ def measure_checkpoints(
             `conescope.checkpoints.find_checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
-        labels: [n], the classes of the samples as whole numbers, for alignment with them and
-            class blocks; they may be given later, by the same call. None if there are none.
-        step_pattern: a regular expression whose one group is the step in a checkpoint's name,
-            such as `ckpt_(\d+)`; None to find it.
+        labels: [n], the samples' classes as whole numbers; they may be given later, by the same
+            call. None if there are none.
+        step_pattern: a regular expression whose one group is the step in a name: `ckpt_(\d+)`.
+        steps: the steps, where names give none: a list in the checkpoints' order, name → step, a
+            function of the path, or a CSV file, see `conescope.checkpoints.find_checkpoints`.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
-        draws: number of random cotangents by which to estimate the class trace, for a model of
-            many outputs; None for the exact kernel.
-        select: from what the model returns to its outputs: a function, or the name or number of a
-            field. By default a tensor is taken as it is, and of anything else its "logits".
+        draws: number of random cotangents that estimate the class trace; None for the exact one.
+        select: from what the model returns to its outputs: a function, or a field's name or
+            number. By default a tensor is taken as it is, and of anything else its "logits".
         pool: for outputs [n, T, …] of T tokens: "last" or "mean".
         params: names or patterns of parameters or modules; None for all that are not frozen.
         by_layer: whether to store the summand of each layer, too.
@@ -69,8 +71,7 @@ def measure_checkpoints(
         The run, as `load_run` gives it.
 
     Raises:
-        CheckpointError: if a checkpoint cannot be read, holds more than tensors, does not fit the
-            model whole, or changed since it was measured.
+        CheckpointError: if a checkpoint cannot be read, does not fit, or has changed since.
         ModelError: if the model or the probe has no exact kernel as it stands.
         DataError: if the labels are no classes, or not as many as samples.
         KernelError: if the choice of the kernel is wrong, or a kernel is not finite.
@@ -81,7 +82,7 @@ def measure_checkpoints(
     """
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
-    subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels)
+    subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
     measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
     return load_run(out)

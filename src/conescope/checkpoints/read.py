@@ -1,4 +1,4 @@
-"""Reading weights that somebody else wrote: tensors only, and nothing in a file is ever run.
+"""Reading weights that somebody else wrote: plain values only, and nothing in a file is run.
 
 safetensors holds no code. torch's own format is a pickle, which is read by
 `torch.load(weights_only=True)`: it knows how to build tensors and plain containers, and refuses
@@ -10,9 +10,10 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from conescope.checkpoints.state import StateDict
+from conescope.checkpoints.trainers import state_dict_in
 from conescope.errors import CheckpointError
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
+_ARCHIVES = tuple(f"{suffix}.tar" for suffix in _TORCH_SUFFIXES)  # named so, though no archives
+SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, *_ARCHIVES)
 """The kinds of file that can be read."""
 
-_STATE_DICTS = ("state_dict", "model_state_dict", "model")
 _MALFORMED = (  # what torch's reader lets through when it meets bytes that are no checkpoint
     pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, TypeError, LookupError,
     ArithmeticError, AttributeError, AssertionError, struct.error, MemoryError,
@@ -35,28 +38,38 @@ _MALFORMED = (  # what torch's reader lets through when it meets bytes that are 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
 
-def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
-    """The weights that a file or several shards hold, by name, on the CPU.
+def suffix_of(path: Path) -> str:
+    """The end of a name that tells the kind of file, such as `.pt` or `.pth.tar`."""
+    return next((s for s in _ARCHIVES if path.name.endswith(s) and path.name != s), path.suffix)
 
-    The tensors are views of the files where the format allows it: their values are read from disk
-    when they are used.
+
+def read_weights(files: Sequence[Path]) -> StateDict:
+    """The state dict that a file or several shards hold, on the CPU.
+
+    These are tensors by name; beside them, modules may have stored plain values, such as the extra
+    state of `get_extra_state`. The tensors are views of the files where the format allows it: their
+    values are read from disk when they are used.
 
     Raises:
         CheckpointError: if a file is missing, empty, truncated or of another kind, asks for
-            anything but tensors (a malicious pickle does), holds some that are not plain, or two
-            shards hold the same name.
+            anything but plain values (a malicious pickle does), holds tensors that are not plain,
+            no state dict or several, or two shards hold the same name.
     """
-    weights: dict[str, Tensor] = {}
+    weights = StateDict({})
     for file in files:
         found = read_tensors(file)
         if doubled := weights.keys() & found.keys():
-            raise CheckpointError(f"{file} holds {min(doubled)}, which another shard holds, too")
-        weights |= found
+            raise CheckpointError(
+                f"{file} holds {min(doubled)}, which another shard holds, too; if these are no "
+                f"shards of one checkpoint, rename them, so that no name ends in -00001-of-00003"
+            )
+        weights.update(found)
+        weights.metadata.update(found.metadata)
     return weights
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
+def read_tensors(file: Path) -> StateDict:
+    """The state dict of one file.
 
     Raises:
         CheckpointError: as `read_weights`.
@@ -69,13 +82,15 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not start:
         raise CheckpointError(f"{file} is empty; copy it again, or leave it out")
     is_safetensors = file.suffix == ".safetensors"
-    tensors = _read_safetensors(file, start) if is_safetensors else _read_torch(file)
-    for name, tensor in tensors.items():
+    weights = StateDict(_read_safetensors(file, start)) if is_safetensors else _read_torch(file)
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            continue
         if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
             raise CheckpointError(
                 f"{file}: {name} is a meta, sparse or quantised tensor; save it as a plain one"
             )
-    return tensors
+    return weights
 
 
 def _read_safetensors(file: Path, start: bytes) -> dict[str, Tensor]:
@@ -92,31 +107,14 @@ def _read_safetensors(file: Path, start: bytes) -> dict[str, Tensor]:
         ) from None
 
 
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    content = load_torch(file)
-    if isinstance(content, Mapping):
-        held = [content[name] for name in _STATE_DICTS if _is_state_dict(content.get(name))]
-        for candidate in [content, *held]:
-            if _is_state_dict(candidate):
-                return dict(candidate)
-    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
-    raise CheckpointError(
-        f"{file} holds no state dict but a {type(content).__name__}"
-        f"{f' with the keys {keys}' if keys else ''}; save model.state_dict(), alone or under "
-        f"one of the keys {', '.join(_STATE_DICTS)}"
-    )
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
-    )
+def _read_torch(file: Path) -> StateDict:
+    return state_dict_in(load_torch(file), file)
 
 
 def load_torch(file: Path) -> Any:
-    """What a file of torch's own format holds: tensors in plain containers.
+    """What a file of torch's own format holds: tensors and plain values in plain containers.
+
+    Types that the user allowed by `torch.serialization.add_safe_globals` are read, too.
 
     Raises:
         CheckpointError: if it asks for anything else, or is damaged.
@@ -128,13 +126,29 @@ def load_torch(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except _MALFORMED as error:
             reason = str(error)
-    if asked := re.search(r"\bGLOBAL ([\w.]+)", reason):
+    asked = re.search(r"\bGLOBAL ([\w.]+)|but got <class '([\w.]+)'>", reason)
+    if asked is None:
         raise CheckpointError(
-            f"{file} was refused, and nothing in it was run: it asks for {asked[1]}, and weights "
-            f"need no such thing. If it is yours, save the state dict alone: "
-            f"torch.save(model.state_dict(), …)"
+            f"{file} is truncated, or no file of weights that torch.save wrote; copy it again, "
+            f"leave it out, or save model.state_dict() anew"
         )
+    name = asked[1] or asked[2]
     raise CheckpointError(
-        f"{file} is truncated, or no file of weights that torch.save wrote; copy it again, leave "
-        f"it out, or save model.state_dict() anew"
+        f"{file} was refused, and nothing in it was run: it asks for {name}, and weights need no "
+        f"such thing. If it is yours, save the state dict alone: torch.save(model.state_dict(), …)"
+        f"{_allowing(name)}"
+    )
+
+
+def _allowing(name: str) -> str:
+    """How to allow a type of one's own; nothing for what is known to be no type."""
+    module, _, attribute = name.rpartition(".")
+    known = getattr(sys.modules.get(module or "builtins"), attribute, None)
+    if known is not None and not isinstance(known, type):
+        return ""
+    return (
+        f". Or, only if you trust where the file is from, allow the type before you measure: "
+        f"torch.serialization.add_safe_globals([{attribute}]), or with "
+        f"torch.serialization.safe_globals([{attribute}]): …; for the command line write it in "
+        f"the module that --model names"
     )

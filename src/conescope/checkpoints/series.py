@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from conescope.checkpoints.read import SUFFIXES
-from conescope.checkpoints.steps import steps_of
+from conescope.checkpoints.folders import (
+    WEIGHTS,
+    existing,
+    files_in,
+    holds_weights,
+    how_to_convert,
+    is_checkpoint_folder,
+)
+from conescope.checkpoints.given_steps import Steps, given_steps
+from conescope.checkpoints.read import SUFFIXES, suffix_of
+from conescope.checkpoints.steps import STEP_WORD, steps_of
 from conescope.errors import CheckpointError
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -23,7 +30,7 @@ class Checkpoint:
     """The weights of one moment of a training.
 
     Attributes:
-        step: the number in its name, at least 0.
+        step: the number in its name, or the one given for it, at least 0.
         path: what it is called by: the file, the folder, or the common name of its shards.
         files: what holds its weights; several if they are sharded.
     """
@@ -34,20 +41,23 @@ class Checkpoint:
 
 
 def find_checkpoints(
-    source: str | Path | Collection[str | Path], step_pattern: str | None = None
+    source: str | Path | Collection[str | Path],
+    step_pattern: str | None = None,
+    steps: Steps | None = None,
 ) -> tuple[Checkpoint, ...]:
     r"""The checkpoints that a glob, a folder or a list names, each with its step.
 
-    A checkpoint is a file (.safetensors, .pt, .pth, .bin or .ckpt), a set of shards
-    (`model-00001-of-00003.safetensors`), or a folder as transformers writes it
-    (`checkpoint-500/`). A folder that is none itself stands for the checkpoint folders in it or,
-    if there are none, for the checkpoint files.
+    A checkpoint is a file (.safetensors, .pt, .pth, .bin or .ckpt, the last four also followed by
+    .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers or
+    peft write it (`checkpoint-500/`). A folder that is none itself stands for the checkpoint
+    folders in it or, if there are none, for the checkpoint files.
 
     Args:
         source: a glob such as `ckpts/*.safetensors`, a folder, or several: a list of checkpoints
             in the order of their steps, or a set of anything, which has no order.
         step_pattern: a regular expression whose one group is the step, such as `ckpt_(\d+)`;
             without it, see `steps_of`.
+        steps: the steps themselves, see `given_steps`; None to read them from the names.
 
     Returns:
         The series; its steps rise.
@@ -56,18 +66,24 @@ def find_checkpoints(
         CheckpointError: if there is no checkpoint, a shard is missing, a step cannot be told, two
             checkpoints have the same step, or the steps of a list do not rise.
     """
+    if steps is not None and step_pattern is not None:
+        raise CheckpointError("the steps are given, and a step pattern, too; leave one of them out")
     has_order = isinstance(source, Sequence) and not isinstance(source, str)
     paths = _matches(source)
-    found = _grouped(paths if has_order else sorted(paths, key=str))
+    are_told = steps is not None or step_pattern is not None
+    found = _grouped(paths if has_order else sorted(paths, key=str), are_told)
     if not found:
         raise CheckpointError(
             f"{source} holds no checkpoint; conescope reads {', '.join(SUFFIXES)}, and folders "
-            f"with {' or '.join(_WEIGHTS)}"
+            f"with {' or '.join(WEIGHTS)}"
         )
-    steps = steps_of(list(found), step_pattern)
+    if steps is None:
+        numbers = steps_of(list(found), step_pattern)
+    else:
+        numbers = given_steps(list(found), steps, has_order=has_order)
     series = [
         Checkpoint(step, path, files)
-        for step, (path, files) in zip(steps, found.items(), strict=True)
+        for step, (path, files) in zip(numbers, found.items(), strict=True)
     ]
     if not has_order:
         series.sort(key=lambda checkpoint: checkpoint.step)
@@ -84,67 +100,49 @@ def _matches(source: str | Path | Collection[str | Path]) -> Collection[str | Pa
     if not path.is_dir():
         return [path] if path.exists() else glob.glob(str(path), recursive=True)
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
-    if folders := [p for p in inside if p.is_dir() and _weights_in(p)]:
+    folders = [p for p in inside if p.is_dir() and is_checkpoint_folder(p)]
+    if folders and (any(map(holds_weights, folders)) or not holds_weights(path)):
         return folders
-    return [path] if _weights_in(path) else [p for p in inside if p.suffix in SUFFIXES]
+    return [path] if is_checkpoint_folder(path) else [p for p in inside if suffix_of(p) in SUFFIXES]
 
 
-def _grouped(paths: Iterable[str | Path]) -> dict[Path, tuple[Path, ...]]:
+def _grouped(paths: Iterable[str | Path], are_told: bool) -> dict[Path, tuple[Path, ...]]:
     """What each checkpoint is called by → its files; the shards of one set come together."""
     found: dict[Path, tuple[Path, ...]] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            found[path] = _files_in(path)
+            found[path] = files_in(path)
         elif not path.exists():
-            raise CheckpointError(f"{path} does not exist")
-        elif path.suffix not in SUFFIXES:
+            raise CheckpointError(f"{path} does not exist; look for a typing mistake in its name")
+        elif cure := how_to_convert(path):
+            raise CheckpointError(cure)
+        elif (suffix := suffix_of(path)) not in SUFFIXES:
+            named = "name it .pt if torch.save wrote it, or " if suffix == ".tar" else ""
             raise CheckpointError(
                 f"{path} is no checkpoint that conescope knows: it reads {', '.join(SUFFIXES)}; "
-                f"leave the file out"
+                f"{named}leave the file out"
             )
-        elif shard := _SHARD.fullmatch(path.stem):
-            count = int(shard["count"])
-            names = [f"{shard['stem']}-{n + 1:05d}-of-{count:05d}" for n in range(count)]
-            shards = tuple(path.with_name(name + path.suffix) for name in names)
-            found[path.with_name(shard["stem"] + path.suffix)] = _existing(shards, path)
         else:
-            found[path] = (path,)
+            name, files = _shards_of(path, suffix, are_told)
+            found[name] = files
     return found
 
 
-def _weights_in(folder: Path) -> Path | None:
-    """The file that holds a folder's weights, or says which files do."""
-    names = [name for weights in _WEIGHTS for name in (weights, f"{weights}.index.json")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _shards_of(path: Path, suffix: str, are_told: bool) -> tuple[Path, tuple[Path, ...]]:
+    """The common name of the shards that a file is one of, and all of them; or the file alone.
 
-
-def _files_in(folder: Path) -> tuple[Path, ...]:
-    weights = _weights_in(folder)
-    if weights is None:
-        raise CheckpointError(f"{folder} holds neither {' nor '.join(_WEIGHTS)}; leave it out")
-    return (weights,) if weights.suffix != ".json" else _existing(_indexed(weights), weights)
-
-
-def _indexed(index: Path) -> tuple[Path, ...]:
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"{index} is no index of shards: its weight_map has to give, for each weight, the "
-            f"name of a file beside it"
-        ) from None
-    return tuple(index.with_name(name) for name in sorted(names))
-
-
-def _existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
-    if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise CheckpointError(
-            f"{named_by} is one part of a whole of {len(shards)}, and {', '.join(missing)} is "
-            f"missing; copy it too"
-        )
-    return shards
+    `step-00100-of-01000.pt` is named like a shard, but is one only if all others are there, too.
+    """
+    shard = _SHARD.fullmatch(path.name.removesuffix(suffix))
+    if shard is None or not 1 <= int(shard["number"]) <= int(shard["count"]):
+        return path, (path,)
+    count = int(shard["count"])
+    names = [f"{shard['stem']}-{n + 1:05d}-of-{count:05d}" for n in range(count)]
+    shards = tuple(path.with_name(name + suffix) for name in names)
+    may_be_a_step = are_told or STEP_WORD.search(shard["stem"] + "-")
+    if may_be_a_step and not all(file.is_file() for file in shards):
+        return path, (path,)
+    return path.with_name(shard["stem"] + suffix), existing(shards, path)
 
 
 def _check_rising(series: Sequence[Checkpoint]) -> None:
@@ -153,7 +151,7 @@ def _check_rising(series: Sequence[Checkpoint]) -> None:
         if other := by_step.get(checkpoint.step):
             raise CheckpointError(
                 f"{other.path} and {checkpoint.path} both have step {checkpoint.step}; leave one "
-                f"out, or say where the step is with a step pattern"
+                f"out, or say where the step is with a step pattern, or give the steps"
             )
         by_step[checkpoint.step] = checkpoint
     for before, after in pairwise(series):

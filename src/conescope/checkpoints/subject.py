@@ -10,7 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from conescope.checkpoints.fit import fitted, load_weights
+from conescope.checkpoints.fit import fitted, load_weights, own_state
+from conescope.checkpoints.given_steps import Steps
 from conescope.checkpoints.read import read_weights
 from conescope.checkpoints.series import find_checkpoints
 from conescope.errors import CheckpointError
@@ -26,7 +27,7 @@ BatchNorm = Literal["running", "recalibrated"]
 
 
 class Subject(ABC):
-    """A model with a past.
+    """A model, and the moments of a training whose weights it can take on.
 
     Attributes:
         model: the model, in evaluation mode, with the weights of the moment loaded last.
@@ -75,6 +76,7 @@ class Checkpoints(Subject):
         series: a glob, a folder, or files, see `find_checkpoints`.
         step_pattern: where the step is in a name, see `find_checkpoints`.
         labels: the classes of the samples, if they are known.
+        steps: the steps, if the names do not tell them, see `find_checkpoints`.
 
     Raises:
         CheckpointError: if there is no series.
@@ -89,10 +91,12 @@ class Checkpoints(Subject):
         series: str | Path | Collection[str | Path],
         step_pattern: str | None = None,
         labels: Tensor | Sequence[int] | None = None,
+        steps: Steps | None = None,
     ) -> None:
         self.labels = None if labels is None else class_labels(labels, count(probe))
-        found = find_checkpoints(series, step_pattern)
+        found = find_checkpoints(series, step_pattern, steps)
         self.model, self.probe = model.eval(), probe
+        self._own = own_state(model)
         self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
         self._files = {checkpoint.step: checkpoint.files for checkpoint in found}
         self.source = {"description": f"checkpoints of {name} in {found[0].path.parent}"}
@@ -104,7 +108,7 @@ class Checkpoints(Subject):
 
     def load(self, step: int) -> None:
         """See `Subject.load`."""
-        load_weights(self.model, read_weights(self._files[step]), self.paths[step])
+        load_weights(self.model, read_weights(self._files[step]), self.paths[step], self._own)
 
 
 class Snapshots(Subject):

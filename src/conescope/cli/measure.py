@@ -25,6 +25,7 @@ _FOR_CHECKPOINTS = (
     "inputs",
     "labels",
     "step_pattern",
+    "steps",
     "device",
     "select",
     "pool",
@@ -71,6 +72,7 @@ def add(commands: Commands) -> None:
     foreign("--inputs", metavar="NAME,…", help="which of the probe's columns (default all)")
     foreign("--labels", metavar="NAME", help="which column holds the samples' classes")
     foreign("--step-pattern", metavar="REGEX", help=r"where the step is: 'ckpt_(\d+)'")
+    foreign("--steps", metavar="CSV", type=Path, help="the steps, a line each: file,step")
     foreign("--select", metavar="FIELD", help="outputs among what the model returns: logits, 0")
     foreign("--pool", choices=("last", "mean"), help="from outputs of each token to one")
     foreign("--device", help="where to compute (default cpu)")
@@ -130,7 +132,9 @@ def _subject(arguments: argparse.Namespace) -> Subject:
     probe = load_probe(arguments.probe, names, dtype, labels=column)
     labels = None if column is None else load_labels(arguments.probe, column)
     files = series[0] if len(series) == 1 else set(series)
-    return Checkpoints(model, arguments.model, probe, files, arguments.step_pattern, labels)
+    return Checkpoints(
+        model, arguments.model, probe, files, arguments.step_pattern, labels, arguments.steps
+    )
 
 
 def _outputs(text: str) -> Outputs:

@@ -1,0 +1,189 @@
+"""Where in a file or a folder the weights are; and what is refused, with the cure that works."""
+
+import argparse
+import subprocess
+import sys
+import warnings
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from conescope.checkpoints import find_checkpoints, load_weights, read_weights
+from conescope.errors import CheckpointError
+
+
+def state():
+    return nn.Linear(3, 2).state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["state_dict", "model_state_dict", "model", "module", "net", "network", "model_state",
+     "params", "ema", "model_ema"],
+)  # fmt: skip
+def test_the_usual_keys_of_a_state_dict(tmp_path, key):
+    weights = state()
+    torch.save({"epoch": 1, "acc": torch.tensor(0.5), key: weights}, tmp_path / "model.pth.tar")
+    assert same(read_weights([tmp_path / "model.pth.tar"]), weights)
+
+
+def test_of_several_state_dicts_the_trained_one_is_taken_or_none(tmp_path):
+    weights, average = state(), state()
+    torch.save({"model_ema": average, "state_dict": weights}, tmp_path / "a1.pt")
+    assert same(read_weights([tmp_path / "a1.pt"]), weights)
+    torch.save({"model": weights, "net": average}, tmp_path / "a2.pt")
+    with pytest.raises(CheckpointError, match=r"a2.pt holds several .* keys model, net; save the"):
+        read_weights([tmp_path / "a2.pt"])
+    torch.save({"ema": weights, "model_ema": average}, tmp_path / "a3.pt")
+    with pytest.raises(CheckpointError, match=r"a3.pt holds several .* keys ema, model_ema"):
+        read_weights([tmp_path / "a3.pt"])
+
+
+def test_a_state_dict_may_hold_more_than_tensors(tmp_path):
+    weights = OrderedDict(state(), _extra_state={"scales": [1.0, torch.ones(2)]})
+    torch.save({"module": weights, "step": 3}, tmp_path / "a.pt")
+    found = read_weights([tmp_path / "a.pt"])
+    assert found["_extra_state"]["scales"][0] == 1.0
+    torch.save(
+        {"epoch": 3, "loss": torch.ones(()), "other": {"w": torch.ones(2)}}, tmp_path / "b.pt"
+    )
+    with pytest.raises(CheckpointError, match="holds no state dict but a dict with the keys epoch"):
+        read_weights([tmp_path / "b.pt"])
+
+
+@pytest.mark.parametrize("metadata", [[1], {"": 3}, {3: {}}, {"": {"assign_to_params_buffers": 1}}])
+def test_odd_metadata_does_no_harm(tmp_path, metadata):
+    weights = OrderedDict(state())
+    weights._metadata = metadata
+    torch.save(weights, tmp_path / "a.pt")
+    model = nn.Linear(3, 2)
+    before = model.weight
+    load_weights(model, read_weights([tmp_path / "a.pt"]), tmp_path / "a.pt")
+    assert model.weight is before
+    assert torch.equal(model.weight, weights["weight"])
+
+
+class Tabular(nn.Linear):
+    """A module whose state dict holds a number, and a dict of tensors, under names of its own."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.scale, self.table = 2, {"a": torch.ones(2)}
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {f"{prefix}scale": self.scale, f"{prefix}table": self.table}
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.scale, self.table = (state_dict.pop(prefix + name) for name in ("scale", "table"))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@pytest.mark.parametrize("make", [Tabular, lambda: nn.Sequential(Tabular())])
+@pytest.mark.parametrize("key", ["", "net"])
+def test_a_module_with_entries_of_its_own_is_loaded(tmp_path, make, key):
+    source, target = make(), make()
+    last = [*source.modules()][-1]
+    last.scale, last.table = 5, {"a": torch.zeros(2)}
+    torch.save({key: source.state_dict()} if key else source.state_dict(), tmp_path / "a.pt")
+    load_weights(target, read_weights([tmp_path / "a.pt"]), tmp_path / "a.pt")
+    last = [*target.modules()][-1]
+    assert (last.scale, last.table["a"].sum()) == (5, 0)
+    assert torch.equal(last.weight, [*source.modules()][-1].weight)
+
+
+def test_an_ending_in_tar_is_understood(tmp_path):
+    for name in ("model1.pth.tar", "model2.pt.tar", "model3.ckpt.tar"):
+        torch.save(state(), tmp_path / name)
+    (tmp_path / "data.tar").write_bytes(b"an archive of something else")
+    assert [(c.step, c.path.name) for c in find_checkpoints(tmp_path)] == [
+        (1, "model1.pth.tar"),
+        (2, "model2.pt.tar"),
+        (3, "model3.ckpt.tar"),
+    ]
+    with pytest.raises(CheckpointError, match=r"data.tar is no .*name it .pt if torch.save wrote"):
+        find_checkpoints([tmp_path / "data.tar"])
+
+
+class Settings:
+    def __init__(self):
+        self.rate = 0.1
+
+
+@pytest.mark.parametrize("kind", [Settings, argparse.Namespace])
+def test_a_type_that_the_user_allows_is_read(tmp_path, kind):
+    weights = state()
+    torch.save({"args": kind(), "state_dict": weights}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        read_weights([tmp_path / "a.pt"])
+    told = str(caught.value)
+    assert f"it asks for {kind.__module__}.{kind.__qualname__}" in told
+    assert "save the state dict alone" in told
+    assert "only if you trust where the file is from" in told
+    assert f"torch.serialization.add_safe_globals([{kind.__qualname__}])" in told
+    with torch.serialization.safe_globals([kind]):
+        assert same(read_weights([tmp_path / "a.pt"]), weights)
+
+
+class Call:
+    def __reduce__(self):
+        return eval, ("1",)
+
+
+def test_a_function_is_never_recommended(tmp_path):
+    torch.save({"w": Call()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"it asks for \w*\.?eval,") as caught:
+        read_weights([tmp_path / "a.pt"])
+    assert "safe_globals" not in str(caught.value)
+
+
+@pytest.fixture
+def distributed(tmp_path):
+    """A folder as torch.distributed.checkpoint writes it."""
+    import torch.distributed.checkpoint as dcp
+
+    weights = state()
+    folder = tmp_path / "out/step5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": weights}, checkpoint_id=folder, no_dist=True)
+    return folder, weights
+
+
+def test_a_distributed_checkpoint_is_not_opened_and_its_cure_works(distributed):
+    folder, weights = distributed
+    assert (folder / ".metadata").exists()
+    for source in (folder, folder.parent, [folder], [next(folder.glob("*.distcp"))]):
+        with pytest.raises(CheckpointError, match="dcp_to_torch_save") as caught:
+            find_checkpoints(source)
+        assert "was not opened" in str(caught.value)
+    command = str(caught.value).partition(": python ")[2].split()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    (found,) = find_checkpoints([folder.with_name("step5.pt")])
+    assert found.step == 5
+    assert same(read_weights(found.files), weights)
+    marker = folder / "marker"
+    (folder / ".metadata").write_bytes(b"cpathlib\nPath\n(S'" + str(marker).encode() + b"'\ntR.")
+    with pytest.raises(CheckpointError, match="was not opened"):
+        find_checkpoints(folder.parent / "step5")
+
+
+def test_deepspeeds_folders_name_its_script(tmp_path):
+    out = tmp_path / "out"
+    for name in ("zero_to_fp32.py", "latest", "global_step5/mp_rank_00_model_states.pt"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"")
+    for source in (out, out / "global_step5"):
+        with pytest.raises(CheckpointError, match=r"of DeepSpeed.*python .*out/zero_to_fp32.py"):
+            find_checkpoints(source)
+    torch.save(state(), out / "pytorch_model.bin")
+    assert [file.name for file in find_checkpoints([out], steps=[5])[0].files] == [
+        "pytorch_model.bin"
+    ]
+    assert find_checkpoints(out, steps=[5])[0].path == out
