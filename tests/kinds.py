@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import random
 import sys
+import threading
 import types
 import warnings
 import zlib
@@ -32,15 +33,7 @@ from conescope.errors import KernelError, ModelError
 
 @dataclass(frozen=True)
 class Right:
-    """The kernel is that of each sample's own gradients.
-
-    Attributes:
-        smooth: whether float32 is held to 1e-6 of the diagonal, too.
-        estimate: whether the estimate by random cotangents is looked at, too.
-    """
-
-    smooth: bool = True
-    estimate: bool = True
+    """The kernel is that of each sample's own gradients."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +50,6 @@ class Either(Refused):
 
 
 RIGHT = Right()
-ROUGH = Right(smooth=False)
-"""Right in float64; in float32, rounding decides which way a sample takes."""
 
 
 def refused(*words: str) -> Refused:
@@ -275,84 +266,45 @@ def table(kind: str, *rows: tuple) -> list[Row]:
 
 SUMS = table(
     "sums keep digits",
-    (
-        "raw matrix",
-        RIGHT,
+    ("raw matrix", RIGHT,
         net(
             lambda m, x: torch.tanh(x @ m.w) @ m.v,
             w=lambda: weight(2000, 2000, scale=2000**-0.5),
             v=lambda: weight(2000, 10, scale=2000**-0.5),
-        ),
-        normal(2000),
-        2,
-    ),
-    (
-        "linear",
-        RIGHT,
-        lambda: two_layers(3000, 3000, 10),
-        normal(3000),
-        2,
-    ),
-    (
-        "linear with inputs that are all positive",
-        RIGHT,
+        ), normal(2000), 2),
+    ("linear", RIGHT,
+        lambda: two_layers(3000, 3000, 10), normal(3000), 2),
+    ("linear with inputs that are all positive", RIGHT,
         lambda: two_layers(2000, 2000, 10),
-        lambda n: torch.rand(n, 2000),
-        2,
-    ),
-    (
-        "convolution",
-        RIGHT,
+        lambda n: torch.rand(n, 2000), 2),
+    ("convolution", RIGHT,
         lambda: nn.Sequential(
             nn.Conv2d(256, 256, 5), nn.Tanh(), nn.Flatten(), nn.Linear(256 * 9, 10)
-        ),
-        normal(256, 7, 7),
-        2,
-    ),
-    (
-        "convolution of groups",
-        RIGHT,
+        ), normal(256, 7, 7), 2),
+    ("convolution of groups", RIGHT,
         lambda: nn.Sequential(
             nn.Conv1d(512, 1024, 9, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(1024 * 4, 10)
-        ),
-        normal(512, 12),
-        2,
-    ),
-    (
-        "embedding of long texts",
-        RIGHT,
+        ), normal(512, 12), 2),
+    ("embedding of long texts", RIGHT,
         net(
             lambda m, x: m.b(torch.tanh(m.a(m.e(x))).mean(1)),
             e=lambda: nn.Embedding(60_000, 64),
             a=lambda: nn.Linear(64, 32),
             b=lambda: nn.Linear(32, 10),
-        ),
-        tokens(60_000, 1000),
-        2,
-    ),
-    (
-        "tied embedding",
-        RIGHT,
+        ), tokens(60_000, 1000), 2),
+    ("tied embedding", RIGHT,
         net(
             lambda m, x: (torch.tanh(m.e(x)).mean(1) @ m.e.weight.T)[:, ::6000],
             e=lambda: nn.Embedding(60_000, 64),
-        ),
-        tokens(60_000, 500),
-        2,
-    ),
-    (
-        "raw matrix under a raw vector of gains",
-        RIGHT,
+        ), tokens(60_000, 500), 2),
+    ("raw matrix under a raw vector of gains", RIGHT,
         net(
             lambda m, x: torch.einsum("bi,io,o,ok->bk", x, m.w, m.g, m.v),
             w=lambda: weight(1500, 1500, scale=1500**-0.5),
             g=lambda: weight(1500),
             v=lambda: weight(1500, 10, scale=1500**-0.5),
-        ),
-        normal(1500),
-        2,
-    ),
-)
+        ), normal(1500), 2),
+)  # fmt: skip
 
 
 # 3. Samples that depend on each other
@@ -426,55 +378,31 @@ DEPENDENT = table(
     ("lstm", mixed(r"'r' \(LSTM\)", *RECURRENT), recurrent(nn.LSTM), normal(5, 6)),
     ("gru", mixed(r"'r' \(GRU\)", *RECURRENT), recurrent(nn.GRU), normal(5, 6), 5),
     ("rnn", mixed(r"'r' \(RNN\)", *RECURRENT), recurrent(nn.RNN), normal(5, 6), 9),
-    (
-        "lstm of two directions",
-        mixed(r"'r' \(LSTM\)", *RECURRENT),
-        recurrent(nn.LSTM, bidirectional=True),
-        normal(5, 6),
-    ),
-    (
-        "lstm of three layers",
-        mixed(r"'r' \(LSTM\)", *RECURRENT),
-        recurrent(nn.LSTM, num_layers=3),
-        normal(5, 6),
-        7,
-    ),
-    (
-        "lstm deep inside",
-        mixed(r"'body\.1\.r' \(LSTM\)", *RECURRENT),
+    ("lstm of two directions", mixed(r"'r' \(LSTM\)", *RECURRENT),
+        recurrent(nn.LSTM, bidirectional=True), normal(5, 6)),
+    ("lstm of three layers", mixed(r"'r' \(LSTM\)", *RECURRENT),
+        recurrent(nn.LSTM, num_layers=3), normal(5, 6), 7),
+    ("lstm deep inside", mixed(r"'body\.1\.r' \(LSTM\)", *RECURRENT),
         net(
             lambda m, x: m.head(m.body(x)),
             body=lambda: nn.Sequential(nn.Linear(6, 6), recurrent(nn.LSTM)()),
             head=lambda: nn.Linear(3, 2),
-        ),
-        normal(5, 6),
-    ),
-    (
-        "lstm, samples that are all alike but one",
-        mixed(r"'r' \(LSTM\)", *RECURRENT),
+        ), normal(5, 6)),
+    ("lstm, samples that are all alike but one", mixed(r"'r' \(LSTM\)", *RECURRENT),
         recurrent(nn.LSTM),
-        lambda n: torch.cat([torch.zeros(n - 1, 5, 6), torch.randn(1, 5, 6)]),
-    ),
-    (
-        "attention",
-        mixed(r"'a' \(MultiheadAttention\)", *RECURRENT),
+        lambda n: torch.cat([torch.zeros(n - 1, 5, 6), torch.randn(1, 5, 6)])),
+    ("attention", mixed(r"'a' \(MultiheadAttention\)", *RECURRENT),
         net(
             lambda m, x: m.h(m.a(x, x, x)[0].mean(1)),
             a=lambda: nn.MultiheadAttention(6, 2),
             h=lambda: nn.Linear(6, 3),
-        ),
-        normal(5, 6),
-    ),
-    (
-        "attention without weights",
-        mixed(r"'a' \(MultiheadAttention\)", *RECURRENT),
+        ), normal(5, 6)),
+    ("attention without weights", mixed(r"'a' \(MultiheadAttention\)", *RECURRENT),
         net(
             lambda m, x: m.h(m.a(x, x, x, need_weights=False)[0].mean(1)),
             a=lambda: nn.MultiheadAttention(6, 2),
             h=lambda: nn.Linear(6, 3),
-        ),
-        normal(5, 6),
-    ),
+        ), normal(5, 6)),
     (
         "transformer layer",
         mixed(r"'t(\.self_attn)?' \((TransformerEncoderLayer|MultiheadAttention)\)", *RECURRENT),
@@ -482,22 +410,15 @@ DEPENDENT = table(
             lambda m, x: m.h(m.t(x).mean(1)),
             t=lambda: nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0),
             h=lambda: nn.Linear(6, 3),
-        ),
-        normal(5, 6),
-        8,
-    ),
-    (
-        "transformer",
-        mixed(r"'t\.layers\.0(\.self_attn)?' \((Transformer|Multihead)", *RECURRENT),
+        ), normal(5, 6), 8),
+    ("transformer", mixed(r"'t\.layers\.0(\.self_attn)?' \((Transformer|Multihead)", *RECURRENT),
         net(
             lambda m, x: m.h(m.t(x)[:, 0]),
             t=lambda: nn.TransformerEncoder(
                 nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0), 2, enable_nested_tensor=False
             ),
             h=lambda: nn.Linear(6, 3),
-        ),
-        normal(5, 6),
-    ),
+        ), normal(5, 6)),
     ("cumulative sum", MIX, between(lambda h: h.cumsum(0)), normal(5)),
     ("cumulative sum from behind", MIX, between(lambda h: h.flip(0).cumsum(0).flip(0)), normal(5)),
     ("running maximum", MIX, between(lambda h: h.cummax(0).values), normal(5)),
@@ -508,95 +429,49 @@ DEPENDENT = table(
     ("mean", MIX, between(lambda h: h - h.mean(0)), normal(5)),
     ("mean, first two equal", MIX, between(lambda h: h - h.mean(0)), first_two_equal(5)),
     ("mean that is detached", MIX, between(lambda h: h - h.detach().mean(0)), normal(5)),
-    (
-        "mean, first two equal, in one layer of many",
-        MIX,
+    ("mean, first two equal, in one layer of many", MIX,
         between(lambda h: torch.cat([h[:, :3], h[:, 3:] - h[:, 3:].mean(0)], 1)),
         first_two_equal(5),
-        9,
-    ),
+        9),
     ("deviation", MIX, between(lambda h: h / (1 + h.var(0, unbiased=False))), first_two_equal(5)),
-    (
-        "batch statistics by function",
-        MIX,
+    ("batch statistics by function", MIX,
         between(lambda h: F.batch_norm(h, None, None, training=True) if len(h) > 1 else h),
-        first_two_equal(5),
-    ),
+        first_two_equal(5)),
     ("norm over all", MIX, between(lambda h: h / h.norm()), normal(5)),
     ("norm along the samples", MIX, between(lambda h: F.normalize(h, dim=0)), normal(5)),
     ("softmax along the samples", MIX, between(lambda h: h.softmax(0)), normal(5)),
     ("sorting along the samples", MIX, between(lambda h: h.sort(0).values), normal(5)),
-    (
-        "sorting samples that are sorted but for the last two",
-        MIX,
+    ("sorting samples that are sorted but for the last two", MIX,
         between(lambda h: h.sort(0).values),
         lambda n: (
             torch.cat([torch.arange(n - 2.0), torch.tensor([n, n - 1.0])])[:, None] * torch.ones(5)
-        ),
-        8,
-    ),
+        ), 8),
     ("attention between samples", MIX, between(lambda h: (h @ h.T).softmax(-1) @ h), normal(5)),
     ("only the last on the first", MIX, between(last_takes_the_first), normal(5)),
-    (
-        "only the third on the fifth",
-        MIX,
-        between(third_takes_the_fifth),
-        normal(5),
-        7,
-    ),
-    (
-        "only when there are more than three",
-        MIX,
-        between(lambda h: h - h.mean(0) if len(h) > 3 else h),
-        normal(5),
-    ),
-    (
-        "only when there are exactly all",
-        MIX,
-        between(lambda h: h * 1.5 if len(h) == 9 else h),
-        normal(5),
-        9,
-    ),
-    (
-        "a maximum that one exceeds",
-        MIX,
-        between(lambda h: h / h.abs().max().clamp_min(3)),
-        one_exceeds,
-    ),
-    (
-        "a maximum of each feature that one exceeds",
-        MIX,
-        between(lambda h: h / h.abs().amax(0).clamp_min(3)),
-        one_exceeds,
-    ),
-    (
-        "a threshold that few are below",
-        MIX,
+    ("only the third on the fifth", MIX,
+        between(third_takes_the_fifth), normal(5), 7),
+    ("only when there are more than three", MIX,
+        between(lambda h: h - h.mean(0) if len(h) > 3 else h), normal(5)),
+    ("only when there are exactly all", MIX,
+        between(lambda h: h * 1.5 if len(h) == 9 else h), normal(5), 9),
+    ("a maximum that one exceeds", MIX,
+        between(lambda h: h / h.abs().max().clamp_min(3)), one_exceeds),
+    ("a maximum of each feature that one exceeds", MIX,
+        between(lambda h: h / h.abs().amax(0).clamp_min(3)), one_exceeds),
+    ("a threshold that few are below", MIX,
         between(lambda h: torch.where(h > h.mean() - 1.2 * h.std(correction=0), h, 0.5 * h)),
         normal(5),
-        9,
-    ),
+        9),
     ("gradients only: a function", GRADIENT, between(Leak.apply), normal(5)),
     ("gradients only: after the first two", GRADIENT, between(Leak2.apply), normal(5), 5),
-    (
-        "gradients only: a hook that centres",
-        GRADIENT,
-        between(hooked(lambda g: g - 0.5 * g.mean(0))),
-        normal(5),
-    ),
-    (
-        "gradients only: a hook that normalises",
-        GRADIENT,
-        between(hooked(lambda g: g / (1e-3 + g.norm()))),
-        normal(5),
-    ),
-    (
-        "gradients only: a hook that clips all to the smallest",
-        GRADIENT,
+    ("gradients only: a hook that centres", GRADIENT,
+        between(hooked(lambda g: g - 0.5 * g.mean(0))), normal(5)),
+    ("gradients only: a hook that normalises", GRADIENT,
+        between(hooked(lambda g: g / (1e-3 + g.norm()))), normal(5)),
+    ("gradients only: a hook that clips all to the smallest", GRADIENT,
         between(hooked(lambda g: g * (g.norm(dim=1).min() / (1e-9 + g.norm(dim=1, keepdim=True))))),
-        normal(5),
-    ),
-)
+        normal(5)),
+)  # fmt: skip
 
 
 def packed(m: nn.Module, x: Tensor) -> Tensor:
@@ -616,111 +491,77 @@ INDEPENDENT = table(
     "no dependence between samples",
     ("lstm", RIGHT, recurrent(nn.LSTM, batch_first=True), normal(5, 6)),
     ("gru", RIGHT, recurrent(nn.GRU, batch_first=True, bidirectional=True), normal(5, 6)),
-    (
-        "lstm, time first inside",
-        RIGHT,
+    ("lstm, time first inside", RIGHT,
         net(
             lambda m, x: m.h(m.r(x.transpose(0, 1))[0][-1]),
             r=lambda: nn.LSTM(6, 8),
             h=lambda: nn.Linear(8, 3),
-        ),
-        normal(5, 6),
-    ),
-    (
-        "lstm of as many times as samples",
-        RIGHT,
+        ), normal(5, 6)),
+    ("lstm of as many times as samples", RIGHT,
         net(
             lambda m, x: m.h(m.r(x.transpose(0, 1))[0][-1]),
             r=lambda: nn.LSTM(6, 8),
             h=lambda: nn.Linear(8, 3),
-        ),
-        normal(6, 6),
-    ),
-    (
-        "packed lstm",
-        RIGHT,
+        ), normal(6, 6)),
+    ("packed lstm", RIGHT,
         net(packed, r=lambda: nn.LSTM(6, 8, batch_first=True), h=lambda: nn.Linear(8, 3)),
-        series_of_lengths,
-    ),
-    (
-        "attention, time first inside",
-        RIGHT,
+        series_of_lengths),
+    ("attention, time first inside", RIGHT,
         net(
             lambda m, x: m.h(m.a(*[x.transpose(0, 1)] * 3)[0].mean(0)),
             a=lambda: nn.MultiheadAttention(6, 2),
             h=lambda: nn.Linear(6, 3),
-        ),
-        normal(5, 6),
-    ),
-    (
-        "samples unrolled",
-        RIGHT,
+        ), normal(5, 6)),
+    ("samples unrolled", RIGHT,
         net(
             lambda m, x: m.b(torch.tanh(m.a(x.flatten(0, 1)))).reshape(len(x), -1),
             a=lambda: nn.Linear(4, 5),
             b=lambda: nn.Linear(5, 2),
-        ),
-        normal(2, 4),
-    ),
-    (
-        "cumulative sum of an unrolled sample's parts",
-        RIGHT,
+        ), normal(2, 4)),
+    ("cumulative sum of an unrolled sample's parts", RIGHT,
         net(
             lambda m, x: m.a(x.reshape(-1, 4)).reshape(len(x), 3, 2).cumsum(1)[:, -1],
             a=lambda: nn.Linear(4, 2),
-        ),
-        normal(3, 4),
-    ),
+        ), normal(3, 4)),
     ("sorting within a sample", RIGHT, between(lambda h: h.sort(1).values), normal(5)),
     ("softmax within a sample", RIGHT, between(lambda h: h.softmax(1)), normal(5)),
     ("norm within a sample", RIGHT, between(lambda h: F.normalize(h, dim=1)), normal(5)),
     ("mean within a sample", RIGHT, between(lambda h: h - h.mean(1, keepdim=True)), normal(5)),
-    (
-        "layer norm",
-        RIGHT,
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)),
-        normal(5),
-    ),
-    (
-        "batch norm in evaluation mode",
-        RIGHT,
+    ("layer norm", RIGHT,
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)), normal(5)),
+    ("batch norm in evaluation mode", RIGHT,
         lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)),
-        normal(5),
-    ),
-    (
-        "instance norm",
-        RIGHT,
+        normal(5)),
+    ("instance norm", RIGHT,
         lambda: nn.Sequential(
             nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3), nn.Flatten(), nn.Linear(12, 3)
-        ),
-        normal(2, 6),
-    ),
+        ), normal(2, 6)),
     ("there and back", RIGHT, between(lambda h: h.flip(0).tanh().flip(0)), normal(5)),
-    (
-        "sorted and put back",
-        RIGHT,
-        between(lambda h: h[(o := h[:, 0].argsort())].tanh()[o.argsort()]),
-        normal(5),
-    ),
-    (
-        "some at a time",
-        RIGHT,
-        between(lambda h: torch.cat([c.sin() for c in h.split(4)])),
-        normal(5),
-    ),
-    (
-        "the same by another way when there are many",
-        RIGHT,
+    ("sorted and put back", RIGHT,
+        between(lambda h: h[(o := h[:, 0].argsort())].tanh()[o.argsort()]), normal(5)),
+    ("some at a time", RIGHT,
+        between(lambda h: torch.cat([c.sin() for c in h.split(4)])), normal(5)),
+    ("the same by another way when there are many", RIGHT,
         between(lambda h: torch.cat([r.sin()[None] for r in h]) if len(h) > 3 else h.sin()),
-        normal(5),
-    ),
-    (
-        "a hook that scales each sample's gradient",
-        RIGHT,
-        between(hooked(lambda g: g * 3)),
-        normal(5),
-    ),
-)
+        normal(5)),
+    ("a hook that scales each sample's gradient", RIGHT,
+        between(hooked(lambda g: g * 3)), normal(5)),
+    ("a forward hook that doubles", RIGHT,
+        lambda: with_hook("register_forward_hook", lambda _, __, y: 2 * y), normal(5)),
+    ("a forward hook before", RIGHT,
+        lambda: with_hook("register_forward_pre_hook", lambda _, x: (x[0].sin(),)), normal(5)),
+    ("a backward hook that only looks", RIGHT,
+        lambda: with_hook("register_full_backward_hook", lambda _, __, g: g[0].norm() and None),
+        normal(5)),
+    ("a backward hook that doubles", RIGHT,
+        lambda: with_hook("register_full_backward_hook", lambda _, g, __: (2 * g[0],)), normal(5)),
+)  # fmt: skip
+
+
+def with_hook(register: str, hook: Callable) -> nn.Module:
+    model = two_layers()
+    getattr(model[2], register)(hook)
+    return model
 
 
 # 4. Complex parameters
@@ -746,108 +587,65 @@ def tied_complex() -> nn.Module:
 
 COMPLEX = table(
     "complex parameters",
-    (
-        "weight",
-        RIGHT,
-        net(lambda m, x: (x.to(m.w.dtype) @ m.w).abs(), w=lambda: complex_weight(4, 3)),
-        normal(4),
-    ),
-    (
-        "linear",
-        RIGHT,
+    ("weight", RIGHT,
+        net(lambda m, x: (x.to(m.w.dtype) @ m.w).abs(), w=lambda: complex_weight(4, 3)), normal(4)),
+    ("linear", RIGHT,
         net(
             lambda m, x: m.a(x.to(m.a.weight.dtype)).real,
             a=lambda: nn.Linear(4, 3, dtype=complex_dtype()),
-        ),
-        normal(4),
-    ),
-    (
-        "linear between real ones",
-        RIGHT,
+        ), normal(4)),
+    ("linear between real ones", RIGHT,
         net(
             lambda m, x: m.b(m.a(m.first(x).to(m.a.weight.dtype)).abs()),
             first=lambda: nn.Linear(5, 4),
             a=lambda: nn.Linear(4, 3, dtype=complex_dtype()),
             b=lambda: nn.Linear(3, 2),
-        ),
-        normal(5),
-    ),
-    (
-        "convolution",
-        RIGHT,
+        ), normal(5)),
+    ("convolution", RIGHT,
         net(
             lambda m, x: m.a(x.to(m.a.weight.dtype)).abs().mean(-1),
             a=lambda: nn.Conv1d(2, 3, 3, dtype=complex_dtype()),
-        ),
-        normal(2, 6),
-    ),
-    (
-        "weight beside a real one",
-        RIGHT,
+        ), normal(2, 6)),
+    ("weight beside a real one", RIGHT,
         net(
             lambda m, x: (x.to(m.w.dtype) @ m.w).real + torch.tanh(x @ m.v) + m.c.sin(),
             w=lambda: complex_weight(4, 3),
             v=lambda: weight(4, 3),
             c=lambda: weight(3),
-        ),
-        normal(4),
-    ),
-    (
-        "real parameter seen as complex",
-        RIGHT,
+        ), normal(4)),
+    ("real parameter seen as complex", RIGHT,
         net(
             lambda m, x: (x.to(complex_dtype_of(x)) @ torch.view_as_complex(m.w)).abs(),
             w=lambda: weight(4, 3, 2),
-        ),
-        normal(4),
-    ),
-    (
-        "phases",
-        RIGHT,
+        ), normal(4)),
+    ("phases", RIGHT,
         net(
             lambda m, x: torch.einsum("bi,io->bo", x, torch.polar(m.r.exp(), m.phase).real),
             r=lambda: weight(4, 3),
             phase=lambda: weight(4, 3),
-        ),
-        normal(4),
-    ),
-    (
-        "spectral convolution",
-        RIGHT,
+        ), normal(4)),
+    ("spectral convolution", RIGHT,
         net(
             lambda m, x: m.h((m.s(x) + m.c(x)).tanh().flatten(1)),
             s=Spectral,
             c=lambda: nn.Conv1d(2, 3, 1),
             h=lambda: nn.Linear(24, 2),
-        ),
-        normal(2, 8),
-    ),
+        ), normal(2, 8)),
     ("tied", RIGHT, tied_complex, normal(4)),
-    (
-        "only the imaginary part counts",
-        RIGHT,
-        net(lambda m, x: x @ m.w.imag, w=lambda: complex_weight(4, 3)),
-        normal(4),
-    ),
-    (
-        "complex and unused",
-        RIGHT,
+    ("only the imaginary part counts", RIGHT,
+        net(lambda m, x: x @ m.w.imag, w=lambda: complex_weight(4, 3)), normal(4)),
+    ("complex and unused", RIGHT,
         net(lambda m, x: m.a(x), a=lambda: nn.Linear(4, 3), w=lambda: complex_weight(3)),
-        normal(4),
-    ),
-    (
-        "recurrence of complex states",
-        RIGHT,
+        normal(4)),
+    ("recurrence of complex states", RIGHT,
         net(
             lambda m, x: torch.stack(
                 [(x.to(m.w.dtype) * m.w.exp() ** k).sum(-1).real for k in range(3)],
                 -1,
             ),
             w=lambda: complex_weight(4),
-        ),
-        normal(4),
-    ),
-)
+        ), normal(4)),
+)  # fmt: skip
 
 
 def complex_dtype_of(x: Tensor) -> torch.dtype:
@@ -890,81 +688,53 @@ ONE_FUNCTION = table(
     ("encoder with padding", RIGHT, encoder(), padded(9, 5)),
     ("encoder with padding, gelu", RIGHT, encoder(activation="gelu"), padded(9, 5)),
     ("encoder with padding, norm first", RIGHT, encoder(norm_first=True), padded(9, 5)),
-    (
-        "attention with padding",
-        RIGHT,
+    ("attention with padding", RIGHT,
         net(
             masked_attention,
             e=lambda: nn.Embedding(9, 8),
             a=lambda: nn.MultiheadAttention(8, 2, batch_first=True),
             head=lambda: nn.Linear(8, 3),
-        ),
-        padded(9, 5),
-    ),
-    (
-        "branch by a parameter's flag",
-        RIGHT,
+        ), padded(9, 5)),
+    ("branch by a parameter's flag", RIGHT,
         net(
             lambda m, x: m.head(torch.tanh(x @ m.w if m.w.requires_grad else 2 * (x @ m.w))),
             w=lambda: weight(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
+        ), normal(5)),
     ("branch by a frozen parameter's flag", RIGHT, frozen_branch, normal(5)),
-    (
-        "branch by all flags",
-        RIGHT,
+    ("branch by all flags", RIGHT,
         net(
             lambda m, x: m.head(
                 torch.tanh(m.a(x)) * (1 + sum(p.requires_grad for p in m.parameters()))
             ),
             a=lambda: nn.Linear(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
-    (
-        "branch by the mode of autograd",
-        RIGHT,
+        ), normal(5)),
+    ("branch by the mode of autograd", RIGHT,
         net(
             lambda m, x: m.head(torch.tanh(m.a(x)) if torch.is_grad_enabled() else m.a(x)),
             a=lambda: nn.Linear(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
-    (
-        "branch by whether the hidden layer has a gradient",
-        RIGHT,
+        ), normal(5)),
+    ("branch by whether the hidden layer has a gradient", RIGHT,
         net(
             lambda m, x: m.head(torch.tanh(h) if (h := m.a(x)).requires_grad else h.sin()),
             a=lambda: nn.Linear(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
-    (
-        "branch by autocast",
-        RIGHT,
+        ), normal(5)),
+    ("branch by autocast", RIGHT,
         net(
             lambda m, x: m.head(m.a(x).sin() if torch.is_autocast_enabled("cpu") else m.a(x)),
             a=lambda: nn.Linear(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
-    (
-        "branch by a module's mode",
-        RIGHT,
+        ), normal(5)),
+    ("branch by a module's mode", RIGHT,
         net(
             lambda m, x: m.head(torch.tanh(m.a(x)) * (2 if m.training else 1)),
             a=lambda: nn.Linear(5, 4),
             head=lambda: nn.Linear(4, 3),
-        ),
-        normal(5),
-    ),
-)
+        ), normal(5)),
+)  # fmt: skip
 
 
 # 6. Forward passes that write
@@ -1003,6 +773,11 @@ def clipped(m: nn.Module, x: Tensor) -> Tensor:
     return m.h(torch.tanh(x @ m.w))
 
 
+def clipped_anew(m: nn.Module, x: Tensor) -> Tensor:
+    m.w.data = m.w.data.clamp(-0.5, 0.5)
+    return m.h(torch.tanh(x @ m.w))
+
+
 def in_one_place(m: nn.Module, x: Tensor) -> None:
     m.array[0] = float(x.detach().flatten()[0])
     m.array[1:] = 7.0
@@ -1020,155 +795,93 @@ def old_norm(norm: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
 
 WRITES = table(
     "forward passes that write",
-    (
-        "embedding of a largest norm",
-        RIGHT,
+    ("embedding of a largest norm", RIGHT,
         lambda: nn.Sequential(nn.Embedding(20, 6, max_norm=1.0), nn.Flatten(), nn.Linear(24, 3)),
-        tokens(10, 4),
-    ),
-    (
-        "bag of a largest norm",
-        RIGHT,
+        tokens(10, 4)),
+    ("bag of a largest norm", RIGHT,
         lambda: nn.Sequential(nn.EmbeddingBag(20, 6, max_norm=1.0), nn.Tanh(), nn.Linear(6, 3)),
-        tokens(10, 4),
-    ),
-    (
-        "a buffer that counts",
-        RIGHT,
+        tokens(10, 4)),
+    ("a buffer that counts", RIGHT,
         lambda: with_buffer(
             written(lambda m, _, __: m.calls.add_(1))(), "calls", torch.zeros((), dtype=torch.int64)
-        ),
-        normal(5),
-    ),
-    (
-        "a buffer that is replaced",
-        RIGHT,
+        ), normal(5)),
+    ("a buffer that is replaced", RIGHT,
         lambda: with_buffer(
             written(lambda m, _, __: setattr(m, "calls", m.calls + 1))(), "calls", torch.zeros(())
-        ),
-        normal(5),
-    ),
-    (
-        "a buffer of running means",
-        RIGHT,
+        ), normal(5)),
+    ("a buffer of running means", RIGHT,
         lambda: with_buffer(
             written(lambda m, _, h: m.mean.lerp_(h.detach().mean(0), 0.1))(), "mean", torch.zeros(4)
-        ),
-        normal(5),
-    ),
-    (
-        "a tensor that is kept",
-        RIGHT,
-        written(lambda m, _, h: setattr(m, "kept", h), kept=lambda: None),
-        normal(5),
-    ),
-    (
-        "a tensor that is kept in place of another",
-        RIGHT,
+        ), normal(5)),
+    ("a tensor that is kept", RIGHT,
+        written(lambda m, _, h: setattr(m, "kept", h), kept=lambda: None), normal(5)),
+    ("a tensor that is kept in place of another", RIGHT,
         written(lambda m, _, h: setattr(m, "kept", h.detach()), kept=lambda: torch.ones(2)),
-        normal(5),
-    ),
-    (
-        "an attribute that is new",
-        RIGHT,
-        written(lambda m, x, _: setattr(m, "last_input", x)),
-        normal(5),
-    ),
-    (
-        "a tensor attribute written in place",
-        RIGHT,
+        normal(5)),
+    ("an attribute that is new", RIGHT,
+        written(lambda m, x, _: setattr(m, "last_input", x)), normal(5)),
+    ("a tensor attribute written in place", RIGHT,
         written(lambda m, _, h: m.kept.add_(h.detach().sum()), kept=lambda: torch.ones(2)),
-        normal(5),
-    ),
-    (
-        "a list that grows",
-        RIGHT,
-        written(lambda m, _, h: m.history.append(h), history=lambda: ["begin"]),
-        normal(5),
-    ),
-    (
-        "a deque of the last two",
-        RIGHT,
+        normal(5)),
+    ("a list that grows", RIGHT,
+        written(lambda m, _, h: m.history.append(h), history=lambda: ["begin"]), normal(5)),
+    ("a deque of the last two", RIGHT,
         written(lambda m, _, h: m.history.append(h), history=lambda: deque([1, 2], maxlen=2)),
-        normal(5),
-    ),
-    (
-        "a dictionary by shape",
-        RIGHT,
+        normal(5)),
+    ("a dictionary by shape", RIGHT,
         written(lambda m, x, h: m.memo.__setitem__(tuple(x.shape), h), memo=lambda: {"begin": 0}),
-        normal(5),
-    ),
-    (
-        "a set of sizes",
-        RIGHT,
-        written(lambda m, x, _: m.sizes.add(len(x)), sizes=lambda: {-1}),
-        normal(5),
-    ),
-    (
-        "a list in a dictionary",
-        RIGHT,
+        normal(5)),
+    ("a set of sizes", RIGHT,
+        written(lambda m, x, _: m.sizes.add(len(x)), sizes=lambda: {-1}), normal(5)),
+    ("a list in a dictionary", RIGHT,
         written(lambda m, _, h: m.memo["inside"].append(h), memo=lambda: {"inside": []}),
-        normal(5),
-    ),
-    (
-        "an array",
-        RIGHT,
-        written(lambda m, x, _: in_one_place(m, x), array=lambda: np.zeros(3)),
-        normal(5),
-    ),
-    (
-        "a count of calls",
-        RIGHT,
-        written(lambda m, _, __: setattr(m, "calls", m.calls + 1), calls=lambda: 0),
-        normal(5),
-    ),
+        normal(5)),
+    ("an array", RIGHT,
+        written(lambda m, x, _: in_one_place(m, x), array=lambda: np.zeros(3)), normal(5)),
+    ("a count of calls", RIGHT,
+        written(lambda m, _, __: setattr(m, "calls", m.calls + 1), calls=lambda: 0), normal(5)),
     ("an input's column", RIGHT, changed(lambda x: x[:, 0].fill_(0)), normal(5)),
     ("an input's column by index", RIGHT, changed(lambda x: x.__setitem__((..., 0), 0)), normal(5)),
     ("an input doubled", RIGHT, changed(lambda x: x.mul_(2)), normal(5)),
     ("an input rectified", RIGHT, changed(lambda x: x.clamp_(0)), normal(5)),
     ("an input, its view", RIGHT, changed(lambda x: x.view(-1).sub_(1)), normal(5)),
     ("an input, by its data", RIGHT, changed(lambda x: x.data.mul_(2)), normal(5)),
-    (
-        "an input by an in-place rectifier",
-        RIGHT,
-        lambda: nn.Sequential(nn.ReLU(inplace=True), *two_layers()),
-        normal(5),
-    ),
-    (
-        "tokens blanked",
-        RIGHT,
-        net(blanked, e=lambda: nn.Embedding(9, 6), h=lambda: nn.Linear(6, 3)),
-        tokens(9, 4),
-    ),
-    (
-        "weights clipped",
-        RIGHT,
-        net(clipped, w=lambda: weight(5, 4), h=lambda: nn.Linear(4, 3)),
-        normal(5),
-    ),
-    (
-        "spectral norm",
-        RIGHT,
+    ("an input by an in-place rectifier", RIGHT,
+        lambda: nn.Sequential(nn.ReLU(inplace=True), *two_layers()), normal(5)),
+    ("tokens blanked", RIGHT,
+        net(blanked, e=lambda: nn.Embedding(9, 6), h=lambda: nn.Linear(6, 3)), tokens(9, 4)),
+    ("weights clipped", RIGHT,
+        net(clipped, w=lambda: weight(5, 4), h=lambda: nn.Linear(4, 3)), normal(5)),
+    ("weights clipped, by new data", RIGHT,
+        net(clipped_anew, w=lambda: weight(5, 4), h=lambda: nn.Linear(4, 3)), normal(5)),
+    ("a buffer written by its data", RIGHT,
+        lambda: with_buffer(
+            written(lambda m, _, h: m.mean.data.add_(h.detach().mean(0)))(), "mean", torch.zeros(4)
+        ), normal(5)),
+    ("a buffer written by numpy", RIGHT,
+        lambda: with_buffer(
+            written(lambda m, _, __: m.mean.numpy().fill(3.0))(), "mean", torch.zeros(4)
+        ), normal(5)),
+    ("something that cannot be copied", RIGHT,
+        written(lambda m, _, __: m.lock.locked(), lock=threading.Lock), normal(5)),
+    ("a generator of its own", RIGHT,
+        written(
+            lambda m, *_: torch.rand(3, generator=m.draw),
+            draw=lambda: torch.Generator().manual_seed(3),
+        ), normal(5)),
+    ("a generator of numpy's of its own", RIGHT,
+        written(lambda m, *_: m.draw.random(3), draw=lambda: np.random.default_rng(3)), normal(5)),
+    ("spectral norm", RIGHT,
         lambda: nn.Sequential(
             parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)
-        ),
-        normal(5),
-    ),
+        ), normal(5)),
     ("weight norm by hooks", RIGHT, old_norm(nn.utils.weight_norm), normal(5)),
     ("spectral norm by hooks", RIGHT, old_norm(nn.utils.spectral_norm), normal(5)),
-    (
-        "random generators",
-        RIGHT,
-        written(lambda *_: (torch.rand(3), random.random(), np.random.rand())),
-        normal(5),
-    ),
-    (
-        "a mode",
-        RIGHT,
-        written(lambda m, _, __: m.b.train()),
-        normal(5),
-    ),
-)
+    ("random generators", RIGHT,
+        written(lambda *_: (torch.rand(3), random.random(), np.random.rand())), normal(5)),
+    ("a mode", RIGHT,
+        written(lambda m, _, __: m.b.train()), normal(5)),
+)  # fmt: skip
 
 
 def with_buffer(model: nn.Module, name: str, value: Tensor) -> nn.Module:
@@ -1386,7 +1099,7 @@ def seen_at_build() -> nn.Module:
 def halves_seen_at_build() -> nn.Module:
     model = Net(lambda m, x: m.b(x @ m.parts[0] + torch.tanh(x @ m.parts[1])), w=weight(5, 8))
     model.b = nn.Linear(4, 3)
-    model.parts = model.w.chunk(2, dim=1)
+    model.parts = model.w[:, :4], model.w[:, 4:]
     return model
 
 
@@ -1694,7 +1407,7 @@ REPLACED = table(
     "replaced forward passes",
     ("of all, doubled", RIGHT, replaced(doubled), normal(5)),
     ("of a layer, doubled", RIGHT, replaced(doubled, "2"), normal(5)),
-)
+)  # fmt: skip
 
 
 # 15. Hooks of other libraries

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 import kinds
@@ -103,6 +104,24 @@ def test_samples_do_depend_on_each_other(row: Row):
 def test_samples_do_not_depend_on_each_other(row: Row):
     for together, alone in _together_and_alone(row):
         torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-11)
+
+
+def test_only_the_gradients_of_sample_five_are_not_finite():
+    for row in kinds.NOT_FINITE:
+        model, x = row.build(), row.samples()
+        assert bool(model(x).isfinite().all())
+        rows = torch.cat(list(kinds.gradients(model, x).values()), dim=1)
+        finite = rows.reshape(len(x), -1).isfinite().all(dim=1)
+        assert finite.tolist() == [i != 5 for i in range(len(x))], row
+
+
+def test_overflows_are_where_they_are_said_to_be():
+    for row in kinds.OVERFLOWS:
+        model, x = row.build(), row.samples()
+        assert bool(model(x).isfinite().all())
+        rows = torch.cat(list(kinds.gradients(model, x).values()), dim=1)
+        assert bool(rows.isfinite().all()) == (rows.dtype == torch.float32)
+        assert not bool((rows @ rows.T).isfinite().all())
 
 
 # The outcomes
@@ -266,6 +285,50 @@ def test_a_vocabulary_of_outputs(told: dict, step: str):
     assert peak <= 1.1 * 300e6
 
 
+# 3. Where the dependence begins later
+
+
+def exceeding(n: int) -> Tensor:
+    torch.manual_seed(0)
+    return kinds.one_exceeds(n).double()
+
+
+def exceeded() -> tuple[nn.Module, Tensor]:
+    """A model that mixes only batches with a large sample, and a batch without."""
+    row = next(row for row in kinds.DEPENDENT if row.name == "a maximum that one exceeds")
+    return row.build(), 0.1 * torch.randn(6, 5, dtype=torch.float64)
+
+
+def test_a_dependence_among_the_second_samples_only():
+    model, x = exceeded()
+    entk(model, x)
+    y = exceeding(7)
+    for first, second in ((x, y), (y, x)):
+        with untouched(model, x, y), pytest.raises(ModelError, match=r"'mix' \(Mix\)"):
+            entk(model, first, second)
+
+
+def test_a_dependence_that_begins_with_other_samples():
+    model, x = exceeded()
+    expected = entk(model, x).values
+    with pytest.raises(ModelError, match=r"'mix' \(Mix\)"):
+        entk(model, exceeding(6))
+    assert torch.equal(entk(model, x).values, expected)
+
+
+@pytest.mark.parametrize("step", [lambda h: h - h.mean(0), lambda h: kinds.Leak.apply(h)])
+def test_a_dependence_that_begins_with_a_flag(step: Callable):
+    model = kinds.between(lambda h: step(h) if flag else h)()
+    x = torch.randn(6, 5)
+    flag = False
+    expected = entk(model, x).values
+    flag = True
+    with pytest.raises(ModelError, match=r"'mix' \(Mix\)"):
+        entk(model, x)
+    flag = False
+    assert torch.equal(entk(model, x).values, expected)
+
+
 # 5. What the measurement is called under
 
 CONTEXTS = {
@@ -307,6 +370,44 @@ def test_what_is_asked_changes_nothing(row: Row):
     assert_near(head, expected)
 
 
+# 6. Forward passes that write, and stop
+
+
+class Stops(nn.Module):
+    """Writes everywhere, and raises at one of its calls."""
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        super().__init__()
+        self.at, self.error, self.calls = at, error, 0
+        self.a, self.history = nn.Linear(5, 3), []
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        self.calls += 1
+        self.count += 1
+        self.history.append(x)
+        self.kept = x
+        self.a.weight.data.mul_(1)
+        torch.rand(2)
+        if len(self.history) == self.at:
+            raise self.error
+        return self.a(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such thing"), KeyError("no such thing")])
+def test_a_forward_pass_that_raises_at_once(error: Exception):
+    model, x = Stops(1, error), torch.randn(6, 5)
+    with untouched(model, x), pytest.raises(ModelError, match="no such thing"):
+        entk(model, x)
+
+
+def test_a_forward_pass_that_is_interrupted():
+    model, x = Stops(1, KeyboardInterrupt()), torch.randn(6, 5)
+    with untouched(model, x), pytest.raises(KeyboardInterrupt):
+        entk(model, x)
+
+
 # 10. What overflows in half precision
 
 
@@ -325,7 +426,24 @@ def test_a_kernel_above_the_largest_float16(outputs: str | int):
 # 12. Inputs
 
 
-def test_an_input_that_requires_gradients():
+@right_rows
+def test_an_input_that_requires_gradients(row: Row):
+    """Whatever the routes of its parameters."""
+    model, x = row.build(), row.samples()
+    if not x.is_floating_point():
+        return
+    x.requires_grad_()
+    with untouched(model, x):
+        kernel = entk(model, x, outputs="full", by_layer=True)
+    for values in (kernel.values, *kernel.by_layer.values()):
+        assert not values.requires_grad
+        values.numpy()
+    assert x.grad is None
+    assert x.requires_grad
+    assert_near(kernel.values, row.expected("full"), "full")
+
+
+def test_two_inputs_that_require_gradients():
     model, x = kinds.two_layers(), torch.randn(6, 5, requires_grad=True)
     y = torch.randn(3, 5, requires_grad=True)
     expected = entk(model, x.detach()).values
@@ -384,8 +502,11 @@ def test_an_input_of_numpy(measure: Callable):
 
 @pytest.mark.parametrize("row", kinds.COMPILED, ids=str)
 def test_compiled_parts_are_quiet(row: Row, capfd, caplog):
+    torch._dynamo.reset()  # it tells some things once only
     measured(row, entk)
-    measured(row, entk, outputs="full", params=None)
+    model = row.build()
+    for n in range(1, 12):
+        entk(model, torch.randn(n, 5, dtype=torch.float64), outputs="full")
     estimate_entk(row.build(), row.samples(), draws=2)
     told = capfd.readouterr()
     assert told.out == told.err == ""

@@ -198,9 +198,7 @@ def test_a_training_that_writes_is_the_same_with_and_without(row: Row, tmp_path)
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in kinds.TRANSFORMS if "script" not in row.name], ids=str
-)
+@by_ids(kinds.TRANSFORMS)
 def test_what_transforms_stumble_over_is_watched(row: Row, tmp_path):
     model, x = row.build(), row.samples()
     with untouched(model, x):

@@ -65,6 +65,10 @@ def _held(value: Any) -> Any:
         return "tensor", _Same(value), what, bits, None if grad is None else _held(grad)
     if isinstance(value, np.ndarray):
         return "array", value.dtype, value.shape, value.tobytes()
+    if isinstance(value, torch.Generator):
+        return "generator", _Same(value), _bits(value.get_state())
+    if isinstance(value, np.random.Generator):
+        return "generator", _Same(value), repr(value.bit_generator.state)
     if isinstance(value, Mapping):
         return "mapping", type(value), [(key, _held(part)) for key, part in value.items()]
     if isinstance(value, list | tuple | deque):
