@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+import itertools
 from pathlib import Path
 
 import pytest
@@ -202,7 +202,7 @@ def test_the_reference_of_draws_is_the_product_of_whole_jacobians(tiny, memory):
     found = draw_kernels(model, ids, cotangents, memory)
     weights = list(model.parameters())
     rows = []
-    for output, cotangent in product(model(ids), cotangents.float()):
+    for output, cotangent in itertools.product(model(ids), cotangents.float()):
         gradients = torch.autograd.grad(output @ cotangent, weights, retain_graph=True)
         rows.append(torch.cat([g.flatten() for g in gradients]).double())
     jacobian = torch.stack(rows).reshape(3, 2, -1)
