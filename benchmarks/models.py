@@ -22,9 +22,9 @@ its draws and by the pass beside it; `first call` is the whole first call, surve
 included, in passes. `peak` is what the process holds at most during the first and any later call \
 beyond the loaded model. `error` is the largest |K_ij − K\\*_ij| relative to the mean diagonal, \
 with K\\* from the same float32 model's own per-sample gradients, one sample at a time, multiplied \
-and summed in float64; `float64` is the same against the model in float64. `rule`, `general` and \
-`unused` are the shares of the parameters by their routes. A model that the engine refuses has the \
-reason in its row.
+and summed in float64; `float64` is the same against the model in float64. A rectifier that \
+flips by rounding shows in both as 1e-3. `rule`, `general` and `unused` are the shares of the \
+parameters by their routes. A model that the engine refuses has the reason in its row.
 """
 _HEAD = (
     "model", "parameters", "pass", "a draw", "first call", "peak, first", "peak, later",
@@ -144,7 +144,7 @@ def _line(result: dict, draws: int) -> list[str]:
         report.gigabytes(first["peak_bytes"]) if first else None,
         report.gigabytes(max(call["peak_bytes"] for call in later)) if later else None,
         *(f"{result[key]:.0e}" if key in result else None for key in ("error", "rounding")),
-        *(f"{shares.get(k, 0):.0%}" if shares else None for k in ("rule", "general", "unused")),
+        *(_share(shares.get(k, 0)) if shares else None for k in ("rule", "general", "unused")),
     ]
     reason = f"– ({report.cell(result.get('reason'), _REASON)})" if "reason" in result else "–"
     missing = [number for number, text in enumerate(cells) if text is None]
@@ -152,3 +152,10 @@ def _line(result: dict, draws: int) -> list[str]:
         text if text is not None else reason if number == missing[0] else "–"
         for number, text in enumerate(cells)
     ]
+
+
+def _share(value: float) -> str:
+    """A share in percent, which is 0 or 100 only if it is exactly that."""
+    if 0 < value < 0.005:
+        return "< 1%"
+    return "> 99%" if 0.995 <= value < 1 else f"{value:.0%}"
