@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import figure, report, tangent
+from benchmarks import architectures, figure, models, report, tangent
+from benchmarks.architectures import ARCHITECTURES
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contest import contest
 from benchmarks.machine import CLEAR_REFS, describe, total_memory
@@ -38,6 +39,15 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", nargs="*", metavar="NETWORK",
         help=f"training steps, linearised beside standard: {', '.join(tangent.NETWORKS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--models", nargs="*", metavar="NAME",
+        help=f"the engine on models of real size, in place of problems and steps that are not "
+        f"named: {', '.join(ARCHITECTURES)}",
+    )  # fmt: skip
+    parser.add_argument("--n", type=int, default=6, help="samples of a model (6)")
+    parser.add_argument("--tokens", type=int, default=64, help="of a language model's sample (64)")
+    parser.add_argument("--draws", type=int, default=2, help="cotangents of an estimate (2)")
+    parser.add_argument("--memory", default="3GB", help="the engine's budget for a model (3GB)")
     parser.add_argument("--batch", type=int, default=128, help="samples of a training step (128)")
     parser.add_argument("--options", type=int, help="settings that each may try (all)")
     parser.add_argument("--rounds", type=int, help="timed turns of every contender (5)")
@@ -45,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--give-up", type=float, default=8, help="no turns when so many times slower (8)"
     )
-    parser.add_argument("--limit-seconds", type=float, default=90, help="for one call (90)")
+    parser.add_argument("--limit-seconds", type=float, help="for one call (90; --models: 900)")
     parser.add_argument("--limit-gb", type=float, help="for one process (80 %% of the memory)")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="the record")
     parser.add_argument("--doc", type=Path, help="the page whose tables to fill")
@@ -54,12 +64,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
-    """Fill in what depends on --quick."""
-    quick = arguments.quick
+    """Fill in what depends on --quick and --models."""
+    quick, only_models = arguments.quick, arguments.models is not None
     if arguments.problems is None:
-        arguments.problems = list(QUICK_RUN if quick else FULL_RUN)
+        arguments.problems = [] if only_models else list(QUICK_RUN if quick else FULL_RUN)
     if arguments.steps is None:
-        arguments.steps = ["lenet"] if quick else list(tangent.NETWORKS)
+        arguments.steps = [] if only_models else ["lenet"] if quick else list(tangent.NETWORKS)
+    if arguments.models == []:
+        arguments.models = list(architectures.QUICK_RUN if quick else architectures.FULL_RUN)
+    arguments.limit_seconds = arguments.limit_seconds or (900 if only_models else 90)
     arguments.allocators = arguments.allocators or (["default"] if quick else list(ALLOCATORS))
     arguments.options = arguments.options or (1 if quick else None)
     arguments.rounds = arguments.rounds or (2 if quick else 5)
@@ -69,7 +82,7 @@ def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace) -> dict:
-    """Hold all contests and time all steps; save the record after each of them."""
+    """Hold all contests, time all steps, measure all models; save the record after each."""
     torch.set_num_threads(arguments.threads)
     record = {
         "machine": describe(arguments.threads),
@@ -102,7 +115,27 @@ def _run(arguments: argparse.Namespace) -> dict:
         )
         save()
         print(report.steps(record["steps"][-1:]), flush=True)
+    if arguments.models:
+        record["models"] = part = _models_part(arguments)
+        for name in arguments.models:
+            part["results"].append(models.measure(_model_task(name, arguments)))
+            save()
+            print(models.table({**part, "results": part["results"][-1:]}), flush=True)
     return record
+
+
+def _models_part(arguments: argparse.Namespace) -> dict:
+    """The record's part on models, before the first of them is measured."""
+    names = ("n", "tokens", "draws", "memory", "rounds")
+    settings = {name: getattr(arguments, name) for name in names}
+    return {"settings": settings, "versions": models.versions(), "results": []}
+
+
+def _model_task(name: str, arguments: argparse.Namespace) -> models.ModelTask:
+    return models.ModelTask(
+        name, arguments.n, arguments.tokens, arguments.draws, arguments.memory, arguments.rounds,
+        "default", arguments.threads, arguments.limit_seconds, int(arguments.limit_gb * 1e9),
+    )  # fmt: skip
 
 
 def _tasks(arguments: argparse.Namespace, folder: Path) -> Iterator[list[Task]]:
@@ -136,6 +169,7 @@ def main() -> None:
     arguments = _with_defaults(parser.parse_args())
     unknown = [name for name in arguments.problems if name not in PROBLEMS]
     unknown += [name for name in arguments.steps if name not in tangent.NETWORKS]
+    unknown += [name for name in arguments.models or () if name not in ARCHITECTURES]
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; see --help for the names")
     if not CLEAR_REFS.exists():
@@ -143,9 +177,12 @@ def main() -> None:
     record = json.loads(arguments.json.read_text()) if arguments.replay else _run(arguments)
     if arguments.doc is None:
         return
-    picture = arguments.doc.parent / "figures" / f"{arguments.doc.stem}.png"
-    figure.draw(record, picture)
-    report.fill(arguments.doc, report.markdown(record, f"figures/{picture.name}"))
+    if record["contests"]:
+        picture = arguments.doc.parent / "figures" / f"{arguments.doc.stem}.png"
+        figure.draw(record, picture)
+        report.fill(arguments.doc, report.markdown(record, f"figures/{picture.name}"))
+    if "models" in record:
+        report.fill(arguments.doc, models.markdown(record), section="models")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from benchmarks.contenders.base import Option
 from benchmarks.machine import memory_field
 
 ALLOCATORS: dict[str, dict[str, str]] = {
@@ -35,9 +35,27 @@ class WorkerError(Exception):
     """A worker that failed, or was ended; the message is the reason to print."""
 
 
+class Job(Protocol):
+    """What a worker process has to know, and the limits of one of its answers.
+
+    Attributes:
+        words: the module to run with `python -m`, and its arguments.
+        allocator: one of `ALLOCATORS`.
+        limit_seconds, limit_bytes: of one answer.
+    """
+
+    @property
+    def words(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    allocator: str
+    threads: int
+    limit_seconds: float
+    limit_bytes: int
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a worker works on, and the limits of one answer.
+    """A `Job`: one contender on one problem.
 
     Attributes:
         limit_seconds, limit_bytes: of one answer.
@@ -54,22 +72,27 @@ class Task:
     limit_bytes: int
     most_options: int | None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The module to run, and its arguments."""
+        place = (self.problem, self.contender, self.outputs, str(self.reference))
+        return ("benchmarks.worker", *place, str(self.threads))
+
 
 class Worker:
     """A running worker process.
 
     Attributes:
-        greeting: what it offers: "options", "version" and "operations".
+        greeting: its first message; a contender's has "options", "version" and "operations".
         fresh: whether it has not answered yet, so that its next answer is a warm-up.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Job):
         self.task = task
         self.fresh = True
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as we do)
-        arguments = (task.problem, task.contender, task.outputs, str(task.reference))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", *arguments, str(task.threads)],
+            [sys.executable, "-m", *task.words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -84,13 +107,13 @@ class Worker:
         """Bytes it holds now."""
         return memory_field("VmRSS", Path(f"/proc/{self._process.pid}/status"))
 
-    def ask(self, option: Option, patience: float) -> dict:
-        """One measurement, within so many seconds.
+    def ask(self, request: dict, patience: float) -> dict:
+        """The answer to a request, as one measurement with an option, within so many seconds.
 
         Raises:
             WorkerError: if it failed, or went over a limit; it is ended then.
         """
-        self._process.stdin.write(json.dumps(option) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         answer = self._answer(patience)
         self.fresh = False
         return answer
@@ -128,7 +151,7 @@ class Worker:
         return lines[-1] if lines else f"ended with exit code {self._process.returncode}"
 
 
-def _environment(task: Task) -> dict[str, str]:
+def _environment(task: Job) -> dict[str, str]:
     threads = {name: str(task.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}

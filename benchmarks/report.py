@@ -13,13 +13,8 @@ from benchmarks.problems import PROBLEMS
 from benchmarks.tangent import NETWORKS, ratios
 
 OWN = "conescope"
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
-
-_NEW_PAGE = f"""# Performance
-
-{BEGIN}
-{END}
-"""
+SECTIONS = ("benchmark", "models")
+"""The parts of a page that are made from records, each between two markers."""
 
 _EXPLANATION = """\
 `time` is the median of the timed calls, the contenders taking turns in one run, each in its own \
@@ -143,11 +138,8 @@ def markdown(record: dict, figure: str | None) -> str:
     found = contests(record)
     peak = statistics.median(p for entry in record["contests"] for p in entry["peaks"])
     parts = [
-        f"Measured on {machine['date']} by `{settings['command']}`: {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['memory_bytes'] / 1e9:.0f} GB, torch {machine['torch']}, "
-        f"Python {machine['python']}; matrix products at {peak / 1e9:.0f} GFLOP/s (float32, "
-        f"median over the run); {settings['rounds']} rounds, "
+        f"{origin(machine, settings['command'])}; matrix products at "
+        f"{peak / 1e9:.0f} GFLOP/s (float32, median over the run); {settings['rounds']} rounds, "
         f"{settings['limit_seconds']:g} s a call at most.",
         "## Summary",
         *_summaries(found),
@@ -166,11 +158,21 @@ def markdown(record: dict, figure: str | None) -> str:
     return "\n\n".join(parts)
 
 
+def origin(machine: dict, command: str) -> str:
+    """When, by which command, on which machine and with which versions numbers were measured."""
+    return (
+        f"Measured on {machine['date']} by `{command}`: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB, torch {machine['torch']}, "
+        f"Python {machine['python']}"
+    )
+
+
 def _summaries(found: list[Contest]) -> Iterator[str]:
     head = ("problem", "outputs", "conescope", "fastest peer", "ratio", "peak", "leanest peer")
     for allocator, group in groupby(found, key=lambda contest: contest.allocator):
         lines = [_summary_line(contest) for contest in group]
-        yield f"{_ALLOCATORS[allocator]}:\n\n{_table(head, lines)}"
+        yield f"{_ALLOCATORS[allocator]}:\n\n{table(head, lines)}"
 
 
 def _summary_line(contest: Contest) -> list[str]:
@@ -179,11 +181,11 @@ def _summary_line(contest: Contest) -> list[str]:
     return [
         PROBLEMS[contest.problem].label,
         contest.outputs,
-        _seconds(own.seconds) if own else "–",
-        f"{_seconds(peer.seconds)} ({peer.label})" if peer else "–",
+        seconds(own.seconds) if own else "–",
+        f"{seconds(peer.seconds)} ({peer.label})" if peer else "–",
         ratio,
-        _gigabytes(own.peak_bytes) if own else "–",
-        f"{_gigabytes(lean.peak_bytes)} ({lean.label})" if lean else "–",
+        gigabytes(own.peak_bytes) if own else "–",
+        f"{gigabytes(lean.peak_bytes)} ({lean.label})" if lean else "–",
     ]
 
 
@@ -191,17 +193,17 @@ def _details(found: list[Contest]) -> Iterator[str]:
     head = ("contender", "time", "calls", "peak", "error", "worst", "share", "setting")
     for contest in found:
         title = f"{PROBLEMS[contest.problem].label}, {contest.outputs}, {contest.allocator}"
-        yield f"### {title}\n\n{_table(head, [_detail_line(row) for row in contest.rows])}"
+        yield f"### {title}\n\n{table(head, [_detail_line(row) for row in contest.rows])}"
 
 
 def _detail_line(row: Row) -> list[str]:
     if row.seconds is None:
-        return [row.label, f"– ({_cell(row.reason)})", "0", "–", "–", "–", "–", "–"]
+        return [row.label, f"– ({cell(row.reason)})", "0", "–", "–", "–", "–", "–"]
     return [
         row.label,
-        _seconds(row.seconds),
+        seconds(row.seconds),
         str(row.times),
-        _gigabytes(row.peak_bytes),
+        gigabytes(row.peak_bytes),
         f"{row.error:.0e}",
         f"{row.worst:.0e}",
         f"{row.share:.0%}" if row.share else "–",
@@ -216,14 +218,14 @@ def steps(entries: list[dict]) -> str:
             NETWORKS[entry["network"]].label,
             str(entry["batch"]),
             kind,
-            _seconds(statistics.median(entry["seconds"][kind])),
+            seconds(statistics.median(entry["seconds"][kind])),
             f"{time:.2f}",
             f"{memory:.2f}",
         ]
         for entry in entries
         for kind, (time, memory) in ratios(entry).items()
     ]
-    return _table(("network", "batch", "step", "time", "× time", "× memory"), lines)
+    return table(("network", "batch", "step", "time", "× time", "× memory"), lines)
 
 
 def _versions(record: dict) -> str:
@@ -236,33 +238,43 @@ def _versions(record: dict) -> str:
     return ", ".join(sorted(versions)) + "."
 
 
-def _table(head: tuple[str, ...], lines: list[list[str]]) -> str:
+def table(head: tuple[str, ...], lines: list[list[str]]) -> str:
+    """A Markdown table."""
     rows = [list(head), ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|")[:120]
+def cell(text: str | None, most: int = 120) -> str:
+    """A text that cannot break the table, cut to its first so many characters."""
+    return (text or "").replace("|", "\\|")[:most]
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A time in milliseconds or seconds."""
     return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def _gigabytes(value: int) -> str:
+def gigabytes(value: int) -> str:
+    """A size in GB of 10⁹ bytes."""
     return f"{value / 1e9:.2f} GB"
 
 
-def fill(page: Path, text: str) -> None:
-    """Put the section between the page's two markers; make the page if there is none.
+def fill(page: Path, text: str, section: str = "benchmark") -> None:
+    """Put a section of `SECTIONS` between its two markers; make the page if there is none.
 
     Raises:
         ValueError: if the page lacks the markers.
     """
-    old = page.read_text() if page.exists() else _NEW_PAGE
-    if BEGIN not in old or END not in old:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}; put them where the tables go")
-    before, rest = old.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    new = "\n".join(["# Performance", *("\n".join(("", *_markers(s))) for s in SECTIONS), ""])
+    old = page.read_text() if page.exists() else new
+    begin, end = _markers(section)
+    if begin not in old or end not in old:
+        raise ValueError(f"{page} has no lines {begin} and {end}; put them where the tables go")
+    before, rest = old.split(begin, 1)
+    after = rest.split(end, 1)[1]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def _markers(section: str) -> tuple[str, str]:
+    return f"<!-- {section}: begin -->", f"<!-- {section}: end -->"

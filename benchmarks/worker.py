@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import json
-import os
 import sys
 import time
-import warnings
-from typing import IO
 
 import torch
 
+from benchmarks.channel import Channel
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender, Option
 from benchmarks.machine import memory_field, reset_peak
 from benchmarks.problems import PROBLEMS, TINY
 from benchmarks.reference import deviations
-
-
-def _private_stdout() -> IO[str]:
-    """The original standard output, while what libraries print goes to the error stream."""
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    return channel
 
 
 def _load_lazily(contender: str, outputs: str) -> None:
@@ -51,24 +41,22 @@ def _measure(contender: Contender, option: Option, baseline: int, reference: dic
 
 def main(problem: str, contender: str, outputs: str, reference: str, threads: str) -> None:
     """Set up, say what there is to choose from, and answer until the input ends."""
-    warnings.simplefilter("ignore")
-    channel = _private_stdout()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
-    torch.set_num_threads(int(threads))
+    channel = Channel(int(threads))
     truth = torch.load(reference, weights_only=True)
     _load_lazily(contender, outputs)
     model, x = PROBLEMS[problem].make()
     chosen = CONTENDERS[contender](model, x, outputs)
     gc.collect()
     baseline = memory_field("VmRSS")
-    greeting = {
-        "options": chosen.options(),
-        "version": importlib.metadata.version(chosen.package),
-        "operations": chosen.operations(),
-    }
-    print(json.dumps(greeting), file=channel)
-    for line in sys.stdin:
-        print(json.dumps(_measure(chosen, json.loads(line), baseline, truth)), file=channel)
+    channel.send(
+        {
+            "options": chosen.options(),
+            "version": importlib.metadata.version(chosen.package),
+            "operations": chosen.operations(),
+        }
+    )
+    for option in channel.requests():
+        channel.send(_measure(chosen, option, baseline, truth))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import report
+from benchmarks import models, report
+from benchmarks.architectures import ARCHITECTURES, FULL_RUN
 from benchmarks.contenders.base import halvings
 from benchmarks.contenders.jacobian import chunk_options, kernel_by_chunks, product
 from benchmarks.contenders.torch_func import TorchFunc, Tutorial
+from benchmarks.draws import deviation, draw_kernels, signs
 from benchmarks.machine import memory_field, total_memory
+from benchmarks.model_worker import Subject
 from benchmarks.problems import CLASSES, Network, Problem
 from benchmarks.reference import deviations, reduce, reference_kernel, spread_samples
 from torch import Tensor, nn
+
+import conescope
 
 
 @pytest.fixture
@@ -172,3 +178,113 @@ def test_a_page_without_markers_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="put them where the tables go"):
         report.fill(page, "text")
     assert page.read_text() == "# Mine\n"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[nn.Module, Tensor]:
+    """A language model of two layers with tied embeddings, and three samples of five tokens."""
+    return ARCHITECTURES["gpt2-tiny"].make(3, 5)
+
+
+def test_a_tiny_language_model_is_the_same_each_time(tiny):
+    model, ids = tiny
+    again, same = ARCHITECTURES["gpt2-tiny"].make(3, 5)
+    assert not model.training
+    assert model(ids).shape == (3, 50)
+    assert torch.equal(ids, same)
+    assert torch.equal(model(ids), again(same))
+
+
+@pytest.mark.parametrize("memory", [2**30, 3 * 2 * 4 * 7777], ids=["one block", "many blocks"])
+def test_the_reference_of_draws_is_the_product_of_whole_jacobians(tiny, memory):
+    model, ids = tiny
+    cotangents = signs(2, 50)
+    found = draw_kernels(model, ids, cotangents, memory)
+    weights = list(model.parameters())
+    rows = []
+    for output, cotangent in itertools.product(model(ids), cotangents.float()):
+        gradients = torch.autograd.grad(output @ cotangent, weights, retain_graph=True)
+        rows.append(torch.cat([g.flatten() for g in gradients]).double())
+    jacobian = torch.stack(rows).reshape(3, 2, -1)
+    expected = torch.einsum("nrp,mrp->rnm", jacobian, jacobian)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_of_draws_meets_the_closed_form(linear):
+    model, x, truth = linear
+    cotangents = signs(3, CLASSES)
+    found = draw_kernels(model.double(), x.double(), cotangents, memory=10**6)
+    expected = torch.einsum("rk,nkml,rl->rnm", cotangents, truth, cotangents)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert deviation(expected + 0.01 * expected.diagonal(dim1=1, dim2=2).mean(), expected) == (
+        pytest.approx(0.01)
+    )
+
+
+def test_the_signs_are_those_of_the_estimate():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, CLASSES)), torch.randn(3, 5)
+    found = conescope.estimate_entk(model, x, draws=3, seed=5).draws
+    expected = draw_kernels(model, x, signs(3, CLASSES, seed=5), memory=10**6)
+    assert deviation(found, expected) < 1e-6
+
+
+def test_every_stage_of_a_tiny_model_and_its_row(tiny):
+    model, ids = tiny
+    subject = Subject(model, ids, draws=2, memory="1GB")
+    passes = [subject.passes()["seconds"] for _ in range(2)]
+    first, later = subject.estimate(), subject.estimate()
+    shares = first.pop("shares")
+    assert sum(shares.values()) == pytest.approx(1)
+    error = subject.error()["error"]
+    assert error < 1e-5
+    result = {
+        "model": "gpt2-tiny",
+        "passes": passes,
+        "first": first,
+        "later": [later],
+        "shares": shares,
+        "error": error,
+        **subject.count(),
+    }
+    head, _, row = models.table({"settings": {"draws": 2}, "results": [result]}).splitlines()
+    assert row.count("|") == head.count("|")
+    assert row.startswith("| GPT-2, tiny | 0.0 M | ")
+    assert row.count("–") == 1  # the rounding, which was not measured
+
+
+def test_costs_are_per_draw_in_units_of_the_pass_beside_each_call():
+    call = {"seconds": 6.0, "peak_bytes": 10**9}
+    result = {
+        "model": "gpt2",
+        "parameters": 124_439_808,
+        "passes": [1.0, 1.0, 2.0],
+        "first": {"seconds": 9.0, "peak_bytes": 3 * 10**9},
+        "later": [call, call],
+        "shares": {"rule": 0.75, "general": 0.25},
+        "error": 2e-7,
+        "rounding": 3e-7,
+    }
+    text = models.table({"settings": {"draws": 2}, "results": [result]})
+    assert (
+        "| GPT-2 | 124.4 M | 1.00 s | 2.2 | 9.0 | 3.00 GB | 1.00 GB | 2e-07 | 3e-07 "
+        "| 75% | 25% | 0% |" in text
+    )
+
+
+def test_a_refused_model_has_its_reason_and_what_was_known_before(record: dict):
+    limits = {"allocator": "default", "threads": 1, "limit_seconds": 60, "limit_bytes": 3 * 10**9}
+    task = models.ModelTask("gpt2-tiny", 3, 5, draws=2, memory="1KB", rounds=1, **limits)
+    result = models.measure(task)
+    assert "KernelError" in result["reason"]
+    assert result["parameters"] == 23776
+    settings = {"n": 3, "tokens": 5, "draws": 2, "memory": "1KB", "rounds": 1}
+    record["models"] = {"settings": settings, "versions": {"x": "1"}, "results": [result]}
+    row = models.markdown(record).splitlines()[-1]
+    assert "KernelError" in row
+    assert row.count("| – ") >= 8
+
+
+def test_the_whole_run_is_eight_models_of_real_size():
+    assert len(FULL_RUN) == 8
+    assert "gpt2-tiny" not in FULL_RUN
