@@ -1279,14 +1279,13 @@ def steep_half() -> nn.Module:
 def steep() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     nn.init.constant_(model[1].weight, 1e20)
+    model[1].weight.data[0] *= 3  # no two random signs cancel
     return model.float()
 
 
 BOTH = (ModelError, KernelError)
 OVERFLOWS = table(
     "overflow",
-    ("gradients of float16", Refused(("overflow", r"float32|\.float\(\)"), BOTH), steep_half,
-     lambda n: 1000 * (1 + torch.rand(n, 4)).half()),
     ("a kernel of float32", Refused(("overflow", r"float64|\.double\(\)"), BOTH), steep,
      lambda n: torch.randn(n, 4).float()),
 )  # fmt: skip

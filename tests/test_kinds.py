@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_overflows_are_where_they_are_said_to_be():
         model, x = row.build(), row.samples()
         assert bool(model(x).isfinite().all())
         rows = torch.cat(list(kinds.gradients(model, x).values()), dim=1)
-        assert bool(rows.isfinite().all()) == (rows.dtype == torch.float32)
+        assert bool(rows.isfinite().all())
         assert not bool((rows @ rows.T).isfinite().all())
 
 
@@ -154,7 +155,8 @@ def test_right_by_layers_and_by_names(row: Row):
         given = kernel.by_layer[names[layer]]
         torch.testing.assert_close(given, part, rtol=0, atol=1e-10 * scale)
     last = list(layers)[-1]
-    if float(layers[last].abs().max()) > 0:
+    tied = len([*row.build().named_parameters(remove_duplicate=False)]) > len(row.parts())
+    if float(layers[last].abs().max()) > 0 and not tied:
         named = measured(row, entk, outputs="full", params=[names[last]])
         assert_near(named.values, layers[last], "full")
 
@@ -423,6 +425,23 @@ def test_a_kernel_above_the_largest_float16(outputs: str | int):
     assert float((values.double() - expected).abs().max() / expected.max()) < 5e-3
 
 
+def test_gradients_above_the_largest_float16_are_right_by_rule():
+    """Where plain autograd's overflow: their factors do not."""
+    model, x = kinds.steep_half(), 1000 * (1 + torch.rand(6, 4)).half()
+    expected = sum(kinds.grams(kinds.steep_half().double(), x.double()).values())
+    values = entk(model, x, outputs="full").values.double()
+    assert float((values - expected).abs().max() / expected.max()) < 5e-3
+
+
+def test_gradients_above_the_largest_float16_are_told_where_they_are_formed():
+    model, x = kinds.steep_half(), 1000 * (1 + torch.rand(6, 4)).half()
+    model[0].weight.register_hook(lambda g: g)  # so that plain autograd takes it
+    model.weights = [model[0].weight]
+    model.forward = lambda x: model[1](x @ model.weights[0].T)
+    with pytest.raises(ModelError, match=r"float16 overflows above 65,504; measure model.float"):
+        entk(model, x)
+
+
 # 12. Inputs
 
 
@@ -510,7 +529,7 @@ def test_compiled_parts_are_quiet(row: Row, capfd, caplog):
     estimate_entk(row.build(), row.samples(), draws=2)
     told = capfd.readouterr()
     assert told.out == told.err == ""
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # 14. Replaced forward passes

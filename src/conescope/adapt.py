@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conescope.entk import KernelEstimate, entk, estimate_entk
 from conescope.entk.failure import describe_failure
-from conescope.entk.independence import FORWARD_ERRORS, feedable
+from conescope.entk.forward import FORWARD_ERRORS, feedable
 from conescope.entk.problem import convention, prepared
 from conescope.entk.state import untouched, watching_writes
 from conescope.errors import ModelError
@@ -165,6 +165,8 @@ def adapt(
 
 class _Adapter(nn.Module):
     """From a probe, or the numbers of its samples, to the outputs of a model."""
+
+    wrapped_as = _MODEL
 
     def __init__(
         self, model: nn.Module, probe: Probe, select: Select | None, pool: Pool | None

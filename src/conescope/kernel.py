@@ -69,3 +69,13 @@ class Kernel:
                 "the kernel holds NaN or infinite values: the network's weights or inputs do; "
                 "look at the loss before this step"
             )
+
+    def check_usable(self) -> None:
+        """Raise `KernelError` if any value is NaN or infinite, or all are zero."""
+        self.check_finite()
+        if not bool(self.values.any()):
+            raise KernelError(
+                "the kernel is zero everywhere, so nothing can be compared with it: every gradient "
+                "vanishes (a head and features that are zero, or rectifiers that are all off); "
+                "look at the weights, or choose other outputs or parameters"
+            )

@@ -40,7 +40,7 @@ def measure_kernel(
         kernel = entk(
             measured, probe, outputs=recipe.outputs, by_layer=recipe.by_layer, memory=recipe.memory
         )
-    kernel.check_finite()
+    kernel.check_usable()
     return kernel
 
 

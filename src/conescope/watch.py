@@ -259,7 +259,7 @@ class Watch:
         with undisturbed(self._adapted.module):
             measured = self._choice.of(self._adapted)
         kernel = measured if isinstance(measured, Kernel) else measured.kernel
-        kernel.check_finite()
+        kernel.check_usable()
         self._note_skipped()
         weights = self._adapted.weights()
         write_kernel(self._folder, step, measured, self._seconds(), weights=weights)

@@ -205,7 +205,7 @@ class _Series:
             return
         try:
             kernel = self._choice.of(self._adapted)
-            (kernel.kernel if isinstance(kernel, KernelEstimate) else kernel).check_finite()
+            (kernel.kernel if isinstance(kernel, KernelEstimate) else kernel).check_usable()
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from conescope.entk.failure import shown
 from conescope.errors import KernelError, ModelError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -37,8 +38,8 @@ def check_parameters(model: nn.Module) -> None:
     for name, p in model.named_parameters():
         if not _is_finite(p.detach()):
             raise ModelError(
-                f"parameter {name!r} holds NaN or infinite values; look at the training "
-                f"before this step"
+                f"parameter {shown(model, name)!r} holds NaN or infinite values; look at the "
+                f"training before this step"
             )
 
 

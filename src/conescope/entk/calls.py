@@ -77,9 +77,17 @@ class Call(ABC):
         shape = self.source.shape
         return axis == 0 and len(shape) > 1 and shape[0] % samples == 0
 
+    def shaped(self, g: Tensor) -> Tensor:
+        """The gradient at `edge` in the shape of the operation's output."""
+        return g
+
     def samples_first(self, g: Tensor) -> Tensor:
         """The output's cotangent as [b, …]."""
         return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
+
+    def of_samples(self, g: Tensor, numbers: list[int]) -> Tensor:
+        """The part of the gradient at `target` that is of some samples."""
+        return self.samples_first(g)[numbers]
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """[b·r, …] → [b, r, …]."""
@@ -223,6 +231,12 @@ class BatchNormCall(Call):
     """
 
     copies: Tensor = field(kw_only=True)
+
+    def shaped(self, g: Tensor) -> Tensor:
+        return g.reshape(self.source.shape)
+
+    def of_samples(self, g: Tensor, numbers: list[int]) -> Tensor:
+        return g.view(len(g), self.samples, -1)[:, numbers]
 
     @property
     def target(self) -> GradientEdge:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from conescope.entk.failure import shown
+from conescope.entk.forward import FORWARD_ERRORS, feedable
+
 _ALONG = ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "roll", "flip", "diff")
 _STATISTICS = ("mean", "sum", "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "max",
                "amax", "min", "amin", "median", "softmax", "log_softmax", "normalize",
                "batch_norm", "instance_norm", "logsumexp", "prod")  # fmt: skip
+_GENERAL_CURE = (
+    "remove what mixes samples (batch statistics, sequences along the first axis) or draws at "
+    "random (dropout)"
+)
+_MODULE = "module"
+"""In the place of an operation's name: what a whole module gives."""
 _REPEATS = 8
 """Times that a forward pass is repeated to find out whether it draws at random."""
 _SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention)
+
+
+_Path = tuple[tuple[str, nn.Module], ...]
+"""Modules, each inside of the one before, with their names."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,7 @@ class _Step:
     """An operation of a forward pass: its name, the module that calls it, and what it gives."""
 
     operation: str
-    path: tuple[tuple[str, nn.Module], ...]
+    path: _Path
     output: Tensor
 
 
@@ -44,18 +58,105 @@ def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: fl
             same_shape = first.output.shape == second.output.shape
             if same_shape and _differ(first.output, second.output, 0.0):
                 return (
-                    f"the numbers of {_place(first)} change from call to call; draw nothing at "
-                    f"random (dropout) and keep nothing from one call to the next"
+                    f"the numbers of {_place(model, first)} change from call to call; draw nothing "
+                    f"at random (dropout) and keep nothing from one call to the next"
                 )
-    for together, single in zip(_steps(model, batch), first_time, strict=False):
-        if together.operation != single.operation:
-            break
-        if _mixes(together.output, single.output, len(batch), sample, tolerance):
-            return f"first at {_place(together)}; {_cure(together)}"
-    return (
-        "remove what mixes samples (batch statistics, sequences along the first axis) or draws at "
-        "random (dropout)"
-    )
+    whole = list(_steps(model, batch))
+    for kind in (lambda _: True, lambda step: step.operation == _MODULE):
+        # a pass that takes another way alone can be compared module by module only
+        pairs = zip(filter(kind, whole), filter(kind, first_time), strict=False)
+        for together, single in pairs:
+            if together.operation != single.operation or together.path != single.path:
+                break
+            if _mixes(together.output, single.output, len(batch), sample, tolerance):
+                return f"first at {_place(model, together)}; {_cure(model, together)}"
+    return _GENERAL_CURE
+
+
+def describe_gradient_culprit(
+    model: nn.Module, batch: Tensor, cotangent: Tensor, tolerance: float
+) -> str:
+    """Where gradients first mix the samples of a batch, as text; "" if it is in no module.
+
+    Args:
+        model: the network.
+        batch: two or more samples, [b, …].
+        cotangent: of the outputs of each sample, [c].
+        tolerance: of differences, relative to the largest gradient.
+    """
+    together = _boundaries(model, batch, cotangent)
+    for sample in range(len(batch)):
+        alone = _boundaries(model, batch[sample : sample + 1], cotangent)
+        found: list[_Path] = []
+        for (path, *whole), (_, *single) in zip(together, alone, strict=False):
+            kept = [
+                _is_of_sample(a, b, sample, tolerance) for a, b in zip(whole, single, strict=True)
+            ]
+            if kept == [True, False]:
+                found.append(path)
+        if found:
+            name, module = max(found, key=len)[-1]
+            return f"in module {shown(model, name)!r} ({type(module).__name__})"
+    return ""
+
+
+def _is_of_sample(
+    together: Tensor | None, alone: Tensor | None, sample: int, tolerance: float
+) -> bool:
+    """Whether the gradient of a batch is for one sample that of the sample alone."""
+    if together is None or alone is None:
+        return together is alone
+    if together.dim() != alone.dim() or together.dim() == 0:
+        return True  # nothing that numbers the samples
+    if together.shape[1:] != alone.shape[1:] or len(together) < (sample + 1) * len(alone):
+        return True
+    part = together[sample * len(alone) : (sample + 1) * len(alone)]
+    largest = float(alone.abs().max()) if alone.numel() else 0.0
+    return not _differ(part, alone, tolerance * largest)
+
+
+def _boundaries(
+    model: nn.Module, x: Tensor, cotangent: Tensor
+) -> list[tuple[_Path, Tensor | None, Tensor | None]]:
+    """For each call of a module: its path, and the gradients at its output and its input."""
+    calls: list[tuple[_Path, Tensor, Tensor]] = []
+    path: list[tuple[str, nn.Module]] = []
+    sources: list[Tensor | None] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    # a module sees views of its input and gives a view of its output: hooks that it puts on these
+    # change gradients between the two places that are looked at
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        path.append((names[module], module))
+        sources.append(_first_tensor(inputs))
+        return tuple(t.view_as(t) if isinstance(t, Tensor) else t for t in inputs)
+
+    def leave(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+        source, inside = sources.pop(), tuple(path)
+        path.pop()
+        if source is None or not isinstance(output, Tensor):
+            return None
+        if not source.requires_grad or not output.requires_grad:
+            return None
+        output = output.view_as(output)
+        calls.append((inside, output, source))
+        return output
+
+    with _hooked(names, enter, leave):
+        outputs = model(feedable(x))
+    places = [place for _, result, source in calls for place in (result, source)]
+    scalar = (outputs.reshape(len(x), -1) @ cotangent).sum()
+    found = torch.autograd.grad(scalar, places, allow_unused=True) if places else ()
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return [(calls[number][0], *pair) for number, pair in enumerate(pairs)]
+
+
+def _first_tensor(nested: object) -> Tensor | None:
+    if isinstance(nested, Tensor):
+        return nested
+    if isinstance(nested, tuple | list):
+        return next((t for t in map(_first_tensor, nested) if t is not None), None)
+    return None
 
 
 def _mixes(together: Tensor, alone: Tensor, b: int, sample: int, tolerance: float) -> bool:
@@ -85,18 +186,25 @@ def _steps(model: nn.Module, x: Tensor) -> Iterator[_Step]:
     def enter(module: nn.Module, _: object) -> None:
         recorder.path.append((names[module], module))
 
-    def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+    def leave(_module: nn.Module, _inputs: object, output: object) -> None:
+        recorder.keep(_MODULE, output)
         recorder.path.pop()
 
-    hooks = [module.register_forward_pre_hook(enter) for module in names]
-    hooks += [module.register_forward_hook(leave) for module in names]
+    with _hooked(names, enter, leave), recorder, suppress(*FORWARD_ERRORS):
+        model(x.clone())
+    return iter(recorder.steps)
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], enter: Any, leave: Any) -> Iterator[None]:
+    """Call `enter` before and `leave` after the forward pass of every module."""
+    hooks = [module.register_forward_pre_hook(enter) for module in modules]
+    hooks += [module.register_forward_hook(leave) for module in modules]
     try:
-        with recorder:
-            model(x.clone())
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return iter(recorder.steps)
 
 
 class _StepRecorder(TorchFunctionMode):
@@ -112,34 +220,34 @@ class _StepRecorder(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if not name.startswith("__get") and not name.startswith("__set"):
-            outputs = result if isinstance(result, tuple | list) else [result]
-            tensors = [t for t in outputs if isinstance(t, Tensor) and t.layout is torch.strided]
-            for tensor in tensors[:1]:
-                copied = tensor.detach().clone()
-                self.steps.append(_Step(name.strip("_"), tuple(self.path), copied))
+        if name not in ("__get__", "__set__"):
+            self.keep(name.strip("_"), args[0] if name == "__setitem__" else result)
         return result
 
+    def keep(self, operation: str, result: object) -> None:
+        """Keep a copy of the first tensor that an operation gives."""
+        tensor = _first_tensor(result)
+        if tensor is not None and tensor.layout is torch.strided:
+            self.steps.append(_Step(operation, tuple(self.path), tensor.detach().clone()))
 
-def _place(step: _Step) -> str:
-    name, module = step.path[-1] if step.path else ("", None)
-    where = f" in module {name!r}" if name else " in the model's own forward pass"
-    kind = f" ({type(module).__name__})" if module is not None else ""
-    return f"{step.operation!r}{where}{kind}"
+
+def _place(model: nn.Module, step: _Step) -> str:
+    name, module = step.path[-1] if step.path else ("", model)
+    name = shown(model, name)
+    kind = type(module).__name__
+    place = f"module {name!r} ({kind})" if name else f"the model's own forward pass ({kind})"
+    return place if step.operation == _MODULE else f"{step.operation!r} in {place}"
 
 
-def _cure(step: _Step) -> str:
+def _cure(model: nn.Module, step: _Step) -> str:
     for name, module in reversed(step.path):
         if isinstance(module, _SEQUENCE_FIRST) and not module.batch_first:
             return (
-                f"module {name!r} ({type(module).__name__}) takes the first axis for time: build "
-                f"it with batch_first=True"
+                f"module {shown(model, name)!r} ({type(module).__name__}) takes the first axis for "
+                f"time: build it with batch_first=True"
             )
     if step.operation in _ALONG:
         return "it runs along the axis of the samples: let it run along another one"
     if step.operation in _STATISTICS:
         return "it takes a statistic over the batch: take it over each sample alone"
-    return (
-        "remove what mixes samples (batch statistics, sequences along the first axis) or draws at "
-        "random (dropout)"
-    )
+    return _GENERAL_CURE

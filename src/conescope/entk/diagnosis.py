@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from conescope.entk.failure import shown
+from conescope.entk.forward import feedable, forward
 from conescope.entk.general import plain_gradients
 from conescope.entk.graph import reachable
-from conescope.entk.independence import feedable, forward
 from conescope.entk.problem import Problem
 from conescope.errors import KernelError, ModelError
 
@@ -29,10 +30,11 @@ def refuse_without_gradient(problem: Problem, layers: Mapping[str, Tensor]) -> N
         found, opaque = reachable(forward(problem.model, feedable(block)), problem.parameters)
         if found or opaque:
             return
+    names = _some([shown(problem.model, name) for name in problem.parameters])
     raise ModelError(
-        f"no output depends on the parameters chosen ({_some(list(problem.parameters))}), so that "
-        f"the kernel is zero everywhere: the forward pass runs under torch.no_grad(), detaches its "
-        f"outputs or leaves these parameters out; take that away, or choose others in `params`"
+        f"no output depends on the parameters chosen ({names}), so that the kernel is zero "
+        f"everywhere: the forward pass runs under torch.no_grad(), detaches its outputs or leaves "
+        f"these parameters out; take that away, or choose others in `params`"
     )
 
 
@@ -73,9 +75,10 @@ def _check_gradients(problem: Problem, sample: Tensor, cotangent: Tensor, place:
                 continue
             number = place.partition("[")[2].rstrip("]")
             kind = "NaN" if bool(gradient.isnan().any()) else "infinite"
+            parameter = shown(problem.model, name)
             where = (
-                f"the gradient of sample {number} ({place}) with respect to parameter {name!r} is "
-                f"{kind}, while the weights and the outputs of this sample are finite"
+                f"the gradient of sample {number} ({place}) with respect to parameter "
+                f"{parameter!r} is {kind}, though its weights and outputs are finite"
             )
             if problem.parameters[name].dtype == torch.float16:
                 raise ModelError(

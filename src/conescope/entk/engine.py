@@ -17,7 +17,7 @@ from conescope.entk.diagnosis import refuse_not_finite, refuse_without_gradient
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch, keep_freed_pages, mirror
-from conescope.entk.selfcheck import agrees_with_autograd, sample_problem
+from conescope.entk.selfcheck import agrees_with_autograd, refuse_mixed_gradients, sample_problem
 from conescope.entk.survey import (
     Survey,
     forget,
@@ -134,7 +134,8 @@ def _by_some_route(
         return _kernel(problem, by_layer, precision, budget, verify), problem
     except RoutesChangedError:
         forget(problem.model)
-    anew = survey_model(problem.model, problem.parameters, problem.x)
+    refuse_mixed_gradients(problem, problem.x)
+    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
     for survey in (anew, *_plainer(anew, problem)):
         problem = dataclasses.replace(problem, survey=survey)
         try:
@@ -171,6 +172,7 @@ def _checked(problem: Problem, budget: int) -> Problem:
             survey = dataclasses.replace(survey, checked=True)
             remember(problem.model, survey)
             return dataclasses.replace(problem, survey=survey)
+        refuse_mixed_gradients(problem, problem.x)
     raise ModelError(
         "plain autograd gives two different kernels of two samples: the model's gradients change "
         "from call to call; make its forward pass a function of its input alone"

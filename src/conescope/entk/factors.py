@@ -10,11 +10,12 @@ from torch import Tensor
 from conescope.entk.assignment import layer_of
 from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call, OuterCall, Role
+from conescope.entk.forward import feedable, forward
 from conescope.entk.general import plain_gradients, transformed_gradients
-from conescope.entk.independence import feedable, forward
 from conescope.entk.problem import Problem
 from conescope.entk.products import Scratch
 from conescope.entk.routes import follow, refuse_exchanged_samples
+from conescope.entk.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.entk.terms import FormedTerm, OuterTerm, RowsTerm, Term
 
 Open = Mapping[str, tuple[slice, OuterTerm]]
@@ -104,12 +105,12 @@ class _Collector:
         factory, problem = self.factory, self.factory.problem
         routes = factory.survey.routes
         outputs, calls = follow(problem.model, problem.parameters, x, routes)
-        factory.witness(x, outputs)
         if factory.verify and calls:
             refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
         targets = [call.target for call in calls]
         last = len(self.directions) - 1
+        gradients: Sequence[Tensor | None] = ()
         for k, direction in enumerate(self.directions if calls else ()):
             with attempted():
                 gradients = torch.autograd.grad(
@@ -125,6 +126,43 @@ class _Collector:
             self._take_rows(block, k, calls, gradients)
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
         self._form(block, slice(0, last + 1), open_terms, stacked=True)
+        # only now: another forward pass may write what the backward passes need
+        factory.witness(x, outputs)
+        if calls and problem.witness is not None and problem.checks_gradients:
+            self._compare_gradients(x, calls, gradients, problem.witness.few(len(x)))
+
+    def _compare_gradients(
+        self,
+        x: Tensor,
+        calls: Sequence[Call],
+        gradients: Sequence[Tensor | None],
+        part: list[int],
+    ) -> None:
+        """Compare the last cotangent's gradients of a few samples with those without the others."""
+        problem = self.factory.problem
+        if not part:
+            return
+        outputs, again = follow(
+            problem.model, problem.parameters, x[part], self.factory.survey.routes
+        )
+        with attempted():
+            found = torch.autograd.grad(
+                outputs,
+                [call.target for call in again],
+                self.directions[-1].expand_as(outputs),
+                allow_unused=True,
+            )
+        bound = bounds_of(problem).alone
+        everyone = list(range(len(part)))
+        for call, g, other, h in zip(calls, gradients, again, found, strict=True):
+            if g is None or h is None:
+                continue
+            whole, single = call.of_samples(g, part), other.of_samples(h, everyone)
+            if whole.shape == single.shape and float((whole - single).norm()) > bound * float(
+                single.norm()
+            ):
+                refuse_mixed_gradients(problem, x)
+                raise RoutesChangedError
 
     def absorb_general(self, block: slice, x: Tensor) -> None:
         """Take in the gradients of the samples x, a block of all, by the general route."""

@@ -12,6 +12,20 @@ from torch import nn
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
+def shown(model: nn.Module, name: str) -> str:
+    """A name of a parameter or module as its owner knows it, without what conescope's wrapper adds.
+
+    Args:
+        model: the model that the engine was given; a wrapper says in `wrapped_as` under which name
+            it holds its user's model.
+        name: in that model.
+    """
+    prefix = getattr(model, "wrapped_as", None)
+    if prefix is None:
+        return name
+    return "" if name == prefix else name.removeprefix(f"{prefix}.")
+
+
 def describe_failure(error: BaseException, model: nn.Module) -> str:
     """An error as one line, with the hook in which it was raised, if it was in one.
 
@@ -42,7 +56,7 @@ def _hooks(model: nn.Module) -> dict[CodeType, tuple[str, str]]:
                 code = getattr(function, "__code__", None)
                 if isinstance(code, CodeType):
                     package = (getattr(function, "__module__", None) or "?").partition(".")[0]
-                    found.setdefault(code, (name, package))
+                    found.setdefault(code, (shown(model, name), package))
     return found
 
 

@@ -15,9 +15,9 @@ from torch.func import functional_call, jacrev, vmap
 
 from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.failure import describe_failure
+from conescope.entk.forward import feedable, forward
 from conescope.entk.graph import reachable
-from conescope.entk.independence import feedable, forward
-from conescope.entk.state import same_attributes
+from conescope.entk.state import same_attributes, writes_weights
 from conescope.errors import ModelError
 
 Gradients = dict[str, Tensor]
@@ -52,6 +52,8 @@ def general_way(
     del outputs
     few = sum(p.numel() for p in parameters.values()) <= _FEW
     if not few or reentrant or any(p.is_complex() for p in parameters.values()):
+        return False, reentrant
+    if writes_weights(model):  # torch.func does not follow it, and may end the process
         return False, reentrant
     copies = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
     try:

@@ -10,14 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from conescope.entk.culprit import describe_culprit
-from conescope.entk.failure import describe_failure
+from conescope.entk.failure import shown
+from conescope.entk.forward import feedable, forward
+from conescope.entk.state import same_attributes
 from conescope.errors import ModelError
-
-FORWARD_ERRORS = (
-    RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError,
-    ArithmeticError,
-)  # fmt: skip
-"""What a model's forward pass raises when something is wrong with its input or its code."""
 
 _ALONE = 16
 """Batches of up to so many samples are compared with every one of them alone, when a model is first
@@ -29,7 +25,7 @@ _PART = 2
 def refuse_coupling_modules(model: nn.Module) -> None:
     """Raise `ModelError`, naming the module and the cure, for batch statistics and dropout."""
     for name, module in model.named_modules():
-        where = f"module {name!r} ({type(module).__name__})"
+        where = f"module {shown(model, name)!r} ({type(module).__name__})"
         if isinstance(module, _BatchNorm):
             if module.training:
                 raise ModelError(
@@ -44,41 +40,6 @@ def refuse_coupling_modules(model: nn.Module) -> None:
         rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
         if module.training and isinstance(rate, float) and rate > 0.0:
             raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
-
-
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """The outputs as a matrix [n, c].
-
-    Raises:
-        ModelError: if the model rejects the input, or its output is no batch of numbers.
-    """
-    try:
-        output = model(x)
-    except FORWARD_ERRORS as error:
-        raise ModelError(
-            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"{describe_failure(error, model)}; check that model(x) works by itself, and shape and "
-            f"dtype (x.to(…)) against what it expects"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the model returns a {type(output).__name__}, not a tensor; wrap it in a module that "
-            f"returns the outputs whose kernel is wanted"
-        )
-    if output.dim() == 0 or len(output) != len(x):
-        hint = ""
-        if len(x) == 1:
-            hint = " (a final squeeze() drops the axis of a lone sample: write squeeze(-1))"
-        raise ModelError(
-            f"a batch of size {len(x)} gives outputs of shape {tuple(output.shape)}; the first "
-            f"dimension must number the samples{hint}"
-        )
-    if not output.is_floating_point():
-        cure = "return its real and imaginary parts, or its modulus" if output.is_complex() else (
-            "return the real numbers that they are made of"
-        )  # fmt: skip
-        raise ModelError(f"the outputs are {output.dtype}, which has no derivative; {cure}")
-    return output.reshape(len(x), -1)
 
 
 def first_look(model: nn.Module, x: Tensor) -> Tensor:
@@ -96,7 +57,14 @@ def first_look(model: nn.Module, x: Tensor) -> Tensor:
     """
     numbers = sorted({0, len(x) // 2, len(x) - 1}) if len(x) > 1 else [0, 0]
     batch = x[numbers]
-    together = forward(model, feedable(batch)).detach()
+    try:
+        with same_attributes(model):
+            together = forward(model, feedable(batch)).detach()
+    except ModelError:
+        if len(x) <= len(batch):
+            raise
+        batch = x[:_ALONE]  # the model may go with some sizes of a batch only
+        together = forward(model, feedable(batch)).detach()
     if not bool(torch.isfinite(together).all()):
         raise ModelError(_not_finite(together, x.dtype, model))
     compare(model, batch, together, ([i] for i in range(len(batch))))
@@ -118,7 +86,14 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
     tolerance = float(together.abs().max()) * 1e3 * max(torch.finfo(d).eps for d in dtypes)
     for part in parts:
-        alone = forward(model, feedable(x[part])).detach()
+        try:
+            alone = forward(model, feedable(x[part])).detach()
+        except ModelError as error:
+            raise ModelError(
+                f"the model takes a batch of {len(x)} samples, but not {len(part)} of them: its "
+                f"outputs for a sample depend on the batch: "
+                f"{describe_culprit(model, x, part[0], tolerance)} ({error})"
+            ) from error
         if alone.shape[1] != together.shape[1]:
             raise ModelError(
                 f"the number of outputs of a sample changes with its batch ({together.shape[1]} in "
@@ -173,22 +148,16 @@ class Witness:
         if len(x) > 1:
             compare(self._model, x, outputs, self._parts(len(x)))
 
-    def _parts(self, samples: int) -> list[list[int]]:
+    def few(self, samples: int) -> list[int]:
+        """Numbers of a few samples of a batch, drawn anew each time; none if it has one sample."""
         order = torch.randperm(samples, generator=self._generator)
-        if self.thorough:
-            return [part.tolist() for part in order.split(-(-samples // _ALONE))]
-        return [order[: min(_PART, samples - 1)].tolist()]
+        return order[: min(_PART, samples - 1)].tolist()
 
-
-def feedable(x: Tensor) -> Tensor:
-    """A copy of the samples for a forward pass, which may write to it.
-
-    Real samples are part of a graph of autograd: re-entrant checkpoints lose the gradients of
-    their parameters if no input requires any, and leaves of a graph cannot be written to.
-    """
-    if not (x.is_floating_point() or x.is_complex()):
-        return x.clone()
-    return x.detach().clone() + torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+    def _parts(self, samples: int) -> list[list[int]]:
+        if not self.thorough:
+            return [self.few(samples)]
+        order = torch.randperm(samples, generator=self._generator)
+        return [part.tolist() for part in order.split(-(-samples // _ALONE))]
 
 
 def _not_finite(outputs: Tensor, dtype: torch.dtype, model: nn.Module) -> str:

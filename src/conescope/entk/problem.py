@@ -13,9 +13,14 @@ from conescope.entk.arguments import check_inputs, check_parameters
 from conescope.entk.cotangents import Cotangents
 from conescope.entk.independence import Witness, refuse_coupling_modules
 from conescope.entk.state import requiring_grad, untouched
-from conescope.entk.survey import Survey, survey_model, witness_of
+from conescope.entk.survey import Survey, look_at, survey_model, witness_of
 from conescope.kernel import Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights
+
+_MANY_PASSES = 64
+"""Gradients of two samples and one cotangent more are a small part of so many."""
+_CHEAP_PASS = 2**20
+"""Numbers that a pass over all samples keeps, if its time is next to nothing."""
 
 Convention = Callable[[int, Tensor], Cotangents]
 """From the number of outputs, and an empty tensor of their kind, to the cotangents."""
@@ -44,6 +49,12 @@ class Problem:
     cotangents: Cotangents
     survey: Survey
     witness: Witness | None = None
+
+    @property
+    def checks_gradients(self) -> bool:
+        """Whether gradients of a few samples are computed again each time, at little cost."""
+        n, q = len(self.x), len(self.cotangents)
+        return n * q >= _MANY_PASSES or n * self.survey.passing <= _CHEAP_PASS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,9 +98,10 @@ def prepared(
             check_inputs(name, samples, parameters)
     check_parameters(model)
     refuse_coupling_modules(model)
+    x, y = x.detach(), None if y is None else y.detach()
+    like = look_at(model, parameters, x)
     with untouched(model), requiring_grad(parameters.values()):
-        x, y = x.detach(), None if y is None else y.detach()
-        survey = survey_model(model, parameters, x)
+        survey = survey_model(model, parameters, x, like)
         chosen = cotangents(survey.like.shape[1], survey.like)
         witness = witness_of(model, x, y)
         yield Problem(model, parameters, x, y, full, chosen, survey, witness)

@@ -259,7 +259,9 @@ def _batch_norm(
         running_mean.repeat(slices), running_var.repeat(slices), repeated(weight), repeated(bias),
         eps=eps,
     )  # fmt: skip
-    return recorder.keep(BatchNormCall, weight, bias, input, y.reshape(input.shape), copies=copies)
+    # recorded before it is reshaped: an in-place change gives a view another place in the graph
+    y = recorder.keep(BatchNormCall, weight, bias, input, y, copies=copies)
+    return y.reshape(input.shape)
 
 
 def _group_norm(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call
+from conescope.entk.forward import forward
 from conescope.entk.general import general_way
 from conescope.entk.graph import reachable
-from conescope.entk.independence import forward
 from conescope.entk.recorder import Recorder
 
 _LOOSE = 0.1
@@ -170,7 +170,7 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
             outputs, edges, cotangents, retain_graph=True, allow_unused=True
         )
         return [
-            None if g is None else call.samples_first(g).flatten(1).norm(dim=1)
+            None if g is None else call.samples_first(call.shaped(g)).flatten(1).norm(dim=1)
             for call, g in zip(calls, gradients, strict=True)
         ]
 
@@ -204,7 +204,8 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         return {name for call in calls for name in call.names}, False, frozenset()
     idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
     silent = False
-    for number, (call, *gradients) in enumerate(zip(calls, *ways, strict=True)):
+    for number, (call, *found) in enumerate(zip(calls, *ways, strict=True)):
+        gradients = [None if g is None else call.shaped(g) for g in found]
         arrived = all(g is not None and bool(g.any()) for g in gradients)
         fitting = [
             axis

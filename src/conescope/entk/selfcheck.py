@@ -11,28 +11,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from conescope.entk.assignment import layer_of
-from conescope.entk.attempt import attempted
-from conescope.entk.budget import too_small
+from conescope.entk.attempt import RoutesChangedError, attempted
+from conescope.entk.budget import default_memory, too_small
 from conescope.entk.cotangents import Cotangents
+from conescope.entk.culprit import describe_gradient_culprit
+from conescope.entk.forward import feedable, forward
 from conescope.entk.general import Gradients, autograd_gradients, plain_gradients
-from conescope.entk.independence import feedable, forward
+from conescope.entk.independence import compare
 from conescope.entk.problem import Problem
 from conescope.entk.routes import record
 from conescope.entk.survey import real_numbers
 from conescope.errors import KernelError, ModelError
 
 _FEW = 2**20
+_MOST = 16
 _HELD = 5
 """Gradients of a sample held at once: two of the batch, two of samples alone, one in the making."""
 
 
 @dataclass(frozen=True)
-class _Bounds:
+class Bounds:
     """What may differ, relative to the diagonal: whole kernels, layers, gradients alone."""
 
     total: float
@@ -40,9 +44,9 @@ class _Bounds:
     alone: float
 
 
-_SINGLE = _Bounds(total=2e-6, layer=1e-4, alone=0.05)
-_DOUBLE = _Bounds(total=1e-11, layer=1e-9, alone=1e-5)
-_HALF = _Bounds(total=1e-2, layer=0.1, alone=0.3)
+_SINGLE = Bounds(total=2e-6, layer=1e-4, alone=0.05)
+_DOUBLE = Bounds(total=1e-11, layer=1e-9, alone=1e-5)
+_HALF = Bounds(total=1e-2, layer=0.1, alone=0.3)
 
 
 def sample_problem(problem: Problem) -> Problem:
@@ -76,14 +80,19 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
         KernelError: if the budget does not suffice.
     """
-    bounds = _bounds(problem)
+    bounds = bounds_of(problem)
     expected = {layer: torch.zeros(2, 2, dtype=torch.float64) for layer in layers}
     apart = torch.zeros(2, dtype=torch.float64)
     norms = torch.zeros(2, dtype=torch.float64)
     general = set(problem.survey.routes.general)
     for group in _groups(problem, budget):
-        batch = _in_batch(problem, group)
         alone = _alone(problem, group)
+        try:
+            batch = _in_batch(problem, group)
+        except RoutesChangedError:
+            if problem.survey.routes.ruled:
+                raise
+            batch = alone  # nothing but samples alone is used
         for name in group:
             together, single = batch.get(name), alone.get(name)
             if together is None and single is None:
@@ -96,20 +105,62 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
     if bool((apart > bounds.alone**2 * norms).any()):
         if problem.survey.routes.ruled:
             return False
-        raise ModelError(
-            "a sample's gradients change with the others in its batch, though its outputs do not "
-            "(or change from call to call), so that the kernel between samples is not defined; "
-            "look for hooks and custom backward passes that mix samples or normalise gradients "
-            "over the batch"
-        )
+        _refuse_mixing(problem, problem.x, bounds)
     return _near(problem, layers, expected, bounds)
+
+
+def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
+    """Raise `ModelError` if outputs or gradients of samples depend on their batch.
+
+    The outputs of every sample are weighted by another power of two: the gradient of their sum is
+    then the weighted sum of the gradients of each sample alone, unless the model mixes samples.
+
+    Args:
+        problem: the problem, inside `prepared`.
+        x: samples, of which the first 16 are used.
+    """
+    x = x[:_MOST]
+    bounds = bounds_of(problem)
+    outputs = forward(problem.model, feedable(x)).detach()
+    compare(problem.model, x, outputs, ([i] for i in range(len(x))))
+    weights = 0.5 ** (torch.arange(len(x), device=x.device) % 4)
+    cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
+    apart = norm = 0.0
+    for group in _groups(problem, default_memory()):
+        outputs = forward(problem.model, feedable(x))
+        scalar = weights.to(outputs) @ (outputs @ cotangent[0])
+        reentrant = problem.survey.routes.reentrant
+        together = autograd_gradients(scalar, problem.model, group, reentrant, False)
+        alone: Gradients = {}
+        passes = plain_gradients(problem.model, group, x, cotangent, reentrant)
+        for sample, _, gradients in passes:
+            for name, gradient in gradients.items():
+                part = gradient * weights[sample].to(gradient)
+                alone[name] = alone[name] + part if name in alone else part
+        for name in alone.keys() | together.keys():
+            difference = _difference(together.get(name), alone.get(name))
+            apart += float(difference.double().square().sum())
+            norm += float(alone[name].double().square().sum()) if name in alone else 0.0
+    if apart > bounds.alone**2 * norm:
+        _refuse_mixing(problem, x, bounds)
+
+
+def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
+    cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
+    place = describe_gradient_culprit(problem.model, x, cotangent[0], bounds.alone)
+    raise ModelError(
+        f"a sample's gradients change with the others in its batch, though its outputs do not"
+        f"{f', first {place}' if place else ''}, so that the kernel between samples is not "
+        f"defined; take away hooks and custom backward passes that mix samples or normalise "
+        f"gradients over the batch"
+    )
 
 
 def _near(
     problem: Problem,
     layers: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
-    bounds: _Bounds,
+    bounds: Bounds,
 ) -> bool:
     scale = float(sum(expected.values(), torch.zeros(2, 2)).diagonal().max())
     loose = {layer_of(name) for name in problem.survey.routes.general}
@@ -127,7 +178,8 @@ def _near(
     return not bool((error.abs() > bounds.total * scale).any())
 
 
-def _bounds(problem: Problem) -> _Bounds:
+def bounds_of(problem: Problem) -> Bounds:
+    """What may differ, by the coarsest dtype of outputs and parameters."""
     dtypes = {problem.cotangents.like.dtype, *(p.dtype for p in problem.parameters.values())}
     real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
     coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)

@@ -6,12 +6,14 @@ autocast and compilation are off, and faster code that torch substitutes in eval
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -20,19 +22,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conescope.entk.failure import shown
 from conescope.errors import ModelError
 
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__) - {"training"}
+_SMALL = 2**16
 _OBJECT_DEPTH = 3
 """How many objects one inside the other are looked into for what a forward pass may write."""
 _OPAQUE = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, FunctionType,
-           MethodType, nn.Module, torch.dtype, torch.device, torch.Generator)  # fmt: skip
+           MethodType, nn.Module, torch.dtype, torch.device)  # fmt: skip
 _OPAQUE_PACKAGES = ("torch", "lightning", "pytorch_lightning")
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Tensor]]] = (
     weakref.WeakKeyDictionary()
 )
 """Model → the tensors of its state that its forward pass was seen to write."""
+
+
+_MOVING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models whose forward pass was seen to put tensors of their state elsewhere in memory."""
+
+
+def writes_weights(model: nn.Module) -> bool:
+    """Whether a model's forward pass was seen to write parameters, or to move its state."""
+    return model in _MOVING or any(isinstance(t, nn.Parameter) for t in _written(model))
 
 
 @contextmanager
@@ -77,11 +90,15 @@ def watching_writes(model: nn.Module) -> Iterator[None]:
 
     What is found is remembered: `untouched` saves these tensors from then on.
     """
-    guard = _WriteGuard(list(_Attributes(model).tensors.values()))
+    tensors = list(_Attributes(model).tensors.values())
+    guard = _WriteGuard(tensors)
+    places = [(t, t.data_ptr()) for t in tensors if _is_plain(t)]
     try:
         with guard:
             yield
     finally:
+        if any(t.data_ptr() != place for t, place in places):
+            _MOVING.add(model)
         with torch.no_grad():
             for tensor, value in guard.saved.values():
                 tensor.copy_(value)
@@ -111,8 +128,12 @@ class _Attributes:
         self.tensors: dict[int, Tensor] = {}
         self._namespaces: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._put_back: list[Callable[[], object]] = []
         self._seen: set[int] = set()
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # its attributes are not Python's
+                self._note_all([*module.parameters(False), *module.buffers(False)], 0)
+                continue
             own = {k: v for k, v in module.__dict__.items() if k not in _OF_EVERY_MODULE}
             self._namespaces.append((module.__dict__, own))
             for name in ("_parameters", "_buffers"):
@@ -131,6 +152,8 @@ class _Attributes:
                     namespace[name] = value
         for container, content in self._containers:
             _refill(container, content)
+        for put_back in self._put_back:
+            put_back()
 
     def _note_all(self, values: Any, depth: int) -> None:
         for value in values:
@@ -144,6 +167,18 @@ class _Attributes:
             self.tensors[id(value)] = value
         elif isinstance(value, np.ndarray):
             self._containers.append((value, value.copy()))
+        elif isinstance(value, torch.Generator):
+            self._put_back.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            self._put_back.append(partial(setattr, bits, "state", copy.deepcopy(bits.state)))
+        elif isinstance(value, random.Random | np.random.RandomState):
+            set_state, get_state = (
+                (value.setstate, value.getstate)
+                if isinstance(value, random.Random)
+                else (value.set_state, value.get_state)
+            )
+            self._put_back.append(partial(set_state, get_state()))
         elif isinstance(value, dict):
             self._containers.append((value, dict(value)))
             self._note_all(value.values(), depth)
@@ -186,23 +221,34 @@ def _same_items(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> bool:
 
 
 class _Values:
-    """The values of the tensors that a forward pass is known to write, and versions of others."""
+    """The values of the tensors that a forward pass may write, and versions of all others.
+
+    Those of which it is known are saved, and all small ones that are no parameters: writing to
+    them can go unnoticed, since neither `.data` nor NumPy counts versions.
+    """
 
     def __init__(self, model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
         self._model = model
-        written = {id(t): t for t in _written(model) if not t.is_inference()}
-        self._saved = [(t, t.detach().clone(), t._version) for t in written.values()]
+        self._places = [(t, t.data) for t in tensors.values() if not t.is_inference()]
+        saved = {id(t): t for t in _written(model)}
+        for key, t in tensors.items():
+            if not isinstance(t, nn.Parameter) and t.numel() <= _SMALL and _is_plain(t):
+                saved[key] = t
+        self._saved = [(t, t.detach().clone()) for t in saved.values() if not t.is_inference()]
         self._others = [
             (t, t._version)
             for key, t in tensors.items()
-            if key not in written and not t.is_inference()
+            if key not in saved and not t.is_inference()
         ]
 
     def restore(self) -> None:
         """Put back what has been written."""
         with torch.no_grad():
-            for tensor, value, version in self._saved:
-                if tensor._version != version:
+            for tensor, data in self._places:
+                if _is_plain(data) and tensor.data_ptr() != data.data_ptr():
+                    tensor.data = data
+            for tensor, value in self._saved:
+                if not _same_bits(tensor, value):
                     tensor.copy_(value)
 
     def refuse_lost(self) -> None:
@@ -217,6 +263,14 @@ class _Values:
                 )
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+
+
+def _same_bits(tensor: Tensor, value: Tensor) -> bool:
+    return torch.equal(tensor, value) or bool(((tensor == value) | (tensor != tensor)).all())
+
+
 def _written(model: nn.Module) -> list[Tensor]:
     return [t for reference in _WRITTEN.get(model, []) if (t := reference()) is not None]
 
@@ -225,7 +279,7 @@ def _name_of(tensor: Tensor, model: nn.Module) -> str:
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, held in named:
             if held is tensor:
-                return f"{kind} {name!r}"
+                return f"{kind} {shown(model, name)!r}"
     return f"a tensor of shape {tuple(tensor.shape)} among the model's attributes"
 
 
@@ -281,13 +335,49 @@ def _no_fast_path() -> Iterator[None]:
 
 
 def _take_off_precision_wrappers(model: nn.Module) -> None:
-    """Give modules their own forward back where accelerate has put one with autocast before it.
+    """Give modules their own forward pass back where a wrapper around it enters autocast.
 
-    `same_attributes` puts accelerate's back.
+    Libraries that train in mixed precision, such as accelerate, replace `forward` on the instance.
+    `_Attributes.restore` puts theirs back.
     """
     for module in model.modules():
-        if "_original_forward" in module.__dict__ and "forward" in module.__dict__:
-            module.__dict__["forward"] = module.__dict__["_original_forward"]
+        replaced = module.__dict__.get("forward")
+        if replaced is not None and _enters_autocast(replaced):
+            original = module.__dict__.get("_original_forward")
+            module.__dict__["forward"] = original or MethodType(type(module).forward, module)
+
+
+def _enters_autocast(function: Any) -> bool:
+    """Whether a wrapper, or what it wraps outside of the modules' own code, enters autocast."""
+    pending, seen = [function], set()
+    while pending:
+        found = pending.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, torch.autocast):
+            return True
+        if isinstance(found, MethodType):
+            found = found.__func__
+        if isinstance(found, FunctionType):
+            code = found.__code__
+            owner = code.co_qualname.rpartition(".")[0]
+            if code.co_name == "forward" and owner and not owner.endswith("<locals>"):
+                continue  # a module's own code
+            if "autocast" in code.co_names:
+                return True
+            pending += [cell.cell_contents for cell in found.__closure__ or () if _is_full(cell)]
+            pending.append(getattr(found, "__wrapped__", None))
+        elif callable(found) and not isinstance(found, nn.Module | type):
+            pending += [v for v in getattr(found, "__dict__", {}).values() if callable(v)]
+    return False
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a cell that is not filled yet
+        return False
 
 
 @contextmanager

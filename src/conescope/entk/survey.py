@@ -21,7 +21,7 @@ from conescope.entk.routes import (
     follow,
     with_general_way,
 )
-from conescope.entk.state import watching_writes
+from conescope.entk.state import requiring_grad, untouched, watching_writes
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class Survey:
 @dataclass
 class _Memo:
     key: Hashable = None
+    like: Tensor | None = None
     survey: Survey | None = None
     compared: set[Hashable] = field(default_factory=set)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
@@ -133,13 +134,16 @@ class _Memo:
 _MEMOS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
 
 
-def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Survey:
-    """The survey of a model; remembered as long as the model keeps its modules and modes.
+def look_at(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Tensor:
+    """Try a model that has not been seen, or not as it is now: its outputs, and what it writes.
 
     Args:
-        model: the network; the parameters require gradients.
+        model: the network.
         parameters: those whose kernel is wanted.
         x: samples.
+
+    Returns:
+        An empty tensor [0, c] of the outputs' dtype and device.
 
     Raises:
         ModelError: if the model rejects samples, or they depend on each other.
@@ -150,10 +154,27 @@ def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Te
         tuple((name, id(p), p.shape) for name, p in parameters.items()),
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
-    if memo.survey is None or memo.key != key:
+    if memo.like is None or memo.key != key:
         memo.survey, memo.compared = None, set()
-        with watching_writes(model):
-            like = first_look(model, x)
+        with untouched(model), requiring_grad(parameters.values()), watching_writes(model):
+            memo.like = first_look(model, x)
+        memo.key = key
+    return memo.like
+
+
+def survey_model(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, like: Tensor
+) -> Survey:
+    """The survey of a model; remembered as long as the model keeps its modules and modes.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: those whose kernel is wanted.
+        x: samples.
+        like: what `look_at` gave.
+    """
+    memo = _MEMOS[model]
+    if memo.survey is None:
         pair = x[:2] if len(x) > 1 else x[[0, 0]]
         routes = find_routes(model, parameters, pair)
         try:
@@ -164,7 +185,7 @@ def survey_model(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Te
             survey = _survey(model, parameters, pair, routes, like)
         if survey.routes.provisional:
             return survey
-        memo.key, memo.survey = key, survey
+        memo.survey = survey
     return memo.survey
 
 
