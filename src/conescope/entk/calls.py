@@ -85,7 +85,7 @@ class Call(ABC):
         """The output's cotangent as [b, …]."""
         return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
 
-    def of_samples(self, g: Tensor, numbers: list[int]) -> Tensor:
+    def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
         """The part of the gradient at `target` that is of some samples."""
         return self.samples_first(g)[numbers]
 
@@ -235,7 +235,7 @@ class BatchNormCall(Call):
     def shaped(self, g: Tensor) -> Tensor:
         return g.reshape(self.source.shape)
 
-    def of_samples(self, g: Tensor, numbers: list[int]) -> Tensor:
+    def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
         return g.view(len(g), self.samples, -1)[:, numbers]
 
     @property

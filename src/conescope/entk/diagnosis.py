@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -24,7 +25,7 @@ def refuse_without_gradient(problem: Problem, layers: Mapping[str, Tensor]) -> N
         problem: the problem, inside `prepared`.
         layers: its kernels, by layer.
     """
-    if any(bool(values.any()) for values in layers.values()):
+    if any(bool(_decisive(problem, values).any()) for values in layers.values()):
         return
     for block in problem.x.split(_BLOCK):
         found, opaque = reachable(forward(problem.model, feedable(block)), problem.parameters)
@@ -49,7 +50,7 @@ def refuse_not_finite(problem: Problem, layers: Mapping[str, Tensor]) -> None:
         ModelError: if a gradient is not finite.
         KernelError: if all gradients are finite, and the kernel overflows.
     """
-    if all(_is_finite(values) for values in layers.values()):
+    if all(_is_finite(_decisive(problem, values)) for values in layers.values()):
         return
     cotangents = problem.cotangents
     for name, samples in (("x", problem.x), ("y", problem.y)):
@@ -88,6 +89,14 @@ def _check_gradients(problem: Problem, sample: Tensor, cotangent: Tensor, place:
                 f"{where}: some operation has no finite derivative there, such as a square root or "
                 f"a norm at 0; add a small number under the root, or leave the sample out"
             )
+
+
+def _decisive(problem: Problem, values: Tensor) -> Tensor:
+    """The diagonal if x is y: it is zero, NaN or infinite wherever its row is; else all values."""
+    if problem.y is not None:
+        return values
+    rows = math.isqrt(values.numel())
+    return values.view(rows, rows).diagonal()
 
 
 def _is_finite(values: Tensor) -> bool:

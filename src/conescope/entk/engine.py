@@ -190,6 +190,8 @@ def _kernel(
     for part in _parts(problem, budget - fixed):
         pieces = pieces_of(part, budget, fixed)
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
+        if part.witness is not None:
+            part.witness.expect(-(-len(problem.x) // pieces.block))
         for start in range(0, len(part.cotangents), pieces.directions):
             group = part.cotangents.part(start, start + pieces.directions)
             _add_group(accumulator, factory, part, group, pieces)

@@ -12,6 +12,7 @@ from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call, OuterCall, Role
 from conescope.entk.forward import feedable, forward
 from conescope.entk.general import plain_gradients, transformed_gradients
+from conescope.entk.independence import compare, hold
 from conescope.entk.problem import Problem
 from conescope.entk.products import Scratch
 from conescope.entk.routes import follow, refuse_exchanged_samples
@@ -69,15 +70,6 @@ class Factory:
                 collector.absorb_general(block, x[block])
         return collector.terms
 
-    def witness(self, x: Tensor, outputs: Tensor | None = None) -> None:
-        """Compare a batch with its parts; its outputs are computed if they are not given."""
-        witness = self.problem.witness
-        if witness is None or (outputs is None and not witness.thorough):
-            return
-        if outputs is None:
-            outputs = forward(self.problem.model, feedable(x))
-        witness.compare(x, outputs)
-
     def layer(self, parameter: str) -> str:
         """The layer under which a parameter's term is kept."""
         return layer_of(parameter) if self.by_layer else ""
@@ -127,48 +119,48 @@ class _Collector:
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
         self._form(block, slice(0, last + 1), open_terms, stacked=True)
         # only now: another forward pass may write what the backward passes need
-        factory.witness(x, outputs)
-        if calls and problem.witness is not None and problem.checks_gradients:
-            self._compare_gradients(x, calls, gradients, problem.witness.few(len(x)))
+        self._compare(x, outputs.detach(), calls, gradients)
 
-    def _compare_gradients(
+    def _compare(
         self,
         x: Tensor,
+        outputs: Tensor,
         calls: Sequence[Call],
         gradients: Sequence[Tensor | None],
-        part: list[int],
     ) -> None:
-        """Compare the last cotangent's gradients of a few samples with those without the others."""
-        problem = self.factory.problem
-        if not part:
+        """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
+        problem, witness = self.factory.problem, self.factory.problem.witness
+        if witness is None:
             return
-        outputs, again = follow(
-            problem.model, problem.parameters, x[part], self.factory.survey.routes
-        )
-        with attempted():
-            found = torch.autograd.grad(
-                outputs,
-                [call.target for call in again],
-                self.directions[-1].expand_as(outputs),
-                allow_unused=True,
-            )
-        bound = bounds_of(problem).alone
-        everyone = list(range(len(part)))
-        for call, g, other, h in zip(calls, gradients, again, found, strict=True):
-            if g is None or h is None:
-                continue
-            whole, single = call.of_samples(g, part), other.of_samples(h, everyone)
-            if whole.shape == single.shape and float((whole - single).norm()) > bound * float(
-                single.norm()
-            ):
-                refuse_mixed_gradients(problem, x)
-                raise RoutesChangedError
+        witness.refuse_not_finite(outputs, x.dtype)
+        parts = witness.parts(x)
+        if witness.thorough or not calls or not problem.checks_gradients:
+            compare(problem.model, x, outputs, parts)
+            return
+        for part in parts:
+            alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
+            hold(problem.model, x, outputs, part, alone.detach())
+            with attempted():
+                targets = [call.target for call in again]
+                direction = self.directions[-1].expand_as(alone)
+                found = torch.autograd.grad(alone, targets, direction, allow_unused=True)
+            bound = bounds_of(problem).alone
+            for call, g, other, h in zip(calls, gradients, again, found, strict=True):
+                if g is None or h is None:
+                    continue
+                whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
+                if whole.shape == single.shape and bool(
+                    (whole - single).norm() > bound * single.norm()
+                ):
+                    refuse_mixed_gradients(problem, x)
+                    raise RoutesChangedError
 
     def absorb_general(self, block: slice, x: Tensor) -> None:
         """Take in the gradients of the samples x, a block of all, by the general route."""
         problem, routes = self.factory.problem, self.factory.survey.routes
-        if not routes.ruled:
-            self.factory.witness(x)
+        if not routes.ruled and problem.witness is not None and problem.witness.thorough:
+            outputs = forward(problem.model, feedable(x)).detach()
+            self._compare(x, outputs, (), ())
         chosen = {name: problem.parameters[name] for name in routes.general}
         if routes.transformed:
             try:

@@ -83,8 +83,6 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
     Raises:
         ModelError: if they differ by more than rounding.
     """
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
-    tolerance = float(together.abs().max()) * 1e3 * max(torch.finfo(d).eps for d in dtypes)
     for part in parts:
         try:
             alone = forward(model, feedable(x[part])).detach()
@@ -92,33 +90,48 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
             raise ModelError(
                 f"the model takes a batch of {len(x)} samples, but not {len(part)} of them: its "
                 f"outputs for a sample depend on the batch: "
-                f"{describe_culprit(model, x, part[0], tolerance)} ({error})"
+                f"{describe_culprit(model, x, part[0], _tolerance(model, together))} ({error})"
             ) from error
-        if alone.shape[1] != together.shape[1]:
-            raise ModelError(
-                f"the number of outputs of a sample changes with its batch ({together.shape[1]} in "
-                f"a batch of {len(x)}, {alone.shape[1]} in one of {len(part)}); return as many for "
-                f"each"
-            )
-        off = ((together[part] - alone).abs() > tolerance).any(dim=1)
-        if bool(off.any()):
-            sample = part[int(off.nonzero()[0])]
-            raise ModelError(
-                f"a sample's outputs change with the others in its batch, so that the kernel "
-                f"between samples is not defined: "
-                f"{describe_culprit(model, x, sample, tolerance)}"
-            )
+        hold(model, x, together, part, alone)
+
+
+def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: Tensor) -> None:
+    """Hold the outputs of a batch [b, c] to those of a part of it, [p, c].
+
+    Raises:
+        ModelError: if they differ by more than rounding.
+    """
+    if alone.shape[1] != together.shape[1]:
+        raise ModelError(
+            f"the number of outputs of a sample changes with its batch ({together.shape[1]} in a "
+            f"batch of {len(x)}, {alone.shape[1]} in one of {len(part)}); return as many for each"
+        )
+    tolerance = _tolerance(model, together)
+    off = ((together[part] - alone).abs() > tolerance).any(dim=1)
+    if bool(off.any()):
+        sample = part[int(off.nonzero()[0])]
+        raise ModelError(
+            f"a sample's outputs change with the others in its batch, so that the kernel between "
+            f"samples is not defined: {describe_culprit(model, x, sample, tolerance)}"
+        )
+
+
+def _tolerance(model: nn.Module, outputs: Tensor) -> float:
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {outputs.dtype}
+    return float(outputs.abs().max()) * 1e3 * max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 class Witness:
-    """Compares what a batch gives with what parts of it give, while a kernel is computed.
+    """Says which samples of which batches are computed again, apart from the others.
+
+    When samples are first seen, these are all samples of all batches; later they are a few of one
+    batch, drawn anew for each kernel.
 
     Args:
         model: the network.
-        thorough: whether every sample is computed again, as when samples are first seen, or a few
-            that are drawn anew each time.
+        thorough: whether the samples are seen for the first time.
         generator: of the draws.
-        done: called when every batch of a kernel has been compared.
+        done: called when the kernel is there.
     """
 
     def __init__(
@@ -130,34 +143,32 @@ class Witness:
     ) -> None:
         self._model, self._generator = model, generator
         self.thorough, self.done = thorough, done
+        self._chosen, self._next = 0, 0
         self._seen: set[tuple[int, int]] = set()
 
-    def compare(self, x: Tensor, outputs: Tensor) -> None:
-        """Hold a batch [b, …] to its parts, unless this has been done for this kernel.
+    def expect(self, batches: int) -> None:
+        """Choose one of the batches that are to come."""
+        self._chosen = int(torch.randint(batches, (), generator=self._generator))
+        self._next = 0
 
-        Raises:
-            ModelError: if its outputs [b, c] are not finite, or not those of its parts.
-        """
-        key = x.data_ptr(), len(x)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        outputs = outputs.detach()
-        if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
-            raise ModelError(_not_finite(outputs, x.dtype, self._model))
-        if len(x) > 1:
-            compare(self._model, x, outputs, self._parts(len(x)))
-
-    def few(self, samples: int) -> list[int]:
-        """Numbers of a few samples of a batch, drawn anew each time; none if it has one sample."""
-        order = torch.randperm(samples, generator=self._generator)
-        return order[: min(_PART, samples - 1)].tolist()
-
-    def _parts(self, samples: int) -> list[list[int]]:
+    def parts(self, x: Tensor) -> list[list[int]]:
+        """Numbers of the samples of a batch to compute again, some at a time; none for most."""
+        number, self._next = self._next, self._next + 1
+        if len(x) < 2 or not (self.thorough or number == self._chosen):
+            return []
+        order = torch.randperm(len(x), generator=self._generator)
         if not self.thorough:
-            return [self.few(samples)]
-        order = torch.randperm(samples, generator=self._generator)
-        return [part.tolist() for part in order.split(-(-samples // _ALONE))]
+            return [order[: min(_PART, len(x) - 1)].tolist()]
+        key = x.data_ptr(), len(x)
+        if key in self._seen:  # for other cotangents
+            return []
+        self._seen.add(key)
+        return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]
+
+    def refuse_not_finite(self, outputs: Tensor, dtype: torch.dtype) -> None:
+        """Raise `ModelError` if outputs are NaN or infinite; `dtype` is that of the inputs."""
+        if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
+            raise ModelError(_not_finite(outputs, dtype, self._model))
 
 
 def _not_finite(outputs: Tensor, dtype: torch.dtype, model: nn.Module) -> str:
