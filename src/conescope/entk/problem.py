@@ -17,7 +17,7 @@ from conescope.entk.survey import Survey, look_at, survey_model, witness_of
 from conescope.kernel import Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights
 
-_MANY_PASSES = 64
+_MANY_PASSES = 512
 """Gradients of two samples and one cotangent more are a small part of so many."""
 _CHEAP_PASS = 2**20
 """Numbers that a pass over all samples keeps, if its time is next to nothing."""
