@@ -18,7 +18,8 @@ from conescope.entk import KernelEstimate, entk, estimate_entk
 from conescope.entk.failure import describe_failure
 from conescope.entk.forward import FORWARD_ERRORS, feedable
 from conescope.entk.problem import convention, prepared
-from conescope.entk.state import untouched, watching_writes
+from conescope.entk.state import untouched
+from conescope.entk.writes import watching_writes
 from conescope.errors import ModelError
 from conescope.kernel import Kernel, Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights, unwrapped

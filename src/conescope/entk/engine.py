@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from conescope.entk.accumulator import Accumulator, sum_of
 from conescope.entk.arguments import parse_memory
-from conescope.entk.assignment import layer_of
 from conescope.entk.attempt import RoutesChangedError
 from conescope.entk.budget import Cut, cut, default_memory
 from conescope.entk.diagnosis import refuse_not_finite, refuse_without_gradient
 from conescope.entk.factors import Factory
+from conescope.entk.known import forget, remember, survey_model
 from conescope.entk.problem import Problem, convention, prepared
-from conescope.entk.products import Scratch, keep_freed_pages, mirror
+from conescope.entk.products import Scratch, keep_freed_pages
 from conescope.entk.selfcheck import agrees_with_autograd, refuse_mixed_gradients, sample_problem
 from conescope.entk.survey import (
     Survey,
-    forget,
     only,
     real_numbers,
-    remember,
-    survey_model,
     without_general,
     without_positions,
     without_rules,
 )
-from conescope.entk.terms import Term
 from conescope.errors import KernelError, ModelError
 from conescope.kernel import Kernel, Outputs
 
 Precision = Literal["model", "bfloat16"]
-
-_MANY_PARAMETERS = 2**20
-_LARGE_KERNEL = 2**20
-"""Kernels are added up in float64. Only those of more numbers than these, of models with fewer
-parameters than these, whose sums are short, are added up in the kernel's own dtype."""
 
 
 def entk(
@@ -184,7 +176,7 @@ def _kernel(
 ) -> dict[str, Tensor]:
     """Layer → values [n·q, m·q] or [n, m], in the dtype in which they were added up."""
     keep_freed_pages()
-    accumulator = _Accumulator(problem, by_layer)
+    accumulator = Accumulator(problem, by_layer)
     dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
     fixed = accumulator.bytes_beyond_result
     for part in _parts(problem, budget - fixed):
@@ -232,7 +224,7 @@ def _parts(problem: Problem, budget: int) -> list[Problem]:
 
 
 def _add_group(
-    accumulator: _Accumulator, factory: Factory, problem: Problem, group: Tensor, pieces: Cut
+    accumulator: Accumulator, factory: Factory, problem: Problem, group: Tensor, pieces: Cut
 ) -> None:
     """Add the products of all pairs of chunks, for some of the cotangents."""
     x, y, size = problem.x, problem.y, pieces.chunk
@@ -244,58 +236,3 @@ def _add_group(
             other = x if y is None else y
             right = factory(other[begin : begin + size], group)
             accumulator.add(left, right, start, begin, factory.scratch)
-
-
-class _Accumulator:
-    """The kernel of each layer in the making, as matrices [n·q, m·q] or [n, m].
-
-    Attributes:
-        bytes_beyond_result: what the matrices take while they are made, beside the result.
-    """
-
-    def __init__(self, problem: Problem, by_layer: bool) -> None:
-        self.full = problem.full
-        self.q = len(problem.cotangents) if self.full else 1
-        self.symmetric = problem.y is None
-        columns = len(problem.x if problem.y is None else problem.y)
-        shape = len(problem.x) * self.q, columns * self.q
-        parameters = sum(map(real_numbers, problem.parameters.values()))
-        exact = parameters >= _MANY_PARAMETERS or shape[0] * shape[1] <= _LARGE_KERNEL
-        dtype = torch.float64 if exact else problem.dtype
-        names = map(layer_of, problem.parameters) if by_layer else [""]
-        like = problem.cotangents.like
-        self.layers = {layer: like.new_zeros(shape, dtype=dtype) for layer in dict.fromkeys(names)}
-        held = sum(values.nbytes for values in self.layers.values())
-        self.bytes_beyond_result = held if dtype != problem.dtype else 0
-
-    def add(
-        self,
-        left: Mapping[str, list[Term]],
-        right: Mapping[str, list[Term]] | None,
-        row: int,
-        column: int,
-        scratch: Scratch,
-    ) -> None:
-        """Add the products of two chunks, whose first samples are `row` and `column`."""
-        for layer, terms in left.items():
-            others = terms if right is None else right[layer]
-            for term, other in zip(terms, others, strict=True):
-                place = self.layers[layer][row * self.q :, column * self.q :]
-                place = place[: term.samples * self.q, : other.samples * self.q]
-                term.add_to(place, None if right is None else other, self.full, scratch)
-
-    def finish(self) -> dict[str, Tensor]:
-        """Layer → matrix, symmetric to the last bit where x is y."""
-        if self.symmetric:
-            for values in self.layers.values():
-                mirror(values)
-        return self.layers
-
-
-def sum_of(parts: Mapping[str, Tensor]) -> Tensor:
-    """The sum in one order, added up in float64 and rounded to the dtype of the parts."""
-    first, *others = parts.values()
-    total = first.double() if first.dtype != torch.float64 else first.clone()
-    for part in others:
-        total += part
-    return total.to(first.dtype)

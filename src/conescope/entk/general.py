@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from conescope.entk.attempt import RoutesChangedError, attempted
+from conescope.entk.attributes import same_attributes
 from conescope.entk.failure import describe_failure
 from conescope.entk.forward import feedable, forward
 from conescope.entk.graph import reachable
-from conescope.entk.state import same_attributes, writes_weights
+from conescope.entk.writes import writes_weights
 from conescope.errors import ModelError
 
 Gradients = dict[str, Tensor]

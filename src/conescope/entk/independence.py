@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from conescope.entk.attributes import same_attributes
 from conescope.entk.culprit import describe_culprit
 from conescope.entk.failure import shown
 from conescope.entk.forward import feedable, forward
-from conescope.entk.state import same_attributes
 from conescope.errors import ModelError
 
 _ALONE = 16

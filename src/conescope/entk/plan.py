@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +25,9 @@ from conescope.entk.contractions import (
 from conescope.entk.engine import pieces_of
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, convention, prepared
-from conescope.entk.products import Scratch, multiply, multiply_batch
+from conescope.entk.products import Scratch
 from conescope.entk.routes import follow
+from conescope.entk.speed import Speed, measure_speed, seconds_of
 from conescope.entk.survey import Shape, without_rules
 from conescope.kernel import Outputs
 
@@ -104,15 +103,6 @@ class Plan:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Rates of a machine: operations a second of products, elements a second of copies."""
-
-    product: float
-    batched: float
-    copy: float
-
-
 def plan(
     model: nn.Module,
     x: Tensor,
@@ -174,8 +164,8 @@ def _passes(problem: Problem, pieces: Cut) -> float:
     few = problem.x[: _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES]
     factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
-    one = _seconds(lambda: factory(few, first))
-    three = _seconds(lambda: factory(few, first.expand(3, -1)))
+    one = seconds_of(lambda: factory(few, first))
+    three = seconds_of(lambda: factory(few, first.expand(3, -1)))
     backward = max(0.0, three - one) / 2
     forward = max(0.0, one - backward)
     return _repeated(problem, pieces, forward / len(few), backward / len(few))
@@ -269,36 +259,3 @@ def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:
         sum(part.bytes for part in parts),
         sum(part.seconds for part in parts),
     )
-
-
-@functools.cache
-def measure_speed(device: str, dtype: torch.dtype) -> Speed:
-    """Rates of products of matrices, of batches of small ones, and of copies."""
-    a = torch.ones(1024, 1024, dtype=dtype, device=device)
-    left = torch.ones(256, 64, 64, dtype=dtype, device=device)
-    right = torch.ones(256, 64, 288, dtype=dtype, device=device)
-    long = torch.ones(2**23, dtype=dtype, device=device)
-    target = torch.empty_like(long)
-    out = torch.empty(256, 64, 288, dtype=dtype, device=device)
-    product = _seconds(lambda: multiply(a, a))
-    batched = _seconds(lambda: multiply_batch(out, left, right))
-    copy = _seconds(lambda: target.copy_(long))
-    return Speed(2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """The least of a few runs, after one to warm up: what the machine does undisturbed."""
-    work()
-    times = []
-    while len(times) < 3 or (sum(times) < 0.1 and len(times) < 20):
-        _synchronize()
-        start = time.perf_counter()
-        work()
-        _synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from conescope.entk.arguments import check_inputs, check_parameters
 from conescope.entk.cotangents import Cotangents
 from conescope.entk.independence import Witness, refuse_coupling_modules
+from conescope.entk.known import look_at, survey_model, witness_of
 from conescope.entk.state import requiring_grad, untouched
-from conescope.entk.survey import Survey, look_at, survey_model, witness_of
+from conescope.entk.survey import Survey
 from conescope.kernel import Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights
 

@@ -15,15 +15,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from conescope.entk.calls import (
-    BatchNormCall,
-    Call,
-    ChannelNormCall,
-    ElementNormCall,
-    EmbeddingCall,
-    LinearCall,
-)
+from conescope.entk.calls import Call, EmbeddingCall, LinearCall
 from conescope.entk.convolutions import ConvCall, TransposedConvCall
+from conescope.entk.norms import BatchNormCall, ChannelNormCall, ElementNormCall
 
 
 class Recorder(TorchFunctionMode):
