@@ -254,7 +254,8 @@ def test_batchnorm_of_snapshots_is_that_asked_for(tmp_path, monkeypatch):
         same = cs.load_run(tmp_path / "run").series.kernels[own.index(step)]
         torch.testing.assert_close(kernel.values, same.values, rtol=1e-5, atol=1e-4)
         subject.load(step)
-        truth = cs.entk(recalibrated(subject.model, experiment.calibration), experiment.probe)
+        with subject.computing():  # on the recipe's threads
+            truth = cs.entk(recalibrated(subject.model, experiment.calibration), experiment.probe)
         assert torch.equal(anew.series.kernels[own.index(step)].values, truth.values)
         assert cs.kernel_distance(kernel, truth) > 1e-4
 

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conescope.entk import convolutions, entk, products
@@ -63,6 +65,37 @@ def test_gram_fills_the_lower_triangle(rows: int, dtype: torch.dtype):
     expected = factor.double() @ factor.double().T + 1
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-3)
     assert torch.equal(out, out.T)
+
+
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 3 * products.LONG_SUM),
+    seed=st.integers(0, 99),
+    exact=st.booleans(),
+    other=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_long_inner_products_keep_their_digits(rows, columns, seed, exact, other):
+    """Against float64 products of the same float32 numbers, relative to the diagonal."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = rows, columns
+    left = torch.rand(shape, generator=generator) * torch.randn(shape, generator=generator).exp()
+    right = left.flip(0).contiguous() if other else None
+    out = torch.zeros(rows, rows, dtype=torch.float64 if exact else torch.float32)
+    products.add_gram(out, left, right)
+    expected = left.double() @ (left if right is None else right).double().T
+    error = (out.double() - expected).abs()
+    if right is None:
+        error = error.tril()
+    assert float(error.max()) <= 1e-6 * float(left.double().square().sum(dim=1).max())
+
+
+def test_products_of_any_length_keep_their_digits():
+    left, right = torch.rand(3, 5 * products.LONG_SUM), torch.rand(5 * products.LONG_SUM, 2)
+    expected = left.double() @ right.double()
+    found = products.multiply_long(left, right)
+    assert found.dtype == torch.float64
+    assert float(((found - expected) / expected).abs().max()) < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")

@@ -84,8 +84,16 @@ def cut(
         plan = _fill(survey, q, max(n, m or 0), 2, element, budget)
         if plan is not None:
             return plan
-    least = _bytes(survey, choices[-1], 1, 2, _least_scratch(survey, choices[-1], 2), element)
-    raise KernelError(too_small(budget + fixed, least + fixed))
+    least = least_bytes(survey, directions, together, element, fixed)
+    raise KernelError(too_small(budget + fixed, least))
+
+
+def least_bytes(
+    survey: Survey, directions: int, together: bool, element: int, fixed: int = 0
+) -> int:
+    """The smallest budget that `cut` does not refuse; the arguments are those of `cut`."""
+    q = directions if together else 1
+    return _bytes(survey, q, 1, 2, _least_scratch(survey, q, 2), element) + fixed
 
 
 def too_small(budget: int, least: int) -> str:

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 from conescope.entk.accumulator import Accumulator, sum_of
 from conescope.entk.arguments import parse_memory
 from conescope.entk.attempt import RoutesChangedError
-from conescope.entk.budget import Cut, cut, default_memory
+from conescope.entk.budget import Cut, cut, default_memory, least_bytes, too_small
 from conescope.entk.diagnosis import refuse_not_finite, refuse_without_gradient
 from conescope.entk.factors import Factory
 from conescope.entk.known import forget, remember, survey_model
 from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch, keep_freed_pages
-from conescope.entk.selfcheck import agrees_with_autograd, refuse_mixed_gradients, sample_problem
+from conescope.entk.selfcheck import (
+    agrees_with_autograd,
+    least_for_check,
+    refuse_mixed_gradients,
+    sample_problem,
+)
 from conescope.entk.survey import (
     Survey,
     only,
@@ -105,6 +110,9 @@ def compute(
     budget = parse_memory(memory) or default_memory()
     first = check and not problem.survey.checked
     if first:
+        least = max(least_for_check(problem), *map(least_of, parts_of(problem, budget)))
+        if least > budget:
+            raise KernelError(too_small(budget, least))
         problem = _checked(problem, budget)
     layers, problem = _by_some_route(problem, by_layer, precision, budget, first)
     if problem.witness is not None:
@@ -179,7 +187,7 @@ def _kernel(
     accumulator = Accumulator(problem, by_layer)
     dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
     fixed = accumulator.bytes_beyond_result
-    for part in _parts(problem, budget - fixed):
+    for part in parts_of(problem, budget - fixed):
         pieces = pieces_of(part, budget, fixed)
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
         if part.witness is not None:
@@ -202,7 +210,13 @@ def pieces_of(problem: Problem, budget: int, fixed: int = 0) -> Cut:
     return cut(problem.survey, samples, q, problem.full, element, budget, fixed)
 
 
-def _parts(problem: Problem, budget: int) -> list[Problem]:
+def least_of(problem: Problem) -> int:
+    """The smallest budget for a problem, in bytes, without what its result takes in the making."""
+    element = torch.empty(0, dtype=problem.dtype).element_size()
+    return least_bytes(problem.survey, len(problem.cotangents), problem.full, element)
+
+
+def parts_of(problem: Problem, budget: int) -> list[Problem]:
     """The problem as a sum: parameters without a rule go some at a time if all are too many."""
     survey = problem.survey
     whole = len(problem.x) + (0 if problem.y is None else len(problem.y))

@@ -22,7 +22,7 @@ from conescope.entk.contractions import (
     jacobian_cost,
     position_cost,
 )
-from conescope.entk.engine import pieces_of
+from conescope.entk.engine import parts_of, pieces_of
 from conescope.entk.factors import Factory
 from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch
@@ -140,22 +140,27 @@ def plan(
 
 
 def _plan(problem: Problem, budget: int) -> Plan:
-    like = problem.cotangents.like
-    pieces = pieces_of(problem, budget)
-    speed = measure_speed(like.device.type, problem.dtype)
+    speed = measure_speed(problem.cotangents.like.device.type, problem.dtype)
     layers: dict[str, list[LayerPlan]] = {}
-    for name, shape in problem.survey.shapes.items():
-        layers.setdefault(layer_of(name), []).append(_outer(problem, name, shape, pieces, speed))
-    for name, size in problem.survey.rows.items():
-        layers.setdefault(layer_of(name), []).append(_rows(problem, name, size, speed))
+    cuts: list[tuple[Problem, Cut]] = []
+    for part in parts_of(problem, budget):
+        pieces = pieces_of(part, budget)
+        cuts.append((part, pieces))
+        for name, shape in part.survey.shapes.items():
+            layers.setdefault(layer_of(name), []).append(_outer(part, name, shape, pieces, speed))
+        for name, size in part.survey.rows.items():
+            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
     for name in problem.parameters:
         if problem.survey.route(name) == "unused":
             unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
             layers.setdefault(layer_of(name), []).append(unused)
-    merged = tuple(_merged(layer, parts) for layer, parts in layers.items())
+    first = cuts[0][1]
     return Plan(
-        merged, _passes(problem, pieces), _pass_flops(problem, pieces), pieces.bytes, pieces.block,
-        pieces.chunk, pieces.directions,
+        tuple(_merged(layer, parts) for layer, parts in layers.items()),
+        sum(_passes(part, pieces) for part, pieces in cuts),
+        sum(_pass_flops(part, pieces) for part, pieces in cuts),
+        max(pieces.bytes for _, pieces in cuts),
+        first.block, first.chunk, first.directions,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from conescope.entk.assignment import layer_of
 from conescope.entk.attempt import RoutesChangedError, attempted
-from conescope.entk.budget import default_memory, too_small
+from conescope.entk.budget import default_memory
 from conescope.entk.cotangents import Cotangents
 from conescope.entk.culprit import describe_gradient_culprit
 from conescope.entk.forward import feedable, forward
@@ -27,7 +27,7 @@ from conescope.entk.independence import compare
 from conescope.entk.problem import Problem
 from conescope.entk.routes import record
 from conescope.entk.survey import real_numbers
-from conescope.errors import KernelError, ModelError
+from conescope.errors import ModelError
 
 _FEW = 2**20
 _MOST = 16
@@ -78,7 +78,6 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
 
     Raises:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
-        KernelError: if the budget does not suffice.
     """
     bounds = bounds_of(problem)
     expected = {layer: torch.zeros(2, 2, dtype=torch.float64) for layer in layers}
@@ -235,16 +234,17 @@ def _squares(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().square()
 
 
+def least_for_check(problem: Problem) -> int:
+    """Bytes that the self-check of the largest parameter takes."""
+    largest = max(real_numbers(p) for p in problem.parameters.values())
+    return _HELD * problem.cotangents.like.element_size() * largest
+
+
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """The parameters, some at a time: gradients of all are more than a kernel needs to hold."""
     element = problem.cotangents.like.element_size()
     most = max(_FEW, budget // (2 * _HELD * element))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
-    if (least := _HELD * element * max(sizes.values())) > budget:
-        raise KernelError(
-            f"{too_small(budget, least)}, for the self-check of the largest parameter; or leave "
-            f"it out with check=False"
-        )
     group: dict[str, nn.Parameter] = {}
     for name, p in problem.parameters.items():
         if group and sum(sizes[held] for held in group) + sizes[name] > most:
