@@ -11,7 +11,6 @@ import torch
 
 from conescope.entk.products import multiply, multiply_batch
 
-
 _LONG_SECONDS = 0.5
 
 
