@@ -407,6 +407,55 @@ PROBLEMS = [
         None,
     ),
     Problem(
+        "products of matrices",
+        lambda: Apply(
+            lambda m, x: torch.mm(torch.tanh(torch.matmul(torch.tanh(x @ m.u), m.v)), mat2=m.w),
+            u=nn.Parameter(torch.ones(4, 5)),
+            v=nn.Parameter(torch.ones(5, 3)),
+            w=nn.Parameter(torch.ones(3, 2)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "a product of matrices with an offset, at every position",
+        lambda: Apply(
+            lambda m, x: torch.addmm(m.b, x.view(-1, 4), m.w).view(*x.shape[:-1], 3).sin(),
+            w=nn.Parameter(torch.ones(4, 3)),
+            b=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(5, 4),
+    ),
+    Problem(
+        "a square weight from both sides",
+        lambda: Apply(
+            lambda m, x: torch.addmm(F.linear(x, m.w, m.b), torch.tanh(x @ m.w), m.w),
+            w=nn.Parameter(torch.ones(4, 4)),
+            b=nn.Parameter(torch.ones(4)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "a scaled product of matrices",
+        lambda: Apply(
+            lambda m, x: torch.addmm(m.b, x, m.w, beta=0.5, alpha=2.0) + x @ m.w @ m.v,
+            w=nn.Parameter(torch.ones(4, 3)),
+            b=nn.Parameter(torch.ones(3)),
+            v=nn.Parameter(torch.ones(3, 3)),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
+        "a product with a computed offset",
+        lambda: Apply(
+            lambda m, x: torch.addmm(m.b * x[:, :3], x, m.w),
+            w=nn.Parameter(torch.ones(4, 3)),
+            b=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
         "functional, by rule",
         lambda: Apply(lambda m, x: F.linear(x, m.w), w=nn.Parameter(torch.ones(2, 4))),
         _normal(4),

@@ -64,4 +64,4 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
 def _outer_shape(call: Call, role: Role) -> tuple[int, ...] | None:
     if role == "bias" or not isinstance(call, OuterCall):
         return None
-    return (*call.shape, call.sparse)
+    return (*call.shape, call.sparse, call.transposed)

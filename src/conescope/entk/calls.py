@@ -109,6 +109,8 @@ class OuterCall(Call):
     """A call whose weight [g·o, a] has the gradient Σ_t cotangent[t] ⊗ feature[t]."""
 
     sparse = False
+    transposed = False
+    """Whether the weight is stored as [a, o]; kernels do not depend on it."""
 
     @property
     @abstractmethod
@@ -172,6 +174,17 @@ class LinearCall(DenseCall):
         if self.batch_axis == 1:
             tensor = tensor.movedim(1, 0)
         return tensor.reshape(self.samples, -1, tensor.shape[-1])
+
+
+@dataclass
+class ProductCall(LinearCall):
+    """y = x W + b, with W the transpose of a linear map's weight."""
+
+    transposed = True
+
+    def weight_rows(self, g: Tensor) -> Tensor:
+        rows = super().weight_rows(g)
+        return rows.view(len(rows), self.out_features, -1).mT.flatten(1)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.entk.calls import EmbeddingCall, LinearCall
+from conescope.entk.calls import EmbeddingCall, LinearCall, ProductCall
 from conescope.entk.convolutions import ConvCall, TransposedConvCall
 from conescope.entk.norms import BatchNormCall, ChannelNormCall, ElementNormCall
 
@@ -30,6 +30,46 @@ def _linear(
         return F.linear(input, weight, bias)
     y = F.linear(input, recorder.known(weight), recorder.known(bias))  # pyright: ignore[reportArgumentType]
     return recorder.keep(LinearCall, weight, bias, input, y, out_features=len(weight))
+
+
+def _product(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def multiply(
+        recorder: Recorder,
+        input: Tensor,  # noqa: A002
+        other: Tensor | None = None,
+        *,
+        mat2: Tensor | None = None,
+        **rest: Any,
+    ) -> Tensor:
+        weight = mat2 if other is None else other
+        assert weight is not None
+        recorder.stray(input)
+        if rest or input.dim() < 2 or weight.dim() != 2 or recorder.name(weight) is None:
+            recorder.stray(weight)
+            return operation(input, weight, **rest)
+        y = operation(input, recorder.known(weight))
+        return recorder.keep(
+            ProductCall, weight, None, input, y, out_features=weight.shape[1]
+        )  # fmt: skip
+
+    return multiply
+
+
+def _added_product(
+    recorder: Recorder,
+    input: Tensor,  # noqa: A002
+    mat1: Tensor,
+    mat2: Tensor,
+    **rest: Any,
+) -> Tensor:
+    recorder.stray(mat1)
+    bias = input if input.shape == mat2.shape[1:] else None
+    if rest or recorder.name(mat2) is None or (bias is None and recorder.name(input)):
+        recorder.stray(input)
+        recorder.stray(mat2)
+        return torch.addmm(input, mat1, mat2, **rest)
+    y = torch.addmm(recorder.known(input), mat1, recorder.known(mat2))  # pyright: ignore[reportArgumentType]
+    return recorder.keep(ProductCall, mat2, bias, mat1, y, out_features=mat2.shape[1])
 
 
 def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
@@ -256,4 +296,10 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.embedding: _embedding,
+    torch.matmul: _product(torch.matmul),
+    Tensor.matmul: _product(torch.matmul),
+    torch.mm: _product(torch.mm),
+    Tensor.mm: _product(torch.mm),
+    torch.addmm: _added_product,
+    Tensor.addmm: _added_product,
 }
