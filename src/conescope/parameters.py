@@ -42,8 +42,13 @@ def choose_parameters(
     named = [
         (name, p)
         for name, p in model.named_parameters(remove_duplicate=False)
-        if p.is_floating_point() or p.is_complex()
+        if (p.is_floating_point() or p.is_complex())
+        and (isinstance(p, UninitializedParameter) or p.numel() > 0)
     ]
+    if params is not None and not isinstance(params, Iterable):
+        raise ModelError(
+            f"`params` is {params!r}; give names or patterns of parameters or modules, or None"
+        )
     if params is None:
         meant = {id(p) for _, p in named if p.requires_grad}
     else:
@@ -54,6 +59,10 @@ def choose_parameters(
                 raise _unknown(pattern, model)
             meant |= found
     if not meant:
+        if params is not None:
+            raise ModelError(
+                "`params` names no parameter; leave it out for all that are not frozen"
+            )
         raise ModelError(
             "the model has no trainable parameters with a derivative, so it has no tangent kernel; "
             "unfreeze some (requires_grad_(True)) or name them in `params`"

@@ -18,6 +18,11 @@ def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -
     """Raise `ModelError` unless `x` is a batch of finite numbers on the parameters' device."""
     if not isinstance(x, Tensor):
         raise ModelError(f"`{name}` is a {type(x).__name__}; give the samples as one tensor")
+    if x.layout is not torch.strided or x.is_nested:
+        raise ModelError(
+            f"`{name}` is a sparse or nested tensor; give a plain one, with samples of one shape "
+            f"(.to_dense(), or padded)"
+        )
     if x.dim() == 0 or len(x) == 0:
         raise ModelError(
             f"`{name}` holds no samples (shape {tuple(x.shape)}); its first dimension numbers "
@@ -36,6 +41,14 @@ def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -
 def check_parameters(model: nn.Module) -> None:
     """Raise `ModelError`, naming the parameter, if a weight is NaN or infinite."""
     for name, p in model.named_parameters():
+        if p.layout is not torch.strided or (p.is_floating_point() and p.element_size() < 2):
+            kind = (
+                "sparse" if p.layout is not torch.strided else str(p.dtype).removeprefix("torch.")
+            )
+            raise ModelError(
+                f"parameter {shown(model, name)!r} is {kind}, for which autograd has no gradients; "
+                f"measure a copy of the model with plain weights (.to_dense(), .float())"
+            )
         if not _is_finite(p.detach()):
             raise ModelError(
                 f"parameter {shown(model, name)!r} holds NaN or infinite values; look at the "
@@ -65,7 +78,7 @@ def parse_memory(memory: str | float | None) -> int | None:
         if binary:
             power = round(2 ** (10 * (len(str(power)) // 3)))
         amount = int(float(number) * power)
-    except ValueError:
+    except (ValueError, OverflowError):
         amount = 0
     if amount <= 0:
         raise KernelError(f'memory is an amount such as "2GB" or a number of bytes, not {memory!r}')

@@ -81,7 +81,7 @@ class Attributes:
         self._seen.add(id(value))
         if isinstance(value, Tensor):
             self.tensors[id(value)] = value
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray | bytearray):
             self._containers.append((value, value.copy()))
         elif isinstance(value, torch.Generator):
             self._put_back.append(partial(value.set_state, value.get_state()))
@@ -117,6 +117,8 @@ def _refill(container: Any, content: Any) -> None:
     """Give a container its content back, unless it has it still."""
     if isinstance(container, np.ndarray):
         np.copyto(container, content)
+    elif isinstance(container, bytearray):
+        container[:] = content
     elif isinstance(container, dict):
         if not _same_items(container, content):
             container.clear()

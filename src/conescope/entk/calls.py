@@ -11,6 +11,7 @@ All tensors that leave a call have the b samples in front.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -162,7 +163,7 @@ class LinearCall(DenseCall):
 
     @property
     def positions(self) -> int:
-        return self.source[..., 0].numel() // self.samples
+        return math.prod(self.source.shape[:-1]) // self.samples
 
     def write_features(self, out: Tensor, start: int, stop: int) -> None:
         out[:, 0] = self._vectors(self.source)[start:stop]

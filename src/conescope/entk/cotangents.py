@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Cotangents:
             return cls(width, width, like.new_empty(0))
         if outputs == "sum":
             return cls.from_matrix(like.new_ones(1, width))
-        if isinstance(outputs, bool) or not isinstance(outputs, int):
+        if isinstance(outputs, bool) or not isinstance(outputs, Integral):
             raise KernelError(
                 f'outputs is "trace", "full", "sum" or the index of one output, not {outputs!r}'
             )
@@ -48,21 +49,21 @@ class Cotangents:
                 f"numbered 0 to {width - 1}"
             )
         v = like.new_zeros(1, width)
-        v[0, outputs] = 1
+        v[0, int(outputs)] = 1
         return cls.from_matrix(v)
 
     @classmethod
     def signs(cls, count: int, width: int, seed: int, like: Tensor) -> Cotangents:
         """Random vectors of independent signs ±1, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
-        signs = torch.randint(0, 2, (count, width), generator=generator)
+        signs = torch.randint(0, 2, (count, width), generator=generator, device="cpu")
         return cls.from_matrix((2 * signs - 1).to(like))
 
     @classmethod
     def normal(cls, width: int, seed: int, like: Tensor) -> Cotangents:
         """One random vector of independent normal entries, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
-        return cls.from_matrix(torch.randn(1, width, generator=generator).to(like))
+        return cls.from_matrix(torch.randn(1, width, generator=generator, device="cpu").to(like))
 
     @classmethod
     def from_matrix(cls, chosen: Tensor) -> Cotangents:

@@ -95,8 +95,7 @@ def describe_gradient_culprit(
             if kept == [True, False]:
                 found.append(path)
         if found:
-            name, module = max(found, key=len)[-1]
-            return f"in module {shown(model, name)!r} ({type(module).__name__})"
+            return f"in {_module(model, max(found, key=len))}"
     return ""
 
 
@@ -232,11 +231,15 @@ class _StepRecorder(TorchFunctionMode):
 
 
 def _place(model: nn.Module, step: _Step) -> str:
-    name, module = step.path[-1] if step.path else ("", model)
-    name = shown(model, name)
-    kind = type(module).__name__
-    place = f"module {name!r} ({kind})" if name else f"the model's own forward pass ({kind})"
+    place = _module(model, step.path)
     return place if step.operation == _MODULE else f"{step.operation!r} in {place}"
+
+
+def _module(model: nn.Module, path: _Path) -> str:
+    """The innermost of some modules, as text."""
+    name, module = path[-1] if path else ("", model)
+    name, kind = shown(model, name), type(module).__name__
+    return f"module {name!r} ({kind})" if name else f"the model's own forward pass ({kind})"
 
 
 def _cure(model: nn.Module, step: _Step) -> str:

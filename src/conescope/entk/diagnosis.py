@@ -30,6 +30,7 @@ def refuse_without_gradient(problem: Problem, layers: Mapping[str, Tensor]) -> N
     for block in problem.x.split(_BLOCK):
         found, opaque = reachable(forward(problem.model, feedable(block)), problem.parameters)
         if found or opaque:
+            _refuse_underflow(problem)
             return
     names = _some([shown(problem.model, name) for name in problem.parameters])
     raise ModelError(
@@ -37,6 +38,23 @@ def refuse_without_gradient(problem: Problem, layers: Mapping[str, Tensor]) -> N
         f"everywhere: the forward pass runs under torch.no_grad(), detaches its outputs or leaves "
         f"these parameters out; take that away, or choose others in `params`"
     )
+
+
+def _refuse_underflow(problem: Problem) -> None:
+    """Raise `KernelError` if gradients are so small that their products are zero in float32."""
+    largest = 0.0
+    passes = plain_gradients(
+        problem.model, problem.parameters, problem.x[:1], problem.cotangents.part(0, 1),
+        problem.survey.routes.reentrant,
+    )  # fmt: skip
+    for _, _, gradients in passes:
+        largest = max([largest, *(float(g.abs().max()) for g in gradients.values())])
+    if 0.0 < largest < math.sqrt(torch.finfo(problem.dtype).tiny):
+        kind = str(problem.dtype).removeprefix("torch.")
+        raise KernelError(
+            f"gradients of about {largest:.0e} have products that underflow {kind}; measure "
+            f"model.double() on x.double(), or scale the outputs up"
+        )
 
 
 def refuse_not_finite(problem: Problem, layers: Mapping[str, Tensor]) -> None:

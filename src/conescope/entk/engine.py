@@ -114,9 +114,11 @@ def compute(
         if least > budget:
             raise KernelError(too_small(budget, least))
         problem = _checked(problem, budget)
-    layers, problem = _by_some_route(problem, by_layer, precision, budget, first)
-    if problem.witness is not None:
-        problem.witness.done()
+    witness = problem.witness
+    verify = first or (check and witness is not None and witness.verify)
+    layers, problem = _by_some_route(problem, by_layer, precision, budget, verify)
+    if witness is not None:
+        witness.done()
     refuse_without_gradient(problem, layers)
     n, m = len(problem.x), len(problem.x if problem.y is None else problem.y)
     q = len(problem.cotangents)

@@ -10,7 +10,7 @@ from torch import Tensor
 from conescope.entk.assignment import layer_of
 from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.calls import Call, OuterCall, Role
-from conescope.entk.forward import feedable, forward
+from conescope.entk.forward import feedable, forward, refuse_other_outputs
 from conescope.entk.general import plain_gradients, transformed_gradients
 from conescope.entk.independence import compare, hold
 from conescope.entk.problem import Problem
@@ -97,6 +97,7 @@ class _Collector:
         factory, problem = self.factory, self.factory.problem
         routes = factory.survey.routes
         outputs, calls = follow(problem.model, problem.parameters, x, routes)
+        refuse_other_outputs(outputs, self.directions.shape[1])
         if factory.verify and calls:
             refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)

@@ -47,7 +47,21 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
             "return the real numbers that they are made of"
         )  # fmt: skip
         raise ModelError(f"the outputs are {output.dtype}, which has no derivative; {cure}")
+    if output.numel() == 0:
+        raise ModelError(
+            f"the model gives outputs of shape {tuple(output.shape)}, which hold no numbers; "
+            f"return at least one for each sample"
+        )
     return output.reshape(len(x), -1)
+
+
+def refuse_other_outputs(outputs: Tensor, width: int) -> None:
+    """Raise `ModelError` unless outputs [b, c] have as many numbers a sample as the first ones."""
+    if outputs.shape[1] != width:
+        raise ModelError(
+            f"some samples have {outputs.shape[1]} outputs, and others {width}; a kernel between "
+            f"them needs as many for each: pad or pool them"
+        )
 
 
 def feedable(x: Tensor) -> Tensor:

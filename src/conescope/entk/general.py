@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev, vmap
 from conescope.entk.attempt import RoutesChangedError, attempted
 from conescope.entk.attributes import same_attributes
 from conescope.entk.failure import describe_failure
-from conescope.entk.forward import feedable, forward
+from conescope.entk.forward import feedable, forward, refuse_other_outputs
 from conescope.entk.graph import reachable
 from conescope.entk.writes import writes_weights
 from conescope.errors import ModelError
@@ -52,7 +52,8 @@ def general_way(
     cotangent = outputs.detach().new_ones(1, outputs.shape[1])
     del outputs
     few = sum(p.numel() for p in parameters.values()) <= _FEW
-    if not few or reentrant or any(p.is_complex() for p in parameters.values()):
+    odd = any(p.is_complex() or p._backward_hooks for p in parameters.values())
+    if not few or reentrant or odd:
         return False, reentrant
     if writes_weights(model):  # torch.func does not follow it, and may end the process
         return False, reentrant
@@ -116,7 +117,9 @@ def plain_gradients(
         ModelError: if autograd cannot follow the model either.
     """
     for i in range(len(x)):
-        outputs = forward(model, feedable(x[i : i + 1]))[0]
+        outputs = forward(model, feedable(x[i : i + 1]))
+        refuse_other_outputs(outputs, cotangents.shape[1])
+        outputs = outputs[0]
         for k, cotangent in enumerate(cotangents):
             last = k == len(cotangents) - 1
             projection = cotangent @ outputs
@@ -154,14 +157,19 @@ def autograd_gradients(
         named = zip(parameters, found, strict=True)
         return {name: _as_real(g) for name, g in named if g is not None}
     kept = [(p, p.grad) for p in model.parameters()]
+    hooks = [(p, dict(h)) for p, _ in kept if (h := p._post_accumulate_grad_hooks)]
     try:
         for p, _ in kept:
             p.grad = None
+        for p, _ in hooks:  # an optimiser that steps in the backward pass
+            p._post_accumulate_grad_hooks.clear()  # pyright: ignore[reportOptionalMemberAccess]
         scalar.backward(retain_graph=retain)
         return {name: _as_real(p.grad) for name, p in parameters.items() if p.grad is not None}
     finally:
         for p, gradient in kept:
             p.grad = gradient
+        for p, found in hooks:
+            p._post_accumulate_grad_hooks.update(found)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _as_real(gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 
 import torch
@@ -13,8 +14,12 @@ from conescope.entk.attributes import same_attributes
 from conescope.entk.culprit import describe_culprit
 from conescope.entk.failure import shown
 from conescope.entk.forward import feedable, forward
+from conescope.entk.graph import reachable
 from conescope.errors import ModelError
 
+_LARGEST = 0.05
+"""Relative to the outputs: from here on, no difference is taken for rounding in half precision."""
+_ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
 _ALONE = 16
 """Batches of up to so many samples are compared with every one of them alone, when a model is first
 seen; larger ones with so many parts."""
@@ -37,6 +42,11 @@ def refuse_coupling_modules(model: nn.Module) -> None:
                     f"{where} keeps no running statistics and mixes the samples even in "
                     f"evaluation mode; build it with track_running_stats=True"
                 )
+        if getattr(module, "scale_grad_by_freq", False):
+            raise ModelError(
+                f"{where} scales gradients by how often a token occurs in the batch, so that they "
+                f"depend on the other samples; build it with scale_grad_by_freq=False"
+            )
         rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
         if module.training and isinstance(rate, float) and rate > 0.0:
             raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
@@ -59,12 +69,15 @@ def first_look(model: nn.Module, x: Tensor) -> Tensor:
     batch = x[numbers]
     try:
         with same_attributes(model):
-            together = forward(model, feedable(batch)).detach()
+            outputs = forward(model, feedable(batch))
     except ModelError:
         if len(x) <= len(batch):
             raise
         batch = x[:_ALONE]  # the model may go with some sizes of a batch only
-        together = forward(model, feedable(batch)).detach()
+        outputs = forward(model, feedable(batch))
+    _ROUNDING[model] = _rounding(model, outputs)
+    together = outputs.detach()
+    del outputs
     if not bool(torch.isfinite(together).all()):
         raise ModelError(_not_finite(together, x.dtype, model))
     compare(model, batch, together, ([i] for i in range(len(batch))))
@@ -83,6 +96,7 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
     Raises:
         ModelError: if they differ by more than rounding.
     """
+    tolerance = float(_tolerance(model, together).median())
     for part in parts:
         try:
             alone = forward(model, feedable(x[part])).detach()
@@ -90,7 +104,7 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
             raise ModelError(
                 f"the model takes a batch of {len(x)} samples, but not {len(part)} of them: its "
                 f"outputs for a sample depend on the batch: "
-                f"{describe_culprit(model, x, part[0], _tolerance(model, together))} ({error})"
+                f"{describe_culprit(model, x, part[0], tolerance)} ({error})"
             ) from error
         hold(model, x, together, part, alone)
 
@@ -112,13 +126,28 @@ def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: 
         sample = part[int(off.nonzero()[0])]
         raise ModelError(
             f"a sample's outputs change with the others in its batch, so that the kernel between "
-            f"samples is not defined: {describe_culprit(model, x, sample, tolerance)}"
+            f"samples is not defined: "
+            f"{describe_culprit(model, x, sample, float(tolerance.median()))}"
         )
 
 
-def _tolerance(model: nn.Module, outputs: Tensor) -> float:
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {outputs.dtype}
-    return float(outputs.abs().max()) * 1e3 * max(torch.finfo(dtype).eps for dtype in dtypes)
+def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
+    """What rounding may change in each output, [c].
+
+    An output whose size is far above that of most, such as a masked logit, sets no measure for the
+    others; one whose size is far below carries the rounding of the others.
+    """
+    sizes = outputs.abs().amax(dim=0)
+    share = min(1e3 * max(_ROUNDING.get(model, 0.0), torch.finfo(outputs.dtype).eps), _LARGEST)
+    return share * torch.maximum(sizes, sizes.median())
+
+
+def _rounding(model: nn.Module, outputs: Tensor) -> float:
+    """The coarsest rounding among the parameters on which outputs depend."""
+    named = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    found, opaque = reachable(outputs, named)
+    used = named if opaque else found
+    return max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
 
 
 class Witness:
@@ -131,6 +160,7 @@ class Witness:
         model: the network.
         thorough: whether the samples are seen for the first time.
         generator: of the draws.
+        verify: whether the batches may be larger than those whose gradients were compared.
         done: called when the kernel is there.
     """
 
@@ -139,16 +169,17 @@ class Witness:
         model: nn.Module,
         thorough: bool,
         generator: torch.Generator,
+        verify: bool,
         done: Callable[[], None],
     ) -> None:
         self._model, self._generator = model, generator
-        self.thorough, self.done = thorough, done
+        self.thorough, self.verify, self.done = thorough, verify, done
         self._chosen, self._next = 0, 0
         self._seen: set[tuple[int, int]] = set()
 
     def expect(self, batches: int) -> None:
         """Choose one of the batches that are to come."""
-        self._chosen = int(torch.randint(batches, (), generator=self._generator))
+        self._chosen = int(torch.randint(batches, (), generator=self._generator, device="cpu"))
         self._next = 0
 
     def parts(self, x: Tensor) -> list[list[int]]:
@@ -156,7 +187,7 @@ class Witness:
         number, self._next = self._next, self._next + 1
         if len(x) < 2 or not (self.thorough or number == self._chosen):
             return []
-        order = torch.randperm(len(x), generator=self._generator)
+        order = torch.randperm(len(x), generator=self._generator, device="cpu")
         if not self.thorough:
             return [order[: min(_PART, len(x) - 1)].tolist()]
         key = x.data_ptr(), len(x)

@@ -23,6 +23,7 @@ class _Memo:
     like: Tensor | None = None
     survey: Survey | None = None
     compared: set[Hashable] = field(default_factory=set)
+    largest: int = 0
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
 
@@ -50,7 +51,7 @@ def look_at(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor)
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.like is None or memo.key != key:
-        memo.survey, memo.compared = None, set()
+        memo.survey, memo.compared, memo.largest = None, set(), 0
         with untouched(model), requiring_grad(parameters.values()), watching_writes(model):
             memo.like = first_look(model, x)
         memo.key = key
@@ -87,12 +88,17 @@ def survey_model(
 def witness_of(model: nn.Module, x: Tensor, y: Tensor | None) -> Witness:
     """What compares batches of these samples with their parts: all of them, the first time."""
     memo = _MEMOS[model]
+    given = [t for t in (x, y) if t is not None]
     key = tuple(
-        (t.data_ptr(), t.shape, t.stride(), 0 if t.is_inference() else t._version)
-        for t in (x, y)
-        if t is not None
+        (t.data_ptr(), t.shape, t.stride(), 0 if t.is_inference() else t._version) for t in given
     )
-    return Witness(model, key not in memo.compared, memo.generator, lambda: memo.compared.add(key))
+    most = max(map(len, given))
+
+    def done() -> None:
+        memo.compared.add(key)
+        memo.largest = max(memo.largest, most)
+
+    return Witness(model, key not in memo.compared, memo.generator, most > memo.largest, done)
 
 
 def forget(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from conescope.entk.independence import Witness, refuse_coupling_modules
 from conescope.entk.known import look_at, survey_model, witness_of
 from conescope.entk.state import requiring_grad, untouched
 from conescope.entk.survey import Survey
+from conescope.errors import ModelError
 from conescope.kernel import Outputs
 from conescope.parameters import choose_parameters, refuse_absent_weights
 
@@ -92,6 +93,8 @@ def prepared(
         ModelError: if the model or the samples have no exact kernel as they stand.
         KernelError: if the convention does not fit the outputs.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     parameters = choose_parameters(model, params)
     refuse_absent_weights(model)
     for name, samples in (("x", x), ("y", y)):

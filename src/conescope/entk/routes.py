@@ -65,7 +65,9 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
         x: samples, of which the first two are used.
     """
     pair = x[:2] if len(x) > 1 else x[[0, 0]]
-    ruled = {name: p for name, p in parameters.items() if not p.is_complex()}
+    ruled = {
+        name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
+    }
     provisional = False
     while ruled:
         try:
@@ -160,9 +162,9 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
     """
     samples = len(outputs)
     generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(samples, generator=generator) % 4
+    exponents = torch.randperm(samples, generator=generator, device="cpu") % 4
     weights = (0.5**exponents).to(outputs)
-    direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
+    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
     edges = [call.edge for call in calls]
 
     def norms(cotangents: Tensor) -> list[Tensor | None]:
@@ -194,7 +196,7 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         return refused, False, frozenset()
     edges = [call.edge for call in calls]
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(outputs.shape[1], generator=generator).to(outputs)
+    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
     try:
         ways = [
             torch.autograd.grad(outputs[i] @ direction, edges, retain_graph=True, allow_unused=True)

@@ -25,6 +25,7 @@ from conescope.entk.forward import feedable, forward
 from conescope.entk.general import Gradients, autograd_gradients, plain_gradients
 from conescope.entk.independence import compare
 from conescope.entk.problem import Problem
+from conescope.entk.products import add_gram
 from conescope.entk.routes import record
 from conescope.entk.survey import real_numbers
 from conescope.errors import ModelError
@@ -56,7 +57,11 @@ def sample_problem(problem: Problem) -> Problem:
     """
     n = len(problem.x)
     generator = torch.Generator().manual_seed(n)
-    chosen = torch.randperm(n, generator=generator)[:2] if n > 1 else torch.zeros(2).long()
+    chosen = (
+        torch.randperm(n, generator=generator, device="cpu")[:2]
+        if n > 1
+        else torch.zeros(2, dtype=torch.int64, device="cpu")
+    )
     cotangents = problem.cotangents
     return dataclasses.replace(
         problem,
@@ -80,9 +85,8 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
     """
     bounds = bounds_of(problem)
-    expected = {layer: torch.zeros(2, 2, dtype=torch.float64) for layer in layers}
-    apart = torch.zeros(2, dtype=torch.float64)
-    norms = torch.zeros(2, dtype=torch.float64)
+    expected = {name: v.new_zeros(2, 2, dtype=torch.float64) for name, v in layers.items()}
+    apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
     general = set(problem.survey.routes.general)
     for group in _groups(problem, budget):
         alone = _alone(problem, group)
@@ -91,14 +95,14 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
         except RoutesChangedError:
             if problem.survey.routes.ruled:
                 raise
-            batch = alone  # nothing but samples alone is used
+            batch = dict(alone)  # nothing but samples alone is used
         for name in group:
-            together, single = batch.get(name), alone.get(name)
+            together, single = batch.pop(name, None), alone.pop(name, None)
             if together is None and single is None:
                 continue
             rows = single if name in general or together is None else together
             assert rows is not None
-            expected[layer_of(name)] += rows.double() @ rows.double().T
+            add_gram(expected[layer_of(name)], rows.to(problem.dtype), None)
             norms += _squares(single) if single is not None else 0.0
             apart += _squares(_difference(together, single))
     if bool((apart > bounds.alone**2 * norms).any()):
@@ -148,7 +152,8 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
     cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
     place = describe_gradient_culprit(problem.model, x, cotangent[0], bounds.alone)
     raise ModelError(
-        f"a sample's gradients change with the others in its batch, though its outputs do not"
+        f"a sample's gradients change with the others in its batch, though its outputs do not by "
+        f"more than rounding"
         f"{f', first {place}' if place else ''}, so that the kernel between samples is not "
         f"defined; take away hooks and custom backward passes that mix samples or normalise "
         f"gradients over the batch"
@@ -161,11 +166,11 @@ def _near(
     expected: Mapping[str, Tensor],
     bounds: Bounds,
 ) -> bool:
-    scale = float(sum(expected.values(), torch.zeros(2, 2)).diagonal().max())
+    scale = float(torch.stack([*expected.values()]).sum(dim=0).diagonal().max())
     loose = {layer_of(name) for name in problem.survey.routes.general}
-    error = torch.zeros(2, 2, dtype=torch.float64)
+    error = torch.zeros_like(next(iter(expected.values())))
     for layer, values in layers.items():
-        off = values.double().cpu() - expected[layer]
+        off = values.double() - expected[layer]
         if layer in loose:
             if bool((off.abs() > bounds.alone * scale).any()):
                 return False
@@ -179,7 +184,9 @@ def _near(
 
 def bounds_of(problem: Problem) -> Bounds:
     """What may differ, by the coarsest dtype of outputs and parameters."""
-    dtypes = {problem.cotangents.like.dtype, *(p.dtype for p in problem.parameters.values())}
+    survey = problem.survey
+    used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
+    dtypes = {problem.cotangents.like.dtype, *used}
     real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
     coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)
     return {torch.float64: _DOUBLE, torch.float32: _SINGLE}.get(coarsest, _HALF)
@@ -227,11 +234,11 @@ def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
 def _difference(a: Tensor | None, b: Tensor | None) -> Tensor:
     if a is None or b is None:
         return a if b is None else b  # pyright: ignore[reportReturnType]
-    return a - b
+    return a - b if a is b else a.sub_(b)
 
 
 def _squares(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu().square()
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
 
 
 def least_for_check(problem: Problem) -> int:

@@ -15,8 +15,8 @@ from conescope.entk.attributes import Attributes
 from conescope.entk.failure import shown
 from conescope.errors import ModelError
 
-_SMALL = 2**16
-"""Tensors of up to so many numbers that are no parameters are saved in any case."""
+_SMALL = 2**20
+"""Numbers in tensors that are saved each time; copies of so many cost less than a millisecond."""
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[Tensor]]] = (
     weakref.WeakKeyDictionary()
 )
@@ -58,16 +58,20 @@ def watching_writes(model: nn.Module) -> Iterator[None]:
 class SavedValues:
     """The values of the tensors that a forward pass may write, and versions of all others.
 
-    Those of which it is known are saved, and all small ones that are no parameters: writing to
-    them can go unnoticed, since neither `.data` nor NumPy counts versions.
+    Those of which it is known are saved, and as many others as are small together: writing to them
+    can go unnoticed, since neither `.data` nor NumPy counts versions.
     """
 
     def __init__(self, model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
         self._model = model
         self._places = [(t, t.data) for t in tensors.values() if not t.is_inference()]
         saved = {id(t): t for t in _written(model)}
-        for key, t in tensors.items():
-            if not isinstance(t, nn.Parameter) and t.numel() <= _SMALL and _is_plain(t):
+        numbers = 0
+        for key, t in sorted(tensors.items(), key=lambda item: item[1].numel()):
+            numbers += t.numel()
+            if numbers > _SMALL:
+                break
+            if _is_plain(t):
                 saved[key] = t
         self._saved = [(t, t.detach().clone()) for t in saved.values() if not t.is_inference()]
         self._others = [
