@@ -91,7 +91,7 @@ def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
             layer = name.rpartition(".")[0]
             expected[layer] = expected.get(layer, 0) + rows @ rows.T
         wrong = {layer: values * (1.0 + 1e-6) for layer, values in expected.items()}
-        for few, passes in ((2**20, 1), (1, 3)):
+        for few, passes in ((2**20, 1), (1, 5)):
             monkeypatch.setattr(selfcheck, "_FEW", few)
             sizes.clear()
             assert selfcheck.agrees_with_autograd(problem, expected, budget=2000)

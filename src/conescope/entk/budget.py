@@ -137,7 +137,7 @@ def _scratch(survey: Survey, q: int, rows: int, share: int) -> int:
 
 
 def _block_elements(survey: Survey, q: int) -> int:
-    backward = survey.passing + survey.passing // 4 + survey.stacked(q)
+    backward = survey.passing + survey.passing // 4 + survey.stacked(q) + survey.row_in_the_making
     return max(backward, q * survey.general + survey.passing if survey.general else 0)
 
 

@@ -119,12 +119,12 @@ def compute(
     layers, problem = _by_some_route(problem, by_layer, precision, budget, verify)
     if witness is not None:
         witness.done()
-    refuse_without_gradient(problem, layers)
     n, m = len(problem.x), len(problem.x if problem.y is None else problem.y)
     q = len(problem.cotangents)
     shape = (n, q, m, q) if problem.full else (n, m)
     finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
     refuse_not_finite(problem, finished)
+    refuse_without_gradient(problem, finished)
     return finished, problem.survey
 
 

@@ -130,6 +130,7 @@ def plain_gradients(
                     f"autograd cannot follow the model: {describe_failure(error, model)}"
                 ) from error
             yield i, k, gradients
+            del gradients  # before the next ones are computed
 
 
 def autograd_gradients(

@@ -24,6 +24,7 @@ from conescope.entk.contractions import (
 )
 from conescope.entk.engine import parts_of, pieces_of
 from conescope.entk.factors import Factory
+from conescope.entk.forward import feedable, forward
 from conescope.entk.problem import Problem, convention, prepared
 from conescope.entk.products import Scratch
 from conescope.entk.routes import follow
@@ -165,15 +166,19 @@ def _plan(problem: Problem, budget: int) -> Plan:
 
 
 def _passes(problem: Problem, pieces: Cut) -> float:
-    """Seconds to make all factors, from those of a few samples with one and with three outputs."""
-    few = problem.x[: _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES]
+    """Seconds to make all factors, from those of a few samples with more and with less outputs."""
+    most = _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES
+    few = problem.x[: min(most, pieces.chunk)]
     factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
     one = seconds_of(lambda: factory(few, first))
-    three = seconds_of(lambda: factory(few, first.expand(3, -1)))
-    backward = max(0.0, three - one) / 2
-    forward = max(0.0, one - backward)
-    return _repeated(problem, pieces, forward / len(few), backward / len(few))
+    if pieces.directions > 1:
+        several = min(3, pieces.directions)
+        more = seconds_of(lambda: factory(few, first.expand(several, -1)))
+        backward = max(0.0, more - one) / (several - 1)
+    else:
+        backward = max(0.0, one - seconds_of(lambda: forward(problem.model, feedable(few))))
+    return _repeated(problem, pieces, max(0.0, one - backward) / len(few), backward / len(few))
 
 
 def _pass_flops(problem: Problem, pieces: Cut) -> float:

@@ -32,8 +32,9 @@ from conescope.errors import ModelError
 
 _FEW = 2**20
 _MOST = 16
-_HELD = 5
-"""Gradients of a sample held at once: two of the batch, two of samples alone, one in the making."""
+_HELD = 8
+"""Gradients of a sample held at once: two of a batch, one of the sample alone, those being computed
+(three of a tied weight), and what the allocator cannot hand out again at once."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,28 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
     apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
     general = set(problem.survey.routes.general)
     for group in _groups(problem, budget):
-        alone = _alone(problem, group)
         try:
             batch = _in_batch(problem, group)
         except RoutesChangedError:
             if problem.survey.routes.ruled:
                 raise
-            batch = dict(alone)  # nothing but samples alone is used
-        for name in group:
-            together, single = batch.pop(name, None), alone.pop(name, None)
-            if together is None and single is None:
-                continue
-            rows = single if name in general or together is None else together
-            assert rows is not None
-            add_gram(expected[layer_of(name)], rows.to(problem.dtype), None)
-            norms += _squares(single) if single is not None else 0.0
-            apart += _squares(_difference(together, single))
+            batch = None  # nothing but samples alone is used
+        for name in (batch or {}).keys() - general:
+            _add(expected, name, batch[name])  # pyright: ignore[reportOptionalSubscript]
+        rows: Gradients = {}
+        for sample, gradients in _alone(problem, group):
+            for name in list(gradients):
+                gradient = gradients.pop(name)
+                norms[sample] += _squares(gradient[None])[0]
+                if name in general:
+                    _place(rows, sample, {name: gradient})
+                if batch is not None and name in batch:
+                    batch[name][sample] -= gradient
+                elif batch is not None:
+                    apart[sample] += _squares(gradient[None])[0]
+        for name, found in rows.items():
+            _add(expected, name, found)
+        apart += sum(map(_squares, (batch or {}).values()))
     if bool((apart > bounds.alone**2 * norms).any()):
         if problem.survey.routes.ruled:
             return False
@@ -141,9 +148,10 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 part = gradient * weights[sample].to(gradient)
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
-            difference = _difference(together.get(name), alone.get(name))
-            apart += float(difference.double().square().sum())
-            norm += float(alone[name].double().square().sum()) if name in alone else 0.0
+            found = [g[None] for g in (together.get(name), alone.get(name)) if g is not None]
+            difference = found[0] - found[1] if len(found) == 2 else found[0]
+            apart += float(_squares(difference))
+            norm += float(_squares(alone[name][None])) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
 
@@ -212,16 +220,19 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
     return rows
 
 
-def _alone(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
-    """Gradients of each sample by itself, by plain autograd: name → [2, p]."""
-    rows: Gradients = {}
+def _alone(problem: Problem, group: Mapping[str, nn.Parameter]) -> Iterator[tuple[int, Gradients]]:
+    """Gradients of each sample by itself, by plain autograd: its number, and name → [p]."""
     passes = plain_gradients(
         problem.model, group, problem.x, problem.cotangents.part(0, 1),
         problem.survey.routes.reentrant,
     )  # fmt: skip
-    for sample, _, gradients in passes:
-        _place(rows, sample, gradients)
-    return rows
+    return ((sample, gradients) for sample, _, gradients in passes)
+
+
+def _add(kernels: Mapping[str, Tensor], name: str, rows: Tensor) -> None:
+    """Add the products of a parameter's gradients [2, p] to the kernel of its layer."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    add_gram(kernels[layer_of(name)], rows.to(dtype), None)
 
 
 def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
@@ -231,14 +242,11 @@ def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
         rows[name][sample] = gradient
 
 
-def _difference(a: Tensor | None, b: Tensor | None) -> Tensor:
-    if a is None or b is None:
-        return a if b is None else b  # pyright: ignore[reportReturnType]
-    return a - b if a is b else a.sub_(b)
-
-
 def _squares(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+    """Squared norms of rows [r, p] in float64, without a copy of the rows in it."""
+    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    add_gram(gram, rows.to(torch.promote_types(rows.dtype, torch.float32)), None)
+    return gram.diagonal()
 
 
 def least_for_check(problem: Problem) -> int:

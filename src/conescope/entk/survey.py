@@ -96,6 +96,12 @@ class Survey:
             shape.size if shape.formed else shape.cotangent for shape in self.shapes.values()
         )
 
+    @property
+    def row_in_the_making(self) -> int:
+        """Elements of the largest row that a rule forms for a sample before it is put in place."""
+        general = set(self.routes.general)
+        return max((size for name, size in self.rows.items() if name not in general), default=0)
+
     def stacked(self, directions: int) -> int:
         """Elements that a block holds of so many cotangents until its gradients are formed."""
         return sum(

@@ -1,0 +1,164 @@
+"""Batches that are larger than those seen before, half precision, and inputs of odd kinds."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import kinds
+import reference
+from conescope.entk import entk
+from conescope.errors import KernelError, ModelError
+from problems import Apply
+from test_entk import assert_near
+
+X = torch.randn(6, 5)
+
+
+class LeaksAboveTwo(torch.autograd.Function):
+    """Nothing forwards; batches of more than two samples mix their gradients."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g + 0.5 * g.mean(0) * (len(g) > 2)
+
+
+def test_gradients_that_mix_in_larger_batches_only():
+    torch.manual_seed(0)
+    model = kinds.between(LeaksAboveTwo.apply)()
+    entk(model, X[:2])
+    with pytest.raises(ModelError, match="gradients change with the others in its batch"):
+        entk(model, X)
+
+
+def test_samples_that_change_places_in_larger_batches_only():
+    torch.manual_seed(0)
+    model = Apply(
+        lambda m, x: m.b(torch.tanh(m.a(x.roll(2, 0)))).roll(-2, 0),
+        a=nn.Linear(5, 4),
+        b=nn.Linear(4, 3),
+    ).double()
+    entk(model, X[:2].double())
+    expected = reference.total(reference.kernel(model, X.double(), outputs="trace"))
+    assert_near(entk(model, X.double()).values, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_recurrent_net_in_half_precision(dtype: torch.dtype):
+    torch.manual_seed(0)
+    model = Apply(lambda m, x: m.o(m.r(x)[0][:, -1]), r=nn.LSTM(5, 8), o=nn.Linear(8, 3)).to(dtype)
+    with pytest.raises(ModelError, match=r"'r' \(LSTM\).*batch_first=True"):
+        entk(model.eval(), torch.randn(7, 3, 5).to(dtype))
+
+
+def centred(m: nn.Module, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.b(torch.tanh(h - 0.2 * h.mean(0)))
+
+
+def test_an_unused_parameter_of_another_precision_sets_no_tolerance():
+    torch.manual_seed(0)
+    model = Apply(centred, a=nn.Linear(5, 4), b=nn.Linear(4, 3))
+    model.unused = nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
+    with pytest.raises(ModelError, match=r"'mean'.*statistic over the batch"):
+        entk(model, X)
+
+
+def test_a_masked_output_sets_no_tolerance():
+    torch.manual_seed(0)
+    model = Apply(
+        lambda m, x: torch.cat([centred(m, x), torch.full((len(x), 1), -1e9)], 1),
+        a=nn.Linear(5, 4),
+        b=nn.Linear(4, 3),
+    )
+    with pytest.raises(ModelError, match=r"'mean'.*statistic over the batch"):
+        entk(model, X)
+
+
+def test_an_optimiser_that_steps_in_the_backward_pass_does_not_step():
+    torch.manual_seed(0)
+    model = Apply(
+        lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=True)),
+        a=nn.Sequential(nn.Linear(5, 4), nn.Tanh()),
+        b=nn.Linear(4, 2),
+    ).double()
+    expected = reference.total(reference.kernel(model, X.double(), outputs="trace"))
+    before = copy.deepcopy(model.state_dict())
+
+    def step(p: Tensor) -> None:
+        p.data.sub_(0.1 * p.grad)
+        p.grad = None
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    assert_near(entk(model, X.double()).values, expected)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model(X.double().requires_grad_()).sum().backward()
+    assert not torch.equal(before["b.weight"], model.b.weight)  # it steps for its user
+
+
+def test_weights_written_in_larger_batches_only_are_put_back():
+    def clipping(m: nn.Module, x: Tensor) -> Tensor:
+        if len(x) > 3:
+            m.a.weight.data.clamp_(-0.1, 0.1)
+        return m.a(x)
+
+    model = Apply(clipping, a=nn.Linear(5, 3))
+    before = model.a.weight.detach().clone()
+    entk(model, X)
+    assert torch.equal(model.a.weight, before)
+
+
+def test_samples_with_other_numbers_of_outputs():
+    model = Apply(lambda m, i: m.o(m.e(i)).flatten(1), e=nn.Embedding(9, 4), o=nn.Linear(4, 3))
+    with pytest.raises(ModelError, match=r"24 outputs, and others 15; .*pad or pool"):
+        entk(model, torch.randint(9, (6, 5)), torch.randint(9, (4, 8)))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_inputs_is_measured():
+    model = Apply(lambda m, x: m.a(x) + m.b(x[:, :0]), a=nn.Linear(5, 3), b=nn.Linear(0, 3))
+    plain = nn.Linear(5, 3)
+    plain.load_state_dict(model.a.state_dict())
+    torch.testing.assert_close(entk(model, X).values, entk(plain, X).values + 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "options", "message"),
+    [
+        (Apply(lambda m, x: m.a(x)[:, :0], a=nn.Linear(5, 3)), X, {}, "hold no numbers"),
+        (nn.Linear(5, 3), X, {"memory": "1e400"}, "memory is an amount"),
+        (nn.Linear(5, 3), X, {"params": 3}, "`params` is 3"),
+        (nn.Linear(5, 3), X, {"params": []}, "`params` names no"),
+        (lambda x: x, X, {}, "is a function; give a torch.nn.Module"),
+        (nn.Linear(5, 3), X.to_sparse(), {}, "sparse or nested"),
+        (nn.Embedding(9, 4, scale_grad_by_freq=True), torch.zeros(4, 2).long(), {},
+         "scale_grad_by_freq=False"),
+        (Apply(lambda m, x: m.a(x) * 1e-25, a=nn.Linear(5, 3)), X, {}, "underflow float32"),
+    ],
+)  # fmt: skip
+def test_refused_with_the_reason(model, x, options, message):
+    with pytest.raises((ModelError, KernelError), match=message):
+        entk(model, x, **options)
+
+
+def test_an_index_of_numpy_is_an_index():
+    model = nn.Linear(5, 3)
+    expected = entk(model, X, outputs=1).values
+    assert torch.equal(entk(model, X, outputs=np.int64(1)).values, expected)
+
+
+def test_the_default_device_of_the_caller_changes_nothing():
+    model = nn.Linear(5, 3)
+    expected = entk(model, X).values
+    with torch.device("meta"):
+        assert torch.equal(entk(copy.deepcopy(model), X).values, expected)
