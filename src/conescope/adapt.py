@@ -124,7 +124,7 @@ class Adapted:
 
     @property
     def device(self) -> torch.device:
-        """Where the first of the parameters lies now."""
+        """The device on which the first of the parameters lies now."""
         return self.module.get_parameter(self.params[0]).device
 
     def _here(self) -> Tensor:

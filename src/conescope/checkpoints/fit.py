@@ -89,7 +89,7 @@ def fitted(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
 
 
 def own_state(model: nn.Module) -> dict[str, Any]:
-    """What a model has where a checkpoint may have nothing.
+    """Return what a model has where a checkpoint may have nothing.
 
     This is the extra state of modules, BatchNorm's count of batches, and what a transformers model
     has by itself.
@@ -128,7 +128,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _tried(model: nn.Module, weights: Mapping[str, Any], path: Path, *, with_values: bool) -> Trial:
-    """What came of loading on trial; it fits."""
+    """Load on trial, and return what came of it; it fits."""
     model = unwrapped(model)
     places = state_dict(model.state_dict())
     adapter = adapter_in_place(weights, places, path)

@@ -58,7 +58,7 @@ def existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
 
 
 def how_to_convert(file: Path) -> str | None:
-    """What to do with a file of a distributed checkpoint, or None if it is none."""
+    """Say what to do with a file of a distributed checkpoint; None if it is no such file."""
     if file.suffix == ".distcp" or file.name == ".metadata":
         return _of_distributed(file.parent, file)
     return None
@@ -71,7 +71,7 @@ def _weights_in(folder: Path) -> Path | None:
 
 
 def _converter(folder: Path) -> str | None:
-    """How a folder of a kind that is not read becomes a file that is; None for other folders."""
+    """Say how a folder of a kind that is not read becomes a file; None for other folders."""
     for inner in (folder, folder / "pytorch_model_fsdp_0"):
         if (inner / ".metadata").is_file() or any(inner.glob("*.distcp")):
             return _of_distributed(inner, folder)
@@ -87,7 +87,7 @@ def _converter(folder: Path) -> str | None:
 
 
 def _of_distributed(folder: Path, named: Path) -> str:
-    """What to do with one: torch reads these by a pickle that may run code, so we do not."""
+    """Say how to convert one; torch reads these by a pickle that may run code, so we do not."""
     return (
         f"{named} is of torch.distributed.checkpoint, and was not opened: what is in it is listed "
         f"by a pickle that may run code. If you trust where it is from, convert it by "

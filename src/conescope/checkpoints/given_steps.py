@@ -112,7 +112,7 @@ def _rows(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _columns(file: Path, first: Sequence[str]) -> tuple[int, int] | None:
-    """Where name and step are, if the first line says so."""
+    """Find the columns of name and step, if the first line names them."""
     titles = [cell.lower() for cell in first]
     if titles.count("step") == 1 and (named := [t for t in titles if t in _HEADERS]):
         if len(named) > 1:

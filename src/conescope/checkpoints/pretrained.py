@@ -1,4 +1,4 @@
-"""What transformers does with a file beside `load_state_dict`: names left out, and conversions.
+"""What transformers does beside `load_state_dict`, done here: names are left out and converted.
 
 Its models say which names an old file may hold or lack, what their base model is called, and how
 weights that are written one by one (the experts of a mixture) are fused. All of this is asked of
@@ -132,7 +132,7 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def _heads(model: Any, names: Iterable[str], weights: StateDict) -> set[str]:
-    """What a checkpoint holds beside a base model, if `model` is one: the heads on top of it."""
+    """List what a checkpoint holds beside a base model, if `model` is one: heads on top of it."""
     base = model.base_model_prefix
     if not base or hasattr(model, base) or not any(n.startswith(f"{base}.") for n in weights):
         return set()
@@ -140,7 +140,7 @@ def _heads(model: Any, names: Iterable[str], weights: StateDict) -> set[str]:
 
 
 def _patterns(model: nn.Module, attribute: str) -> Iterator[tuple[str, str]]:
-    """Where a module is in the model, and a pattern of names in it."""
+    """A pattern of names, and the place in the model of the module for which it holds."""
     for path, module in model.named_modules():
         for pattern in getattr(module, attribute, None) or ():
             yield f"{path}." if path else "", pattern

@@ -141,7 +141,7 @@ def load_torch(file: Path) -> Any:
 
 
 def _allowing(name: str) -> str:
-    """How to allow a type of one's own; nothing for what is known to be no type."""
+    """Say how to allow a type of one's own; nothing for what is known to be no type."""
     module, _, attribute = name.rpartition(".")
     known = getattr(sys.modules.get(module or "builtins"), attribute, None)
     if known is not None and not isinstance(known, type):

@@ -1,4 +1,4 @@
-"""Where in what a trainer saved the model's state dict is."""
+"""The model's state dict is found in what a trainer saved."""
 
 from __future__ import annotations
 

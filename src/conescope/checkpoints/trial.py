@@ -35,7 +35,7 @@ _NAMED = re.compile(r'size mismatch for ([^\s:]+):|parameter named "([^"]+)"')
 
 @dataclass
 class Trial:
-    """What came of loading a checkpoint into a copy of a model.
+    """The outcome of loading a checkpoint into a copy of a model.
 
     Attributes:
         values: what was loaded, under the names of the model's state dict.
@@ -54,7 +54,7 @@ class Trial:
     errors: list[str] = field(default_factory=list)
 
     def objections(self) -> int:
-        """How much speaks against loading the checkpoint; 0 if it fits."""
+        """Count what speaks against loading the checkpoint; 0 if it fits."""
         kinds = (self.missing, self.unexpected, self.mismatched, self.errors)
         return sum(map(len, kinds))
 

@@ -1,4 +1,4 @@
-"""Where samples begin to depend on each other: the first operation of a model that mixes them."""
+"""Finding the first operation of a model that makes samples depend on each other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Step:
 
 
 def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: float) -> str:
-    """Where a sample's numbers first change with its batch, and the cure, as text.
+    """Say where a sample's numbers first change with its batch, and the cure.
 
     Args:
         model: the network.
@@ -76,7 +76,7 @@ def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: fl
 def describe_gradient_culprit(
     model: nn.Module, batch: Tensor, cotangent: Tensor, tolerance: float
 ) -> str:
-    """Where gradients first mix the samples of a batch, as text; "" if it is in no module.
+    """Say where gradients first mix the samples of a batch; "" if it is in no module.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""What went wrong in somebody's code, and in whose: text for errors that name the place."""
+"""Texts for errors: what went wrong in somebody's code, and which module or hook raised it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ than a transform, which needs more memory."""
 def general_way(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
 ) -> tuple[bool, bool]:
-    """Which of the two ways parameters without a rule can take.
+    """Find out which of the two ways parameters without a rule can take.
 
     A transform of torch.func puts other tensors in the places of the parameters. It may take them
     if autograd's graph then no longer leads to the parameters themselves, as it does where a

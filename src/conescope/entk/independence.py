@@ -132,7 +132,7 @@ def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: 
 
 
 def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
-    """What rounding may change in each output, [c].
+    """Estimate what rounding may change in each output, [c].
 
     An output whose size is far above that of most, such as a masked logit, sets no measure for the
     others; one whose size is far below carries the rounding of the others.

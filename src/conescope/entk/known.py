@@ -86,7 +86,7 @@ def survey_model(
 
 
 def witness_of(model: nn.Module, x: Tensor, y: Tensor | None) -> Witness:
-    """What compares batches of these samples with their parts: all of them, the first time."""
+    """Make what compares batches of these samples with their parts: all of them, the first time."""
     memo = _MEMOS[model]
     given = [t for t in (x, y) if t is not None]
     key = tuple(

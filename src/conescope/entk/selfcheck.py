@@ -39,7 +39,13 @@ _HELD = 8
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may differ, relative to the diagonal: whole kernels, layers, gradients alone."""
+    """Bounds of what may differ, relative to the diagonal.
+
+    Attributes:
+        total: of the whole kernel.
+        layer: of the kernel of a layer, relative to its own diagonal.
+        alone: of gradients of samples alone against those in a batch, relative to their norm.
+    """
 
     total: float
     layer: float
@@ -191,7 +197,7 @@ def _near(
 
 
 def bounds_of(problem: Problem) -> Bounds:
-    """What may differ, by the coarsest dtype of outputs and parameters."""
+    """Choose the bounds by the coarsest dtype of outputs and parameters."""
     survey = problem.survey
     used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
     dtypes = {problem.cotangents.like.dtype, *used}
