@@ -20,7 +20,7 @@ def signs(draws: int, outputs: int, seed: int = 0) -> Tensor:
     """The cotangents [r, c] of ±1 that `estimate_entk` draws, in float64.
 
     conescope has no public call for them, so this is the one place that repeats
-    `conescope.entk.estimate`: the same generator, the same order.
+    `conescope.engine.estimate`: the same generator, the same order.
     """
     generator = torch.Generator().manual_seed(seed)
     return 2.0 * torch.randint(0, 2, (draws, outputs), generator=generator).double() - 1

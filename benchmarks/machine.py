@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from conescope.entk.products import multiply
+from conescope.engine.products import multiply
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conescope.models import VGG16, LeNet5, ResNet20
+from conescope.training.models import VGG16, LeNet5, ResNet20
 
 OUTPUTS = ("full", "trace", "sum")
 CLASSES = 10

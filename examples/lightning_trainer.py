@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
-from conescope.integrations.lightning import WatchCallback
-from conescope.integrations.trackers import to_tracker
+from conescope.measuring.integrations.lightning import WatchCallback
+from conescope.measuring.integrations.trackers import to_tracker
 
 
 class Classifier(LightningModule):

@@ -7,7 +7,7 @@ python examples/transformers_trainer.py     # a few seconds; writes runs/transfo
 import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from conescope.integrations.transformers import WatchCallback
+from conescope.measuring.integrations.transformers import WatchCallback
 
 torch.manual_seed(0)
 VOCABULARY, LENGTH = 20, 12

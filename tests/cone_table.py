@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from block_bootstrap import interval
-from conescope.metrics.cone import Cone, Estimate, cone
-from conescope.metrics.cone.verdict import ENOUGH
+from conescope.statistics.cone import Cone, Estimate, cone
+from conescope.statistics.cone.verdict import ENOUGH
 from simulated import MOTIONS, Simulated, frozen, simulate
 
 

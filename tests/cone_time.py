@@ -7,9 +7,9 @@ import time
 import numpy as np
 import torch
 
-from conescope.analysis import analyse, numbers
-from conescope.kernel import Kernel
-from conescope.series import KernelSeries
+from conescope.kernel.matrix import Kernel
+from conescope.kernel.series import KernelSeries
+from conescope.report.analysis import analyse, numbers
 from made_runs import made_run
 
 

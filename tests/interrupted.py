@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from conescope.recipes import load_recipe
-from conescope.session import run_experiment
+from conescope.experiments.session import run_experiment
+from conescope.training.recipe_reading import load_recipe
 
 WANTED = 12
 

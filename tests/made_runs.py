@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conescope.kernel import Kernel
-from conescope.run import Run
-from conescope.series import KernelSeries
+from conescope.kernel.matrix import Kernel
+from conescope.kernel.series import KernelSeries
+from conescope.runs.reader import Run
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import reference
-from conescope.adapt import adapt
-from conescope.entk import entk, estimate_entk
+from conescope.engine import entk, estimate_entk
+from conescope.engine.parameters import choose_parameters, unwrapped
 from conescope.errors import ModelError
-from conescope.parameters import choose_parameters, unwrapped
-from conescope.probe import describe_probe, digest
+from conescope.measuring.adapt import adapt
+from conescope.measuring.probe import describe_probe, digest
 
 
 class Tagger(nn.Module):

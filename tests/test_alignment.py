@@ -4,7 +4,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.alignment import (
+from conescope.statistics.alignment import (
     alignments,
     centred_alignment,
     centred_target_alignment,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import conescope as cs
-from conescope.analysis import (
+from conescope.errors import KernelError
+from conescope.report.analysis import (
     analyse,
     compared,
     comparison,
@@ -16,15 +17,14 @@ from conescope.analysis import (
     numbers_over_seeds,
     plots,
 )
-from conescope.analysis.text import text_of
-from conescope.errors import KernelError
-from conescope.figures import PAPER, draw, save_analysis, save_comparison
-from conescope.metrics.attribution import attribution
-from conescope.metrics.cone import Estimate, over_seeds
-from conescope.metrics.uncertainty import sampled_distance
-from conescope.plot import BarPlot, GridPlot, LinePlot
-from conescope.recipes import load_recipe
+from conescope.report.analysis.text import text_of
 from conescope.report.drawn import chart
+from conescope.report.figures import PAPER, draw, save_analysis, save_comparison
+from conescope.report.plot import BarPlot, GridPlot, LinePlot
+from conescope.statistics.attribution import attribution
+from conescope.statistics.cone import Estimate, over_seeds
+from conescope.statistics.uncertainty import sampled_distance
+from conescope.training.recipe_reading import load_recipe
 from made_runs import made_run, made_series
 from simulated import CONFINED, simulate_drop
 

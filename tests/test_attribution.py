@@ -6,7 +6,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.attribution import attribution
+from conescope.statistics.attribution import attribution
 
 LABELS = torch.tensor([5, 3, 5, 3, 3, 7])
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from conescope.analysis import known_labels
 from conescope.errors import RecipeError
-from conescope.forecast import forecast
-from conescope.recipes import load_recipe
-from conescope.run import load_run
-from conescope.session import run_experiment
-from conescope.store import Folder
-from conescope.training import average_of, train
+from conescope.experiments.forecast import forecast
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run
+from conescope.report.analysis import known_labels
+from conescope.runs.store import Folder
+from conescope.training.loop import average_of, train
+from conescope.training.recipe_reading import load_recipe
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from conescope.branches import branch_recipe
 from conescope.cli import main
 from conescope.errors import RecipeError, StoreError, TrainingError
-from conescope.experiment import Experiment
-from conescope.recipes import load_recipe
-from conescope.run import load_run, read_status
-from conescope.session import run_experiment
-from conescope.store import Folder
+from conescope.experiments.branches import branch_recipe
+from conescope.experiments.experiment import Experiment
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run, read_status
+from conescope.runs.store import Folder
 from conescope.tangent import linearize
+from conescope.training.recipe_reading import load_recipe
 from test_session import assert_same_run, everything
 
 MOMENTUM = ["--optimizer.momentum=0.9", "--optimizer.weight_decay=0.01"]

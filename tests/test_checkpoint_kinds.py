@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from conescope.checkpoints import find_checkpoints, load_weights, read_weights
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
 
 
 def state():

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from conescope.checkpoints import find_checkpoints, load_weights, read_weights
-from conescope.checkpoints.fit import fingerprint
-from conescope.checkpoints.steps import steps_of
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
+from conescope.measuring.checkpoints.fit import fingerprint
+from conescope.measuring.checkpoints.steps import steps_of
 
 
 class Malicious:

@@ -10,8 +10,8 @@ import pytest
 
 from conescope.cli import main
 from conescope.cli.terminal import one_line_warnings
-from conescope.recipes import load_recipe
-from conescope.run import read_status
+from conescope.experiments.stored import read_status
+from conescope.training.recipe_reading import load_recipe
 
 
 @pytest.fixture

@@ -3,17 +3,18 @@ import re
 import pytest
 import torch
 
-from conescope.analysis import analyse
-from conescope.analysis.text import text_of
 from conescope.cli import main
 from conescope.cli.terminal import STDOUT, print_columns, print_table
-from conescope.kernel import Kernel
-from conescope.recipes import load_recipe
-from conescope.record import begin_session
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run
+from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
-from conescope.run import load_run, write_kernel
-from conescope.session import run_experiment
-from conescope.store import Folder
+from conescope.report.analysis import analyse
+from conescope.report.analysis.text import text_of
+from conescope.runs.reader import write_kernel
+from conescope.runs.record import begin_session
+from conescope.runs.store import Folder
+from conescope.training.recipe_reading import load_recipe
 from made_runs import made_series
 
 
@@ -35,8 +36,8 @@ def stored(path, steps=range(0, 1001, 50), samples=12, **fields):
 @pytest.fixture(autouse=True)
 def few_files(monkeypatch):
     """Only one plot of an analysis is drawn, since files take long."""
-    from conescope.analysis import plots
-    from conescope.figures import save
+    from conescope.report.analysis import plots
+    from conescope.report.figures import save
 
     name = "cone-displacement"
     monkeypatch.setattr(save, "plots", lambda analysis: {name: plots(analysis)[name]})

@@ -8,11 +8,11 @@ import torch
 import conescope as cs
 from cone_table import cones, covered
 from conescope.errors import KernelError
-from conescope.metrics.cone import cone, mean_squared_displacement, over_seeds
-from conescope.metrics.cone.geometry import tangents_at_axis
-from conescope.metrics.cone.models import FULL, Likelihood
-from conescope.metrics.cone.modes import time_modes
-from conescope.metrics.cone.verdict import RULES
+from conescope.statistics.cone import cone, mean_squared_displacement, over_seeds
+from conescope.statistics.cone.geometry import tangents_at_axis
+from conescope.statistics.cone.models import FULL, Likelihood
+from conescope.statistics.cone.modes import time_modes
+from conescope.statistics.cone.verdict import RULES
 from simulated import CONFINED, MOTIONS, Motion, frozen, simulate, steps
 
 NUMBER = 30

@@ -8,8 +8,8 @@ import pytest
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.cone import Estimate
-from conescope.metrics.cone.contrast import contrast
+from conescope.statistics.cone import Estimate
+from conescope.statistics.cone.contrast import contrast
 from simulated import CONFINED, GAP, Motion, simulate, simulate_drop
 
 COUNT = 50

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from conescope.data import (
+from conescope.errors import DataError
+from conescope.training.data import (
     BatchOrder,
     Normalizer,
     Split,
@@ -13,8 +14,7 @@ from conescope.data import (
     load_data,
     seed_for,
 )
-from conescope.errors import DataError
-from conescope.sections import DataRecipe, ProbeRecipe
+from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
 
 @pytest.fixture(scope="module")

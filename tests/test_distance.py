@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.distance import distance_matrix
+from conescope.kernel.distance import distance_matrix
 
 
 def random_kernel(seed: int, n: int = 6, dtype: torch.dtype = torch.float64) -> cs.Kernel:

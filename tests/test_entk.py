@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from conescope.entk import entk
+from conescope.engine import entk
 from problems import PROBLEMS, Problem
 
 by_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)

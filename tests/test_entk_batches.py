@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import kinds
 import reference
-from conescope.entk import entk
+from conescope.engine import entk
 from conescope.errors import KernelError, ModelError
 from problems import Apply
 from test_entk import assert_near

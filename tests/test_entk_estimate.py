@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conescope.entk import entk, estimate_distance, estimate_entk, plan
+from conescope.engine import entk, estimate_distance, estimate_entk, plan
 from conescope.errors import KernelError
 from problems import PROBLEMS
 from test_entk import assert_near, problem_named

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from conescope.entk import engine, entk, selfcheck
-from conescope.entk.budget import Cut
-from conescope.entk.general import plain_gradients
-from conescope.entk.problem import convention, prepared
+from conescope.engine import engine, entk, selfcheck
+from conescope.engine.budget import Cut
+from conescope.engine.general import plain_gradients
+from conescope.engine.problem import convention, prepared
 from conescope.errors import KernelError
 from problems import PROBLEMS
 from test_entk import assert_near, problem_named
@@ -48,7 +48,7 @@ def test_too_small_a_budget_says_what_works():
 PEAK = """
 import resource, sys, torch
 from torch import nn
-from conescope.entk import entk
+from conescope.engine import entk
 torch.manual_seed(0)
 torch.set_num_threads(1)
 layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU()]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from conescope.entk import entk
+from conescope.engine import entk
 from test_entk import assert_near
 
 

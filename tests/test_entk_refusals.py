@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conescope.entk import entk, estimate_entk
+from conescope.engine import entk, estimate_entk
 from conescope.errors import KernelError, ModelError
 
 

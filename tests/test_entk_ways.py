@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reference
-from conescope.entk import entk, plan
+from conescope.engine import entk, plan
 from conescope.errors import ModelError
 from test_entk import assert_near
 

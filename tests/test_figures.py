@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot
 
 from conescope.errors import KernelError, StoreError, TrainingError
-from conescope.figures import (
+from conescope.report.figures import (
     FIGURES,
     PAPER,
     distance_after,

@@ -2,15 +2,15 @@ import re
 
 import pytest
 
-import conescope.forecast
-from conescope import experiment
 from conescope.cli import main
-from conescope.data import load_data
 from conescope.errors import RecipeError
-from conescope.forecast import forecast
-from conescope.recipes import load_recipe
-from conescope.run import load_run
-from conescope.session import run_experiment
+from conescope.experiments import experiment
+from conescope.experiments import forecast as forecasting
+from conescope.experiments.forecast import forecast
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run
+from conescope.training.data import load_data
+from conescope.training.recipe_reading import load_recipe
 
 
 def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
@@ -40,7 +40,7 @@ def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, mo
         return {}
 
     monkeypatch.setattr(experiment, "evaluate", evaluate)
-    monkeypatch.setattr(conescope.forecast, "_seconds_each", lambda work: work() and 2.0)
+    monkeypatch.setattr(forecasting, "_seconds_each", lambda work: work() and 2.0)
     recipe = load_recipe("digits", tiny_overrides)
     cost = forecast(recipe)
     assert seen == [125, 125]

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 import conescope as cs
-from conescope.adapt import adapt
 from conescope.errors import CheckpointError, SameWeightsWarning
+from conescope.measuring.adapt import adapt
 
 TOKENS = torch.randint(2, 12, (48, 6), generator=torch.Generator().manual_seed(0))
 PROBE = {"input_ids": TOKENS[:4], "attention_mask": torch.ones_like(TOKENS[:4])}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conescope.run import load_run, read_status
+from conescope.experiments.stored import load_run, read_status
 
 FOLDER = Path(__file__).parent / "golden/run"
 

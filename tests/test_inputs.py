@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conescope.checkpoints import load_labels, load_probe
 from conescope.errors import CheckpointError, DataError
+from conescope.measuring.checkpoints import load_labels, load_probe
 
 TENSORS = {"ids": torch.arange(12).reshape(3, 4), "scale": torch.tensor([0.5, 1.5, 2.5])}
 

@@ -16,9 +16,11 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 import conescope as cs
 from conescope.errors import MissingPackageError, RecipeError
-from conescope.integrations import lightning as for_lightning
-from conescope.integrations import transformers as for_transformers
-from conescope.integrations.trackers import to_tracker
+from conescope.experiments.stored import read_status
+from conescope.measuring.adapt import adapt
+from conescope.measuring.integrations import lightning as for_lightning
+from conescope.measuring.integrations import transformers as for_transformers
+from conescope.measuring.integrations.trackers import to_tracker
 
 TOKENS = torch.randint(2, 12, (64, 6), generator=torch.Generator().manual_seed(0))
 PROBE = {"input_ids": TOKENS[:4], "attention_mask": torch.ones_like(TOKENS[:4])}
@@ -105,7 +107,7 @@ def test_transformers_training_is_the_same_bits_with_and_without(tmp_path):
     assert run.series.steps == (0, 3, 6)
     assert run.finished
     assert run.total_steps == 6
-    expected = cs.adapt.adapt(watched.eval(), PROBE).kernel()
+    expected = adapt(watched.eval(), PROBE).kernel()
     assert torch.equal(run.series.kernels[-1].values, expected.values)
 
 
@@ -152,7 +154,7 @@ def test_lightning_gives_the_folder_back_when_training_fails(tmp_path):
     callback = for_lightning.WatchCallback(torch.randn(4, 5), when="0", out=tmp_path)
     with pytest.raises(ZeroDivisionError):
         fit([callback, Failing()])
-    assert not cs.run.read_status(tmp_path).running
+    assert not read_status(tmp_path).running
     assert not cs.load_run(tmp_path).finished
 
 
@@ -160,9 +162,9 @@ def test_lightning_gives_the_folder_back_when_training_fails(tmp_path):
 def test_a_missing_package_is_named_with_the_cure(monkeypatch, package):
     for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"conescope.integrations.{package}")
+    monkeypatch.delitem(sys.modules, f"conescope.measuring.integrations.{package}")
     with pytest.raises(MissingPackageError, match=rf"pip install 'conescope\[{package}\]'"):
-        importlib.import_module(f"conescope.integrations.{package}")
+        importlib.import_module(f"conescope.measuring.integrations.{package}")
 
 
 def watched_scalars(tracker, out):

@@ -18,7 +18,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 import kinds
-from conescope.entk import entk, estimate_entk, plan
+from conescope.engine import entk, estimate_entk, plan
 from conescope.errors import ModelError
 from kinds import Either, Refused, Right, Row
 from untouched import untouched
@@ -218,7 +218,7 @@ def test_sums_keep_their_digits(row: Row):
 MANY_OUTPUTS = """
 import json, resource, torch
 from torch import nn
-from conescope.entk import entk, estimate_entk, plan
+from conescope.engine import entk, estimate_entk, plan
 torch.set_num_threads(1)
 torch.manual_seed(0)
 resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, 6 * 10**9))  # an error, not the whole machine

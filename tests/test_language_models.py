@@ -8,8 +8,8 @@ import transformers
 from torch import Tensor, nn
 
 import conescope as cs
-from conescope.entk import plan
-from conescope.entk.cotangents import Cotangents
+from conescope.engine import plan
+from conescope.engine.cotangents import Cotangents
 from conescope.errors import KernelError
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import conescope as cs
-from conescope.checkpoints import load_weights, read_weights
-from conescope.checkpoints.fit import fingerprint, fitted, own_state
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
+from conescope.measuring.checkpoints.fit import fingerprint, fitted, own_state
 
 PROBE = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -350,7 +350,7 @@ def test_an_adapter_is_loaded_on_its_base(tmp_path, name):
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     save_file(adapter_of(source, name), folder / "adapter_model.safetensors")
-    (found,) = cs.checkpoints.find_checkpoints(tmp_path)
+    (found,) = find_checkpoints(tmp_path)
     assert (found.step, [file.name for file in found.files]) == (5, ["adapter_model.safetensors"])
     load_weights(target, read_weights(found.files), found.path)
     theirs, ours = source.base_model.model, target.base_model.model

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conescope.entk import entk
-from conescope.measure import evaluate, measure_kernel, recalibrated
-from conescope.sections import KernelRecipe
+from conescope.engine import entk
+from conescope.experiments.experiment import measure_kernel
+from conescope.measuring.undisturbed import evaluate, recalibrated
+from conescope.training.recipe_fields import KernelRecipe
 
 
 @pytest.fixture

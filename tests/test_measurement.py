@@ -10,12 +10,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import conescope as cs
-from conescope.adapt import adapt
-from conescope.branches import branch_recipe
-from conescope.checkpoints.measurement import measure
-from conescope.checkpoints.source import import_model
-from conescope.checkpoints.subject import Checkpoints, Snapshots
-from conescope.choice import Choice
 from conescope.cli import main
 from conescope.errors import (
     CheckpointError,
@@ -25,12 +19,19 @@ from conescope.errors import (
     SameWeightsWarning,
     StoreError,
 )
-from conescope.experiment import Experiment
-from conescope.measure import recalibrated
-from conescope.recipes import load_recipe
-from conescope.run import read_status
-from conescope.session import run_experiment
-from conescope.store import Folder
+from conescope.experiments.branches import branch_recipe
+from conescope.experiments.experiment import Experiment
+from conescope.experiments.session import run_experiment
+from conescope.experiments.snapshots_again import Snapshots
+from conescope.experiments.stored import read_status
+from conescope.measuring.adapt import adapt
+from conescope.measuring.checkpoints.measurement import measure
+from conescope.measuring.checkpoints.subject import Checkpoints
+from conescope.measuring.choice import Choice
+from conescope.measuring.undisturbed import recalibrated
+from conescope.runs.store import Folder
+from conescope.runs.user_code import import_model
+from conescope.training.recipe_reading import load_recipe
 
 STEPS = (0, 9, 10, 200)
 OVERRIDES = [
@@ -245,7 +246,7 @@ def test_batchnorm_of_snapshots_is_that_asked_for(tmp_path, monkeypatch):
             nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
         )
 
-    monkeypatch.setattr("conescope.experiment.build_model", with_batchnorm)
+    monkeypatch.setattr("conescope.experiments.experiment.build_model", with_batchnorm)
     run_experiment(load_recipe("digits", OVERRIDES), tmp_path / "run", command="")
     subject, experiment = Snapshots(tmp_path / "run"), Experiment(load_recipe("digits", OVERRIDES))
     own = cs.measure_snapshots(tmp_path / "run", out=tmp_path / "own").series

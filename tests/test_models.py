@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from conescope.errors import RecipeError
-from conescope.models import VGG16, LeNet5, ResNet20, build_model
-from conescope.sections import ModelRecipe
+from conescope.training.models import VGG16, LeNet5, ResNet20, build_model
+from conescope.training.recipe_fields import ModelRecipe
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 

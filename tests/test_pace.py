@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conescope.pace import Pace
+from conescope.measuring.pace import Pace
 
 
 def passed(share, moments, between, cost):

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 import conescope as cs
-from conescope.adapt import adapt
-from conescope.checkpoints import load_weights
-from conescope.checkpoints.fit import fitted
 from conescope.errors import CheckpointError
+from conescope.measuring.adapt import adapt
+from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
+from conescope.measuring.checkpoints.fit import fitted
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 12,
          "intermediate_size": 16, "max_position_embeddings": 8}  # fmt: skip
@@ -104,7 +104,7 @@ def test_experts_that_are_written_one_by_one_are_fused(tmp_path, capfd):
         model.save_pretrained(tmp_path / f"checkpoint-{seed}")
     target = mixtral()
     files = tmp_path / "checkpoint-1/model.safetensors"
-    state = cs.checkpoints.read_weights([files])
+    state = read_weights([files])
     assert not state.keys() <= target.state_dict().keys()
     capfd.readouterr()
     load_weights(target, state, files)
@@ -115,9 +115,9 @@ def test_experts_that_are_written_one_by_one_are_fused(tmp_path, capfd):
     with pytest.raises(CheckpointError, match=r"(?s)does not fit.*read the checkpoint by from_pre"):
         load_weights(target, lacking, files)
     assert same(target, before)
-    found = cs.checkpoints.find_checkpoints(tmp_path)
+    found = find_checkpoints(tmp_path)
     for checkpoint in found:
-        fitted(target, cs.checkpoints.read_weights(checkpoint.files), checkpoint.path)
+        fitted(target, read_weights(checkpoint.files), checkpoint.path)
     assert same(target, before)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conescope.entk import convolutions, entk, products
+from conescope.engine import convolutions, entk, products
 
 LARGE = (150, 600, 130)
 SMALL = (3, 4, 5)

@@ -2,10 +2,10 @@ import pytest
 import yaml
 
 from conescope.errors import RecipeError
-from conescope.models import build_model
-from conescope.recipe import SCHEDULES, Recipe, field_names
-from conescope.recipes import load_recipe, packaged_recipes, recipe_from_dict
-from conescope.sections import OptimizerRecipe
+from conescope.training.models import build_model
+from conescope.training.recipe import SCHEDULES, Recipe, field_names
+from conescope.training.recipe_fields import OptimizerRecipe
+from conescope.training.recipe_reading import load_recipe, packaged_recipes, recipe_from_dict
 
 
 def test_every_packaged_recipe_loads_and_describes_itself():

@@ -4,10 +4,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from conescope.analysis import analyse, numbers, plots
 from conescope.errors import StoreError
-from conescope.figures import FIGURES
 from conescope.report import write_report
+from conescope.report.analysis import analyse, numbers, plots
 from conescope.report.charts import (
     CHARTS,
     distance_after,
@@ -16,7 +15,8 @@ from conescope.report.charts import (
     embedding_2d,
     embedding_3d,
 )
-from conescope.summary import default_lags, default_taus, main_numbers
+from conescope.report.figures import FIGURES
+from conescope.report.summary import default_lags, default_taus, main_numbers
 from made_runs import MadeRecipe, constant_series, made_run, made_series
 
 LOADING_ATTRIBUTES = {"src", "href", "srcset", "data", "action", "poster", "background"}

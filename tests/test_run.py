@@ -2,15 +2,16 @@ import pytest
 import torch
 import yaml
 
-from conescope.entk import KernelEstimate, estimate_distance
+from conescope.engine import KernelEstimate, estimate_distance
 from conescope.errors import StoreError, TrainingError
-from conescope.figures import save_figures
-from conescope.kernel import Kernel
-from conescope.record import begin_session, begin_source
+from conescope.experiments.stored import load_run, read_status
+from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
-from conescope.run import load_run, read_status, write_kernel
-from conescope.store import Folder
-from conescope.summary import evaluations, main_numbers, state
+from conescope.report.figures import save_figures
+from conescope.report.summary import evaluations, main_numbers, state
+from conescope.runs.reader import write_kernel
+from conescope.runs.record import begin_session, begin_source
+from conescope.runs.store import Folder
 
 SOURCE = {"name": "mine", "description": "a <network> of mine", "probe": "[4, 3] float32"}
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conescope.errors import RecipeError
-from conescope.schedule import Schedule
+from conescope.runs.schedule import Schedule
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.embedding import classical_mds
+from conescope.kernel.embedding import classical_mds
 
 
 def series_on_a_circle(angles, steps=None):

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from conescope.errors import DamageWarning, RecipeError, StoreError, TrainingError
-from conescope.recipes import load_recipe
-from conescope.run import load_run, read_status
-from conescope.session import run_experiment
-from conescope.store import Folder
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run, read_status
+from conescope.runs.store import Folder
+from conescope.training.recipe_reading import load_recipe
 
 
 @pytest.fixture

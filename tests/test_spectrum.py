@@ -4,7 +4,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.spectrum import eigenspace_overlap, sharpness, spectra, spectrum
+from conescope.statistics.spectrum import eigenspace_overlap, sharpness, spectra, spectrum
 
 N = 12
 

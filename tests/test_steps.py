@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import conescope as cs
-from conescope.checkpoints import find_checkpoints, read_steps
-from conescope.checkpoints.steps import steps_of
 from conescope.cli import main
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints import find_checkpoints, read_steps
+from conescope.measuring.checkpoints.steps import steps_of
 
 MODEL = """
 from torch import nn

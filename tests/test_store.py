@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conescope.errors import DamageWarning, StoreError
-from conescope.store import Folder
+from conescope.runs.store import Folder
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_has_no_owner_and_is_read(folder, monkey
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("conescope.store.FileLock.acquire", read_only)
+    monkeypatch.setattr("conescope.runs.store.FileLock.acquire", read_only)
     assert not folder.is_owned()
     assert folder.files("kernel") == Folder(folder.path).files("kernel") != []
 
@@ -138,7 +138,7 @@ def test_a_limit_of_the_system_in_the_middle_of_a_write(folder):
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from conescope.errors import StoreError\n"
-        "from conescope.store import Folder\n"
+        "from conescope.runs.store import Folder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "folder = Folder(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"

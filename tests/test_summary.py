@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from conescope.errors import KernelError, TrainingError
-from conescope.summary import (
+from conescope.report.summary import (
     curves_after,
     curves_from,
     default_lags,

@@ -4,16 +4,23 @@ import math
 import numpy as np
 import pytest
 
-from conescope.branches import branch_recipe
 from conescope.cli import main
 from conescope.cli.reproduce import _of_the_result
 from conescope.errors import RecipeError, StoreError
-from conescope.figures import switched
-from conescope.recipes import load_recipe
-from conescope.reproductions import find_reproduction, networks, scales
-from conescope.run import read_recipe, read_scalars
-from conescope.session import run_experiment
-from conescope.switch import SwitchResult, carry_out, plan_switch, read_switch, switch_seconds
+from conescope.experiments.branches import branch_recipe
+from conescope.experiments.reproductions import find_reproduction, networks, scales
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import read_recipe
+from conescope.experiments.switch import (
+    SwitchResult,
+    carry_out,
+    plan_switch,
+    read_switch,
+    switch_seconds,
+)
+from conescope.report.figures import switched
+from conescope.runs.reader import read_scalars
+from conescope.training.recipe_reading import load_recipe
 
 POINTS = (0, 30)
 TINY = ["--model.name=mlp", "--model.width=0.2", "--training.batch_size=16", "--probe.size=20"]

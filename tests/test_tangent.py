@@ -9,11 +9,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from conescope.entk import entk
+from conescope.engine import entk
 from conescope.errors import ModelError
-from conescope.measure import recalibrated
-from conescope.models import VGG16, LeNet5, ResNet20
+from conescope.measuring.undisturbed import recalibrated
 from conescope.tangent import linearize
+from conescope.training.models import VGG16, LeNet5, ResNet20
 from problems import PROBLEMS, Apply, Problem
 
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from conescope.errors import TrainingError
-from conescope.sections import LearningRateRecipe, OptimizerRecipe
-from conescope.training import build_optimizer, learning_rate_schedule, train
+from conescope.training.loop import build_optimizer, learning_rate_schedule, train
+from conescope.training.recipe_fields import LearningRateRecipe, OptimizerRecipe
 
 
 def problem(dropout: float = 0.0):

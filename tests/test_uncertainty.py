@@ -4,7 +4,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.metrics.uncertainty import numerical_floor, sampled_distance
+from conescope.statistics.uncertainty import numerical_floor, sampled_distance
 
 
 class Population:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import conescope as cs
-from conescope.analysis import known_labels
+from conescope.engine.parameters import unwrapped
 from conescope.errors import (
     BudgetWarning,
     DamageWarning,
@@ -20,10 +20,10 @@ from conescope.errors import (
     RecipeError,
     StoreError,
 )
-from conescope.pace import Pace
-from conescope.parameters import unwrapped
-from conescope.run import load_run
-from conescope.store import Folder
+from conescope.experiments.stored import load_run
+from conescope.measuring.pace import Pace
+from conescope.report.analysis import known_labels
+from conescope.runs.store import Folder
 
 STEPS = 8
 
@@ -324,7 +324,7 @@ def test_a_resumed_training_that_takes_another_way_is_told(tmp_path, when):
 
 def test_the_budget_is_kept_and_what_was_skipped_is_told(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("conescope.watch.Pace", partial(Pace, clock=lambda: now[0]))
+    monkeypatch.setattr("conescope.measuring.watch.Pace", partial(Pace, clock=lambda: now[0]))
 
     class Slow(nn.Linear):
         def forward(self, x):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from torch import nn
 
-from conescope.models.resnet import Block, PadChannels
+from conescope.training.models.resnet import Block, PadChannels
 
 Parameters = dict[str, jax.Array]
 Apply = Callable[[Parameters, jax.Array], jax.Array]

@@ -8,7 +8,7 @@ from benchmarks.contenders.base import Contender
 
 
 class Conescope(Contender):
-    """`conescope.entk`, as a user calls it."""
+    """`conescope.engine`, as a user calls it."""
 
     label = "conescope"
     package = "conescope"

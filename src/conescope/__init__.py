@@ -1,14 +1,21 @@
-"""conescope: an instrument for the learning dynamics of neural networks."""
+"""conescope: an instrument for the learning dynamics of neural networks.
 
-from conescope.checkpoints import load_probe, measure_checkpoints, measure_snapshots
-from conescope.entk import Plan, entk, estimate_distance, estimate_entk, plan
-from conescope.kernel import Kernel
-from conescope.metrics.cone import Cone, cone
-from conescope.metrics.distance import kernel_distance, kernel_velocity
-from conescope.run import load_run
-from conescope.series import KernelSeries
-from conescope.tangent import LinearizedModel, linearize
-from conescope.watch import Watch
+The public names are loaded when they are first used, so that measuring a model loads nothing of
+what trains the paper's networks.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan
+    from conescope.experiments.snapshots_again import measure_snapshots
+    from conescope.experiments.stored import load_run
+    from conescope.kernel import Kernel, KernelSeries, kernel_distance, kernel_velocity
+    from conescope.measuring.checkpoints import load_probe, measure_checkpoints
+    from conescope.measuring.watch import Watch
+    from conescope.statistics.cone import Cone, cone
+    from conescope.tangent import LinearizedModel, linearize
 
 __all__ = [
     "Cone",
@@ -30,3 +37,28 @@ __all__ = [
     "measure_snapshots",
     "plan",
 ]
+
+_HOMES = {
+    "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan"),
+    "experiments.snapshots_again": ("measure_snapshots",),
+    "experiments.stored": ("load_run",),
+    "kernel": ("Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
+    "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
+    "measuring.watch": ("Watch",),
+    "statistics.cone": ("Cone", "cone"),
+    "tangent": ("LinearizedModel", "linearize"),
+}
+"""Module → the public names that are defined there."""
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"conescope.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'conescope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conescope.branches import branch_recipe
 from conescope.errors import RecipeError
-from conescope.recipe import Recipe
-from conescope.recipes import field_names, field_parser, load_recipe, unknown_field
+from conescope.experiments.branches import branch_recipe
+from conescope.training.recipe import Recipe
+from conescope.training.recipe_reading import field_names, field_parser, load_recipe, unknown_field
 
 Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""

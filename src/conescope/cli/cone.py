@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT, print_columns, print_table
 from conescope.errors import KernelError
-from conescope.run import load_run
+from conescope.experiments.stored import load_run
 
 if TYPE_CHECKING:
-    from conescope.analysis import Analysis
+    from conescope.report.analysis import Analysis
 
 
 def add(commands: Commands) -> None:
@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
 
 
 def _cone(arguments: argparse.Namespace) -> int:
-    from conescope.analysis import numbers, numbers_over_seeds
-    from conescope.figures import save_analysis
+    from conescope.report.analysis import numbers, numbers_over_seeds
+    from conescope.report.figures import save_analysis
 
     analyses = _analyse(arguments.runs)
     for path, analysis in zip(arguments.runs, analyses, strict=True):
@@ -55,8 +55,8 @@ def _cone(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from conescope.analysis import comparison, distinct_names
-    from conescope.figures import save_comparison
+    from conescope.report.analysis import comparison, distinct_names
+    from conescope.report.figures import save_comparison
 
     if len(arguments.runs) < 2:
         raise KernelError("one run has nothing to be compared with; name at least two")
@@ -69,7 +69,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _analyse(paths: Sequence[Path]) -> list[Analysis]:
     """Analyse the runs in some folders; an error names the folder."""
-    from conescope.analysis import analyse, known_labels
+    from conescope.report.analysis import analyse, known_labels
 
     analyses = []
     for path in paths:

@@ -6,18 +6,19 @@ import argparse
 import shlex
 from pathlib import Path
 
-from conescope.checkpoints import load_labels, load_probe
-from conescope.checkpoints.measurement import measure
-from conescope.checkpoints.source import import_model
-from conescope.checkpoints.subject import Checkpoints, Snapshots, Subject
-from conescope.choice import Choice
 from conescope.cli.commands import Commands
+from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
-from conescope.experiment import usable_device
-from conescope.kernel import Outputs
-from conescope.progress import ProgressBar
+from conescope.experiments.experiment import usable_device
+from conescope.experiments.snapshots_again import Snapshots
+from conescope.kernel.matrix import Outputs
+from conescope.measuring.checkpoints import load_labels, load_probe
+from conescope.measuring.checkpoints.measurement import measure
+from conescope.measuring.checkpoints.subject import Checkpoints, Subject
+from conescope.measuring.choice import Choice
+from conescope.runs.user_code import import_model
 
 _FOR_CHECKPOINTS = (
     "model",

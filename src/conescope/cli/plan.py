@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from conescope.forecast import forecast
+    from conescope.experiments.forecast import forecast
 
     cost = forecast(chosen_recipe(arguments))
     STDOUT.print(f"one kernel:\n{cost.kernel}\n")

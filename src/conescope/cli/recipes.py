@@ -9,7 +9,7 @@ from rich.table import Table
 
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT
-from conescope.recipes import packaged_recipes
+from conescope.training.recipe_reading import packaged_recipes
 
 
 def add(commands: Commands) -> None:

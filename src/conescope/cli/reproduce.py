@@ -12,10 +12,10 @@ from conescope.cli.run import carry_out
 from conescope.cli.switch import carry_out_children, draw, print_result
 from conescope.cli.terminal import STDOUT, print_table, say
 from conescope.errors import RecipeError
-from conescope.recipe import Recipe
-from conescope.reproductions import Reproduction, find_reproduction, networks, scales
-from conescope.run import load_run, read_recipe
-from conescope.store import Folder
+from conescope.experiments.reproductions import Reproduction, find_reproduction, networks, scales
+from conescope.experiments.stored import load_run, read_recipe
+from conescope.runs.store import Folder
+from conescope.training.recipe import Recipe
 
 _OF_THE_MACHINE = ("--data.path", "--threads", "--device")
 
@@ -71,7 +71,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _train(recipe: Recipe, path: Path, words: str) -> int:
-    from conescope.forecast import forecast
+    from conescope.experiments.forecast import forecast
 
     if Folder(path).entries("finished"):
         return 0
@@ -80,8 +80,8 @@ def _train(recipe: Recipe, path: Path, words: str) -> int:
 
 
 def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
-    from conescope.figures import PAPER, in_force, overview, save_figure
-    from conescope.summary import main_numbers
+    from conescope.report.figures import PAPER, in_force, overview, save_figure
+    from conescope.report.summary import main_numbers
 
     for path in paths:
         run = load_run(path)
@@ -101,7 +101,7 @@ def _switch(
     words: str,
     stem: Path,
 ) -> int:
-    from conescope.switch import plan_switch, read_switch
+    from conescope.experiments.switch import plan_switch, read_switch
 
     until = read_recipe(paths[0]).training.steps
     within = [point for point in reproduction.points if point < until]

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 from conescope.cli.commands import Commands, chosen_recipe
+from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
-from conescope.progress import ProgressBar
-from conescope.recipe import Recipe
+from conescope.training.recipe import Recipe
 
 
 def add(commands: Commands) -> None:
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 def carry_out(recipe: Recipe, path: Path, command: str) -> int:
     """Carry out a recipe in a folder; 0, or the exit status of being stopped."""
-    from conescope.session import run_experiment
+    from conescope.experiments.session import run_experiment
 
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = run_experiment(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT, print_table
-from conescope.run import Run, load_run, read_status
+from conescope.experiments.stored import load_run, read_status
+from conescope.runs.reader import Run
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +20,7 @@ def add(commands: Commands) -> None:
 
 def draw_figures(run: Run, path: Path) -> list[Path]:
     """Draw a run's figures into its folder."""
-    from conescope.figures import save_figures
+    from conescope.report.figures import save_figures
 
     return save_figures(run, path / "figures")
 
@@ -33,7 +34,7 @@ def write_report(run: Run, path: Path) -> Path:
 
 def show(path: Path) -> None:
     """Draw a run's figures, write its report, and print its numbers and where both are."""
-    from conescope.summary import main_numbers
+    from conescope.report.summary import main_numbers
 
     run = load_run(path)
     draw_figures(run, path)

@@ -11,12 +11,12 @@ import numpy as np
 from rich.table import Table
 
 from conescope.cli.commands import Commands
+from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.errors import RecipeError, TrainingError
-from conescope.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from conescope.switch import Switch, SwitchResult
+    from conescope.experiments.switch import Switch, SwitchResult
 
 
 def add(commands: Commands) -> None:
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 def carry_out_children(switch: Switch, command: str) -> int:
     """Train all children that are not done; 0, or the exit status of being stopped."""
-    from conescope.switch import carry_out, switch_seconds
+    from conescope.experiments.switch import carry_out, switch_seconds
 
     to_do = switch.to_do()
     total = 2 * len(switch.parents) * len(switch.points)
@@ -65,8 +65,8 @@ def carry_out_children(switch: Switch, command: str) -> int:
 
 def draw(switch: Switch, result: SwitchResult, stem: Path, caption: str = "") -> list[Path]:
     """Draw figure 2 and write its numbers beside it."""
-    from conescope.figures import PAPER, in_force, save_figure, switched
-    from conescope.switch import write_table
+    from conescope.experiments.switch import write_table
+    from conescope.report.figures import PAPER, in_force, save_figure, switched
 
     with in_force(PAPER):
         files = save_figure(switched(result, caption), stem, "switch experiment")
@@ -94,7 +94,7 @@ def print_result(result: SwitchResult) -> None:
 
 
 def _switch(arguments: argparse.Namespace) -> int:
-    from conescope.switch import plan_switch, read_switch
+    from conescope.experiments.switch import plan_switch, read_switch
 
     switch = plan_switch(arguments.runs, _points(arguments.at), arguments.overrides)
     status = carry_out_children(switch, shlex.join(["conescope", *arguments.words]))

@@ -1,4 +1,4 @@
-"""The figures of `conescope.figures` as interactive plotly charts: same curves, same colours."""
+"""The figures of `report.figures` as interactive plotly charts: same curves, same colours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 from plotly.subplots import make_subplots
 
-from conescope.figures.style import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
-from conescope.run import Run
-from conescope.series import KernelSeries
-from conescope.summary import (
+from conescope.kernel.series import KernelSeries
+from conescope.report.figures.style import DISTANCE_MAP, ITERATION_MAP, LINE_COLOURS
+from conescope.report.summary import (
     Curves,
     curves_after,
     curves_from,
@@ -23,6 +22,7 @@ from conescope.summary import (
     readable_scale,
     require_pair,
 )
+from conescope.runs.reader import Run
 
 DASHES = ("solid", "dash", "dot")
 
@@ -204,7 +204,7 @@ CHARTS: Mapping[str, Chart] = MappingProxyType(
         ),
     }
 )
-"""Name → chart, named as the files of `conescope.figures.save_figures`."""
+"""Name → chart, named as the files of `conescope.report.figures.save_figures`."""
 
 
 def _distance_lines(curves: Curves, other: str, symbol: str, axis: dict[str, Any]) -> go.Figure:

@@ -1,4 +1,4 @@
-"""Plots that are values (`conescope.plot`), drawn with plotly."""
+"""Plots that are values (`conescope.report.plot`), drawn with plotly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from conescope.figures.style import DISTANCE_MAP, LINE_COLOURS
-from conescope.plot import BarPlot, GridPlot, Line, LinePlot, Mark, Plot
 from conescope.report.charts import ITERATIONS, LINEAR, TEMPLATE, colour_scale, logarithmic
+from conescope.report.figures.style import DISTANCE_MAP, LINE_COLOURS
+from conescope.report.plot import BarPlot, GridPlot, Line, LinePlot, Mark, Plot
 
 GREY = "#777777"
 

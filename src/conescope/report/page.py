@@ -12,12 +12,12 @@ from plotly.graph_objects import Figure
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from conescope.analysis import analyse, known_labels, numbers, plots
 from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.report.analysis import analyse, known_labels, numbers, plots
 from conescope.report.charts import CHARTS, Chart
 from conescope.report.drawn import chart
-from conescope.run import Run
-from conescope.summary import main_numbers, state
+from conescope.report.summary import main_numbers, state
+from conescope.runs.reader import Run
 
 CHART_CONFIG = {
     "displaylogo": False,

@@ -34,7 +34,7 @@ def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
     f_lin(x; θ) = f(x; θ_t) + J(x; θ_t)(θ − θ_t), to be trained in θ by any optimiser of torch.
     The network is taken in evaluation mode, whatever its mode now or later: dropout is off, and
     BatchNorm keeps its running statistics (to estimate them anew, hand over
-    `conescope.measure.recalibrated(model, inputs)`).
+    `conescope.measuring.undisturbed.recalibrated(model, inputs)`).
 
     Args:
         model: from inputs [n, …] to one tensor [n, …]; copied, and left as it is.

@@ -1,0 +1,126 @@
+"""The class trace estimated from a few random cotangents, with its standard error.
+
+For v with independent signs ±1, shared by all samples, the kernel of v·f has the class trace as
+its mean (Hutchinson, 1990): r backward passes take the place of c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from conescope.engine.cotangents import Cotangents
+from conescope.engine.engine import compute
+from conescope.engine.problem import prepared
+from conescope.errors import KernelError
+from conescope.kernel.matrix import Kernel
+
+
+@dataclass(frozen=True)
+class KernelEstimate:
+    """An estimate of the class trace.
+
+    Attributes:
+        kernel: the mean over the draws, [n, m].
+        draws: the kernel of each random cotangent, [r, n, m].
+    """
+
+    kernel: Kernel
+    draws: Tensor
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Standard error of each entry of `kernel`, from the spread of the draws; [n, m]."""
+        return self.draws.std(dim=0) / math.sqrt(len(self.draws))
+
+
+def estimate_entk(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    draws: int = 4,
+    seed: int = 0,
+    params: str | Iterable[str] | None = None,
+    memory: str | float | None = None,
+    check: bool = True,
+) -> KernelEstimate:
+    """Estimate the class trace of the eNTK by shared random cotangents.
+
+    Args:
+        model: as for `entk`.
+        x: n samples.
+        y: m samples; None for y = x.
+        draws: number r of cotangents, at least 2 for a standard error.
+        seed: of the signs; kernels to be compared should share it.
+        params: as for `entk`.
+        memory: as for `entk`.
+        check: as for `entk`.
+
+    Returns:
+        The estimate; unbiased, its error falls as 1/√r.
+
+    Raises:
+        ModelError: as `entk`.
+        KernelError: if there are fewer than two draws; otherwise as `entk`.
+    """
+    if draws < 2:
+        raise KernelError(f"a standard error needs at least 2 draws, not {draws}")
+    with prepared(
+        model, x, y, params, lambda width, like: Cotangents.signs(draws, width, seed, like)
+    ) as problem:
+        kernels: list[Tensor] = []
+        for k in range(draws):
+            one = Cotangents.from_matrix(problem.cotangents.part(k, k + 1))
+            one_draw = replace(problem, cotangents=one)
+            layers, survey = compute(one_draw, False, "model", memory, check)
+            kernels.append(layers[""])
+            problem = replace(problem, survey=survey)
+        routes = {name: problem.survey.route(name) for name in problem.parameters}
+    values = torch.stack(kernels)
+    return KernelEstimate(Kernel(values.mean(dim=0), "trace", {}, routes), values)
+
+
+def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, float]:
+    """Distance S between two estimates of one model at two times, with its standard error.
+
+    Args:
+        a: an estimate.
+        b: an estimate with the same samples, seed and number of draws r.
+
+    Returns:
+        S of the mean kernels (arXiv:2503.16316, eq. 4), and its standard error by the jackknife
+        over the draws (Quenouille, 1956).
+
+    Raises:
+        KernelError: if the estimates differ in shape or number of draws, or are zero.
+    """
+    if a.draws.shape != b.draws.shape:
+        raise KernelError(
+            f"estimates of different samples or draws cannot be compared: shapes "
+            f"{tuple(a.draws.shape)} and {tuple(b.draws.shape)}"
+        )
+    r = len(a.draws)
+    without = [_distance(_without(a.draws, k), _without(b.draws, k)) for k in range(r)]
+    return _distance(a.draws.mean(dim=0), b.draws.mean(dim=0)), _jackknife(without)
+
+
+def _jackknife(values: Sequence[float]) -> float:
+    r, mean = len(values), sum(values) / len(values)
+    return math.sqrt((r - 1) / r * sum((value - mean) ** 2 for value in values))
+
+
+def _without(draws: Tensor, k: int) -> Tensor:
+    return torch.cat([draws[:k], draws[k + 1 :]]).mean(dim=0)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    norms = float(a.norm()), float(b.norm())
+    if 0.0 in norms:
+        raise KernelError("an estimate is zero everywhere, so S is undefined; check `params`")
+    return 0.5 * float((a / norms[0] - b / norms[1]).square().sum())

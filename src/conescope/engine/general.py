@@ -1,0 +1,181 @@
+"""The general route: per-sample gradients of any parameter of any module.
+
+`vmap` over samples where the module allows it; otherwise one plain autograd pass for each sample
+and output, which works on whatever autograd can differentiate.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from conescope.engine.attempt import RoutesChangedError, attempted
+from conescope.engine.attributes import same_attributes
+from conescope.engine.failure import describe_failure
+from conescope.engine.forward import feedable, forward, refuse_other_outputs
+from conescope.engine.graph import reachable
+from conescope.engine.writes import writes_weights
+from conescope.errors import ModelError
+
+Gradients = dict[str, Tensor]
+"""Parameter name → gradients of every sample and cotangent, [b, q, p], real."""
+
+
+_FEW = 2**24
+"""More parameters than these make a pass of one sample long enough for a plain loop to cost no more
+than a transform, which needs more memory."""
+
+
+def general_way(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> tuple[bool, bool]:
+    """Find out which of the two ways parameters without a rule can take.
+
+    A transform of torch.func puts other tensors in the places of the parameters. It may take them
+    if autograd's graph then no longer leads to the parameters themselves, as it does where a
+    model reaches them by a list, a closure or a view.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: those without a rule, by name.
+        x: a few samples.
+
+    Returns:
+        Whether `transformed_gradients` follows them, and whether there is a re-entrant checkpoint.
+    """
+    outputs = forward(model, feedable(x))
+    _, reentrant = reachable(outputs, parameters)
+    cotangent = outputs.detach().new_ones(1, outputs.shape[1])
+    del outputs
+    few = sum(p.numel() for p in parameters.values()) <= _FEW
+    odd = any(p.is_complex() or p._backward_hooks for p in parameters.values())
+    if not few or reentrant or odd:
+        return False, reentrant
+    if writes_weights(model):  # torch.func does not follow it, and may end the process
+        return False, reentrant
+    copies = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    try:
+        with attempted(), same_attributes(model):
+            replaced = functional_call(model, copies, (feedable(x),))
+            reached, opaque = reachable(replaced, parameters)
+        transformed_gradients(model, parameters, x, cotangent)
+    except RoutesChangedError:
+        return False, reentrant
+    return not reached and not opaque, reentrant
+
+
+def transformed_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, cotangents: Tensor
+) -> Gradients:
+    """Per-sample gradients by transforms of `torch.func`.
+
+    Args:
+        model: the network.
+        parameters: of real numbers, by name.
+        x: [b, …].
+        cotangents: [q, c].
+
+    Raises:
+        RoutesChangedError: if the module does something that `vmap` cannot follow.
+    """
+
+    def project(weights: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return cotangents @ functional_call(model, weights, (sample[None],)).reshape(-1)
+
+    weights = {name: p.detach() for name, p in parameters.items()}
+    with attempted(), same_attributes(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        jacobians = vmap(jacrev(project), in_dims=(None, 0))(weights, x.clone())
+    return {name: j.detach().reshape(*j.shape[:2], -1) for name, j in jacobians.items()}
+
+
+def plain_gradients(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    x: Tensor,
+    cotangents: Tensor,
+    reentrant: bool,
+) -> Iterator[tuple[int, int, Gradients]]:
+    """Per-sample gradients by one plain autograd pass for each sample and cotangent.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: by name.
+        x: [b, …].
+        cotangents: [q, c].
+        reentrant: whether a re-entrant checkpoint is on the way, see `Routes`.
+
+    Yields:
+        Numbers of the sample and the cotangent, and parameter name → gradient [p]; parameters
+        whose gradient is zero everywhere may be absent.
+
+    Raises:
+        ModelError: if autograd cannot follow the model either.
+    """
+    for i in range(len(x)):
+        outputs = forward(model, feedable(x[i : i + 1]))
+        refuse_other_outputs(outputs, cotangents.shape[1])
+        outputs = outputs[0]
+        for k, cotangent in enumerate(cotangents):
+            last = k == len(cotangents) - 1
+            projection = cotangent @ outputs
+            try:
+                gradients = autograd_gradients(projection, model, parameters, reentrant, not last)
+            except RuntimeError as error:
+                raise ModelError(
+                    f"autograd cannot follow the model: {describe_failure(error, model)}"
+                ) from error
+            yield i, k, gradients
+            del gradients  # before the next ones are computed
+
+
+def autograd_gradients(
+    scalar: Tensor,
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    reentrant: bool,
+    retain: bool,
+) -> Gradients:
+    """∂scalar/∂θ by plain autograd, parameter name → gradient [p]; zero gradients may be absent.
+
+    Args:
+        scalar: what is differentiated.
+        model: the network, whose own gradients are kept.
+        parameters: by name.
+        reentrant: whether there is a re-entrant checkpoint; these refuse `autograd.grad`.
+        retain: whether the graph is needed again.
+    """
+    if not scalar.requires_grad:
+        return {}
+    if not reentrant:
+        found = torch.autograd.grad(
+            scalar, list(parameters.values()), retain_graph=retain, allow_unused=True
+        )
+        named = zip(parameters, found, strict=True)
+        return {name: _as_real(g) for name, g in named if g is not None}
+    kept = [(p, p.grad) for p in model.parameters()]
+    hooks = [(p, dict(h)) for p, _ in kept if (h := p._post_accumulate_grad_hooks)]
+    try:
+        for p, _ in kept:
+            p.grad = None
+        for p, _ in hooks:  # an optimiser that steps in the backward pass
+            p._post_accumulate_grad_hooks.clear()  # pyright: ignore[reportOptionalMemberAccess]
+        scalar.backward(retain_graph=retain)
+        return {name: _as_real(p.grad) for name, p in parameters.items() if p.grad is not None}
+    finally:
+        for p, gradient in kept:
+            p.grad = gradient
+        for p, found in hooks:
+            p._post_accumulate_grad_hooks.update(found)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _as_real(gradient: Tensor) -> Tensor:
+    """A gradient as a vector of real numbers; autograd's of z is ∂/∂Re z + i ∂/∂Im z."""
+    gradient = gradient.to_dense() if gradient.layout is not torch.strided else gradient
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    return gradient.detach().flatten()

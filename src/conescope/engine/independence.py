@@ -1,0 +1,213 @@
+"""Refusal of models whose samples depend on each other: they have no per-sample tangent."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from conescope.engine.attributes import same_attributes
+from conescope.engine.culprit import describe_culprit
+from conescope.engine.failure import shown
+from conescope.engine.forward import feedable, forward
+from conescope.engine.graph import reachable
+from conescope.errors import ModelError
+
+_LARGEST = 0.05
+"""Relative to the outputs: from here on, no difference is taken for rounding in half precision."""
+_ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
+_ALONE = 16
+"""Batches of up to so many samples are compared with every one of them alone, when a model is first
+seen; larger ones with so many parts."""
+_PART = 2
+"""Samples that are computed again each time: a lone one takes slower code in torch."""
+
+
+def refuse_coupling_modules(model: nn.Module) -> None:
+    """Raise `ModelError`, naming the module and the cure, for batch statistics and dropout."""
+    for name, module in model.named_modules():
+        where = f"module {shown(model, name)!r} ({type(module).__name__})"
+        if isinstance(module, _BatchNorm):
+            if module.training:
+                raise ModelError(
+                    f"{where} is in training mode: it mixes the samples, so their kernel is not "
+                    f"defined; call model.eval()"
+                )
+            if module.running_mean is None:
+                raise ModelError(
+                    f"{where} keeps no running statistics and mixes the samples even in "
+                    f"evaluation mode; build it with track_running_stats=True"
+                )
+        if getattr(module, "scale_grad_by_freq", False):
+            raise ModelError(
+                f"{where} scales gradients by how often a token occurs in the batch, so that they "
+                f"depend on the other samples; build it with scale_grad_by_freq=False"
+            )
+        rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
+        if module.training and isinstance(rate, float) and rate > 0.0:
+            raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
+
+
+def first_look(model: nn.Module, x: Tensor) -> Tensor:
+    """Compare up to three samples in one batch with each of them alone.
+
+    Args:
+        model: the network.
+        x: n samples.
+
+    Returns:
+        An empty tensor [0, c] of the outputs' dtype and device.
+
+    Raises:
+        ModelError: if a sample's outputs depend on the others in its batch, or are not finite.
+    """
+    numbers = sorted({0, len(x) // 2, len(x) - 1}) if len(x) > 1 else [0, 0]
+    batch = x[numbers]
+    try:
+        with same_attributes(model):
+            outputs = forward(model, feedable(batch))
+    except ModelError:
+        if len(x) <= len(batch):
+            raise
+        batch = x[:_ALONE]  # the model may go with some sizes of a batch only
+        outputs = forward(model, feedable(batch))
+    _ROUNDING[model] = _rounding(model, outputs)
+    together = outputs.detach()
+    del outputs
+    if not bool(torch.isfinite(together).all()):
+        raise ModelError(_not_finite(together, x.dtype, model))
+    compare(model, batch, together, ([i] for i in range(len(batch))))
+    return together[:0]
+
+
+def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[int]]) -> None:
+    """Compare the outputs of a batch with those of parts of it.
+
+    Args:
+        model: the network.
+        x: the batch, [b, …].
+        together: its outputs, [b, c].
+        parts: numbers of the samples of each part.
+
+    Raises:
+        ModelError: if they differ by more than rounding.
+    """
+    tolerance = float(_tolerance(model, together).median())
+    for part in parts:
+        try:
+            alone = forward(model, feedable(x[part])).detach()
+        except ModelError as error:
+            raise ModelError(
+                f"the model takes a batch of {len(x)} samples, but not {len(part)} of them: its "
+                f"outputs for a sample depend on the batch: "
+                f"{describe_culprit(model, x, part[0], tolerance)} ({error})"
+            ) from error
+        hold(model, x, together, part, alone)
+
+
+def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: Tensor) -> None:
+    """Hold the outputs of a batch [b, c] to those of a part of it, [p, c].
+
+    Raises:
+        ModelError: if they differ by more than rounding.
+    """
+    if alone.shape[1] != together.shape[1]:
+        raise ModelError(
+            f"the number of outputs of a sample changes with its batch ({together.shape[1]} in a "
+            f"batch of {len(x)}, {alone.shape[1]} in one of {len(part)}); return as many for each"
+        )
+    tolerance = _tolerance(model, together)
+    off = ((together[part] - alone).abs() > tolerance).any(dim=1)
+    if bool(off.any()):
+        sample = part[int(off.nonzero()[0])]
+        raise ModelError(
+            f"a sample's outputs change with the others in its batch, so that the kernel between "
+            f"samples is not defined: "
+            f"{describe_culprit(model, x, sample, float(tolerance.median()))}"
+        )
+
+
+def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
+    """Estimate what rounding may change in each output, [c].
+
+    An output whose size is far above that of most, such as a masked logit, sets no measure for the
+    others; one whose size is far below carries the rounding of the others.
+    """
+    sizes = outputs.abs().amax(dim=0)
+    share = min(1e3 * max(_ROUNDING.get(model, 0.0), torch.finfo(outputs.dtype).eps), _LARGEST)
+    return share * torch.maximum(sizes, sizes.median())
+
+
+def _rounding(model: nn.Module, outputs: Tensor) -> float:
+    """The coarsest rounding among the parameters on which outputs depend."""
+    named = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    found, opaque = reachable(outputs, named)
+    used = named if opaque else found
+    return max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
+
+
+class Witness:
+    """Says which samples of which batches are computed again, apart from the others.
+
+    When samples are first seen, these are all samples of all batches; later they are a few of one
+    batch, drawn anew for each kernel.
+
+    Args:
+        model: the network.
+        thorough: whether the samples are seen for the first time.
+        generator: of the draws.
+        verify: whether the batches may be larger than those whose gradients were compared.
+        done: called when the kernel is there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        thorough: bool,
+        generator: torch.Generator,
+        verify: bool,
+        done: Callable[[], None],
+    ) -> None:
+        self._model, self._generator = model, generator
+        self.thorough, self.verify, self.done = thorough, verify, done
+        self._chosen, self._next = 0, 0
+        self._seen: set[tuple[int, int]] = set()
+
+    def expect(self, batches: int) -> None:
+        """Choose one of the batches that are to come."""
+        self._chosen = int(torch.randint(batches, (), generator=self._generator, device="cpu"))
+        self._next = 0
+
+    def parts(self, x: Tensor) -> list[list[int]]:
+        """Numbers of the samples of a batch to compute again, some at a time; none for most."""
+        number, self._next = self._next, self._next + 1
+        if len(x) < 2 or not (self.thorough or number == self._chosen):
+            return []
+        order = torch.randperm(len(x), generator=self._generator, device="cpu")
+        if not self.thorough:
+            return [order[: min(_PART, len(x) - 1)].tolist()]
+        key = x.data_ptr(), len(x)
+        if key in self._seen:  # for other cotangents
+            return []
+        self._seen.add(key)
+        return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]
+
+    def refuse_not_finite(self, outputs: Tensor, dtype: torch.dtype) -> None:
+        """Raise `ModelError` if outputs are NaN or infinite; `dtype` is that of the inputs."""
+        if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
+            raise ModelError(_not_finite(outputs, dtype, self._model))
+
+
+def _not_finite(outputs: Tensor, dtype: torch.dtype, model: nn.Module) -> str:
+    kind = "NaN" if bool(outputs.isnan().any()) else "infinite"
+    half = {outputs.dtype, dtype, *(p.dtype for p in model.parameters())} & {torch.float16}
+    cure = (
+        "float16 overflows above 65,504: measure model.float() on x.float()"
+        if half
+        else "look at the loss, and at the scale of the inputs"
+    )
+    return f"the model's outputs are {kind} on these inputs, while its weights are finite; {cure}"

@@ -1,0 +1,271 @@
+"""plan(): what a kernel will cost, layer by layer, before it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from conescope.engine.arguments import parse_memory
+from conescope.engine.assignment import layer_of
+from conescope.engine.attempt import RoutesChangedError
+from conescope.engine.budget import Cut, default_memory
+from conescope.engine.contractions import (
+    DIRECT_POSITIONS,
+    by_positions,
+    jacobian_cost,
+    position_cost,
+)
+from conescope.engine.engine import parts_of, pieces_of
+from conescope.engine.factors import Factory
+from conescope.engine.forward import feedable, forward
+from conescope.engine.problem import Problem, convention, prepared
+from conescope.engine.products import Scratch
+from conescope.engine.routes import follow
+from conescope.engine.speed import Speed, measure_speed, seconds_of
+from conescope.engine.survey import Shape, without_rules
+from conescope.kernel.matrix import Outputs
+
+_TIMED_SAMPLES = 16
+_TIMED_GENERAL = 2
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer will cost.
+
+    Attributes:
+        layer: the module that owns the parameters.
+        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
+            "general" or "unused".
+        flops: operations of forming gradients and of products, network passes not included.
+        bytes: what its factors hold.
+        seconds: the expected time of its products.
+    """
+
+    layer: str
+    route: str
+    flops: float
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a kernel will cost.
+
+    Attributes:
+        layers: layer by layer.
+        passes: expected seconds of the forward and backward passes, with the gradients that are
+            formed in blocks.
+        pass_flops: operations of the passes that rules follow.
+        bytes: expected peak beyond the model and the result.
+        block: samples of one forward pass.
+        chunk: samples whose factors are held together.
+        directions: cotangents taken together.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    passes: float
+    pass_flops: float
+    bytes: int
+    block: int
+    chunk: int
+    directions: int
+
+    @property
+    def seconds(self) -> float:
+        """The expected time of the whole kernel."""
+        return self.passes + sum(layer.seconds for layer in self.layers)
+
+    @property
+    def flops(self) -> float:
+        """Operations of all passes and products."""
+        return self.pass_flops + sum(layer.flops for layer in self.layers)
+
+    def __str__(self) -> str:
+        width = max(len("layer"), *(len(layer.layer) for layer in self.layers))
+        lines = [f"{'layer':{width}}  {'route':20}  {'GFLOP':>9}  {'MB':>9}  {'seconds':>8}"]
+        for layer in self.layers:
+            lines.append(
+                f"{layer.layer:{width}}  {layer.route:20}  {layer.flops / 1e9:9.3f}  "
+                f"{layer.bytes / 1e6:9.2f}  {layer.seconds:8.3f}"
+            )
+        lines.append(
+            f"forward and backward passes {self.passes:.3f} s; in all {self.seconds:.3f} s, "
+            f"{self.bytes / 1e6:.0f} MB beyond the model and the kernel"
+        )
+        return "\n".join(lines)
+
+
+def plan(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    outputs: Outputs = "trace",
+    params: str | Iterable[str] | None = None,
+    memory: str | float | None = None,
+) -> Plan:
+    """What `entk` with the same arguments will do and cost.
+
+    The rates of the machine are measured once a process, and the passes are timed on a few
+    samples: about a second in all.
+
+    Args:
+        model: as for `entk`.
+        x: n samples.
+        y: m samples, or None.
+        outputs: the convention.
+        params: names of parameters or modules.
+        memory: budget.
+
+    Raises:
+        ModelError: as `entk`.
+        KernelError: as `entk`.
+    """
+    budget = parse_memory(memory) or default_memory()
+    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+        problem = dataclasses.replace(problem, witness=None)
+        try:
+            return _plan(problem, budget)
+        except RoutesChangedError:
+            general = without_rules(problem.survey, model, problem.parameters, problem.x)
+            return _plan(dataclasses.replace(problem, survey=general), budget)
+
+
+def _plan(problem: Problem, budget: int) -> Plan:
+    speed = measure_speed(problem.cotangents.like.device.type, problem.dtype)
+    layers: dict[str, list[LayerPlan]] = {}
+    cuts: list[tuple[Problem, Cut]] = []
+    for part in parts_of(problem, budget):
+        pieces = pieces_of(part, budget)
+        cuts.append((part, pieces))
+        for name, shape in part.survey.shapes.items():
+            layers.setdefault(layer_of(name), []).append(_outer(part, name, shape, pieces, speed))
+        for name, size in part.survey.rows.items():
+            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
+    for name in problem.parameters:
+        if problem.survey.route(name) == "unused":
+            unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
+            layers.setdefault(layer_of(name), []).append(unused)
+    first = cuts[0][1]
+    return Plan(
+        tuple(_merged(layer, parts) for layer, parts in layers.items()),
+        sum(_passes(part, pieces) for part, pieces in cuts),
+        sum(_pass_flops(part, pieces) for part, pieces in cuts),
+        max(pieces.bytes for _, pieces in cuts),
+        first.block, first.chunk, first.directions,
+    )  # fmt: skip
+
+
+def _passes(problem: Problem, pieces: Cut) -> float:
+    """Seconds to make all factors, from those of a few samples with more and with less outputs."""
+    most = _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES
+    few = problem.x[: min(most, pieces.chunk)]
+    factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
+    first = problem.cotangents.part(0, 1)
+    one = seconds_of(lambda: factory(few, first))
+    if pieces.directions > 1:
+        several = min(3, pieces.directions)
+        more = seconds_of(lambda: factory(few, first.expand(several, -1)))
+        backward = max(0.0, more - one) / (several - 1)
+    else:
+        backward = max(0.0, one - seconds_of(lambda: forward(problem.model, feedable(few))))
+    return _repeated(problem, pieces, max(0.0, one - backward) / len(few), backward / len(few))
+
+
+def _pass_flops(problem: Problem, pieces: Cut) -> float:
+    """Operations of the passes, as torch counts those of one sample."""
+    survey, sample = problem.survey, problem.x[:1]
+    forward, backward = _OperationCounter(), _OperationCounter()
+    with forward:
+        outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
+    targets = [call.target for call in calls]
+    direction = problem.cotangents.part(0, 1).expand_as(outputs)
+    if targets:
+        with backward:
+            torch.autograd.grad(outputs, targets, direction, allow_unused=True)
+    return _repeated(problem, pieces, forward.flops, backward.flops)
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Torch's own formulas, without the hooks that its counter hangs on modules and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) -> float:
+    """The cost of all passes from that of one forward and one backward pass of a sample."""
+    n, chunks = len(problem.x), -(-len(problem.x) // pieces.chunk)
+    samples = n * (chunks + 1) / 2 if problem.y is None else n + chunks * len(problem.y)
+    groups = -(-len(problem.cotangents) // pieces.directions)
+    return samples * (groups * forward + len(problem.cotangents) * backward)
+
+
+def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
+    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    q, full = len(problem.cotangents), problem.full
+    both = n + (m or 0)
+    element = _element(problem)
+    gradients = jacobian_cost(shape, n, m, q, full)
+    positions = position_cost(shape, n, m, q, full)
+    forming = 2.0 * both * q * shape.positions * shape.size
+    copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
+    if shape.formed or not by_positions(shape, n, m, q, full):
+        route = "gradients, in blocks" if shape.formed else "gradients"
+        flops = gradients
+        seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
+        if not shape.formed:
+            seconds += forming / speed.batched + copied / speed.copy
+    else:
+        route, flops = "positions", positions
+        pairs = n * (n / 2 if m is None else m) * shape.positions**2
+        passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
+        seconds = positions / speed.product + (2 * copied + passes) / speed.copy
+    held = shape.size if shape.formed else shape.cotangent
+    rows = min(pieces.chunk, n) * pieces.directions * held
+    return LayerPlan(layer_of(name), route, flops, rows * element, seconds)
+
+
+def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
+    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    q = len(problem.cotangents)
+    columns = n / 2 if m is None else m
+    flops = 2.0 * n * columns * size * (q * q if problem.full else q)
+    route = "general" if name in problem.survey.routes.general else "rows"
+    held = (n + (m or 0)) * q * size * _element(problem)
+    return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
+
+
+def _element(problem: Problem) -> int:
+    """Bytes of a number of the factors."""
+    return torch.empty(0, dtype=problem.dtype).element_size()
+
+
+def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:
+    routes = " + ".join(dict.fromkeys(part.route for part in parts))
+    return LayerPlan(
+        layer,
+        routes,
+        sum(part.flops for part in parts),
+        sum(part.bytes for part in parts),
+        sum(part.seconds for part in parts),
+    )

@@ -1,0 +1,234 @@
+"""Which parameters the layer rules may take: those whose every use a rule has provably seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from conescope.engine.attempt import RoutesChangedError, attempted
+from conescope.engine.calls import Call
+from conescope.engine.forward import forward
+from conescope.engine.general import general_way
+from conescope.engine.graph import reachable
+from conescope.engine.recorder import Recorder
+
+_LOOSE = 0.1
+"""Rounding in any dtype is finer, the weights of two samples differ by a factor of two or more."""
+
+Signature = tuple[tuple[str, str | None, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The way of every parameter, found on two samples.
+
+    Attributes:
+        ruled: names of parameters whose every use is a recorded call.
+        general: names of all others.
+        transformed: whether transforms of torch.func reach every use of the general parameters;
+            otherwise plain autograd takes them, sample by sample.
+        reentrant: whether a re-entrant checkpoint hides part of the graph of autograd.
+        signature: the recorded calls, in order.
+        axes: for each call, the axis that numbers the samples.
+        idle: numbers of the calls that no output depends on.
+        geometry: of each call.
+        picks: whether samples may change places, since an operation picks by an index.
+        provisional: whether a call was left to the general route only because no gradient
+            arrived at it, as behind a head that starts at zero.
+    """
+
+    ruled: tuple[str, ...]
+    general: tuple[str, ...]
+    transformed: bool = False
+    reentrant: bool = False
+    signature: Signature = ()
+    axes: tuple[int, ...] = ()
+    idle: frozenset[int] = frozenset()
+    geometry: tuple[tuple[object, ...], ...] = ()
+    picks: bool = False
+    provisional: bool = False
+
+
+def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Routes:
+    """Split the parameters into those that rules can take and the others.
+
+    A rule may take a parameter if (1) no operation without a rule takes part in, (2) the graph of
+    autograd without the recorded calls does not reach it, and (3) gradients of one sample's
+    outputs arrive, and only in this sample's slice of each call.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: those whose kernel is wanted.
+        x: samples, of which the first two are used.
+    """
+    pair = x[:2] if len(x) > 1 else x[[0, 0]]
+    ruled = {
+        name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
+    }
+    provisional = False
+    while ruled:
+        try:
+            with attempted():
+                outputs, recorder = record(model, ruled, pair)
+                reached, opaque = reachable(outputs, ruled)
+                refused = set(ruled) if opaque else recorder.strays | reached
+                silent, idle = False, frozenset()
+                if not refused:
+                    refused, silent, idle = _place_samples(outputs, recorder.calls)
+        except RoutesChangedError:
+            break
+        provisional |= silent
+        if not refused:
+            routes = Routes(
+                ruled=tuple(ruled),
+                general=tuple(name for name in parameters if name not in ruled),
+                signature=tuple(call.signature for call in recorder.calls),
+                axes=tuple(call.batch_axis for call in recorder.calls),
+                idle=idle,
+                geometry=tuple(
+                    () if number in idle else call.geometry
+                    for number, call in enumerate(recorder.calls)
+                ),
+                picks=recorder.picks,
+                provisional=provisional,
+            )
+            return with_general_way(routes, model, parameters, pair)
+        ruled = {name: p for name, p in ruled.items() if name not in refused}
+    routes = Routes((), tuple(parameters), provisional=provisional)
+    return with_general_way(routes, model, parameters, pair)
+
+
+def with_general_way(
+    routes: Routes, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> Routes:
+    """The routes, with the way of those parameters that have no rule."""
+    chosen = {name: parameters[name] for name in routes.general}
+    if not chosen:
+        return routes
+    transformed, reentrant = general_way(model, chosen, x)
+    return replace(routes, transformed=transformed, reentrant=reentrant)
+
+
+def record(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, attached: bool = False
+) -> tuple[Tensor, Recorder]:
+    """A forward pass: outputs [b, c] in a graph of autograd, and the recorded calls."""
+    anchor = torch.zeros((), device=x.device, requires_grad=True)
+    inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
+    with Recorder(parameters, anchor, attached) as recorder:
+        outputs = forward(model, inputs)
+    return outputs, recorder
+
+
+def follow(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, routes: Routes
+) -> tuple[Tensor, list[Call]]:
+    """`record`, held to the routes found before.
+
+    Raises:
+        RoutesChangedError: if the model's calls are not the ones of `routes`.
+    """
+    ruled = {name: parameters[name] for name in routes.ruled}
+    with attempted():
+        outputs, recorder = record(model, ruled, x)
+    calls = recorder.calls
+    if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
+        raise RoutesChangedError
+    if recorder.picks and routes.ruled and not routes.picks:
+        raise RoutesChangedError
+    places = zip(calls, routes.axes, routes.geometry, strict=True)
+    for number, (call, axis, geometry) in enumerate(places):
+        if number in routes.idle:
+            continue
+        if not call.fits(len(x), axis) or call.source._version != call.version:
+            raise RoutesChangedError
+        call.batch_axis, call.samples = axis, len(x)
+        if call.geometry != geometry:
+            raise RoutesChangedError
+    return outputs, calls
+
+
+def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
+    """Hold a batch to the places of its samples, by two more backward passes.
+
+    Where the outputs of a sample are weighted by a power of two, the gradients in its slice of each
+    call are, too, unless the model has changed the order of its samples.
+
+    Raises:
+        RoutesChangedError: if it has.
+    """
+    samples = len(outputs)
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randperm(samples, generator=generator, device="cpu") % 4
+    weights = (0.5**exponents).to(outputs)
+    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
+    edges = [call.edge for call in calls]
+
+    def norms(cotangents: Tensor) -> list[Tensor | None]:
+        gradients = torch.autograd.grad(
+            outputs, edges, cotangents, retain_graph=True, allow_unused=True
+        )
+        return [
+            None if g is None else call.samples_first(call.shaped(g)).flatten(1).norm(dim=1)
+            for call, g in zip(calls, gradients, strict=True)
+        ]
+
+    plain = norms(direction.expand_as(outputs))
+    for norm, weighted in zip(plain, norms(weights[:, None] * direction), strict=True):
+        if norm is not None and weighted is not None:
+            expected = norm * weights.to(norm)
+            if bool(((weighted - expected).abs() > _LOOSE * expected).any()):
+                raise RoutesChangedError
+
+
+def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
+    """Find the axis of two samples in each call.
+
+    Returns:
+        The parameters of calls without one; whether some are refused only because no gradient
+        arrives; the numbers of the calls that no output depends on.
+    """
+    refused: set[str] = set()
+    if not calls:
+        return refused, False, frozenset()
+    edges = [call.edge for call in calls]
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
+    try:
+        ways = [
+            torch.autograd.grad(outputs[i] @ direction, edges, retain_graph=True, allow_unused=True)
+            for i in range(2)
+        ]
+    except RuntimeError:  # a checkpoint that does not find its own operations again
+        return {name for call in calls for name in call.names}, False, frozenset()
+    idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
+    silent = False
+    for number, (call, *found) in enumerate(zip(calls, *ways, strict=True)):
+        gradients = [None if g is None else call.shaped(g) for g in found]
+        arrived = all(g is not None and bool(g.any()) for g in gradients)
+        fitting = [
+            axis
+            for axis in range(2)
+            if call.source._version == call.version
+            and call.fits(2, axis)
+            and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
+        ]
+        call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
+        if number not in idle and not (fitting and arrived):
+            refused |= set(call.names)
+            silent |= bool(fitting)
+    return refused, silent, idle
+
+
+def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
+    """Whether a cotangent vanishes outside one of two samples."""
+    if g is None:
+        return True
+    if g.dim() <= axis or g.shape[axis] % 2:
+        return False
+    half = g.shape[axis] // 2
+    outside = g.narrow(axis, half * (1 - sample), half)
+    return not bool(outside.any())

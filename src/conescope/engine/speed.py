@@ -1,0 +1,62 @@
+"""How fast this machine multiplies and copies, measured once a process."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from conescope.engine.products import multiply, multiply_batch
+
+_LONG_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Rates of a machine: operations a second of products, elements a second of copies."""
+
+    product: float
+    batched: float
+    copy: float
+
+
+@functools.cache
+def measure_speed(device: str, dtype: torch.dtype) -> Speed:
+    """Rates of products of matrices, of batches of small ones, and of copies."""
+    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    left = torch.ones(256, 64, 64, dtype=dtype, device=device)
+    right = torch.ones(256, 64, 288, dtype=dtype, device=device)
+    long = torch.ones(2**23, dtype=dtype, device=device)
+    target = torch.empty_like(long)
+    out = torch.empty(256, 64, 288, dtype=dtype, device=device)
+    product = seconds_of(lambda: multiply(a, a))
+    batched = seconds_of(lambda: multiply_batch(out, left, right))
+    copy = seconds_of(lambda: target.copy_(long))
+    return Speed(2.0 * 1024**3 / product, 2.0 * left.numel() * 288 / batched, len(long) / copy)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The least of a few runs, after one to warm up; of long work, the first run alone."""
+    times = [_timed(work)]
+    if times[0] > _LONG_SECONDS:
+        return times[0]
+    times = [_timed(work)]
+    while len(times) < 3 or (sum(times) < 0.1 and len(times) < 20):
+        times.append(_timed(work))
+    return min(times)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    work()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,145 @@
+"""A model left as it was: whatever its forward pass writes is put back to the bit.
+
+Inside `untouched`, a model computes the function that it computes for its user: gradients are on,
+autocast and compilation are off, and faster code that torch substitutes in evaluation is not used.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conescope.engine.attributes import Attributes
+from conescope.engine.writes import SavedValues
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Compute with a model, and leave everything as it was.
+
+    Put back are: parameters, buffers and other tensors that the model holds, the attributes of
+    its modules (with lists, dictionaries, sets, arrays and plain objects in them), which
+    parameters require gradients, and the states of the random generators.
+
+    Raises:
+        ModelError: if a forward pass has written a tensor that it did not write when it was first
+            watched (`watching_writes`), so that its values are lost.
+    """
+    devices = {p.device for p in model.parameters()}
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    attributes = Attributes(model)
+    values = SavedValues(model, attributes.tensors)
+    with ExitStack() as stack:
+        stack.enter_context(_same_random_states(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", *(device.type for device in devices)}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_no_fast_path())
+        _take_off_precision_wrappers(model)
+        try:
+            yield
+        finally:
+            for p, flag in flags:
+                p.requires_grad_(flag)
+            attributes.restore()
+            values.restore()
+    values.refuse_lost()
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Let attention take one way: its fast path treats padding otherwise than training does."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _take_off_precision_wrappers(model: nn.Module) -> None:
+    """Give modules their own forward pass back where a wrapper around it enters autocast.
+
+    Libraries that train in mixed precision, such as accelerate, replace `forward` on the instance.
+    `Attributes.restore` puts theirs back.
+    """
+    for module in model.modules():
+        replaced = module.__dict__.get("forward")
+        if replaced is not None and _enters_autocast(replaced):
+            original = module.__dict__.get("_original_forward")
+            module.__dict__["forward"] = original or MethodType(type(module).forward, module)
+
+
+def _enters_autocast(function: Any) -> bool:
+    """Whether a wrapper, or what it wraps outside of the modules' own code, enters autocast."""
+    pending, seen = [function], set()
+    while pending:
+        found = pending.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, torch.autocast):
+            return True
+        if isinstance(found, MethodType):
+            found = found.__func__
+        if isinstance(found, FunctionType):
+            code = found.__code__
+            owner = code.co_qualname.rpartition(".")[0]
+            if code.co_name == "forward" and owner and not owner.endswith("<locals>"):
+                continue  # a module's own code
+            if "autocast" in code.co_names:
+                return True
+            pending += [cell.cell_contents for cell in found.__closure__ or () if _is_full(cell)]
+            pending.append(getattr(found, "__wrapped__", None))
+        elif callable(found) and not isinstance(found, nn.Module | type):
+            pending += [v for v in getattr(found, "__dict__", {}).values() if callable(v)]
+    return False
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a cell that is not filled yet
+        return False
+
+
+@contextmanager
+def _same_random_states(devices: set[torch.device]) -> Iterator[None]:
+    indices: dict[str, list[int]] = {}
+    for device in devices:
+        if device.type not in ("cpu", "meta"):
+            indices.setdefault(device.type, []).append(device.index or 0)
+    python, numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind, numbers in indices.items():
+            stack.enter_context(torch.random.fork_rng(numbers, device_type=kind))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def requiring_grad(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Let these parameters require gradients, beside those that do, and restore the flags."""
+    flags = [(p, p.requires_grad) for p in parameters]
+    try:
+        for p, _ in flags:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)

@@ -1,0 +1,76 @@
+"""Reproductions: which recipes make the paper's figures, at which scale; as data, in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from conescope.training.recipe import Recipe
+from conescope.training.recipe_reading import load_recipe
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How one network's figures are made at one scale.
+
+    Attributes:
+        recipe_name: the packaged recipe.
+        overrides: fields of it that this scale changes, as on the command line.
+        points: the switch points of figure 2.
+        caption: what was trained, and how it differs from the paper's size.
+    """
+
+    recipe_name: str
+    overrides: tuple[str, ...]
+    points: tuple[int, ...]
+    caption: str
+
+    def recipe(self, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe of one seed.
+
+        Args:
+            seed: its seed.
+            overrides: further fields to change, as on the command line.
+
+        Raises:
+            RecipeError: if a field is unknown or has a wrong value.
+        """
+        return load_recipe(self.recipe_name, [*self.overrides, f"--seed={seed}", *overrides])
+
+
+def networks() -> list[str]:
+    """The networks of the paper."""
+    return list(_table())
+
+
+def scales() -> list[str]:
+    """The sizes at which each network can be reproduced."""
+    return list(next(iter(_table().values()))["scales"])
+
+
+def find_reproduction(network: str, scale: str) -> Reproduction:
+    """How a network's figures are made.
+
+    Args:
+        network: one of `networks()`.
+        scale: one of `scales()`.
+    """
+    entry = _table()[network]
+    chosen = entry["scales"][scale]
+    return Reproduction(
+        recipe_name=entry["recipe"],
+        overrides=tuple(f"--{name}={value}" for name, value in chosen["fields"].items()),
+        points=tuple(chosen.get("points", entry["points"])),
+        caption=chosen["caption"],
+    )
+
+
+@cache
+def _table() -> dict[str, Any]:
+    file = resources.files("conescope.experiments") / "reproductions.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))

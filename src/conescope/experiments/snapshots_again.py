@@ -1,0 +1,122 @@
+"""The snapshots that a run kept, measured again by another kernel than it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from conescope.errors import CheckpointError
+from conescope.experiments.experiment import Experiment, reproducible
+from conescope.experiments.stored import load_run, read_recipe
+from conescope.kernel.matrix import Outputs
+from conescope.measuring.checkpoints.measurement import measure
+from conescope.measuring.checkpoints.subject import BatchNorm, Subject
+from conescope.measuring.choice import Choice
+from conescope.measuring.undisturbed import recalibrated
+from conescope.runs.reader import Run
+from conescope.runs.schedule import Schedule
+from conescope.runs.snapshots import read_snapshot
+from conescope.runs.store import Folder
+
+
+class Snapshots(Subject):
+    """The snapshots that a run of conescope kept; model and probe are those of its recipe.
+
+    Args:
+        path: the run's folder.
+        batchnorm: whether BatchNorm's statistics are those of the snapshot, or estimated anew on
+            training images; None for the recipe's choice.
+        when: a schedule of the snapshots to measure; None for all that were kept.
+
+    Raises:
+        CheckpointError: if the run kept no snapshot, or none then.
+        StoreError: if the folder holds no run that conescope trained.
+        ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
+    """
+
+    def __init__(
+        self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
+    ) -> None:
+        self._folder, self.recipe = Folder(path), read_recipe(path)
+        self._entries = {entry.values["step"]: entry for entry in self._folder.files("snapshot")}
+        if not self._entries:
+            raise CheckpointError(
+                f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "
+                f"example to 'every 1000'"
+            )
+        self._experiment = Experiment(self.recipe)
+        chosen = sorted(self._entries) if when is None else self._kept_when(when)
+        self.model = self._experiment.begin()[0].eval()
+        self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
+        self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
+        self._batchnorm = batchnorm or self.recipe.kernel.batchnorm
+        self.source = {
+            "description": f"snapshots of {self.recipe.id}, measured again",
+            "run": self.recipe.id,
+            "batchnorm": self._batchnorm,
+        }
+
+    def _kept_when(self, when: str) -> list[int]:
+        per_epoch = self._experiment.order.iterations_per_epoch
+        steps = Schedule(when).steps(self.recipe.training.steps, per_epoch)
+        chosen = [step for step in steps if step in self._entries]
+        if not chosen:
+            raise CheckpointError(
+                f"{self._folder.path} kept no snapshot at {when!r}; it has those of "
+                f"{', '.join(f'{step:,}' for step in sorted(self._entries))}"
+            )
+        return chosen
+
+    def check(self) -> None:
+        """See `Subject.check`; the journal vouches for names and shapes."""
+
+    def load(self, step: int) -> None:
+        """See `Subject.load`."""
+        read_snapshot(self._folder, self._entries[step]).load_weights(self.model)
+        if self._batchnorm == "recalibrated":
+            estimated = recalibrated(self.model, self._experiment.calibration)
+            self.model.load_state_dict(estimated.state_dict())
+
+    def computing(self) -> AbstractContextManager[None]:
+        """On the recipe's threads, by algorithms that give the same bits."""
+        return reproducible(self.recipe)
+
+
+def measure_snapshots(
+    run: str | Path,
+    *,
+    out: str | Path,
+    when: str | None = None,
+    batchnorm: BatchNorm | None = None,
+    outputs: Outputs | None = None,
+    draws: int | None = None,
+    params: str | Iterable[str] | None = None,
+    by_layer: bool = False,
+    memory: str | float | None = None,
+) -> Run:
+    """Measure the snapshots that a run kept, by another kernel than it did.
+
+    Args:
+        run: the folder of a run that conescope trained.
+        out: the run folder to write.
+        when: which snapshots, such as "0, every 50 until 500"; None for all that it kept.
+        batchnorm: BatchNorm on its "running" statistics, or on ones "recalibrated" on training
+            images; None for the recipe's choice.
+        outputs: as for `measure_checkpoints`; None for the recipe's choice.
+        draws: as for `measure_checkpoints`.
+        params: as for `measure_checkpoints`.
+        by_layer: as for `measure_checkpoints`.
+        memory: as for `measure_checkpoints`.
+
+    Returns:
+        The new run.
+
+    Raises:
+        ConescopeError: as `measure_checkpoints`; also if the recipe cannot be carried out here.
+    """
+    subject = Snapshots(Path(run), batchnorm, when)
+    outputs = subject.recipe.kernel.outputs if outputs is None else outputs
+    choice = Choice(outputs, draws, params=params, by_layer=by_layer, memory=memory)
+    measure(subject, choice, Path(out), command=f"conescope.measure_snapshots({str(run)!r}, …)")
+    return load_run(out)

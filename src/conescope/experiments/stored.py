@@ -1,0 +1,37 @@
+"""Run folders with their recipes: what `conescope.runs` reads, and the recipe as a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conescope.runs import reader
+from conescope.runs.reader import Run, Status
+from conescope.training.recipe import Recipe
+from conescope.training.recipe_reading import recipe_from_dict
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
+    """
+    return reader.read_run(path, recipe_from_dict)
+
+
+def read_status(path: str | Path) -> Status:
+    """Read how far a run is.
+
+    Raises:
+        StoreError: if the folder holds no run.
+    """
+    return reader.read_status(path, recipe_from_dict)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read what a run was to do.
+
+    Raises:
+        StoreError: if the folder holds no run, or one that conescope did not train.
+    """
+    return reader.read_recipe(path, recipe_from_dict)

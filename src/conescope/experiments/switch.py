@@ -1,0 +1,251 @@
+"""The switch experiment: what is lost when training is linearised from iteration t on.
+
+From each switch point t two children of a run train on to the end: its Taylor model at θ_t, and,
+as a control, the network itself by the same procedure (arXiv:2503.16316, figure 2).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conescope.errors import RecipeError, StoreError, TrainingError
+from conescope.experiments.branches import branch_recipe
+from conescope.experiments.forecast import iteration_seconds
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import read_status
+from conescope.kernel.distance import Float64Array
+from conescope.runs.progress import Progress
+from conescope.runs.reader import read_scalars
+from conescope.runs.snapshots import find_snapshot
+from conescope.runs.store import Folder
+from conescope.training.data import CLASSES
+from conescope.training.recipe import Recipe
+
+DYNAMICS = ("linearised", "standard")
+QUANTITIES = ("test_accuracy", "test_loss", "train_loss")
+
+
+@dataclass(frozen=True)
+class Child:
+    """A branch of the experiment.
+
+    Attributes:
+        path: its run folder.
+        recipe: what it trains.
+    """
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has nothing more to do: finished, or diverged."""
+        if not Folder(self.path).entries("run"):
+            return False
+        status = read_status(self.path)
+        return status.finished or status.diverged
+
+
+@dataclass(frozen=True)
+class Switch:
+    """R runs, P switch points, and a child of each run, point and dynamics.
+
+    Attributes:
+        parents: the R runs' folders.
+        points: the P switch points t, rising.
+        until: the iteration T at which all are compared.
+        children: dynamics → the children, [R][P].
+    """
+
+    parents: tuple[Path, ...]
+    points: tuple[int, ...]
+    until: int
+    children: dict[str, list[list[Child]]]
+
+    def to_do(self) -> list[Child]:
+        """The children that are not done, run by run."""
+        rows = [row for dynamics in DYNAMICS for row in self.children[dynamics]]
+        return [child for row in rows for child in row if not child.is_done]
+
+
+@dataclass(frozen=True)
+class SwitchResult:
+    """What became of a switch experiment.
+
+    Attributes:
+        points: the P switch points t.
+        until: the iteration T at which all are compared.
+        children: dynamics → quantity (`QUANTITIES`) → values at T, [R, P]; accuracies in [0, 1],
+            losses in nats, NaN where the loss was not finite.
+        parents: quantity → values of the R runs at T, [R].
+        diverged: dynamics → whether the child's loss was no longer finite, or its training loss
+            ended above ln c, that of guessing; [R, P].
+    """
+
+    points: tuple[int, ...]
+    until: int
+    children: dict[str, dict[str, Float64Array]]
+    parents: dict[str, Float64Array]
+    diverged: dict[str, np.ndarray]
+
+
+def plan_switch(
+    parents: Sequence[Path], points: Sequence[int], overrides: Sequence[str] = ()
+) -> Switch:
+    """Lay out a switch experiment; nothing is trained or written.
+
+    Args:
+        parents: folders of runs that differ in nothing but their seeds.
+        points: the switch points t; each run holds a snapshot at each.
+        overrides: fields in which the children differ from their parents, as on the command
+            line, e.g. `["--optimizer.lr", "0.01"]`; `--training.steps` sets T.
+
+    Raises:
+        RecipeError: if the points do not rise, a run is named twice, or a field is unknown or
+            has a wrong value.
+        StoreError: if a run lacks a snapshot at a point, or an evaluation at T.
+    """
+    rising = tuple(sorted(set(points)))
+    if not rising or rising != tuple(points):
+        raise RecipeError("the switch points must rise, each named once; write --at 0,500,1000")
+    if len({parent.resolve() for parent in parents}) < len(parents):
+        raise RecipeError("a run is named twice; name each once, so that it counts once")
+    for parent in parents:
+        for point in rising:
+            find_snapshot(Folder(parent), point)
+    children = {
+        dynamics: [[_child(parent, t, dynamics, overrides) for t in rising] for parent in parents]
+        for dynamics in DYNAMICS
+    }
+    until = children["standard"][0][0].recipe.training.steps
+    for parent in parents:
+        _scalars_at(parent, until)
+    return Switch(tuple(parents), rising, until, children)
+
+
+def switch_seconds(switch: Switch) -> float:
+    """How long the children that are not done will take, from timing a few iterations here.
+
+    Raises:
+        ConescopeError: if they cannot be trained here.
+    """
+    to_do = switch.to_do()
+    total = 0.0
+    for dynamics in DYNAMICS:
+        recipes = [child.recipe for child in to_do if child.recipe.dynamics.kind == dynamics]
+        if recipes:
+            left = sum(recipe.training.steps - recipe.branch.at for recipe in recipes)
+            total += left * iteration_seconds(recipes[0])
+    return total
+
+
+def carry_out(
+    child: Child,
+    *,
+    command: str,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a child to its end, or until it diverges, which its folder notes.
+
+    Args:
+        child: which.
+        command: the shell command that makes it, for the record.
+        progress: who is told how far it is.
+        should_stop: asked after every iteration; on true the state is stored and the child left.
+
+    Returns:
+        Whether it is done.
+    """
+    try:
+        return run_experiment(
+            child.recipe, child.path, command=command, progress=progress, should_stop=should_stop
+        )
+    except TrainingError:
+        return True
+
+
+def read_switch(switch: Switch) -> SwitchResult:
+    """Read what a switch experiment gave.
+
+    Raises:
+        StoreError: if a child is not done.
+    """
+    if switch.to_do():
+        raise StoreError(f"{switch.to_do()[0].path} is not done; the same command goes on with it")
+    shape = len(switch.parents), len(switch.points)
+    children = {d: {q: np.full(shape, np.nan) for q in QUANTITIES} for d in DYNAMICS}
+    for dynamics, rows in switch.children.items():
+        for place in np.ndindex(shape):
+            path = rows[place[0]][place[1]].path
+            if not read_status(path).diverged:
+                found = _scalars_at(path, switch.until)
+                for quantity in QUANTITIES:
+                    children[dynamics][quantity][place] = found[quantity]
+    ends = [_scalars_at(parent, switch.until) for parent in switch.parents]
+    return SwitchResult(
+        points=switch.points,
+        until=switch.until,
+        children=children,
+        parents={q: np.array([end[q] for end in ends]) for q in QUANTITIES},
+        diverged={d: ~(children[d]["train_loss"] <= math.log(CLASSES)) for d in DYNAMICS},
+    )
+
+
+def write_table(switch: Switch, result: SwitchResult, file: Path) -> None:
+    """Write every number of the experiment as CSV, a line a child and one a parent.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
+    names = ["run", "dynamics", "switch", "until", *QUANTITIES, "diverged"]
+    try:
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            table = csv.writer(opened)
+            table.writerow(names)
+            for row, parent in enumerate(switch.parents):
+                values = [result.parents[q][row] for q in QUANTITIES]
+                table.writerow([parent, "parent", "", result.until, *values, False])
+                for dynamics in DYNAMICS:
+                    for column, point in enumerate(result.points):
+                        values = [result.children[dynamics][q][row, column] for q in QUANTITIES]
+                        diverged = result.diverged[dynamics][row, column]
+                        table.writerow([parent, dynamics, point, result.until, *values, diverged])
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _child(parent: Path, point: int, dynamics: str, overrides: Sequence[str]) -> Child:
+    recipe = branch_recipe(
+        parent,
+        point,
+        [
+            *overrides,
+            f"--dynamics.kind={dynamics}",
+            "--kernel.when=never",
+            "--training.evaluate=end",
+            "--snapshots.keep=end",
+        ],
+    )
+    name = f"{dynamics}-{point:08d}-{recipe.id.rpartition('-')[2]}"
+    return Child(parent / "branches" / name, recipe)
+
+
+def _scalars_at(path: Path, step: int) -> dict[str, float]:
+    scalars = read_scalars(path)
+    places = np.flatnonzero(scalars["step"] == step)
+    if not len(places):
+        evaluated = scalars["step"]
+        nearest = sorted(sorted(evaluated, key=lambda other: abs(other - step))[:2])
+        raise StoreError(
+            f"{path} was not evaluated at iteration {step:,}, where all are compared; nearest: "
+            f"{', '.join(f'{other:,}' for other in nearest) or 'none'}; choose T with "
+            f"--training.steps, or evaluate there by training.evaluate"
+        )
+    return {name: float(values[places[0]]) for name, values in scalars.items()}

@@ -1,0 +1,7 @@
+"""Kernels as values, series of them, and the distance between two."""
+
+from conescope.kernel.distance import kernel_distance, kernel_velocity
+from conescope.kernel.matrix import Kernel, Outputs
+from conescope.kernel.series import KernelSeries
+
+__all__ = ["Kernel", "KernelSeries", "Outputs", "kernel_distance", "kernel_velocity"]

@@ -1,0 +1,133 @@
+"""KernelSeries: kernels in the order of training, and the matrix of their distances.
+
+Everything in the paper's figures is read off one T×T matrix: a column is figure 1a, an
+off-diagonal is figure 1b, its embedding is figure 1c.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from conescope.errors import KernelError
+from conescope.kernel.distance import Float64Array, check_comparable, distance_matrix
+from conescope.kernel.embedding import Embedding, classical_mds
+from conescope.kernel.matrix import Kernel
+
+
+def as_step(value: object) -> int:
+    """A number of iterations as an int; any integer type, NumPy's and torch's too.
+
+    Raises:
+        KernelError: if it is none, or negative.
+    """
+    try:
+        step = -1 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        step = -1
+    if step < 0:
+        raise KernelError(f"a step is a number of iterations, at least 0, not {value!r}")
+    return step
+
+
+class KernelSeries:
+    """T kernels of the same samples, taken at rising steps of one training run.
+
+    Args:
+        steps: the T iterations, strictly rising, each at least 0.
+        kernels: the T kernels.
+
+    Raises:
+        KernelError: if the series is empty, the steps are no counts or do not rise, the two
+            differ in length, or the kernels differ in shape or convention.
+    """
+
+    def __init__(self, steps: Sequence[int], kernels: Sequence[Kernel]) -> None:
+        if len(steps) != len(kernels):
+            raise KernelError(f"{len(steps)} steps but {len(kernels)} kernels")
+        if not kernels:
+            raise KernelError("a series needs at least one kernel")
+        counts = [as_step(step) for step in steps]
+        for before, after in pairwise(counts):
+            if after <= before:
+                raise KernelError(f"the steps must rise, but {after} follows {before}")
+        check_comparable(kernels)
+        self.steps: tuple[int, ...] = tuple(counts)
+        self.kernels: tuple[Kernel, ...] = tuple(kernels)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __repr__(self) -> str:
+        shape = tuple(self.kernels[0].values.shape)
+        span = f"{self.steps[0]}…{self.steps[-1]}"
+        return f"KernelSeries({len(self)} kernels of shape {shape}, steps {span})"
+
+    def distances(self) -> Float64Array:
+        """Kernel distances S between all pairs (arXiv:2503.16316, eq. 4); [T, T], in [0, 2]."""
+        return self._distances.copy()
+
+    def cosines(self) -> Float64Array:
+        """Cosines C = 1 − S between all pairs of kernels; [T, T], ones on the diagonal."""
+        return 1.0 - self._distances
+
+    def distances_from(self, step: int) -> Float64Array:
+        """S(θ(t), θ(τ)) for every t, with τ = `step` (figure 1a); [T].
+
+        Raises:
+            KernelError: if there is no kernel at `step`; the message names the nearest.
+        """
+        return self._distances[:, self.index(step)].copy()
+
+    def distances_after(self, dt: int) -> tuple[np.ndarray, Float64Array]:
+        """S(θ(t), θ(t + dt)) for every t at which both kernels exist (figure 1b).
+
+        Args:
+            dt: the lag in iterations, at least 1.
+
+        Returns:
+            The steps t and the distances, both [T'] with T' < T; empty if no pair has this lag.
+        """
+        if dt < 1:
+            raise KernelError(f"dt is a number of iterations of at least 1, not {dt}")
+        place = {step: i for i, step in enumerate(self.steps)}
+        pairs = [(i, place[s + dt]) for i, s in enumerate(self.steps) if s + dt in place]
+        if not pairs:
+            return np.zeros(0, dtype=np.int64), np.zeros(0)
+        starts, ends = (np.array(side) for side in zip(*pairs, strict=True))
+        return np.array(self.steps)[starts], self._distances[starts, ends]
+
+    def velocities(self, dt: int) -> tuple[np.ndarray, Float64Array]:
+        """Kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).
+
+        Returns:
+            The steps t and v in 1 / iteration, as `distances_after`.
+        """
+        steps, distances = self.distances_after(dt)
+        return steps, distances / dt
+
+    def embedding(self, dimensions: int = 2) -> Embedding:
+        """The kernels as points in `dimensions` dimensions (figure 1c)."""
+        return classical_mds(self._distances, dimensions)
+
+    def index(self, step: int) -> int:
+        """Place of the kernel taken at `step`.
+
+        Raises:
+            KernelError: if there is none; the message names the nearest.
+        """
+        try:
+            return self.steps.index(step)
+        except ValueError:
+            nearest = min(self.steps, key=lambda s: abs(s - step))
+            raise KernelError(
+                f"there is no kernel at step {step}; the nearest is at step {nearest}"
+            ) from None
+
+    @cached_property
+    def _distances(self) -> Float64Array:
+        return distance_matrix(self.kernels)

@@ -1,0 +1,1 @@
+"""Measuring anybody's model."""

@@ -1,0 +1,253 @@
+"""Adapting anybody's model to the engine: one tensor in, one tensor out, parameters by name.
+
+The engine wants a module from a batch to a batch. Here models of several inputs and of structured
+outputs become one: its batch is then the numbers of the samples, and it looks the inputs up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from conescope.engine import KernelEstimate, entk, estimate_entk
+from conescope.engine.failure import describe_failure
+from conescope.engine.forward import FORWARD_ERRORS, feedable
+from conescope.engine.parameters import choose_parameters, refuse_absent_weights, unwrapped
+from conescope.engine.problem import convention, prepared
+from conescope.engine.state import untouched
+from conescope.engine.writes import watching_writes
+from conescope.errors import ModelError
+from conescope.kernel.matrix import Kernel, Outputs
+from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items
+
+Select = Callable[[Any], Tensor] | str
+"""From what a model returns to the outputs: a function, or the name or number of a field."""
+
+Pool = Literal["last", "mean"]
+"""From a sequence of outputs to one: that of the last token, or their mean."""
+
+_MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model, made ready for the engine.
+
+    Attributes:
+        module: from a batch of `x` to outputs [b, …]; holds the model under the name "model".
+        x: the probe, or the numbers 0 … n − 1 of its samples; [n, …].
+        params: names in `module` of the parameters whose kernel is taken.
+    """
+
+    module: _Adapter
+    x: Tensor
+    params: tuple[str, ...]
+
+    def kernel(
+        self,
+        outputs: Outputs = "trace",
+        *,
+        by_layer: bool = False,
+        memory: str | float | None = None,
+    ) -> Kernel:
+        """The exact kernel on the probe; layers and parameters have the names of the model.
+
+        Raises:
+            ModelError: if the model has no exact kernel as it stands.
+            KernelError: if `outputs` or `memory` is wrong.
+        """
+        x, params = self._here(), self.params
+        return _own_names(
+            entk(self.module, x, outputs=outputs, by_layer=by_layer, params=params, memory=memory)
+        )
+
+    def estimate(
+        self, draws: int = 4, *, seed: int = 0, memory: str | float | None = None
+    ) -> KernelEstimate:
+        """The class trace by shared random cotangents, for models of many outputs.
+
+        Raises:
+            ModelError: as `kernel`.
+            KernelError: if there are fewer than two draws, or `memory` is wrong.
+        """
+        estimate = estimate_entk(
+            self.module, self._here(), draws=draws, seed=seed, params=self.params, memory=memory
+        )
+        return replace(estimate, kernel=_own_names(estimate.kernel))
+
+    def check(self, outputs: Outputs = "trace") -> None:
+        """Try two samples, and make all the checks of the engine.
+
+        Raises:
+            ModelError: if the model rejects them, or has no exact kernel as it stands.
+            KernelError: if `outputs` is wrong.
+        """
+        x = self._here()
+        with untouched(self.module), watching_writes(self.module):
+            try:
+                output = self.module(feedable(x[[0, -1]]))
+            except FORWARD_ERRORS as error:
+                raise ModelError(
+                    f"the model rejects the probe, {describe_probe(self.module.probe)}: "
+                    f"{describe_failure(error, self.module)}; give it as the model's forward() "
+                    f"takes a batch"
+                ) from error
+        if output.dim() == 0 or len(output) != 2:
+            raise ModelError(
+                f"two samples give outputs of shape {tuple(output.shape)}, but the first "
+                f"dimension must number the samples; choose the outputs with `select`"
+            )
+        with prepared(self.module, x, None, self.params, convention(outputs), outputs == "full"):
+            pass
+
+    def weights(self) -> str:
+        """A hash of the values of the parameters whose kernel is taken, 16 hexadecimal digits."""
+        return digest({name: self.module.get_parameter(name).detach() for name in self.params})
+
+    def description(self) -> dict[str, str]:
+        """What makes two kernels comparable: model, parameters, probe and outputs, as text."""
+        sizes = [self.module.get_parameter(name).shape for name in self.params]
+        names = hashlib.sha256(repr([*zip(self.params, sizes, strict=True)]).encode()).hexdigest()
+        select = self.module.select
+        return {
+            "model": type(self.module.get_submodule(_MODEL)).__name__,
+            "parameters": f"{sum(s.numel() for s in sizes):,} in {len(sizes)}, {names[:16]}",
+            "probe": f"{describe_probe(self.module.probe)}, {digest(self.module.probe)}",
+            "select": getattr(select, "__name__", None) or str(select),
+            "pool": str(self.module.pool),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the first of the parameters lies now."""
+        return self.module.get_parameter(self.params[0]).device
+
+    def _here(self) -> Tensor:
+        return self.x.to(self.device)
+
+
+def adapt(
+    model: nn.Module,
+    probe: Probe,
+    *,
+    select: Select | None = None,
+    pool: Pool | None = None,
+    params: str | Iterable[str] | None = None,
+) -> Adapted:
+    """Make a model ready for the engine. Nothing is computed, and the model stays as it is.
+
+    Args:
+        model: any module, also compiled, or wrapped for data-parallel training.
+        probe: its inputs for n samples; copied.
+        select: from what the model returns to its outputs [n, …]. By default a tensor is taken
+            as it is, and of anything else its field "logits".
+        pool: for outputs [n, T, …], which of the T to take; heeds the probe's
+            "attention_mask" [n, T], if it has one.
+        params: names or patterns (`*`, `?`) of parameters or modules, such as
+            "layers.*.attention" or "*lora_*"; None for every parameter that is not frozen.
+
+    Raises:
+        ModelError: if the model is sharded, lazy or empty, a name is unknown, or the probe is no
+            batch of finite numbers.
+    """
+    model = unwrapped(model)
+    refuse_absent_weights(model)
+    held = copied(probe)
+    numbers = torch.arange(count(held))
+    x = held if isinstance(held, Tensor) else numbers
+    chosen = tuple(f"{_MODEL}.{name}" for name in choose_parameters(model, params))
+    return Adapted(_Adapter(model, held, select, pool), x, chosen)
+
+
+class _Adapter(nn.Module):
+    """From a probe, or the numbers of its samples, to the outputs of a model."""
+
+    wrapped_as = _MODEL
+
+    def __init__(
+        self, model: nn.Module, probe: Probe, select: Select | None, pool: Pool | None
+    ) -> None:
+        super().__init__()
+        self.add_module(_MODEL, model)
+        self.training = False  # the model's own modules keep their modes
+        self.probe, self.select, self.pool = probe, select, pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        model = self.get_submodule(_MODEL)
+        if isinstance(self.probe, Tensor):
+            return self._pooled(self._selected(model(x)), None)
+        anchor = torch.zeros((), device=x.device, requires_grad=True)
+        inputs = {
+            name: _chosen(value, x, anchor) if isinstance(value, Tensor) else value
+            for name, value in items(self.probe)
+        }
+        if isinstance(self.probe, Mapping):
+            return self._pooled(self._selected(model(**inputs)), inputs.get("attention_mask"))
+        return self._pooled(self._selected(model(*inputs.values())), None)
+
+    def _selected(self, output: Any) -> Tensor:
+        if callable(self.select):
+            output = self.select(output)
+        elif self.select is not None:
+            output = _field(output, self.select)
+        elif not isinstance(output, Tensor):
+            output = _field(output, "logits")
+        if not isinstance(output, Tensor):
+            raise ModelError(
+                f"`select` gives a {type(output).__name__}, not a tensor; let it give the outputs "
+                f"whose kernel is wanted"
+            )
+        return output
+
+    def _pooled(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pool is None:
+            return outputs
+        if outputs.dim() < 3:
+            raise ModelError(
+                f"pool={self.pool!r} is for outputs [n, T, …] of T tokens, not of shape "
+                f"{tuple(outputs.shape)}; leave it out"
+            )
+        if mask is None:
+            mask = outputs.new_ones(outputs.shape[:2])
+        if self.pool == "last":
+            places = torch.arange(outputs.shape[1], device=mask.device)
+            last = (places * (mask != 0)).argmax(dim=1)
+            return outputs[torch.arange(len(outputs), device=last.device), last]
+        weights = mask.to(outputs.dtype) / mask.sum(dim=1, keepdim=True)
+        return torch.einsum("nt,nt...->n...", weights, outputs)
+
+
+def _chosen(values: Tensor, numbers: Tensor, anchor: Tensor) -> Tensor:
+    """Some samples of a probe; real ones require a gradient.
+
+    Re-entrant checkpoints lose the gradients of their parameters if no input requires any.
+    """
+    chosen = values[numbers.to(values.device)].to(numbers.device)
+    return chosen + anchor.to(chosen.dtype) if chosen.is_floating_point() else chosen
+
+
+def _field(output: Any, name: str) -> Any:
+    """A field of a model's structured output, by name or number."""
+    if name.isdecimal() and isinstance(output, tuple | list) and int(name) < len(output):
+        return output[int(name)]
+    if isinstance(output, Mapping) and name in output:
+        return output[name]
+    if not isinstance(output, Mapping) and hasattr(output, name):
+        return getattr(output, name)
+    fields = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    raise ModelError(
+        f"the model returns a {type(output).__name__}{fields}, without {name!r}; say with `select` "
+        f"where its outputs are, such as select=lambda out: out[0]"
+    )
+
+
+def _own_names(kernel: Kernel) -> Kernel:
+    def own(names: Mapping[str, Any]) -> dict[str, Any]:
+        return {name.partition(".")[2]: value for name, value in names.items()}
+
+    return replace(kernel, by_layer=own(kernel.by_layer), routes=own(kernel.routes))

@@ -1,0 +1,232 @@
+"""Weights into a model: all of them under the right names, or none and a readable difference."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conescope.engine.parameters import unwrapped
+from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.adapters import adapter_in_place
+from conescope.measuring.checkpoints.names import renamed
+from conescope.measuring.checkpoints.pretrained import (
+    convert_on_trial,
+    is_pretrained,
+    left_out_of_the_file,
+    left_out_of_the_model,
+)
+from conescope.measuring.checkpoints.state import (
+    EXTRA_STATE,
+    StateDict,
+    bytes_of,
+    is_extra_state,
+    state_dict,
+    tensor_bytes,
+)
+from conescope.measuring.checkpoints.trial import Trial, is_of_another_kind, load_on_trial, tied
+
+_SHOWN = 5
+
+
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Any],
+    path: Path,
+    own: Mapping[str, Any] | None = None,
+) -> None:
+    """Load weights into a model, if each has its place and each place its weight.
+
+    The model loads them by its own `load_state_dict`, once a copy of it has done so on trial.
+
+    Args:
+        model: the model; it changes only if everything fits.
+        weights: name → value, as `read_weights` gives them.
+        path: the checkpoint, for messages.
+        own: what places get that the checkpoint may leave out, see `own_state`; None to leave
+            them as they are.
+
+    Raises:
+        CheckpointError: as `fitted`, or if a parameter is NaN or infinite.
+    """
+    trial = _tried(model, weights, path, with_values=True)
+    model = unwrapped(model)
+    _check_finite(trial.values, {n for n, _ in model.named_buffers(remove_duplicate=False)}, path)
+    kept = {n: copy.deepcopy(v) for n, v in (own or {}).items() if n not in trial.source}
+    model.load_state_dict(StateDict({**kept, **trial.source}, trial.source.metadata), strict=False)
+
+
+def fitted(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    """Find out whether weights fit a model, without loading them.
+
+    They fit if the model's own `load_state_dict(strict=True)` takes them, with all the names that
+    its hooks translate; or, for a model of transformers, if `from_pretrained` would. Real numbers
+    may have another precision than the model's; whole numbers in their place (as quantised weights
+    are stored) are refused.
+
+    What wrappers put before the names is understood, in file and model alike: `module.`
+    (DataParallel, DistributedDataParallel), `model.` (Lightning and other trainers),
+    `_orig_mod.` (torch.compile), and combinations. Of a tied weight one name is enough. A module's
+    extra state may be missing: the module then keeps its own. An adapter by peft fits a model that
+    holds one, whose other weights stay.
+
+    Args:
+        model: the model; it stays as it is.
+        weights: name → value; values are looked at only where two names or two buffers have to
+            agree.
+        path: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: if names are missing or unexpected, shapes or kinds of number differ,
+            tied weights do, or the model's own loading raises an error.
+    """
+    _tried(model, weights, path, with_values=False)
+
+
+def own_state(model: nn.Module) -> dict[str, Any]:
+    """Return what a model has where a checkpoint may have nothing.
+
+    This is the extra state of modules, BatchNorm's count of batches, and what a transformers model
+    has by itself.
+
+    Returns:
+        Name → a copy of the value, under the names without the model's outermost wrapper.
+    """
+    model = unwrapped(model)
+    trained = {n for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    values = model.state_dict()
+    may_lack = left_out_of_the_file(model, values)
+    return {
+        name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in values.items()
+        if name not in trained
+        and (name in may_lack or name.rpartition(".")[2] in (EXTRA_STATE, "num_batches_tracked"))
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A checksum of a model's weights, buffers and extra state; equal for equal names and values.
+
+    Values that are no tensors count by their contents, see `bytes_of`: of an object that is no
+    plain value only its type and its attributes of plain values do.
+    """
+    checksum = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            checksum.update(tensor_bytes(value))
+        else:
+            checksum.update(f"{name} ".encode())
+            for part in bytes_of(value):
+                checksum.update(part)
+    return checksum.hexdigest()
+
+
+def _tried(model: nn.Module, weights: Mapping[str, Any], path: Path, *, with_values: bool) -> Trial:
+    """Load on trial, and return what came of it; it fits."""
+    model = unwrapped(model)
+    places = state_dict(model.state_dict())
+    adapter = adapter_in_place(weights, places, path)
+    given, left_out = (renamed(weights, places), set()) if adapter is None else adapter
+    trial = _excused(load_on_trial(model, given), model, given, left_out)
+    if trial.objections() and adapter is None:
+        other = convert_on_trial(model, given, with_values=with_values)
+        if other is not None:
+            other = _excused(other, model, given, left_out)
+            trial = min(trial, other, key=Trial.objections)
+    for names in tied(places):
+        _check_tie(trial.values, names, path)
+    _check_fit(trial, given, places, path, is_pretrained(model))
+    return trial
+
+
+def _excused(trial: Trial, model: nn.Module, given: StateDict, left_out: set[str]) -> Trial:
+    """A trial without the objections that do not matter."""
+    needless = left_out_of_the_model(model, given, trial.unexpected)
+    trial.unexpected = [name for name in trial.unexpected if name not in needless]
+    excused = left_out | left_out_of_the_file(model, trial.missing)
+    for names in tied(state_dict(model.state_dict())):
+        if not {*names} <= {*trial.missing}:
+            excused |= {*names}
+    trial.missing = [n for n in trial.missing if n not in excused and not is_extra_state(n)]
+    return trial
+
+
+def _check_fit(
+    trial: Trial, given: StateDict, places: StateDict, path: Path, is_transformers: bool
+) -> None:
+    wrong_kind = [
+        name
+        for name, value in {**trial.values, **given}.items()
+        if isinstance(value, Tensor)
+        and isinstance(place := places.get(name), Tensor)
+        and is_of_another_kind(value, place)
+    ]
+    mismatched = dict.fromkeys(n for n in [*given, *trial.mismatched] if n in trial.mismatched)
+    mismatched |= dict.fromkeys(wrong_kind)
+    difference = [
+        _listed("missing in the file", trial.missing),
+        _listed("unexpected in the file", trial.unexpected),
+        _listed("of another shape or kind", [_told(n, given, places) for n in mismatched]),
+        _listed("refused by the model", trial.errors),
+    ]
+    if any(difference):
+        cure = "build the model that was saved, with the same sizes"
+        if is_transformers:
+            cure += (
+                ", or read the checkpoint by from_pretrained and save it again: "
+                "torch.save(model.state_dict(), …)"
+            )
+        raise CheckpointError(
+            f"{path} does not fit the model, and nothing of it was loaded:{''.join(difference)}\n"
+            f"{cure}"
+        )
+
+
+def _told(name: str, given: StateDict, places: StateDict) -> str:
+    def told(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return type(value).__name__
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+    if name not in given or name not in places:
+        return f"{name} (after the model's own conversion)"
+    return f"{name} ({told(given[name])} in the file, {told(places[name])} in the model)"
+
+
+def _check_tie(found: StateDict, names: Sequence[str], path: Path) -> None:
+    held = [name for name in names if name in found and not found[name].is_meta]
+    for name in held[1:]:
+        if not torch.equal(found[name], found[held[0]]):
+            raise CheckpointError(
+                f"{path} does not fit the model: {held[0]} and {name} are one tied weight in the "
+                f"model, but differ in the file; build the model without the tie"
+            )
+
+
+def _listed(title: str, items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"\n  {title} ({len(items)}): {', '.join(items[:_SHOWN])}{more}"
+
+
+def _check_finite(weights: StateDict, buffers: Iterable[str], path: Path) -> None:
+    bad = [
+        name
+        for name, value in weights.items()
+        if isinstance(value, Tensor)
+        and name not in buffers
+        and not is_extra_state(name)
+        and not bool(torch.isfinite(value).all())
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{path} holds NaN or infinite weights:{_listed('not finite', bad)}\n"
+            f"leave this checkpoint out, and look at the training before it"
+        )

@@ -1,0 +1,123 @@
+"""A probe from a file: tensors by name, or a single one; nothing in the file is run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conescope.errors import DataError
+from conescope.measuring.checkpoints.read import load_torch, read_tensors
+
+_KINDS = ".parquet, .safetensors, .npy, .npz, .pt or .pth"
+
+
+def load_probe(
+    file: str | Path,
+    names: Collection[str] | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    labels: str | None = None,
+) -> Tensor | dict[str, Tensor]:
+    """A model's inputs for n samples.
+
+    Args:
+        file: .parquet, whose columns hold numbers or nested lists of one length; .safetensors;
+            .npy or .npz; .pt or .pth with a tensor, or tensors by name.
+        names: which columns or tensors to take; None for all. A single one becomes a tensor.
+        dtype: what real numbers become; None to leave them. Whole numbers stay.
+        labels: a column of classes, which is left out of all; see `load_labels`.
+
+    Returns:
+        A tensor [n, …], or name → tensor [n, …] if there are several.
+
+    Raises:
+        DataError: if the file is missing, damaged, of another kind, lacks a name, or holds what
+            is no batch of numbers.
+        CheckpointError: if a .pt or .safetensors file is damaged, or a pickle asks for more than
+            tensors.
+    """
+    held = _read(file)
+    wanted = [name for name in held if name != labels] if names is None else list(names)
+    tensors = {name: _tensor(_column(held, name, file), file, name, dtype) for name in wanted}
+    if not tensors:
+        raise DataError(f"the probe {file} is empty")
+    return tensors if len(tensors) > 1 else next(iter(tensors.values()))
+
+
+def load_labels(file: str | Path, column: str) -> Tensor:
+    """The classes of a probe's samples, from a column or tensor of its file.
+
+    Args:
+        file: as for `load_probe`.
+        column: its name.
+
+    Raises:
+        DataError: as `load_probe`; whether these are classes, who takes them says.
+        CheckpointError: as `load_probe`.
+    """
+    return _tensor(_column(_read(file), column, file), file, column, None)
+
+
+def _read(file: str | Path) -> Mapping[str, Any]:
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"the probe {file} does not exist; give a file of kind {_KINDS}")
+    readers = {".parquet": _read_parquet, ".npy": _read_numpy, ".npz": _read_numpy,
+               ".safetensors": read_tensors, ".pt": _read_torch, ".pth": _read_torch}  # fmt: skip
+    if file.suffix not in readers:
+        raise DataError(f"the probe {file} is of no known kind; give {_KINDS}")
+    return readers[file.suffix](file)
+
+
+def _column(held: Mapping[str, Any], name: str, file: str | Path) -> Any:
+    if name not in held:
+        raise DataError(f"the probe {file} has no {name}; it has {', '.join(held) or 'nothing'}")
+    return held[name]
+
+
+def _tensor(values: Any, file: str | Path, name: str, dtype: torch.dtype | None) -> Tensor:
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.as_tensor(np.asarray(values))
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the probe {file}: {name} is no array of numbers with rows of one length; pad "
+                f"lists to one length, turn images and texts into numbers first, or leave it out"
+            ) from None
+    return values.to(dtype) if dtype is not None and values.is_floating_point() else values
+
+
+def _read_parquet(file: Path) -> dict[str, Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the probe {file} is no parquet file: {reason}") from None
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def _read_numpy(file: Path) -> dict[str, Any]:
+    try:
+        content = np.load(file, allow_pickle=False)
+        return {"": content} if isinstance(content, np.ndarray) else dict(content)
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the probe {file} is no file of plain arrays: {reason}") from None
+
+
+def _read_torch(file: Path) -> Mapping[str, Any]:
+    content = load_torch(file)
+    content = {"": content} if isinstance(content, Tensor) else content
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise DataError(
+            f"the probe {file} holds a {type(content).__name__}; save a tensor, or tensors by name"
+        )
+    return content

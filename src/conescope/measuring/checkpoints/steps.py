@@ -1,0 +1,118 @@
+"""The step of each checkpoint, read from the names of the whole series."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.numbers import NUMBER, whole
+from conescope.measuring.checkpoints.read import SUFFIXES, suffix_of
+
+STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
+"""The word before a number that says that it is a step."""
+
+_VERSION = re.compile(r"(?<![A-Za-z])v(er(sion)?)?[-_]?$", re.IGNORECASE)
+_HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
+    r"(?<![A-Za-z\d])(?!(?:[a-f]*\d+|\d+[a-f]*|\d+e\d+)(?![A-Za-z\d]))"
+    r"(?=[a-f]*\d)[a-f\d]{7,64}(?![A-Za-z\d])"
+)
+_CURE = (
+    r"give a step pattern, a regular expression whose one group is the step: 'ckpt_(\d+)', or "
+    r"the steps themselves (steps= in Python, --steps FILE.csv on the command line)"
+)
+
+
+def steps_of(paths: Sequence[Path], pattern: str | None = None) -> list[int]:
+    r"""The step of each checkpoint.
+
+    Without a pattern it is the one number in which the names differ. If they differ in several,
+    it is the one behind the word step or iter, as in `epoch=3-step=1200.ckpt`. A lone
+    checkpoint's is that number or, without such a word, its last. `10k`, `1M` and `1e5` are
+    numbers, too; hashes, such as those of commits, are none.
+
+    Args:
+        paths: the checkpoints, at least one.
+        pattern: a regular expression with one group, such as `ckpt_(\d+)`, searched for in each
+            path.
+
+    Raises:
+        CheckpointError: if the pattern is none, or some path has no step by it; or, without a
+            pattern, if there is no number, more than one to choose from, or one that is not whole.
+    """
+    if pattern is not None:
+        return _by_pattern(paths, pattern)
+    pieces = [NUMBER.split(_HASH.sub("#", name)) for name in _names(paths)]
+    texts = {tuple(piece[::2]) for piece in pieces}
+    if len(texts) > 1 or len(pieces[0]) == 1:
+        odd = next((p for p, piece in zip(paths, pieces, strict=True) if len(piece) == 1), None)
+        told = (
+            f"{odd} has no number" if odd else f"{paths[0]} and {paths[-1]} are named differently"
+        )
+        raise CheckpointError(f"cannot tell the steps from the names: {told}; {_CURE}")
+    place = _place_of_step(pieces, paths)
+    return [_step(piece, place, path) for piece, path in zip(pieces, paths, strict=True)]
+
+
+def _by_pattern(paths: Sequence[Path], pattern: str) -> list[int]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise CheckpointError(
+            f"the step pattern {pattern!r} cannot be read: {error}; {_CURE}"
+        ) from None
+    if compiled.groups != 1:
+        raise CheckpointError(f"the step pattern {pattern!r} has {compiled.groups} groups; {_CURE}")
+    steps = []
+    for path in paths:
+        match = compiled.search(path.as_posix())
+        step = None if match is None else whole(match[1] or "")
+        if step is None:
+            raise CheckpointError(
+                f"the step pattern {pattern!r} finds no number in {path}; mend it, or give the "
+                f"steps themselves (steps= in Python, --steps FILE.csv on the command line)"
+            )
+        steps.append(step)
+    return steps
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The paths without what they share, and without the suffix."""
+    shared = os.path.commonpath([path.parent for path in paths])
+    names = [(path.relative_to(shared).as_posix(), suffix_of(path)) for path in paths]
+    return [name.removesuffix(suffix) if suffix in SUFFIXES else name for name, suffix in names]
+
+
+def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> int:
+    """Which of the pieces (text, number, text, …, all alike but for the numbers) is the step."""
+    places = range(1, len(pieces[0]), 2)
+    differing = [place for place in places if len({piece[place] for piece in pieces}) > 1]
+    candidates = differing or list(places)
+    named = [place for place in candidates if STEP_WORD.search(pieces[0][place - 1])]
+    if len(named) == 1:
+        return named[0]
+    if len(differing) > 1 and not all(_is_fraction(pieces[0], place) for place in differing):
+        raise CheckpointError(
+            f"cannot tell the steps from the names: {paths[0]} and {paths[-1]} differ in "
+            f"{len(differing)} numbers; {_CURE}"
+        )
+    return candidates[-1]
+
+
+def _step(pieces: Sequence[str], place: int, path: Path) -> int:
+    number = whole(pieces[place])
+    if number is None or _is_fraction(pieces, place):
+        raise CheckpointError(
+            f"cannot tell the steps from the names: the number in {path} is no whole "
+            f"number, and steps are; {_CURE}"
+        )
+    return number
+
+
+def _is_fraction(pieces: Sequence[str], place: int) -> bool:
+    """Whether a number is one side of a decimal point, as in `epoch=1.5`, but not in `v1.5`."""
+    begin = place - 2 if place > 2 and pieces[place - 1] == "." else place
+    has_point = begin < place or (place + 2 < len(pieces) and pieces[place + 1] == ".")
+    return has_point and not _VERSION.search(pieces[begin - 1])

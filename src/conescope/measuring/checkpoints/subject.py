@@ -1,0 +1,104 @@
+"""What is measured: a model, a probe, and the moments whose weights the model can take on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from conescope.measuring.checkpoints.fit import fitted, load_weights, own_state
+from conescope.measuring.checkpoints.given_steps import Steps
+from conescope.measuring.checkpoints.read import read_weights
+from conescope.measuring.checkpoints.series import find_checkpoints
+from conescope.measuring.probe import Probe, class_labels, count
+
+BatchNorm = Literal["running", "recalibrated"]
+
+
+class Subject(ABC):
+    """A model, and the moments of a training whose weights it can take on.
+
+    Attributes:
+        model: the model, in evaluation mode, with the weights of the moment loaded last.
+        probe: its inputs for n samples.
+        source: where all this is from, as text: "description", and what else must be equal for
+            kernels to be comparable.
+        paths: step → what to call the weights of that step by; the steps rise.
+        labels: the classes of the samples; None if they are not known.
+    """
+
+    model: nn.Module
+    probe: Probe
+    source: Mapping[str, str]
+    paths: Mapping[int, Path]
+    labels: list[int] | None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look at all weights without loading them, so that what cannot fit is told early.
+
+        Raises:
+            CheckpointError: if some cannot be read, or do not fit the model.
+        """
+
+    @abstractmethod
+    def load(self, step: int) -> None:
+        """Give the model the weights of a step.
+
+        Raises:
+            CheckpointError: if they cannot be read or do not fit; the model is as before.
+            StoreError: if a snapshot of a run is damaged.
+        """
+
+    def computing(self) -> AbstractContextManager[None]:
+        """How to compute while measuring; as torch is set, unless there is a reason."""
+        return nullcontext()
+
+
+class Checkpoints(Subject):
+    """Files that some other training wrote.
+
+    Args:
+        model: the model; its weights will change.
+        name: what builds the model.
+        probe: its inputs.
+        series: a glob, a folder, or files, see `find_checkpoints`.
+        step_pattern: where the step is in a name, see `find_checkpoints`.
+        labels: the classes of the samples, if they are known.
+        steps: the steps, if the names do not tell them, see `find_checkpoints`.
+
+    Raises:
+        CheckpointError: if there is no series.
+        DataError: if the labels are no classes, or not as many as samples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        probe: Probe,
+        series: str | Path | Collection[str | Path],
+        step_pattern: str | None = None,
+        labels: Tensor | Sequence[int] | None = None,
+        steps: Steps | None = None,
+    ) -> None:
+        self.labels = None if labels is None else class_labels(labels, count(probe))
+        found = find_checkpoints(series, step_pattern, steps)
+        self.model, self.probe = model.eval(), probe
+        self._own = own_state(model)
+        self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
+        self._files = {checkpoint.step: checkpoint.files for checkpoint in found}
+        self.source = {"description": f"checkpoints of {name} in {found[0].path.parent}"}
+
+    def check(self) -> None:
+        """See `Subject.check`; values are not read where the format allows it."""
+        for step, files in self._files.items():
+            fitted(self.model, read_weights(files), self.paths[step])
+
+    def load(self, step: int) -> None:
+        """See `Subject.load`."""
+        load_weights(self.model, read_weights(self._files[step]), self.paths[step], self._own)

@@ -1,0 +1,67 @@
+"""Watching a training by Lightning; needs `pip install 'conescope[lightning]'`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from conescope.errors import MissingPackageError
+from conescope.measuring.probe import Probe
+from conescope.measuring.watch import Watch
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise MissingPackageError.of("lightning", "lightning") from error
+
+
+class WatchCallback(Callback):
+    """Measures the kernel of a `LightningModule` while a `Trainer` trains it.
+
+    Steps are the trainer's `global_step`: optimiser steps, whatever the accumulation.
+
+    Args:
+        probe: inputs of the module's `forward`.
+        when: at which steps, such as "0, every 100, end".
+        out: the run folder.
+        module: name of the part to measure; the whole module by default.
+        options: further arguments of `conescope.Watch`.
+
+    Attributes:
+        watch: the watch of the newest training; None before the first.
+    """
+
+    def __init__(
+        self, probe: Probe, *, when: str, out: str | Path, module: str = "", **options: Any
+    ) -> None:
+        self.watch: Watch | None = None
+        self._module = module
+        self._make: dict[str, Any] = {"probe": probe, "when": when, "out": out, **options}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, and measure the first step if it is time to."""
+        steps = trainer.estimated_stepping_batches
+        model = pl_module.get_submodule(self._module)
+        total = None if math.isinf(steps) else int(steps)
+        self.watch = Watch(model, total_steps=total, **self._make)
+        self.watch.step(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if it is time to."""
+        assert self.watch is not None  # the trainer starts before its first batch
+        self.watch.step(trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the run folder back."""
+        assert self.watch is not None
+        self.watch.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the run folder back, to be gone on with."""
+        if self.watch is not None:
+            self.watch.release()

@@ -1,0 +1,93 @@
+"""Measuring a network in the middle of its training, and leaving it as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conescope.engine.state import untouched
+
+_CALIBRATION_BATCH = 200
+_EVALUATION_BATCH = 125
+
+
+@torch.no_grad()
+def recalibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """A copy in evaluation mode whose BatchNorm statistics are estimated anew.
+
+    The statistics are plain averages over batches of 200 inputs, with dropout off. Without
+    BatchNorm the copy is the same network.
+
+    Args:
+        model: the network; it stays as it was.
+        inputs: what to estimate on, [N, …].
+    """
+    copied = copy.deepcopy(model).eval()
+    layers = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return copied
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's sign for a plain average over all batches
+        layer.train()
+    for batch in inputs.split(_CALIBRATION_BATCH):
+        copied(batch)
+    return copied.eval()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, inputs: Callable[[slice], Tensor], labels: Tensor
+) -> dict[str, float]:
+    """Mean cross-entropy and accuracy in evaluation mode; the network is left as it was.
+
+    Args:
+        model: network from inputs to logits [b, c].
+        inputs: from a slice of the samples to their inputs.
+        labels: [N], int64.
+
+    Returns:
+        "loss" in nats, at least 0, and "accuracy" in [0, 1].
+    """
+    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    with evaluation_mode(model):
+        for begin in range(0, len(labels), _EVALUATION_BATCH):
+            part = slice(begin, begin + _EVALUATION_BATCH)
+            logits = model(inputs(part))
+            loss += F.cross_entropy(logits, labels[part], reduction="sum")
+            correct += (logits.argmax(dim=1) == labels[part]).sum()
+    return {"loss": loss.item() / len(labels), "accuracy": correct.item() / len(labels)}
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Look at a model in the middle of anybody's training loop, and leave everything as it was.
+
+    Inside, the model is in evaluation mode, gradients can be taken, autocast is off, and nothing
+    is compiled. Afterwards modes, weights, buffers, attributes and the states of all random
+    generators are the same bits as before, whatever the model's forward pass did to them.
+    """
+    with untouched(model), evaluation_mode(model):
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its modules back into its own mode after.
+
+    The flags are set without `eval()`, which some modules override with more than a mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,298 @@
+"""Watch: the kernel measured inside anybody's training loop, which it leaves as it was."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from conescope.errors import BudgetWarning, DamageWarning, KernelError, StoreError
+from conescope.kernel.distance import kernel_distance
+from conescope.kernel.matrix import Kernel, Outputs
+from conescope.kernel.series import KernelSeries, as_step
+from conescope.measuring.adapt import Pool, Select
+from conescope.measuring.choice import Choice
+from conescope.measuring.pace import Pace
+from conescope.measuring.probe import Probe, class_labels, count
+from conescope.measuring.undisturbed import undisturbed
+from conescope.runs.environment import is_first_process
+from conescope.runs.reader import Run, read_kernel, read_run, seconds_spent, write_kernel
+from conescope.runs.record import begin_session, begin_source
+from conescope.runs.schedule import Schedule
+from conescope.runs.store import Entry, Folder
+
+Told = Callable[[int, Mapping[str, float]], None]
+"""Called with the step and the scalars of each new kernel (see `Watch`)."""
+
+
+class Watch:
+    """Measures a model's kernel during a training loop, and stores it in a run folder.
+
+    Call `step` after every optimiser step, and once before the first:
+
+        with cs.Watch(model, probe, when="0, every 100", out="runs/mine") as watch:
+            watch.step(0)
+            for step in range(1, 1001):
+                ...  # anything
+                watch.step(step)
+
+    Weights, buffers, gradients, modes and random states are the same bits with and without it.
+    A folder of the same model and probe is gone on with; what it holds is not measured again.
+    Of several processes that train together, the first one measures.
+
+    Args:
+        model: any module, also compiled or wrapped for data-parallel training.
+        probe: its inputs for n samples: a tensor, or several as a tuple or by name.
+        when: at which steps, such as "0, 50, every 100".
+        out: the run folder.
+        labels: [n], the classes of the samples as whole numbers, for alignment with them and
+            class blocks; a later watch of the same folder may add or correct them.
+        outputs: which outputs enter the kernel, see `Kernel.outputs`.
+        select: from what the model returns to its outputs, see `conescope.measuring.adapt.adapt`.
+        pool: for outputs of T tokens, which to take.
+        params: names or patterns of the parameters whose kernel is taken; None for every one that
+            is not frozen now.
+        by_layer: whether to store the summands of each layer, too.
+        draws: number of random cotangents for an estimate of the class trace, at least 2; None
+            for the exact kernel. For models of many outputs, such as a vocabulary.
+        memory: budget of one measurement beyond the model and the result, "2GB" or bytes.
+        budget: the share of the wall time that measuring may take, in (0, 1); None for no limit.
+            Where it does not suffice, every second, fourth, … moment is measured.
+        total_steps: the length of the training, if known.
+        name: of the run; by default that of the folder.
+        on_kernel: told the step and the scalars of each new kernel: "trace", and from the second
+            on "distance_from_first" and "distance_from_previous" (S, arXiv:2503.16316, eq. 4) and
+            "velocity" (eq. 5, per iteration).
+
+    Attributes:
+        path: the run folder.
+
+    Raises:
+        ModelError: if the model cannot be measured, or rejects the probe.
+        RecipeError: if `when` is no schedule, or `budget` no share.
+        DataError: if the labels are no classes, or not as many as samples.
+        KernelError: if `outputs` and `draws` do not go together.
+        StoreError: if the folder is of something else, or belongs to another process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        when: str,
+        out: str | Path,
+        labels: Tensor | Sequence[int] | None = None,
+        outputs: Outputs = "trace",
+        select: Select | None = None,
+        pool: Pool | None = None,
+        params: str | Iterable[str] | None = None,
+        by_layer: bool = False,
+        draws: int | None = None,
+        memory: str | float | None = None,
+        budget: float | None = None,
+        total_steps: int | None = None,
+        name: str | None = None,
+        on_kernel: Told | None = None,
+    ) -> None:
+        self.path = Path(out)
+        self._choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+        self._schedule = Schedule(when)
+        self._schedule.check_loop(total_steps)
+        self._pace = Pace(budget)
+        self._adapted = self._choice.adapt(model, probe)
+        self._labels = None if labels is None else class_labels(labels, count(probe))
+        with undisturbed(self._adapted.module):
+            self._adapted.check(outputs)
+        self._total_steps, self._on_kernel = total_steps, on_kernel
+        self._first: int | None = None
+        self._last: int | None = None
+        self._skipped: list[int] = []
+        self._noted = 0
+        self._folder = Folder(self.path)
+        self._stored: dict[int, Entry] = {}
+        self._owned = ExitStack()
+        self._closed = False
+        self._measures = is_first_process()
+        if self._measures:
+            described = self._adapted.description()
+            self._claim(
+                {
+                    "name": name or self.path.name,
+                    "description": f"{described['model']}, watched while something else trains it",
+                    **described,
+                    **self._choice.description(),
+                    "when": when,
+                }
+            )
+
+    def step(self, step: int) -> bool:
+        """Measure, if it is time to.
+
+        Args:
+            step: number of optimiser steps done; rising from call to call. The same step again
+                does nothing.
+
+        Returns:
+            Whether a kernel was measured.
+
+        Raises:
+            KernelError: if the step is no count, lies before the last one, or the kernel holds
+                NaN.
+            ModelError: if the model has no exact kernel as it stands, or its weights hold NaN.
+            StoreError: if the kernel cannot be stored, the watch is closed, or the folder holds
+                the kernels of another training.
+        """
+        step = as_step(step)
+        if not self._is_new(step) or not self._measures:
+            return False
+        if not self._schedule.fires(step, self._total_steps):
+            return False
+        if step in self._stored:
+            self._check_weights(step)
+            return False
+        if not self._pace.passes():
+            self._skip(step)
+            return False
+        with self._pace.measuring():
+            self._measure(step)
+        return True
+
+    def close(self) -> None:
+        """Give the folder back, as that of a training that is over."""
+        if self._measures and not self._closed:
+            self._note_skipped()
+            if self._stored and self._total_steps in (None, self._last):
+                self._folder.append("finished", seconds=self._seconds())
+        self.release()
+
+    def release(self) -> None:
+        """Give the folder back, to be gone on with by another watch."""
+        self._closed = True
+        self._owned.close()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.release()
+
+    @property
+    def run(self) -> Run:
+        """Everything measured so far, as `conescope.load_run` gives it."""
+        return read_run(self.path)
+
+    @property
+    def series(self) -> KernelSeries:
+        """The kernels measured so far, in this session and before."""
+        return self.run.series
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """The moments of this session at which no kernel was taken, to keep to the budget."""
+        return tuple(self._skipped)
+
+    def _claim(self, source: Mapping[str, Any]) -> None:
+        """Own the folder, and find out what it holds."""
+        self._owned.enter_context(self._folder.owned())
+        try:
+            command = shlex.join(["python", *sys.orig_argv[1:]])
+            begin_source(
+                self._folder, source, command, total_steps=self._total_steps, labels=self._labels
+            )
+            begin_session(self._folder, str(self._adapted.device))
+        except BaseException:
+            self._owned.close()
+            raise
+        self._spent, self._begun = seconds_spent(self._folder), time.monotonic()
+        for entry in self._folder.files("kernel"):
+            if self._folder.is_whole(entry):
+                self._stored[entry.values["step"]] = entry
+
+    def _seconds(self) -> float:
+        return round(self._spent + time.monotonic() - self._begun, 3)
+
+    def _is_new(self, step: int) -> bool:
+        """Whether a step is another one than in the last call."""
+        if self._closed:
+            raise StoreError("the watch is closed; make a new one to go on in its folder")
+        if self._last is not None and step < self._last:
+            raise KernelError(
+                f"step {step} comes after step {self._last}, but steps must rise; for another "
+                f"training make another Watch with another folder as out"
+            )
+        before, self._last = self._last, step
+        self._first = step if self._first is None else self._first
+        return step != before
+
+    def _check_weights(self, step: int) -> None:
+        """See to it that a stored kernel is of this training.
+
+        A session that begins at the folder's first kernel begins a training; if its weights
+        differ, it is another one. Later on, a resumed training may not be reproducible.
+        """
+        if self._adapted.weights() == self._stored[step].values.get("weights"):
+            return
+        message = (
+            f"the weights at step {step} are not those whose kernel {self.path} holds; that "
+            f"kernel is kept"
+        )
+        if step == self._first == min(self._stored):
+            raise StoreError(f"{message}: this is another training; choose another folder as out")
+        warnings.warn(
+            f"{message}: resumed training takes another way than the one that was interrupted",
+            DamageWarning,
+            stacklevel=3,
+        )
+
+    def _measure(self, step: int) -> None:
+        with undisturbed(self._adapted.module):
+            measured = self._choice.of(self._adapted)
+        kernel = measured if isinstance(measured, Kernel) else measured.kernel
+        kernel.check_usable()
+        self._note_skipped()
+        weights = self._adapted.weights()
+        write_kernel(self._folder, step, measured, self._seconds(), weights=weights)
+        if self._on_kernel is not None:
+            self._on_kernel(step, self._scalars(step, kernel))
+        self._stored[step] = self._folder.files("kernel")[-1]
+
+    def _scalars(self, step: int, kernel: Kernel) -> dict[str, float]:
+        scalars = {"trace": float(kernel.matrix.diagonal().sum())}
+        earlier = [before for before in sorted(self._stored) if before < step]
+        if earlier:
+            first, previous = (
+                kernel_distance(read_kernel(self._folder, self._stored[before]), kernel)
+                for before in (earlier[0], earlier[-1])
+            )
+            scalars |= {
+                "distance_from_first": first,
+                "distance_from_previous": previous,
+                "velocity": previous / (step - earlier[-1]),
+            }
+        return scalars
+
+    def _skip(self, step: int) -> None:
+        if not self._skipped:
+            warnings.warn(
+                f"budget={self._pace.share} leaves no time for a kernel at step {step}; such "
+                f"moments are skipped from here on, see watch.skipped",
+                BudgetWarning,
+                stacklevel=3,
+            )
+        self._skipped.append(step)
+
+    def _note_skipped(self) -> None:
+        if fresh := self._skipped[self._noted :]:
+            self._folder.append("skipped", steps=fresh, budget=self._pace.share)
+        self._noted = len(self._skipped)

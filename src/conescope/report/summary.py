@@ -1,0 +1,208 @@
+"""What figures, report and command line say of a run: one choice of τ and dt, one set of numbers.
+
+Figures and report draw the curves that are made here and print the numbers that are made here,
+so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from conescope.engine import estimate_distance
+from conescope.errors import KernelError, TrainingError
+from conescope.kernel.distance import Float64Array
+from conescope.kernel.series import KernelSeries
+from conescope.runs.reader import Run
+
+Curves = dict[int, tuple[np.ndarray, Float64Array]]
+"""τ or dt → the iterations t, [T'], and the distances S there, [T']."""
+
+
+def default_taus(series: KernelSeries) -> tuple[int, ...]:
+    """The reference points τ of figure 1a: the first kernel, and four spread over the run.
+
+    The four are the kernels nearest to 1/5, 2/5, 3/5 and 4/5 of the way from the first step to
+    the last; for kernels up to 10,000 these are the paper's 2000, 4000, 6000 and 8000.
+    """
+    first, last = series.steps[0], series.steps[-1]
+    wanted = [first + (last - first) * fifth / 5 for fifth in range(5)]
+    return tuple(sorted({min(series.steps, key=lambda s: abs(s - w)) for w in wanted}))
+
+
+def default_lags(series: KernelSeries) -> tuple[int, ...]:
+    """The lags dt of figure 1b: one to five times the usual gap between two kernels.
+
+    Lags that no pair of kernels has are left out, so a single kernel has none. For a kernel
+    every 100 iterations these are the paper's 100, 200, 300, 400 and 500.
+    """
+    gaps = np.diff(series.steps)
+    if len(gaps) == 0:
+        return ()
+    counts = Counter(gaps.tolist())
+    cadence = min(counts, key=lambda gap: (-counts[gap], gap))
+    multiples = (cadence * m for m in range(1, 6))
+    return tuple(dt for dt in multiples if len(series.distances_after(dt)[0]))
+
+
+def curves_from(series: KernelSeries, taus: Sequence[int] | None = None) -> Curves:
+    """S(θ(t), θ(τ)) against t for several τ (arXiv:2503.16316, eq. 4 and figure 1a).
+
+    Args:
+        series: at least two kernels.
+        taus: steps at which there are kernels; by default `default_taus`.
+
+    Raises:
+        KernelError: if there are fewer than two kernels, or none at some τ.
+    """
+    require_pair(series)
+    steps = np.array(series.steps)
+    chosen = default_taus(series) if taus is None else taus
+    return {tau: (steps, series.distances_from(tau)) for tau in chosen}
+
+
+def curves_after(series: KernelSeries, lags: Sequence[int] | None = None) -> Curves:
+    """S(θ(t), θ(t + dt)) against t for several dt (arXiv:2503.16316, figure 1b).
+
+    Args:
+        series: at least two kernels.
+        lags: numbers of iterations dt, each at least 1; by default `default_lags`.
+
+    Raises:
+        KernelError: if there are fewer than two kernels, or none that are some dt apart.
+    """
+    require_pair(series)
+    usual = default_lags(series)
+    curves = {dt: series.distances_after(dt) for dt in (usual if lags is None else lags)}
+    for dt, (steps, _) in curves.items():
+        if len(steps) == 0:
+            raise KernelError(
+                f"no two kernels are {dt} iterations apart; lags that this run has: "
+                f"{', '.join(map(str, usual))}"
+            )
+    return curves
+
+
+def require_pair(series: KernelSeries) -> None:
+    """Raise `KernelError` unless there are two kernels to have a distance."""
+    if len(series) < 2:
+        raise KernelError(
+            f"a distance needs two kernels, and there is only the one at step {series.steps[0]}; "
+            "let the run go on to its next kernel"
+        )
+
+
+def readable_scale(lines: Iterable[np.ndarray]) -> Literal["log", "linear"]:
+    """The scale on which the early high values and the late floor of some lines both show.
+
+    Logarithmic if the values span more than a decade; linear if they do not, or if one is zero,
+    which a logarithm would hide. Values that are not finite do not count.
+    """
+    values = np.concatenate([np.asarray(line, dtype=float) for line in lines])
+    values = values[np.isfinite(values)]
+    spans_decade = len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
+    return "log" if spans_decade else "linear"
+
+
+def evaluations(run: Run) -> Mapping[str, np.ndarray]:
+    """The run's losses and accuracy, [E] each.
+
+    Raises:
+        TrainingError: if nothing has been evaluated yet.
+    """
+    if len(run.scalars["step"]) == 0:
+        if run.recipe is None:
+            raise TrainingError("loss and accuracy were not recorded, only kernels")
+        raise TrainingError(
+            "loss and accuracy have not been evaluated yet; let the run go on to its first "
+            "evaluation"
+        )
+    return run.scalars
+
+
+def state(run: Run) -> str:
+    """Whether the run is finished, and if not, how far its kernels reach."""
+    if run.finished:
+        return "finished"
+    end = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    return f"unfinished: kernels up to step {run.series.steps[-1]:,}{end}"
+
+
+def main_numbers(run: Run) -> dict[str, str]:
+    """The numbers to know a run by: name → value as text, in the order to show them.
+
+    The second half of a run counts from half of the last kernel's step. Numbers that a short
+    run does not have yet are left out.
+    """
+    return {**_extent(run), **_performance(run), **_movement(run.series), **_errors(run)}
+
+
+def _extent(run: Run) -> dict[str, str]:
+    series = run.series
+    first = series.kernels[0]
+    span = f"steps {series.steps[0]:,} to {series.steps[-1]:,}"
+    skipped = {"skipped to save time": f"{len(run.skipped):,} moments"} if run.skipped else {}
+    lineage = run.recipe.lineage if run.recipe else None
+    return {
+        "state": state(run),
+        **({"training": lineage} if lineage else {}),
+        "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
+        "kernels": f"{len(series):,}, {span}",
+        **skipped,
+        "probe": f"n = {first.values.shape[0]:,}",
+        "kernel outputs": str(first.outputs),
+        "time": _duration(run.seconds),
+    }
+
+
+def _performance(run: Run) -> dict[str, str]:
+    formats = {"test_accuracy": "{:.2%}", "test_loss": "{:.4g}", "train_loss": "{:.4g}"}
+    return {
+        f"{name.replace('_', ' ')}, last": text.format(float(run.scalars[name][-1]))
+        for name, text in formats.items()
+        if len(run.scalars[name])
+    }
+
+
+def _movement(series: KernelSeries) -> dict[str, str]:
+    if len(series) < 2:
+        return {}
+    first, last = series.steps[0], series.steps[-1]
+    numbers = {f"S({last:,}, {first:,})": f"{series.distances_from(first)[-1]:.3g}"}
+    curves = curves_after(series)
+    late = {dt: values[steps >= last / 2] for dt, (steps, values) in curves.items()}
+    late = {dt: values for dt, values in late.items() if len(values)}
+    for dt, values in late.items():
+        numbers[f"mean S(t, t + {dt:,}), second half"] = f"{values.mean():.3g}"
+    shortest = min(curves)
+    steps, values = curves[shortest]
+    numbers[f"velocity at t = {steps[0]:,}, dt = {shortest:,}"] = _velocity(values[0] / shortest)
+    if shortest in late:
+        numbers[f"mean velocity, second half, dt = {shortest:,}"] = _velocity(
+            late[shortest].mean() / shortest
+        )
+    return numbers
+
+
+def _errors(run: Run) -> dict[str, str]:
+    """Standard error of S between the first and the last kernel, if they are estimates."""
+    first, last = run.series.steps[0], run.series.steps[-1]
+    if first == last or not {first, last} <= run.estimates.keys():
+        return {}
+    _, error = estimate_distance(run.estimates[first], run.estimates[last])
+    return {f"standard error of S({last:,}, {first:,})": f"{error:.2g}"}
+
+
+def _velocity(value: float) -> str:
+    return f"{value:.2e} per iteration"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

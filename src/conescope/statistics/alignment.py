@@ -1,0 +1,181 @@
+"""How a kernel lines up with the labels and with its past, of one kernel and over a series.
+
+Everything here is of the [n, n] kernel between images; of a "full" kernel, that is its class
+trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conescope.errors import KernelError
+from conescope.kernel.distance import Float64Array, check_comparable, check_square
+from conescope.kernel.matrix import Kernel
+
+
+def target_alignment(kernel: Kernel, labels: Tensor) -> float:
+    """Kernel–target alignment ⟨K, L⟩ / (‖K‖ ‖L‖), with L_ij = 1 within a class and 0 between.
+
+    It is that of Cristianini et al. (NIPS 2001) with one-hot labels, L = Y Yᵀ. It is not
+    centred: a constant kernel has 1 / √c with c balanced classes.
+
+    Args:
+        kernel: of n images with themselves.
+        labels: [n], whole numbers.
+
+    Returns:
+        A cosine; in [0, 1] for positive semi-definite kernels.
+
+    Raises:
+        KernelError: if the kernel is not square or is zero, or the labels do not fit it.
+    """
+    return _cosine(_by_image(kernel), label_kernel(kernel, labels))
+
+
+def centred_alignment(a: Kernel, b: Kernel) -> float:
+    """Centred alignment (CKA) of two kernels of the same images.
+
+    ⟨HAH, HBH⟩ / (‖HAH‖ ‖HBH‖) with H = I − 11ᵀ/n (Cortes, Mohri & Rostamizadeh, JMLR 13:795,
+    2012; Kornblith et al., arXiv:1905.00414). The kernel distance S is 1 minus the same without
+    centring.
+
+    Raises:
+        KernelError: if the kernels cannot be compared, are not square, or one is constant.
+    """
+    check_comparable([a, b])
+    return _cosine(_centred(_by_image(a)), _centred(_by_image(b)))
+
+
+def centred_target_alignment(kernel: Kernel, labels: Tensor) -> float:
+    """Centred alignment (CKA) of a kernel with the label kernel of `target_alignment`.
+
+    Raises:
+        KernelError: as `target_alignment`, or if all labels are the same.
+    """
+    return _cosine(_centred(_by_image(kernel)), _centred(label_kernel(kernel, labels)))
+
+
+def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
+    """Mean of K_ij over the pairs i ≠ j of images of each two classes; [c, c].
+
+    The classes are the labels' different values, rising. The diagonal is left out, since an
+    image with itself says nothing of its class; a class of one image has NaN with itself.
+
+    Raises:
+        KernelError: as `target_alignment`.
+    """
+    values = _by_image(kernel)
+    members = _members(kernel, labels)
+    sums = members @ (values - torch.diag(values.diagonal())) @ members.T
+    sizes = members.sum(dim=1)
+    pairs = sizes[:, None] * sizes[None, :] - torch.diag(sizes)
+    return (sums / pairs).numpy()
+
+
+@dataclass(frozen=True)
+class AlignmentSeries:
+    """Alignments over training.
+
+    Attributes:
+        steps: [T], iterations.
+        target: [T], `target_alignment`.
+        centred_target: [T], `centred_target_alignment`.
+        centred_first: [T], `centred_alignment` with the first kernel.
+        within: [T], mean of K_ij over pairs i ≠ j of one class.
+        between: [T], mean of K_ij over pairs of different classes.
+    """
+
+    steps: np.ndarray
+    target: Float64Array
+    centred_target: Float64Array
+    centred_first: Float64Array
+    within: Float64Array
+    between: Float64Array
+
+
+def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) -> AlignmentSeries:
+    """Alignments of a series of kernels.
+
+    Args:
+        steps: the T iterations.
+        kernels: the T kernels of the same n images.
+        labels: [n], whole numbers of at least two classes, two images of one class among them.
+
+    Raises:
+        KernelError: as the functions for one kernel.
+    """
+    check_comparable(kernels)
+    target = label_kernel(kernels[0], labels)
+    same = target.bool() & ~torch.eye(len(target), dtype=torch.bool)
+    other = ~target.bool()
+    if not (bool(same.any()) and bool(other.any())):
+        raise KernelError(
+            "alignment with labels needs at least two classes, and one with two images; take "
+            "a larger or a stratified probe"
+        )
+    values = [_by_image(kernel) for kernel in kernels]
+    centred = [_centred(value) for value in values]
+    return AlignmentSeries(
+        steps=np.array(steps),
+        target=np.array([_cosine(value, target) for value in values]),
+        centred_target=np.array([_cosine(value, _centred(target)) for value in centred]),
+        centred_first=np.array([_cosine(value, centred[0]) for value in centred]),
+        within=np.array([float(value[same].mean()) for value in values]),
+        between=np.array([float(value[other].mean()) for value in values]),
+    )
+
+
+def label_kernel(kernel: Kernel, labels: Tensor) -> Tensor:
+    """L = Y Yᵀ of one-hot labels: 1 within a class, 0 between; [n, n], float64.
+
+    Raises:
+        KernelError: if the kernel is not square or the labels do not fit it.
+    """
+    members = _members(kernel, labels)
+    return members.T @ members
+
+
+def check_labels(kernel: Kernel, labels: Tensor) -> None:
+    """Raise `KernelError` unless there is one whole number for each of the kernel's images."""
+    check_square(kernel)
+    n = kernel.values.shape[0]
+    if tuple(labels.shape) != (n,):
+        raise KernelError(
+            f"a kernel of {n} images needs {n} labels, not labels of shape {tuple(labels.shape)}; "
+            "give the probe's labels, in the probe's order"
+        )
+    if labels.is_floating_point():
+        raise KernelError(f"labels are the classes' whole numbers, not {labels.dtype}")
+
+
+def _members(kernel: Kernel, labels: Tensor) -> Tensor:
+    """[c, n], 1 where an image is of a class."""
+    check_labels(kernel, labels)
+    labels = labels.cpu()
+    return (labels.unique()[:, None] == labels[None, :]).double()
+
+
+def _by_image(kernel: Kernel) -> Tensor:
+    check_square(kernel)
+    kernel.check_finite()
+    values = kernel.values.detach().cpu().double()
+    return torch.einsum("ikjk->ij", values) if kernel.outputs == "full" else values
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean(dim=0) - values.mean(dim=1, keepdim=True) + values.mean()
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    lengths = float(torch.linalg.vector_norm(a)) * float(torch.linalg.vector_norm(b))
+    if lengths == 0.0:
+        raise KernelError(
+            "alignment with a kernel that is constant (or labels that are all the same) is "
+            "undefined; take more images, or of more classes"
+        )
+    return float((a * b).sum()) / lengths

@@ -1,0 +1,87 @@
+"""One answer from the cones of several runs that differ in their seed only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.stats import t as student
+
+from conescope.errors import KernelError
+from conescope.statistics.cone.analysis import Cone
+from conescope.statistics.cone.estimate import Estimate
+from conescope.statistics.cone.verdict import CERTAIN, Kind, Verdict
+
+
+@dataclass(frozen=True)
+class SeedCone:
+    """What several runs say together.
+
+    Every interval is that of the mean over seeds, by Student's t with one degree of freedom
+    fewer than seeds: it holds what differs from run to run, which one run's interval cannot. It
+    ends at 0 where the quantity does.
+
+    Attributes:
+        verdict: of the mean probabilities; "undecided" if the seeds disagree.
+        probability: kind of motion → its mean probability.
+        shares: part → its mean share, as in `Cone`.
+        boundary: t*; None if any run has none.
+        exponent: as in `Cone`, and so are those that follow.
+        radius: R.
+        half_angle: in radians.
+        start_distance: S to H(0).
+    """
+
+    verdict: Verdict
+    probability: dict[Kind, float]
+    shares: dict[str, float]
+    boundary: Estimate | None
+    exponent: Estimate
+    radius: Estimate
+    half_angle: Estimate
+    start_distance: Estimate
+
+
+def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
+    """Put the cones of several seeds together.
+
+    Args:
+        cones: at least two, each of a run of its own.
+        level: confidence of the intervals, in (0, 1).
+
+    Raises:
+        KernelError: if there are fewer than two, or the level is out of range.
+    """
+    if len(cones) < 2:
+        raise KernelError(
+            f"an interval over seeds needs at least two runs, not {len(cones)}; run more seeds"
+        )
+    if not 0 < level < 1:
+        raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
+
+    def mean(read: Callable[[Cone], Estimate], least: float = 0.0) -> Estimate:
+        return _mean([read(cone).value for cone in cones], level, least)
+
+    probability: dict[Kind, float] = {
+        kind: fmean(cone.probability[kind] for cone in cones) for kind in cones[0].probability
+    }
+    best = max(probability, key=lambda kind: probability[kind])
+    boundaries = [cone.boundary.value for cone in cones if cone.boundary is not None]
+    return SeedCone(
+        verdict=best if probability[best] >= CERTAIN else "undecided",
+        probability=probability,
+        shares={part: fmean(cone.shares[part] for cone in cones) for part in cones[0].shares},
+        boundary=_mean(boundaries, level) if len(boundaries) == len(cones) else None,
+        exponent=mean(lambda cone: cone.exponent, -math.inf),
+        radius=mean(lambda cone: cone.radius),
+        half_angle=mean(lambda cone: cone.half_angle),
+        start_distance=mean(lambda cone: cone.start_distance),
+    )
+
+
+def _mean(values: Sequence[float], level: float, least: float = 0.0) -> Estimate:
+    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
+    mean, width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, max(mean - width, least), mean + width)

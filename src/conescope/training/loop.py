@@ -1,0 +1,156 @@
+"""Training: a generator that yields after every iteration, and knows nothing else.
+
+It takes no measurement, writes no file and prints nothing: whoever iterates looks at the model
+between two iterations and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from conescope.errors import TrainingError
+from conescope.training.data import seed_for
+from conescope.training.recipe_fields import LearningRateRecipe, OptimizerRecipe
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+"""From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a training after `step` iterations.
+
+    Attributes:
+        step: iterations done.
+        model: the network, live: the next iteration changes it.
+        optimizer: its optimiser, live too.
+        average: an exponential average of the weights (and buffers), live; None if there is none.
+    """
+
+    step: int
+    model: nn.Module
+    optimizer: Optimizer
+    average: AveragedModel | None = None
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: Batches,
+    schedule: Callable[[int], float],
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+    average: AveragedModel | None = None,
+) -> Iterator[Snapshot]:
+    """Train on cross-entropy; yield the state at `start` and after every iteration.
+
+    Args:
+        model: network from inputs to logits [b, c]; trained in place, in training mode.
+        optimizer: its optimiser, as it was after `start` iterations.
+        batches: the data of each iteration.
+        schedule: what the learning rate is multiplied by in each iteration.
+        start: iterations already done.
+        stop: iterations to do in all.
+        seed: decides dropout, together with the iteration alone.
+        average: takes part in the weights after every iteration.
+
+    Raises:
+        TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
+            from it.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
+    yield Snapshot(start, model, optimizer, average)
+    for step in range(start, stop):
+        model.train()
+        inputs, labels = batches(step)
+        torch.manual_seed(seed_for(seed, "iteration", step))
+        loss = F.cross_entropy(model(inputs), labels)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "
+                f"optimizer.lr (now {optimizer.param_groups[0]['initial_lr']:g}), warm it up with "
+                f"lr_schedule.warmup, or look at the data"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        if average is not None:
+            average.update_parameters(model)
+        yield Snapshot(step + 1, model, optimizer, average)
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential average of a model's weights and buffers, which starts as a copy of it.
+
+    Args:
+        model: stays as it was.
+        decay: share of the old average that an iteration keeps, in (0, 1): the average reaches
+            back about 1 / (1 − decay) iterations.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
+    """The recipe's optimiser for a model's parameters.
+
+    Args:
+        recipe: which optimiser.
+        model: at the weights it starts from, which the penalty may pull towards.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    towards_start = recipe.decay_towards == "start"
+    decay = 0.0 if towards_start else recipe.weight_decay
+    if recipe.name == "sgd":
+        optimizer = torch.optim.SGD(
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=decay
+        )
+    else:
+        family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
+        optimizer = family(parameters, recipe.lr, weight_decay=decay)
+    if towards_start:
+        _pull_towards_start(optimizer, parameters, recipe.weight_decay)
+    return optimizer
+
+
+def _pull_towards_start(
+    optimizer: Optimizer, parameters: list[nn.Parameter], strength: float
+) -> None:
+    """Add the gradient of ½ strength |θ − θ_start|² before every step."""
+    start = [p.detach().clone() for p in parameters]
+
+    def add_penalty(*_: object) -> None:
+        for p, origin in zip(parameters, start, strict=True):
+            if p.grad is not None:
+                p.grad.add_(p.detach() - origin, alpha=strength)
+
+    optimizer.register_step_pre_hook(add_penalty)
+
+
+def learning_rate_schedule(
+    recipe: LearningRateRecipe, drops: tuple[int, ...]
+) -> Callable[[int], float]:
+    """What the learning rate is multiplied by, as a function of the iteration (0 is the first).
+
+    Args:
+        recipe: length of the linear warm-up and factor of a drop.
+        drops: the iterations from which on it is multiplied by the factor once more.
+    """
+
+    def multiplier(step: int) -> float:
+        warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
+        return warm * recipe.factor ** sum(step >= drop for drop in drops)
+
+    return multiplier
