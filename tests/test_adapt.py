@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -6,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 import reference
 from conescope.engine import entk, estimate_entk
 from conescope.engine.parameters import choose_parameters, unwrapped
-from conescope.errors import ModelError
-from conescope.measuring.adapt import adapt
+from conescope.errors import KernelError, ModelError
+from conescope.measuring.adapt import POOLS, Pool, adapt
 from conescope.measuring.probe import describe_probe, digest
 
 
@@ -91,6 +93,20 @@ def test_inputs_by_place_and_constants(tagger, tokens):
     by_name = adapt(tagger, {**tokens, "shift": 0.5}, select="logits").kernel()
     by_place = adapt(tagger, (ids, mask), select=lambda out: out["logits"]).kernel()
     assert torch.equal(by_name.values, by_place.values)
+
+
+def test_a_field_of_a_tuple_by_its_number():
+    class Pair(nn.Linear):
+        def forward(self, input):  # noqa: A002
+            return input, super().forward(input)
+
+    torch.manual_seed(0)
+    model, x = Pair(3, 2), torch.randn(4, 3)
+    expected = adapt(model, x, select=lambda out: out[1]).kernel()
+    for number in (1, "1"):
+        assert torch.equal(adapt(model, x, select=number).kernel().values, expected.values)
+    with pytest.raises(ModelError, match="returns a tuple, without 2; say with `select`"):
+        adapt(model, x, select=2).check()
 
 
 def test_a_tensor_goes_to_the_engine_as_it_is():
@@ -217,6 +233,12 @@ def test_models_that_cannot_be_measured(make, message):
 def test_probes_that_are_none(tagger, probe, message):
     with pytest.raises(ModelError, match=message):
         adapt(tagger, probe)
+
+
+def test_a_pool_is_one_of_the_known(tagger, tokens):
+    assert {*get_args(Pool)} == {*POOLS}
+    with pytest.raises(KernelError, match="pool is 'max', but may be 'last' or 'mean'"):
+        adapt(tagger, tokens, pool="max")
 
 
 def test_unknown_parameters_name_the_nearest(tagger, tokens):

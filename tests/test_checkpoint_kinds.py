@@ -12,14 +12,11 @@ from torch import nn
 
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
+from foreign import same
 
 
 def state():
     return nn.Linear(3, 2).state_dict()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,9 @@ from torch import nn
 
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
-from conescope.measuring.checkpoints.fit import fingerprint
+from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.steps import steps_of
-
-
-class Malicious:
-    """What writes a file when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.marker),)
+from foreign import Malicious, found, same, state_of, touch
 
 
 class Shell(Malicious):
@@ -38,14 +29,6 @@ class Shell(Malicious):
 def small_model(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-
-
-def state_of(model):
-    return {name: t.clone() for name, t in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("kind", [Malicious, Shell])
@@ -327,17 +310,6 @@ def test_a_pattern_tells_the_step():
 def test_a_step_that_cannot_be_told_is_an_error(names, pattern, message):
     with pytest.raises(CheckpointError, match=re.escape(message)):
         steps_of([Path(name) for name in names], pattern)
-
-
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
-    return [folder / name for name in names]
-
-
-def found(source, pattern=None):
-    return [(c.step, c.path.name, len(c.files)) for c in find_checkpoints(source, pattern)]
 
 
 def test_a_glob_a_folder_and_a_list_give_the_same_series(tmp_path):

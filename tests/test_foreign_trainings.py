@@ -8,11 +8,12 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
+from transformers import BertForMaskedLM, Trainer, TrainingArguments
 
 import conescope as cs
 from conescope.errors import CheckpointError, SameWeightsWarning
 from conescope.measuring.adapt import adapt
+from foreign import small_bert
 
 TOKENS = torch.randint(2, 12, (48, 6), generator=torch.Generator().manual_seed(0))
 PROBE = {"input_ids": TOKENS[:4], "attention_mask": torch.ones_like(TOKENS[:4])}
@@ -20,17 +21,7 @@ PROBE = {"input_ids": TOKENS[:4], "attention_mask": torch.ones_like(TOKENS[:4])}
 
 def language_model():
     """A transformer whose last layer is tied to its embedding."""
-    torch.manual_seed(0)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=12,
-            hidden_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=6,
-        )
-    )
+    return small_bert(BertForMaskedLM)
 
 
 def test_a_transformers_series_with_shards_and_tied_weights(tmp_path):

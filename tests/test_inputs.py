@@ -1,5 +1,4 @@
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 
 from conescope.errors import CheckpointError, DataError
 from conescope.measuring.checkpoints import load_labels, load_probe
+from foreign import Malicious
 
 TENSORS = {"ids": torch.arange(12).reshape(3, 4), "scale": torch.tensor([0.5, 1.5, 2.5])}
 
@@ -76,14 +76,6 @@ def test_a_column_that_is_no_array_of_numbers_is_refused(tmp_path, column):
     pyarrow.parquet.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a.parquet: x is no array of numbers with rows of one"):
         load_probe(tmp_path / "a.parquet")
-
-
-class Malicious:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.marker),)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors", ".parquet"])

@@ -1,42 +1,35 @@
-"""Callbacks with the real trainers and real small models; trackers."""
+"""Callbacks of the real trainers on small models, and trackers."""
 
-import importlib
+import csv
 import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 import conescope as cs
 from conescope.errors import MissingPackageError, RecipeError
 from conescope.experiments.stored import read_status
 from conescope.measuring.adapt import adapt
 from conescope.measuring.integrations import lightning as for_lightning
+from conescope.measuring.integrations import trackers
 from conescope.measuring.integrations import transformers as for_transformers
-from conescope.measuring.integrations.trackers import to_tracker
+from conescope.measuring.integrations.trackers import TRACKERS, to_tracker
+from foreign import small_bert
 
 TOKENS = torch.randint(2, 12, (64, 6), generator=torch.Generator().manual_seed(0))
 PROBE = {"input_ids": TOKENS[:4], "attention_mask": torch.ones_like(TOKENS[:4])}
-
-
-def bert():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=12,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=6,
-    )
-    return BertForSequenceClassification(config)
 
 
 def fine_tune(model, folder, callbacks=(), steps=6, **changes):
@@ -99,9 +92,9 @@ def assert_same_weights(one, other):
 
 
 def test_transformers_training_is_the_same_bits_with_and_without(tmp_path):
-    without = fine_tune(bert(), tmp_path / "trainer")
+    without = fine_tune(small_bert(BertForSequenceClassification), tmp_path / "trainer")
     callback = for_transformers.WatchCallback(PROBE, when="0, 3, end", out=tmp_path / "watched")
-    watched = fine_tune(bert(), tmp_path / "trainer", [callback])
+    watched = fine_tune(small_bert(BertForSequenceClassification), tmp_path / "trainer", [callback])
     assert_same_weights(without, watched)
     run = cs.load_run(tmp_path / "watched")
     assert run.series.steps == (0, 3, 6)
@@ -113,7 +106,7 @@ def test_transformers_training_is_the_same_bits_with_and_without(tmp_path):
 
 def test_transformers_training_is_gone_on_with(tmp_path):
     whole = for_transformers.WatchCallback(PROBE, when="0, every 2", out=tmp_path / "whole")
-    fine_tune(bert(), tmp_path / "a", [whole])
+    fine_tune(small_bert(BertForSequenceClassification), tmp_path / "a", [whole])
     parts = for_transformers.WatchCallback(PROBE, when="0, every 2", out=tmp_path / "parts")
     saving = {"save_strategy": "steps", "save_steps": 4}
 
@@ -123,9 +116,16 @@ def test_transformers_training_is_gone_on_with(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(bert(), tmp_path / "b", [parts, Stop()], **saving)
+        fine_tune(
+            small_bert(BertForSequenceClassification), tmp_path / "b", [parts, Stop()], **saving
+        )
     checkpoint = str(tmp_path / "b/checkpoint-4")
-    fine_tune(bert(), tmp_path / "b", [parts], resume_from_checkpoint=checkpoint)
+    fine_tune(
+        small_bert(BertForSequenceClassification),
+        tmp_path / "b",
+        [parts],
+        resume_from_checkpoint=checkpoint,
+    )
     one, other = cs.load_run(tmp_path / "whole").series, cs.load_run(tmp_path / "parts").series
     assert one.steps == other.steps == (0, 2, 4, 6)
     assert one.distances().tolist() == other.distances().tolist()
@@ -164,7 +164,7 @@ def test_a_missing_package_is_named_with_the_cure(monkeypatch, package):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"conescope.measuring.integrations.{package}")
     with pytest.raises(MissingPackageError, match=rf"pip install 'conescope\[{package}\]'"):
-        importlib.import_module(f"conescope.measuring.integrations.{package}")
+        import_module(f"conescope.measuring.integrations.{package}")
 
 
 def watched_scalars(tracker, out):
@@ -192,23 +192,65 @@ def test_tensorboard_is_told(tmp_path):
     assert velocity.value == pytest.approx(series.distances()[1, 0] / 5, abs=1e-9)
 
 
-def test_a_logger_of_dictionaries_is_told(tmp_path):
-    class Logger:
-        def __init__(self):
-            self.logged = {}
+class Recorder:
+    """A stand-in for every tracker: it keeps the scalars of each step, whatever takes them."""
 
-        def log(self, data, *, step):
-            self.logged[step] = data
+    def __init__(self, method):
+        self.told = {}
+        setattr(self, method, getattr(self, f"_{method}"))
 
-    logger = Logger()
-    watched_scalars(logger, tmp_path)
-    assert logger.logged[0].keys() == {"conescope/trace"}
-    assert logger.logged[5].keys() == {
-        f"conescope/{name}"
-        for name in ("trace", "distance_from_first", "distance_from_previous", "velocity")
+    def _add_scalar(self, tag, scalar_value, global_step):
+        self.told.setdefault(global_step, {})[tag] = scalar_value
+
+    def _log(self, data, *, step):
+        self.told[step] = data
+
+    def _log_metrics(self, metrics, step=None):
+        self.told[step] = metrics
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_every_tracker_is_told_the_same(tmp_path, name):
+    recorder = Recorder(import_module(f"{trackers.__name__}.{name}").METHOD)
+    series = watched_scalars(recorder, tmp_path)
+    distance = series.distances()[1, 0]
+    traces = [pytest.approx(float(kernel.values.trace()), rel=1e-5) for kernel in series.kernels]
+    assert recorder.told[0] == {"conescope/trace": traces[0]}
+    assert recorder.told[5] == {
+        "conescope/trace": traces[1],
+        "conescope/distance_from_first": pytest.approx(distance, abs=1e-12),
+        "conescope/distance_from_previous": pytest.approx(distance, abs=1e-12),
+        "conescope/velocity": pytest.approx(distance / 5, abs=1e-12),
     }
 
 
-def test_what_is_no_tracker_is_said():
-    with pytest.raises(RecipeError, match="a dict has neither add_scalar"):
-        to_tracker({})
+def test_a_logger_of_lightning_is_told(tmp_path):
+    logger = CSVLogger(str(tmp_path / "logs"))
+    series = watched_scalars(logger, tmp_path / "run")
+    logger.save()
+    (file,) = tmp_path.glob("logs/**/metrics.csv")
+    with file.open(encoding="utf-8") as opened:
+        rows = {int(row["step"]): row for row in csv.DictReader(opened)}
+    assert rows.keys() == {0, 5}
+    told = float(rows[5]["conescope/distance_from_first"])
+    assert told == pytest.approx(series.distances()[1, 0], abs=1e-9)
+
+
+def test_the_prefix_of_the_names_can_be_chosen():
+    recorder = Recorder("log")
+    to_tracker(recorder, prefix="ntk.")(3, {"trace": 1.5})
+    assert recorder.told == {3: {"ntk.trace": 1.5}}
+
+
+@pytest.mark.parametrize("writer", [{}, None, SimpleNamespace(log="a field of this name")])
+def test_what_is_no_tracker_is_refused_with_those_that_are_known(writer):
+    with pytest.raises(RecipeError, match="is no tracker that conescope knows") as caught:
+        to_tracker(writer)
+    for name, what in TRACKERS.items():
+        method = import_module(f"{trackers.__name__}.{name}").METHOD
+        assert f"{what} (has {method})" in str(caught.value)
+
+
+def test_the_table_of_trackers_lists_the_files():
+    files = {path.stem for path in Path(trackers.__file__).parent.glob("*.py")}
+    assert files == {*TRACKERS, "__init__"}

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations
 import conescope as cs
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
-from conescope.measuring.checkpoints.fit import fingerprint, fitted, own_state
+from conescope.measuring.checkpoints.loading import fingerprint, fitted, own_state
+from conescope.measuring.checkpoints.translation import renamed
 
 PROBE = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -239,6 +240,24 @@ def test_names_that_the_modules_translate_are_loaded(tmp_path, make, names, pref
     run = cs.measure_checkpoints(build, tmp_path, PROBE, out=tmp_path / "run")
     for kernel, model in zip(run.series.kernels, models, strict=True):
         assert torch.equal(kernel.values, cs.entk(model, PROBE).values)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.BatchNorm1d(4)),
+        lambda: nn.ModuleDict({"module": nn.Linear(3, 2), "net": nn.Linear(2, 2)}),
+        lambda: nn.ModuleDict({"model": nn.ModuleDict({"module": nn.Linear(3, 2)})}),
+        lambda: nn.ModuleDict({"_orig_mod": nn.Linear(3, 2)}),
+        lambda: nn.Linear(3, 2),
+    ],
+)
+def test_names_that_are_the_models_own_need_no_translation(make):
+    state = make().state_dict()
+    translated = renamed(state, make().state_dict())
+    assert [*translated] == [*state]
+    assert all(translated[name] is value for name, value in state.items())
+    assert translated.metadata.items() <= state._metadata.items()
 
 
 def test_a_models_own_load_state_dict_is_asked():

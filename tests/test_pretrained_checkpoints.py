@@ -23,7 +23,8 @@ import conescope as cs
 from conescope.errors import CheckpointError
 from conescope.measuring.adapt import adapt
 from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
-from conescope.measuring.checkpoints.fit import fitted
+from conescope.measuring.checkpoints.loading import fitted
+from foreign import same, state_of
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 12,
          "intermediate_size": 16, "max_position_embeddings": 8}  # fmt: skip
@@ -53,15 +54,6 @@ def seeded(make, seed=1):
     return make().eval()
 
 
-def state_of(model):
-    return {name: t.clone() for name, t in model.state_dict().items()}
-
-
-def same(model, state):
-    ours = model.state_dict()
-    return ours.keys() == state.keys() and all(torch.equal(ours[n], state[n]) for n in ours)
-
-
 def with_old_buffers(state):
     """A file of Pythia as it was written at first: with buffers, and the head's old name."""
     old = {n.replace("lm_head.", "embed_out."): t for n, t in state.items()}
@@ -84,7 +76,7 @@ def test_buffers_that_the_library_drops_are_dropped(tmp_path, prefix):
         assert torch.equal(kernel.values, adapt(model, TOKENS, pool="last").kernel().values)
     target = neox()
     load_weights(target, with_old_buffers(state_of(models[1])), Path("a"))
-    assert same(target, state_of(models[1]))
+    assert same(state_of(target), state_of(models[1]))
 
 
 def test_a_transformer_inside_another_module_drops_its_buffers():
@@ -93,7 +85,7 @@ def test_a_transformer_inside_another_module_drops_its_buffers():
     old = state | {"backbone.gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9)}
     target = nn.ModuleDict({"backbone": neox(), "head": nn.Linear(8, 2)})
     load_weights(target, old, Path("a"))
-    assert same(target, state)
+    assert same(state_of(target), state)
     with pytest.raises(CheckpointError, match=r"unexpected in the file \(1\): head.masked_bias"):
         load_weights(target, state | {"head.masked_bias": torch.tensor(-1e9)}, Path("a"))
 
@@ -109,16 +101,16 @@ def test_experts_that_are_written_one_by_one_are_fused(tmp_path, capfd):
     capfd.readouterr()
     load_weights(target, state, files)
     assert capfd.readouterr() == ("", "")
-    assert same(target, state_of(models[1]))
+    assert same(state_of(target), state_of(models[1]))
     lacking = {n: t for n, t in state.items() if "layers.1" not in n or "experts.2" not in n}
     before = state_of(target)
     with pytest.raises(CheckpointError, match=r"(?s)does not fit.*read the checkpoint by from_pre"):
         load_weights(target, lacking, files)
-    assert same(target, before)
+    assert same(state_of(target), before)
     found = find_checkpoints(tmp_path)
     for checkpoint in found:
         fitted(target, read_weights(checkpoint.files), checkpoint.path)
-    assert same(target, before)
+    assert same(state_of(target), before)
 
 
 def test_the_base_models_name_may_stand_before_the_names_or_not():
@@ -126,7 +118,7 @@ def test_the_base_models_name_may_stand_before_the_names_or_not():
     base = {n.removeprefix("bert."): t for n, t in state_of(source).items()}
     target = bert()
     load_weights(target, base, Path("a"))
-    assert same(target, state_of(source))
+    assert same(state_of(target), state_of(source))
     alone = bert(BertModel)
     load_weights(alone, state_of(source), Path("a"))  # the head on top is no part of it
     assert torch.equal(alone.pooler.dense.weight, source.bert.pooler.dense.weight)
@@ -153,7 +145,7 @@ def test_of_a_tied_weight_one_name_is_enough(name):
     target = gpt2()
     load_weights(target, state, Path("a"))
     assert target.lm_head.weight is target.transformer.wte.weight
-    assert same(target, state_of(seeded(gpt2)))
+    assert same(state_of(target), state_of(seeded(gpt2)))
 
 
 def test_old_names_of_layer_norms_are_read():
@@ -167,7 +159,7 @@ def test_old_names_of_layer_norms_are_read():
     assert theirs.keys() != state.keys()
     target = bert()
     load_weights(target, theirs, Path("a"))
-    assert same(target, state)
+    assert same(state_of(target), state)
 
 
 def test_another_precision_is_taken_over():
@@ -184,7 +176,7 @@ def test_old_masks_of_gpt2_are_dropped():
                    "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}  # fmt: skip
     target = gpt2()
     load_weights(target, old, Path("a"))
-    assert same(target, state)
+    assert same(state_of(target), state)
 
 
 def test_a_file_of_whole_numbers_is_refused():

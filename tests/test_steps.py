@@ -13,6 +13,7 @@ from conescope.cli import main
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints import find_checkpoints, read_steps
 from conescope.measuring.checkpoints.steps import steps_of
+from foreign import found, touch
 
 MODEL = """
 from torch import nn
@@ -22,17 +23,6 @@ def build():
     return nn.Linear(3, 2)
 """
 HASHES = ("3f1e5ab", "a94a8fe5", "deadbee")
-
-
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
-    return [folder / name for name in names]
-
-
-def found(source, **words):
-    return [(c.step, c.path.name, len(c.files)) for c in find_checkpoints(source, **words)]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +70,19 @@ def test_a_name_without_a_whole_step_says_how_to_hand_it_over(names, message):
         steps_of([Path(name) for name in names])
     assert message in str(caught.value)
     assert "steps= in Python, --steps FILE.csv" in str(caught.value)
+
+
+def test_paths_from_the_root_and_from_here_go_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = touch(tmp_path, "here/c1.pt", "there/c20.pt")
+    assert found([one.relative_to(tmp_path), other], r"c(\d+)") == [
+        (1, "c1.pt", 1),
+        (20, "c20.pt", 1),
+    ]
+    first, second = touch(tmp_path, "here/s1.pt", "here/s20.pt")
+    assert found([first.relative_to(tmp_path), second]) == [(1, "s1.pt", 1), (20, "s20.pt", 1)]
+    with pytest.raises(CheckpointError, match=r"c1.pt and .*c20.pt are named differently"):
+        found([one.relative_to(tmp_path), other])
 
 
 def test_a_pattern_may_find_thousands():

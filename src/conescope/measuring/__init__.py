@@ -1,1 +1,1 @@
-"""Measuring anybody's model."""
+"""Measure the kernel of any model: while it trains, or from its checkpoints."""

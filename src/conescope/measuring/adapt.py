@@ -1,7 +1,7 @@
-"""Adapting anybody's model to the engine: one tensor in, one tensor out, parameters by name.
+"""Adapt any model to the engine, which takes modules from one tensor to one tensor.
 
-The engine wants a module from a batch to a batch. Here models of several inputs and of structured
-outputs become one: its batch is then the numbers of the samples, and it looks the inputs up.
+A model of several inputs or of structured outputs is wrapped in a module whose batch is the numbers
+of the samples: it looks the inputs up, and takes the outputs from what the model returns.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from conescope.engine.parameters import choose_parameters, refuse_absent_weights
 from conescope.engine.problem import convention, prepared
 from conescope.engine.state import untouched
 from conescope.engine.writes import watching_writes
-from conescope.errors import ModelError
+from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items
 
-Select = Callable[[Any], Tensor] | str
-"""From what a model returns to the outputs: a function, or the name or number of a field."""
+Select = Callable[[Any], Tensor] | str | int
+"""How to get the outputs from what a model returns: a function, or a field's name or number."""
 
 Pool = Literal["last", "mean"]
-"""From a sequence of outputs to one: that of the last token, or their mean."""
+"""Which of the outputs of a sequence of tokens is taken: that of the last one, or the mean."""
 
 _MODEL = "model"
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model, made ready for the engine.
+    """A model and a probe, made ready for the engine.
 
     Attributes:
-        module: from a batch of `x` to outputs [b, …]; holds the model under the name "model".
+        module: maps a batch of `x` to outputs [b, …]; holds the model under the name "model".
         x: the probe, or the numbers 0 … n − 1 of its samples; [n, …].
-        params: names in `module` of the parameters whose kernel is taken.
+        params: the names in `module` of the parameters whose kernel is taken.
     """
 
     module: _Adapter
@@ -55,7 +55,7 @@ class Adapted:
         by_layer: bool = False,
         memory: str | float | None = None,
     ) -> Kernel:
-        """The exact kernel on the probe; layers and parameters have the names of the model.
+        """Compute the exact kernel on the probe, with the model's names of layers and parameters.
 
         Raises:
             ModelError: if the model has no exact kernel as it stands.
@@ -69,7 +69,7 @@ class Adapted:
     def estimate(
         self, draws: int = 4, *, seed: int = 0, memory: str | float | None = None
     ) -> KernelEstimate:
-        """The class trace by shared random cotangents, for models of many outputs.
+        """Estimate the class trace by shared random cotangents, for models of many outputs.
 
         Raises:
             ModelError: as `kernel`.
@@ -81,7 +81,7 @@ class Adapted:
         return replace(estimate, kernel=_own_names(estimate.kernel))
 
     def check(self, outputs: Outputs = "trace") -> None:
-        """Try two samples, and make all the checks of the engine.
+        """Try the model on two samples, and make all the checks of the engine.
 
         Raises:
             ModelError: if the model rejects them, or has no exact kernel as it stands.
@@ -106,11 +106,11 @@ class Adapted:
             pass
 
     def weights(self) -> str:
-        """A hash of the values of the parameters whose kernel is taken, 16 hexadecimal digits."""
+        """Hash the values of the parameters whose kernel is taken: 16 hexadecimal digits."""
         return digest({name: self.module.get_parameter(name).detach() for name in self.params})
 
     def description(self) -> dict[str, str]:
-        """What makes two kernels comparable: model, parameters, probe and outputs, as text."""
+        """Describe the model, parameters, probe and outputs: equal for comparable kernels."""
         sizes = [self.module.get_parameter(name).shape for name in self.params]
         names = hashlib.sha256(repr([*zip(self.params, sizes, strict=True)]).encode()).hexdigest()
         select = self.module.select
@@ -144,17 +144,20 @@ def adapt(
     Args:
         model: any module, also compiled, or wrapped for data-parallel training.
         probe: its inputs for n samples; copied.
-        select: from what the model returns to its outputs [n, …]. By default a tensor is taken
-            as it is, and of anything else its field "logits".
-        pool: for outputs [n, T, …], which of the T to take; heeds the probe's
-            "attention_mask" [n, T], if it has one.
+        select: how to get the outputs [n, …] from what the model returns. By default a tensor is
+            taken as it is, and of anything else its field "logits".
+        pool: for outputs [n, T, …] of T tokens, "last" for the last one or "mean" for their mean;
+            tokens that the probe's "attention_mask" [n, T] leaves out do not count.
         params: names or patterns (`*`, `?`) of parameters or modules, such as
             "layers.*.attention" or "*lora_*"; None for every parameter that is not frozen.
 
     Raises:
         ModelError: if the model is sharded, lazy or empty, a name is unknown, or the probe is no
             batch of finite numbers.
+        KernelError: if `pool` is unknown.
     """
+    if pool is not None and pool not in POOLS:
+        raise KernelError(f"pool is {pool!r}, but may be {' or '.join(map(repr, POOLS))}, or None")
     model = unwrapped(model)
     refuse_absent_weights(model)
     held = copied(probe)
@@ -165,7 +168,7 @@ def adapt(
 
 
 class _Adapter(nn.Module):
-    """From a probe, or the numbers of its samples, to the outputs of a model."""
+    """A module that maps a probe, or the numbers of its samples, to the outputs of a model."""
 
     wrapped_as = _MODEL
 
@@ -212,38 +215,48 @@ class _Adapter(nn.Module):
                 f"pool={self.pool!r} is for outputs [n, T, …] of T tokens, not of shape "
                 f"{tuple(outputs.shape)}; leave it out"
             )
-        if mask is None:
-            mask = outputs.new_ones(outputs.shape[:2])
-        if self.pool == "last":
-            places = torch.arange(outputs.shape[1], device=mask.device)
-            last = (places * (mask != 0)).argmax(dim=1)
-            return outputs[torch.arange(len(outputs), device=last.device), last]
-        weights = mask.to(outputs.dtype) / mask.sum(dim=1, keepdim=True)
-        return torch.einsum("nt,nt...->n...", weights, outputs)
+        mask = outputs.new_ones(outputs.shape[:2]) if mask is None else mask
+        return POOLS[self.pool](outputs, mask)
 
 
 def _chosen(values: Tensor, numbers: Tensor, anchor: Tensor) -> Tensor:
-    """Some samples of a probe; real ones require a gradient.
+    """Take some samples of a probe; real numbers then require a gradient.
 
-    Re-entrant checkpoints lose the gradients of their parameters if no input requires any.
+    Re-entrant checkpointing loses the gradients of its parameters if no input requires any.
     """
     chosen = values[numbers.to(values.device)].to(numbers.device)
     return chosen + anchor.to(chosen.dtype) if chosen.is_floating_point() else chosen
 
 
-def _field(output: Any, name: str) -> Any:
-    """A field of a model's structured output, by name or number."""
-    if name.isdecimal() and isinstance(output, tuple | list) and int(name) < len(output):
-        return output[int(name)]
+def _field(output: Any, name: str | int) -> Any:
+    """Take a field of a model's structured output, by name or number."""
+    text = str(name)
+    if text.isdecimal() and isinstance(output, tuple | list) and int(text) < len(output):
+        return output[int(text)]
     if isinstance(output, Mapping) and name in output:
         return output[name]
-    if not isinstance(output, Mapping) and hasattr(output, name):
-        return getattr(output, name)
+    if not isinstance(output, Mapping) and hasattr(output, text):
+        return getattr(output, text)
     fields = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
     raise ModelError(
         f"the model returns a {type(output).__name__}{fields}, without {name!r}; say with `select` "
         f"where its outputs are, such as select=lambda out: out[0]"
     )
+
+
+def _last_token(outputs: Tensor, mask: Tensor) -> Tensor:
+    places = torch.arange(outputs.shape[1], device=mask.device)
+    last = (places * (mask != 0)).argmax(dim=1)
+    return outputs[torch.arange(len(outputs), device=last.device), last]
+
+
+def _mean_token(outputs: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(outputs.dtype) / mask.sum(dim=1, keepdim=True)
+    return torch.einsum("nt,nt...->n...", weights, outputs)
+
+
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": _last_token, "mean": _mean_token}
+"""How to get outputs [n, …] from those of T tokens, [n, T, …], with their mask [n, T]."""
 
 
 def _own_names(kernel: Kernel) -> Kernel:

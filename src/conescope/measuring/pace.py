@@ -1,4 +1,4 @@
-"""Pace: how often to measure, so that measuring keeps to a share of the wall time."""
+"""How often to measure, so that measuring keeps to a share of the wall time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from conescope.errors import RecipeError
 
 
 class Pace:
-    """Lets every moment pass, or every second, fourth, eighth … as time allows.
+    """A decision, at each scheduled iteration, whether there is time to measure.
 
-    Powers of two keep the lags between measurements regular when the pace changes. The first
-    moment always passes, for nobody knows yet what it costs.
+    Every scheduled iteration is measured, or every second, fourth, eighth … as time allows: powers
+    of two keep the lags between measurements regular when the pace changes. The first one is always
+    measured, since it shows what a measurement costs.
 
     Args:
-        share: of the wall time since the first moment, in (0, 1); None for no limit.
-        clock: gives the time in seconds.
+        share: the share of the wall time since the first scheduled iteration that measuring may
+            take, in (0, 1); None for no limit.
+        clock: returns the time in seconds.
 
     Attributes:
-        stride: every how many moments one may pass.
+        stride: at most one of so many scheduled iterations is measured.
 
     Raises:
-        RecipeError: if `share` is none.
+        RecipeError: if `share` is no number between 0 and 1.
     """
 
     def __init__(self, share: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,11 +34,11 @@ class Pace:
             raise RecipeError(f"budget is a share of the wall time between 0 and 1, not {share!r}")
         self.share, self.stride = share, 1
         self._clock, self._begun = clock, clock()
-        self._moments, self._spent, self._cost = 0, 0.0, 0.0
+        self._asked, self._spent, self._cost = 0, 0.0, 0.0
 
     def passes(self) -> bool:
-        """Whether to measure at this moment, the next one of the schedule."""
-        number, self._moments = self._moments, self._moments + 1
+        """Return whether to measure at the next scheduled iteration; call it once for each."""
+        number, self._asked = self._asked, self._asked + 1
         if number == 0:
             self._begun = self._clock()
         if self.share is None or number == 0:
@@ -50,7 +52,7 @@ class Pace:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Count the time of a measurement."""
+        """Count the time that passes inside as that of a measurement."""
         begun = self._clock()
         yield
         self._cost = self._clock() - begun

@@ -1,4 +1,4 @@
-"""The probe: a model's inputs for n samples, as one tensor or several."""
+"""The probe: a model's inputs for n samples, as one tensor or several, and their labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from torch import Tensor
 from conescope.errors import DataError, ModelError
 
 Probe = Tensor | Sequence[Any] | Mapping[str, Any]
-"""A model's inputs: one tensor, several by place, or several by name. The first dimension of each
-tensor numbers the samples; what is no tensor goes to the model as it is."""
+"""A model's inputs: one tensor, several by place, or several by name.
+
+The first dimension of each tensor numbers the samples. What is no tensor goes to the model as it
+is.
+"""
 
 
 def items(probe: Probe) -> Iterable[tuple[str, Any]]:
-    """The parts of a probe with their names, or numbers as names; one tensor has the name ""."""
+    """Return the parts of a probe with their names: "" for one tensor, numbers for a sequence."""
     if isinstance(probe, Tensor):
         return [("", probe)]
     if isinstance(probe, Mapping):
@@ -26,7 +29,7 @@ def items(probe: Probe) -> Iterable[tuple[str, Any]]:
 
 
 def copied(probe: Probe) -> Probe:
-    """A copy that nobody else can change."""
+    """Copy a probe, so that later changes of its tensors do not reach the copy."""
     with torch.inference_mode(False):
         parts = {
             name: value.detach().clone() if isinstance(value, Tensor) else value
@@ -38,10 +41,11 @@ def copied(probe: Probe) -> Probe:
 
 
 def count(probe: Probe) -> int:
-    """The number of samples.
+    """Return the number of samples of a probe.
 
     Raises:
-        ModelError: if there are none, the tensors differ in it, or one holds NaN.
+        ModelError: if there are no samples, the tensors hold different numbers of them, or one
+            holds NaN or infinite values.
     """
     tensors = {name: value for name, value in items(probe) if isinstance(value, Tensor)}
     lengths = {name: len(t) if t.dim() else 0 for name, t in tensors.items()}
@@ -63,14 +67,14 @@ def count(probe: Probe) -> int:
 
 
 def class_labels(labels: Tensor | Sequence[int], samples: int) -> list[int]:
-    """The classes of a probe's samples, as plain numbers.
+    """Return the classes of a probe's samples as plain numbers.
 
     Args:
         labels: [n], whole numbers of at least 0.
-        samples: n, of the probe.
+        samples: the number n of samples in the probe.
 
     Raises:
-        DataError: if they are no such numbers, or not as many as samples.
+        DataError: if the labels are no whole numbers of at least 0, or not one for each sample.
     """
     try:
         values = torch.as_tensor(labels)
@@ -96,12 +100,12 @@ def class_labels(labels: Tensor | Sequence[int], samples: int) -> list[int]:
 
 
 def describe_probe(probe: Probe) -> str:
-    """Names, shapes and types, as text: "input_ids [100, 32] int64"."""
+    """Describe a probe by names, shapes and types, such as "input_ids [100, 32] int64"."""
     return ", ".join(f"{name} {_describe(value)}".strip() for name, value in items(probe))
 
 
 def digest(probe: Probe) -> str:
-    """A hash of all values, 16 hexadecimal digits; the same on every device."""
+    """Hash all values of a probe: 16 hexadecimal digits, the same on every device."""
     total = hashlib.sha256()
     for name, value in items(probe):
         total.update(f"{name} {_describe(value)};".encode())

@@ -1,4 +1,4 @@
-"""Measuring a network in the middle of its training, and leaving it as it was."""
+"""Measure a network in the middle of its training, and leave it as it was."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EVALUATION_BATCH = 125
 
 @torch.no_grad()
 def recalibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """A copy in evaluation mode whose BatchNorm statistics are estimated anew.
+    """Copy a network, in evaluation mode, and estimate its BatchNorm statistics anew.
 
-    The statistics are plain averages over batches of 200 inputs, with dropout off. Without
-    BatchNorm the copy is the same network.
+    The statistics are plain averages over batches of 200 inputs, with dropout off. A network
+    without BatchNorm is only copied.
 
     Args:
         model: the network; it stays as it was.
-        inputs: what to estimate on, [N, …].
+        inputs: the inputs on which the statistics are estimated, [N, …].
     """
     copied = copy.deepcopy(model).eval()
     layers = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -44,11 +44,11 @@ def recalibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
 def evaluate(
     model: nn.Module, inputs: Callable[[slice], Tensor], labels: Tensor
 ) -> dict[str, float]:
-    """Mean cross-entropy and accuracy in evaluation mode; the network is left as it was.
+    """Compute mean cross-entropy and accuracy in evaluation mode; the network stays as it was.
 
     Args:
-        model: network from inputs to logits [b, c].
-        inputs: from a slice of the samples to their inputs.
+        model: the network, from inputs [b, …] to logits [b, c].
+        inputs: returns the inputs of a slice of the samples.
         labels: [N], int64.
 
     Returns:
@@ -67,7 +67,7 @@ def evaluate(
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Look at a model in the middle of anybody's training loop, and leave everything as it was.
+    """Measure a model in the middle of any training loop, and leave everything as it was.
 
     Inside, the model is in evaluation mode, gradients can be taken, autocast is off, and nothing
     is compiled. Afterwards modes, weights, buffers, attributes and the states of all random
@@ -79,9 +79,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own mode after.
+    """Put a model into evaluation mode, and afterwards each of its modules back into its own.
 
-    The flags are set without `eval()`, which some modules override with more than a mode.
+    The flags are set without `eval()`, which some modules override to change more than the mode.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -1,11 +1,11 @@
-"""A series of checkpoints that some other training wrote: found, read safely, and measured."""
+"""Find, read and measure the checkpoints that another program's training wrote."""
 
-from conescope.measuring.checkpoints.fit import load_weights
 from conescope.measuring.checkpoints.given_steps import read_steps
-from conescope.measuring.checkpoints.inputs import load_labels, load_probe
+from conescope.measuring.checkpoints.loading import load_weights
 from conescope.measuring.checkpoints.measurement import measure_checkpoints
-from conescope.measuring.checkpoints.read import read_weights
-from conescope.measuring.checkpoints.series import Checkpoint, find_checkpoints
+from conescope.measuring.checkpoints.probe_files import load_labels, load_probe
+from conescope.measuring.checkpoints.sources import Checkpoint, find_checkpoints
+from conescope.measuring.checkpoints.weight_files import read_weights
 
 __all__ = [
     "Checkpoint",

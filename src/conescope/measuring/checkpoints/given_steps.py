@@ -1,4 +1,4 @@
-"""Steps that the user hands over, where the names of the checkpoints do not tell them."""
+"""Take the steps that the user gives, where the names of the checkpoints do not tell them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.weight_files import some_of
 
 Steps = Sequence[int] | Mapping[str | Path, int] | Callable[[Path], int] | str | Path
 """A step for each checkpoint; by name; by a function of its path; or a CSV file of names."""
@@ -21,15 +22,15 @@ _CURE = "each line is a checkpoint's name and its step: step_a.pt,100"
 
 
 def given_steps(paths: Sequence[Path], steps: Steps, *, has_order: bool) -> list[int]:
-    """The step of each checkpoint, as the user gives it.
+    """Return the step of each checkpoint, as the user gives it.
 
     Args:
-        paths: what the checkpoints are called by.
+        paths: the names of the checkpoints, see `Checkpoint.path`.
         steps: as many as checkpoints, in their order; or name → step, where a name is a
             checkpoint's path or the end of it, such as its file's name; or a function from the
             path to the step; or a file as `read_steps` takes it.
-        has_order: whether the user gave the checkpoints in an order. A glob or a folder has none:
-            its checkpoints are taken in the order of their names, if that is clear.
+        has_order: whether the checkpoint source has an order, as a list has. A glob or a folder
+            has none: its checkpoints are taken in the order of their names, if that is clear.
 
     Raises:
         CheckpointError: if the steps are not one for each checkpoint, or are no whole numbers at
@@ -52,7 +53,7 @@ def given_steps(paths: Sequence[Path], steps: Steps, *, has_order: bool) -> list
 
 
 def read_steps(file: str | Path) -> dict[str | Path, int]:
-    """The steps in a CSV file: a line for each checkpoint, its name and its step.
+    """Read the steps in a CSV file: a line for each checkpoint, its name and its step.
 
     Args:
         file: text in UTF-8 of two columns, file and step, with or without a first line that says
@@ -88,7 +89,7 @@ def read_steps(file: str | Path) -> dict[str | Path, int]:
 
 
 def _rows(file: Path) -> list[tuple[int, list[str]]]:
-    """The lines that are not empty, with their numbers."""
+    """Read the lines that are not empty, with their numbers."""
     if not file.is_file():
         raise CheckpointError(f"{file} is no file; give the CSV file that holds the steps")
     try:
@@ -149,10 +150,8 @@ def _by_name(paths: Sequence[Path], steps: Mapping[str | Path, int]) -> list[int
             )
         found[meant[0]] = name, step
     if lacking := [str(path) for path in paths if path not in found]:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise CheckpointError(
-            f"the steps have none for {', '.join(lacking[:3])}{more}; give it, or leave the "
-            f"checkpoint out"
+            f"the steps have none for {some_of(lacking)}; give it, or leave the checkpoint out"
         )
     return [found[path][1] for path in paths]
 

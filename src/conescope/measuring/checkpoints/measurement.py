@@ -14,8 +14,8 @@ from conescope.engine import KernelEstimate
 from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select
-from conescope.measuring.checkpoints.fit import fingerprint
 from conescope.measuring.checkpoints.given_steps import Steps
+from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.probe import Probe

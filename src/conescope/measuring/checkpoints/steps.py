@@ -1,18 +1,32 @@
-"""The step of each checkpoint, read from the names of the whole series."""
+"""Read the step of each checkpoint from the names of all of them.
+
+A step is a number in a name: `1200`, or what stands for a whole number, such as `10k` and `1.5e3`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from conescope.errors import CheckpointError
-from conescope.measuring.checkpoints.numbers import NUMBER, whole
-from conescope.measuring.checkpoints.read import SUFFIXES, suffix_of
+from conescope.measuring.checkpoints.weight_files import SUFFIXES, suffix_of
 
 STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
+
+_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_FREE = r"(?:(?<![A-Za-z\d.])|(?<=step)|(?<=steps)|(?<=iter)|(?<=Step))"
+_NUMBER = re.compile(
+    rf"({_FREE}\d+(?:\.\d+)?[eE]\+?\d{{1,3}}(?![A-Za-z\d])"  # 1e5, 1.5e+03
+    r"|(?<!\d\.)(?<!\d)\d+(?:\.\d+)?[kKMB](?![A-Za-z\d])"  # 10k, 2.5M
+    r"|\d+)",
+    re.ASCII,
+)
+_SCALED = re.compile(r"(\d+(?:\.\d+)?)([kKMB]|[eE]\+?\d{1,3})?", re.ASCII)
+_LONGEST = 18
 
 _VERSION = re.compile(r"(?<![A-Za-z])v(er(sion)?)?[-_]?$", re.IGNORECASE)
 _HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
@@ -26,12 +40,12 @@ _CURE = (
 
 
 def steps_of(paths: Sequence[Path], pattern: str | None = None) -> list[int]:
-    r"""The step of each checkpoint.
+    r"""Read the step of each checkpoint from its name.
 
     Without a pattern it is the one number in which the names differ. If they differ in several,
-    it is the one behind the word step or iter, as in `epoch=3-step=1200.ckpt`. A lone
-    checkpoint's is that number or, without such a word, its last. `10k`, `1M` and `1e5` are
-    numbers, too; hashes, such as those of commits, are none.
+    it is the one behind the word step or iter, as in `epoch=3-step=1200.ckpt`. The step of a lone
+    checkpoint is the number behind such a word or, without one, the last number. `10k`, `1M` and
+    `1e5` are numbers, too; hashes, such as those of commits, are none.
 
     Args:
         paths: the checkpoints, at least one.
@@ -39,12 +53,13 @@ def steps_of(paths: Sequence[Path], pattern: str | None = None) -> list[int]:
             path.
 
     Raises:
-        CheckpointError: if the pattern is none, or some path has no step by it; or, without a
-            pattern, if there is no number, more than one to choose from, or one that is not whole.
+        CheckpointError: if the pattern is no regular expression with one group, or finds no number
+            in a path; or, without a pattern, if the names hold no number, more than one to choose
+            from, or one that is not whole.
     """
     if pattern is not None:
         return _by_pattern(paths, pattern)
-    pieces = [NUMBER.split(_HASH.sub("#", name)) for name in _names(paths)]
+    pieces = [_NUMBER.split(_HASH.sub("#", name)) for name in _names(paths)]
     texts = {tuple(piece[::2]) for piece in pieces}
     if len(texts) > 1 or len(pieces[0]) == 1:
         odd = next((p for p, piece in zip(paths, pieces, strict=True) if len(piece) == 1), None)
@@ -68,7 +83,7 @@ def _by_pattern(paths: Sequence[Path], pattern: str) -> list[int]:
     steps = []
     for path in paths:
         match = compiled.search(path.as_posix())
-        step = None if match is None else whole(match[1] or "")
+        step = None if match is None else _whole(match[1] or "")
         if step is None:
             raise CheckpointError(
                 f"the step pattern {pattern!r} finds no number in {path}; mend it, or give the "
@@ -79,14 +94,15 @@ def _by_pattern(paths: Sequence[Path], pattern: str) -> list[int]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The paths without what they share, and without the suffix."""
-    shared = os.path.commonpath([path.parent for path in paths])
-    names = [(path.relative_to(shared).as_posix(), suffix_of(path)) for path in paths]
+    """Strip the paths of the folders that they share, and of the suffix."""
+    full = [path.absolute() for path in paths]
+    shared = os.path.commonpath([path.parent for path in full])
+    names = [(path.relative_to(shared).as_posix(), suffix_of(path)) for path in full]
     return [name.removesuffix(suffix) if suffix in SUFFIXES else name for name, suffix in names]
 
 
 def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> int:
-    """Which of the pieces (text, number, text, …, all alike but for the numbers) is the step."""
+    """Find the piece that is the step, among text, number, text, …, alike but for the numbers."""
     places = range(1, len(pieces[0]), 2)
     differing = [place for place in places if len({piece[place] for piece in pieces}) > 1]
     candidates = differing or list(places)
@@ -102,7 +118,7 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
 
 
 def _step(pieces: Sequence[str], place: int, path: Path) -> int:
-    number = whole(pieces[place])
+    number = _whole(pieces[place])
     if number is None or _is_fraction(pieces, place):
         raise CheckpointError(
             f"cannot tell the steps from the names: the number in {path} is no whole "
@@ -112,7 +128,23 @@ def _step(pieces: Sequence[str], place: int, path: Path) -> int:
 
 
 def _is_fraction(pieces: Sequence[str], place: int) -> bool:
-    """Whether a number is one side of a decimal point, as in `epoch=1.5`, but not in `v1.5`."""
+    """Tell whether a number is one side of a decimal point: in `epoch=1.5`, but not in `v1.5`."""
     begin = place - 2 if place > 2 and pieces[place - 1] == "." else place
     has_point = begin < place or (place + 2 < len(pieces) and pieces[place + 1] == ".")
     return has_point and not _VERSION.search(pieces[begin - 1])
+
+
+def _whole(text: str) -> int | None:
+    """Return the whole number of at least 0 that a text stands for; None if it stands for none.
+
+    `k` is 1,000, `M` 1,000,000 and `B` 1,000,000,000, so `1.5k` is 1,500, as is `1.5e3`.
+    """
+    match = _SCALED.fullmatch(text)
+    if match is None or len(match[1]) > _LONGEST:
+        return None
+    scale = match[2] or ""
+    power = int(scale[1:]) if scale.startswith(("e", "E")) else 0
+    if power > _LONGEST:
+        return None
+    number = Decimal(match[1]) * 10**power * _SCALES.get(scale, 1)
+    return int(number) if number == int(number) and ("." not in match[1] or scale) else None

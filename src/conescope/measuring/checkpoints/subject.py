@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from conescope.measuring.checkpoints.fit import fitted, load_weights, own_state
 from conescope.measuring.checkpoints.given_steps import Steps
-from conescope.measuring.checkpoints.read import read_weights
-from conescope.measuring.checkpoints.series import find_checkpoints
+from conescope.measuring.checkpoints.loading import fitted, load_weights, own_state
+from conescope.measuring.checkpoints.sources import find_checkpoints
+from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.probe import Probe, class_labels, count
 
 BatchNorm = Literal["running", "recalibrated"]

@@ -1,7 +1,7 @@
-"""Loading on trial: what a model's own `load_state_dict` makes of a checkpoint.
+"""Load a checkpoint on trial, and find out what the model itself says against it.
 
 Modules may translate names and values when they load, by hooks or by methods of their own, so
-names cannot be compared before the model has had its say. It has it on a copy whose tensors are on
+names cannot be compared before the model's own code has run. It runs on a copy whose tensors are on
 the meta device: they have shapes and no values, and what is loaded takes their places uncopied.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from conescope.measuring.checkpoints.state import StateDict, state_dict
+from conescope.measuring.checkpoints.weight_files import StateDict
 
 RAISED = (
     RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
@@ -30,6 +31,8 @@ RAISED = (
 _UNCOPYABLE = (
     TypeError, RuntimeError, ValueError, AttributeError, pickle.PicklingError, copy.Error
 )  # fmt: skip
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"(^|\.)masked_bias$")
+_TOLERANCE = 1e-2  # relative, between a buffer and what a half-precision file has of it
 _NAMED = re.compile(r'size mismatch for ([^\s:]+):|parameter named "([^"]+)"')
 
 
@@ -39,7 +42,7 @@ class Trial:
 
     Attributes:
         values: what was loaded, under the names of the model's state dict.
-        source: what to hand to the model's `load_state_dict` to load it in earnest.
+        source: what to hand to the `load_state_dict` of the model itself.
         missing: names that the checkpoint should have had.
         unexpected: names that have no place in the model.
         mismatched: names whose values do not fit their places, by shape or kind.
@@ -77,13 +80,52 @@ def load_on_trial(model: nn.Module, weights: StateDict) -> Trial:
 
 
 def empty_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model whose parameters and buffers are on the meta device and hold nothing."""
+    """Copy a model, with parameters and buffers on the meta device, where they have no values."""
     tensors = [*model.parameters(), *model.buffers()]
     return _copied(model, {id(t): _on_meta(t) for t in tensors if not _is_lazy(t)})
 
 
+def is_pretrained(model: nn.Module) -> bool:
+    """Return whether a model is one of transformers' own, which `from_pretrained` could read."""
+    library = sys.modules.get("transformers.modeling_utils")
+    return library is not None and isinstance(model, library.PreTrainedModel)
+
+
+def needless_in_the_file(model: nn.Module, weights: StateDict, names: Iterable[str]) -> set[str]:
+    """Return those of a checkpoint's unexpected names that the model does not need.
+
+    These are names that a transformers model in `model` leaves out when it loads
+    (`_keys_to_ignore_on_load_unexpected`, and the constants of masks and positions that all its
+    models once saved), and buffers that any module holds without saving them, if the checkpoint
+    has the same values.
+    """
+    persistent = {*model.state_dict()}
+    computed = {n: b for n, b in model.named_buffers() if n not in persistent}
+    patterns = [*_patterns(model, "_keys_to_ignore_on_load_unexpected")]
+    for path, module in model.named_modules():
+        if is_pretrained(module):
+            patterns += [(f"{path}." if path else "", old) for old in _OLD_BUFFERS]
+    return {
+        name
+        for name in names
+        if _matches(name, patterns)
+        or (name in computed and _is_same(weights.get(name), computed[name]))
+    }
+
+
+def known_without_the_file(model: nn.Module, names: Iterable[str]) -> set[str]:
+    """Return those of the names missing in a checkpoint whose values the model has by itself.
+
+    These are buffers and frozen parameters that a transformers model does not miss
+    (`_keys_to_ignore_on_load_missing`). What trains is never among them.
+    """
+    patterns = [*_patterns(model, "_keys_to_ignore_on_load_missing")]
+    trained = {n for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return {name for name in names if name not in trained and _matches(name, patterns)}
+
+
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy but for what is in `memo`; what cannot be copied, such as a lock, is shared."""
+    """Copy all but what is in `memo`; what cannot be copied, such as a lock, is shared."""
     try:
         return copy.deepcopy(model, dict(memo))
     except _UNCOPYABLE:
@@ -92,7 +134,7 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _uncopyable(model: nn.Module, memo: dict[int, Any]) -> Iterable[Any]:
-    """The values of attributes that cannot be copied, of all modules of a model."""
+    """Find the attributes' values that cannot be copied, in all modules of a model."""
     memo = memo | {id(module): module for module in model.modules()}
     for module in model.modules():
         for name, value in vars(module).items():
@@ -115,7 +157,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _load(copied: nn.Module, weights: StateDict) -> tuple[Trial, bool]:
-    """Load into a copy; gives what came of it, and whether the copy's values did not matter."""
+    """Load into a copy; return the outcome, and whether the copy's own values played no part."""
     lists = _Lists()
     for module in copied.modules():
         module.register_load_state_dict_pre_hook(lists)
@@ -128,7 +170,7 @@ def _load(copied: nn.Module, weights: StateDict) -> tuple[Trial, bool]:
         warnings.simplefilter("ignore")  # torch warns of copies to the meta device
         try:
             copied.load_state_dict(state, strict=False)
-            loaded = state_dict(copied.state_dict())
+            loaded = StateDict(copied.state_dict())
         except RAISED as error:
             raised = f"{type(error).__name__}: {error}"
     trial = Trial(StateDict({}), weights, [*lists.missing], [*lists.unexpected])
@@ -148,7 +190,7 @@ def _load(copied: nn.Module, weights: StateDict) -> tuple[Trial, bool]:
 
 
 class _Lists:
-    """A hook that takes down the lists in which modules note what does not fit."""
+    """A hook that keeps the lists in which modules note what does not fit."""
 
     def __init__(self) -> None:
         self.missing: list[str] = []
@@ -156,18 +198,12 @@ class _Lists:
         self.errors: list[str] = []
 
     def __call__(self, *arguments: Any) -> None:
-        """See `torch.nn.Module.register_load_state_dict_pre_hook`."""
+        """Keep the lists, see `torch.nn.Module.register_load_state_dict_pre_hook`."""
         *_, self.missing, self.unexpected, self.errors = arguments
 
 
-def is_of_another_kind(value: Tensor, place: Tensor) -> bool:
-    """Whether one of them holds real, complex or whole numbers and the other does not."""
-    kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, place)]
-    return kinds[0] != kinds[1]
-
-
-def tied(places: StateDict) -> list[list[str]]:
-    """The names that share one tensor, for each tensor that has several."""
+def tied(places: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of each tensor that has several in a state dict."""
     ties: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
     for name, place in places.items():
         if not isinstance(place, Tensor) or _is_lazy(place) or place.is_meta:
@@ -175,3 +211,24 @@ def tied(places: StateDict) -> list[list[str]]:
         if place.numel():
             ties.setdefault((place.data_ptr(), place.shape, place.stride()), []).append(name)
     return [names for names in ties.values() if len(names) > 1]
+
+
+def _patterns(model: nn.Module, attribute: str) -> Iterator[tuple[str, str]]:
+    """Find the patterns in an attribute of each module, with the path at which they hold."""
+    for path, module in model.named_modules():
+        for pattern in getattr(module, attribute, None) or ():
+            yield f"{path}." if path else "", pattern
+
+
+def _matches(name: str, patterns: Iterable[tuple[str, str]]) -> bool:
+    return any(
+        name.startswith(prefix) and re.search(pattern, name.removeprefix(prefix))
+        for prefix, pattern in patterns
+    )
+
+
+def _is_same(value: Any, buffer: Tensor) -> bool:
+    if not isinstance(value, Tensor) or value.shape != buffer.shape:
+        return False
+    both = value.detach().cpu().double(), buffer.detach().cpu().double()
+    return torch.allclose(*both, rtol=_TOLERANCE, atol=0, equal_nan=True)

@@ -1,1 +1,1 @@
-"""Watching inside other libraries' training loops, and telling trackers; import what you need."""
+"""Callbacks for other libraries' trainers, and adapters to trackers; import what you need."""

@@ -1,4 +1,4 @@
-"""Watching a training by Lightning; needs `pip install 'conescope[lightning]'`."""
+"""Watch a training by Lightning; needs `pip install 'conescope[lightning]'`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ except ImportError as error:
 
 
 class WatchCallback(Callback):
-    """Measures the kernel of a `LightningModule` while a `Trainer` trains it.
+    """A callback that measures the kernel of a `LightningModule` while a `Trainer` trains it.
 
-    Steps are the trainer's `global_step`: optimiser steps, whatever the accumulation.
+    An iteration is one of the trainer's `global_step`: an optimiser step, however many batches it
+    accumulates.
 
     Args:
         probe: inputs of the module's `forward`.
-        when: at which steps, such as "0, every 100, end".
+        when: at which iterations, such as "0, every 100, end".
         out: the run folder.
         module: name of the part to measure; the whole module by default.
         options: further arguments of `conescope.Watch`.
@@ -40,7 +41,7 @@ class WatchCallback(Callback):
         self._make: dict[str, Any] = {"probe": probe, "when": when, "out": out, **options}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, and measure the first step if it is time to."""
+        """Make the watch, and measure if the first iteration is scheduled."""
         steps = trainer.estimated_stepping_batches
         model = pl_module.get_submodule(self._module)
         total = None if math.isinf(steps) else int(steps)
@@ -50,18 +51,18 @@ class WatchCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure if it is time to."""
+        """Measure if this iteration is scheduled."""
         assert self.watch is not None  # the trainer starts before its first batch
         self.watch.step(trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the run folder back."""
+        """Close the watch: the training is over."""
         assert self.watch is not None
         self.watch.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the run folder back, to be gone on with."""
+        """Release the run folder, so that another watch can go on with it."""
         if self.watch is not None:
             self.watch.release()

@@ -1,4 +1,4 @@
-"""Watching a training by transformers' `Trainer`; needs `pip install 'conescope[transformers]'`."""
+"""Watch a training by transformers' `Trainer`; needs `pip install 'conescope[transformers]'`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ except ImportError as error:
 
 
 class WatchCallback(TrainerCallback):
-    """Measures the model's kernel while a `Trainer` trains it.
+    """A callback that measures the model's kernel while a `Trainer` trains it.
 
-    Steps are the trainer's `global_step`: optimiser steps, whatever the accumulation.
+    An iteration is one of the trainer's `global_step`: an optimiser step, however many batches it
+    accumulates.
 
     Args:
         probe: inputs of the model without labels, such as `input_ids` and `attention_mask` by name.
-        when: at which steps, such as "0, every 100, end".
+        when: at which iterations, such as "0, every 100, end".
         out: the run folder.
         options: further arguments of `conescope.Watch`.
 
@@ -45,7 +46,7 @@ class WatchCallback(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        """Begin, and measure the first step if it is time to."""
+        """Make the watch, and measure if the first iteration is scheduled."""
         if self.watch is not None:
             self.watch.release()
         self.watch = Watch(model, total_steps=state.max_steps, **self._make)
@@ -54,13 +55,13 @@ class WatchCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure if it is time to."""
+        """Measure if this iteration is scheduled."""
         assert self.watch is not None  # the trainer begins before it steps
         self.watch.step(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the run folder back."""
+        """Close the watch: the training is over."""
         assert self.watch is not None
         self.watch.close()

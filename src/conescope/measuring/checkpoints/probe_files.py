@@ -1,8 +1,8 @@
-"""A probe from a file: tensors by name, or a single one; nothing in the file is run."""
+"""Read a probe from a file: tensors by name, or a single one; no code in the file is run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from conescope.errors import DataError
-from conescope.measuring.checkpoints.read import load_torch, read_tensors
-
-_KINDS = ".parquet, .safetensors, .npy, .npz, .pt or .pth"
+from conescope.measuring.checkpoints.weight_files import load_torch, read_tensors
 
 
 def load_probe(
@@ -23,14 +21,16 @@ def load_probe(
     *,
     labels: str | None = None,
 ) -> Tensor | dict[str, Tensor]:
-    """A model's inputs for n samples.
+    """Read a model's inputs for n samples.
 
     Args:
         file: .parquet, whose columns hold numbers or nested lists of one length; .safetensors;
             .npy or .npz; .pt or .pth with a tensor, or tensors by name.
         names: which columns or tensors to take; None for all. A single one becomes a tensor.
-        dtype: what real numbers become; None to leave them. Whole numbers stay.
-        labels: a column of classes, which is left out of all; see `load_labels`.
+        dtype: the type to which real numbers are converted; None to leave them as they are. Whole
+            numbers are never converted.
+        labels: the name of a column of classes, which is not taken unless `names` has it; see
+            `load_labels`.
 
     Returns:
         A tensor [n, …], or name → tensor [n, …] if there are several.
@@ -50,14 +50,14 @@ def load_probe(
 
 
 def load_labels(file: str | Path, column: str) -> Tensor:
-    """The classes of a probe's samples, from a column or tensor of its file.
+    """Read the classes of a probe's samples, from a column or tensor of its file.
 
     Args:
         file: as for `load_probe`.
-        column: its name.
+        column: the name of that column or tensor.
 
     Raises:
-        DataError: as `load_probe`; whether these are classes, who takes them says.
+        DataError: as `load_probe`; values that are no classes are refused by what takes them.
         CheckpointError: as `load_probe`.
     """
     return _tensor(_column(_read(file), column, file), file, column, None)
@@ -65,13 +65,12 @@ def load_labels(file: str | Path, column: str) -> Tensor:
 
 def _read(file: str | Path) -> Mapping[str, Any]:
     file = Path(file)
+    kinds = " or ".join((", ".join([*_READERS][:-1]), [*_READERS][-1]))
     if not file.is_file():
-        raise DataError(f"the probe {file} does not exist; give a file of kind {_KINDS}")
-    readers = {".parquet": _read_parquet, ".npy": _read_numpy, ".npz": _read_numpy,
-               ".safetensors": read_tensors, ".pt": _read_torch, ".pth": _read_torch}  # fmt: skip
-    if file.suffix not in readers:
-        raise DataError(f"the probe {file} is of no known kind; give {_KINDS}")
-    return readers[file.suffix](file)
+        raise DataError(f"the probe {file} does not exist; give a file of kind {kinds}")
+    if file.suffix not in _READERS:
+        raise DataError(f"the probe {file} is of no known kind; give {kinds}")
+    return _READERS[file.suffix](file)
 
 
 def _column(held: Mapping[str, Any], name: str, file: str | Path) -> Any:
@@ -121,3 +120,9 @@ def _read_torch(file: Path) -> Mapping[str, Any]:
             f"the probe {file} holds a {type(content).__name__}; save a tensor, or tensors by name"
         )
     return content
+
+
+_READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+    ".parquet": _read_parquet, ".safetensors": read_tensors, ".npy": _read_numpy,
+    ".npz": _read_numpy, ".pt": _read_torch, ".pth": _read_torch,
+}  # fmt: skip

@@ -1,8 +1,13 @@
-"""Finding a series of checkpoints: a glob, a folder or a list → files, each with its step."""
+"""Find the checkpoints of a checkpoint source: a glob, a folder, or files and folders.
+
+A folder is one checkpoint if transformers or peft wrote it, or if it is of a kind that is refused
+with the name of the tool that converts it; any other folder holds checkpoints.
+"""
 
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,29 +15,24 @@ from itertools import pairwise
 from pathlib import Path
 
 from conescope.errors import CheckpointError
-from conescope.measuring.checkpoints.folders import (
-    WEIGHTS,
-    existing,
-    files_in,
-    holds_weights,
-    how_to_convert,
-    is_checkpoint_folder,
-)
 from conescope.measuring.checkpoints.given_steps import Steps, given_steps
-from conescope.measuring.checkpoints.read import SUFFIXES, suffix_of
 from conescope.measuring.checkpoints.steps import STEP_WORD, steps_of
+from conescope.measuring.checkpoints.translation import ADAPTER_FILES
+from conescope.measuring.checkpoints.weight_files import SUFFIXES, some_of, suffix_of
 
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = (*_WHOLE, *ADAPTER_FILES)
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of one moment of a training.
+    """One state of a model's weights, with its step.
 
     Attributes:
         step: the number in its name, or the one given for it, at least 0.
-        path: what it is called by: the file, the folder, or the common name of its shards.
-        files: what holds its weights; several if they are sharded.
+        path: its name: the file, the folder, or the common name of its shards.
+        files: the files that hold its weights; several if they are sharded.
     """
 
     step: int
@@ -45,7 +45,7 @@ def find_checkpoints(
     step_pattern: str | None = None,
     steps: Steps | None = None,
 ) -> tuple[Checkpoint, ...]:
-    r"""The checkpoints that a glob, a folder or a list names, each with its step.
+    r"""Find the checkpoints of a checkpoint source, each with its step.
 
     A checkpoint is a file (.safetensors, .pt, .pth, .bin or .ckpt, the last four also followed by
     .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers or
@@ -60,7 +60,7 @@ def find_checkpoints(
         steps: the steps themselves, see `given_steps`; None to read them from the names.
 
     Returns:
-        The series; its steps rise.
+        The checkpoints, in the order of their steps.
 
     Raises:
         CheckpointError: if there is no checkpoint, a shard is missing, a step cannot be told, two
@@ -75,7 +75,7 @@ def find_checkpoints(
     if not found:
         raise CheckpointError(
             f"{source} holds no checkpoint; conescope reads {', '.join(SUFFIXES)}, and folders "
-            f"with {' or '.join(WEIGHTS)}"
+            f"with {' or '.join(_WEIGHTS)}"
         )
     if steps is None:
         numbers = steps_of(list(found), step_pattern)
@@ -100,21 +100,21 @@ def _matches(source: str | Path | Collection[str | Path]) -> Collection[str | Pa
     if not path.is_dir():
         return [path] if path.exists() else glob.glob(str(path), recursive=True)
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
-    folders = [p for p in inside if p.is_dir() and is_checkpoint_folder(p)]
-    if folders and (any(map(holds_weights, folders)) or not holds_weights(path)):
+    folders = [p for p in inside if p.is_dir() and _is_checkpoint(p)]
+    if folders and (any(map(_weights_in, folders)) or not _weights_in(path)):
         return folders
-    return [path] if is_checkpoint_folder(path) else [p for p in inside if suffix_of(p) in SUFFIXES]
+    return [path] if _is_checkpoint(path) else [p for p in inside if suffix_of(p) in SUFFIXES]
 
 
 def _grouped(paths: Iterable[str | Path], are_told: bool) -> dict[Path, tuple[Path, ...]]:
-    """What each checkpoint is called by → its files; the shards of one set come together."""
+    """Map the name of each checkpoint to its files; the shards of one checkpoint are together."""
     found: dict[Path, tuple[Path, ...]] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            found[path] = files_in(path)
+            found[path] = _files_in(path)
         elif not path.exists():
             raise CheckpointError(f"{path} does not exist; look for a typing mistake in its name")
-        elif cure := how_to_convert(path):
+        elif cure := _how_to_convert(path):
             raise CheckpointError(cure)
         elif (suffix := suffix_of(path)) not in SUFFIXES:
             named = "name it .pt if torch.save wrote it, or " if suffix == ".tar" else ""
@@ -129,7 +129,7 @@ def _grouped(paths: Iterable[str | Path], are_told: bool) -> dict[Path, tuple[Pa
 
 
 def _shards_of(path: Path, suffix: str, are_told: bool) -> tuple[Path, tuple[Path, ...]]:
-    """The common name of the shards that a file is one of, and all of them; or the file alone.
+    """Find the other shards of a checkpoint: their common name and all of them, or the file alone.
 
     `step-00100-of-01000.pt` is named like a shard, but is one only if all others are there, too.
     """
@@ -142,7 +142,7 @@ def _shards_of(path: Path, suffix: str, are_told: bool) -> tuple[Path, tuple[Pat
     may_be_a_step = are_told or STEP_WORD.search(shard["stem"] + "-")
     if may_be_a_step and not all(file.is_file() for file in shards):
         return path, (path,)
-    return path.with_name(shard["stem"] + suffix), existing(shards, path)
+    return path.with_name(shard["stem"] + suffix), _existing(shards, path)
 
 
 def _check_rising(series: Sequence[Checkpoint]) -> None:
@@ -160,3 +160,83 @@ def _check_rising(series: Sequence[Checkpoint]) -> None:
                 f"the steps are out of order: {after.path} (step {after.step}) comes after "
                 f"{before.path} (step {before.step}); sort the list"
             )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is one checkpoint, be it of a kind that can be read or not."""
+    return _weights_in(folder) is not None or _converter(folder) is not None
+
+
+def _files_in(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights of a folder that is one checkpoint."""
+    weights = _weights_in(folder)
+    if weights is None:
+        raise CheckpointError(
+            _converter(folder) or f"{folder} holds neither {' nor '.join(_WEIGHTS)}; leave it out"
+        )
+    return (weights,) if weights.suffix != ".json" else _existing(_indexed(weights), weights)
+
+
+def _existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
+    """Return the shards of one checkpoint, if none is missing."""
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise CheckpointError(
+            f"{named_by} is one part of a whole of {len(shards)}, and "
+            f"{some_of(missing)} {verb} missing; copy what is missing, too, or, "
+            f"if the number is a step and each file a whole, give a step pattern or the steps"
+        )
+    return shards
+
+
+def _how_to_convert(file: Path) -> str | None:
+    """Say how to convert a file of a distributed checkpoint; return None for other files."""
+    if file.suffix == ".distcp" or file.name == ".metadata":
+        return _of_distributed(file.parent, file)
+    return None
+
+
+def _weights_in(folder: Path) -> Path | None:
+    """Find the file of a folder that holds its weights, or the index of the files that do."""
+    names = [name for weights in _WHOLE for name in (weights, f"{weights}.index.json")]
+    return next((folder / n for n in (*names, *ADAPTER_FILES) if (folder / n).is_file()), None)
+
+
+def _converter(folder: Path) -> str | None:
+    """Say how to convert a folder of a kind that is not read; return None for other folders."""
+    for inner in (folder, folder / "pytorch_model_fsdp_0"):
+        if (inner / ".metadata").is_file() or any(inner.glob("*.distcp")):
+            return _of_distributed(inner, folder)
+    deepspeed = ("zero_to_fp32.py", "global_step*", "*_model_states.pt")
+    if any(any(folder.glob(pattern)) for pattern in deepspeed):
+        whole = folder.parent if any(folder.glob("*_model_states.pt")) else folder
+        return (
+            f"{folder} is a checkpoint of DeepSpeed, whose weights are in parts; join them by the "
+            f"script that it wrote beside them, and measure the result: "
+            f"python {whole / 'zero_to_fp32.py'} {whole} {folder}-whole"
+        )
+    return None
+
+
+def _of_distributed(folder: Path, named: Path) -> str:
+    """Say how to convert one; torch would read it by a pickle that may run code."""
+    return (
+        f"{named} is of torch.distributed.checkpoint, and was not opened: what is in it is listed "
+        f"by a pickle that may run code. If you trust where it is from, convert it by "
+        f"torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and measure the result: "
+        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+    )
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    """Read an index of shards, whose files have to be beside it."""
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{index} is no index of shards: its weight_map has to give, for each weight, the "
+            f"name of a file beside it"
+        ) from None
+    return tuple(index.with_name(name) for name in sorted(names))
