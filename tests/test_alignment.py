@@ -75,7 +75,7 @@ def test_order_of_the_samples_does_not_matter():
         assert measure(turned, LABELS[order]) == pytest.approx(expected)
 
 
-def test_class_blocks_are_means_over_pairs_of_different_images():
+def test_class_blocks_are_means_over_pairs_of_different_samples():
     kernel = random_kernel()
     found = class_blocks(kernel, LABELS)
     for p in range(3):
@@ -89,7 +89,7 @@ def test_class_blocks_are_means_over_pairs_of_different_images():
             assert found[p, q] == pytest.approx(np.mean(pairs))
 
 
-def test_a_class_of_one_image_has_no_pair_with_itself():
+def test_a_class_of_one_sample_has_no_pair_with_itself():
     found = class_blocks(random_kernel(n=3), torch.tensor([4, 4, 9]))
     assert np.isnan(found[1, 1])
     assert np.isfinite(found[0]).all()
@@ -109,6 +109,21 @@ def test_a_series_is_its_kernels():
     assert found.between[2] == pytest.approx(float(values[~same].mean()))
 
 
+def test_one_kernel_is_a_series():
+    found = alignments([7], [random_kernel()], LABELS)
+    assert found.steps.tolist() == [7]
+    assert found.target == pytest.approx([target_alignment(random_kernel(), LABELS)])
+    assert found.centred_first == pytest.approx([1.0])
+
+
+def test_a_series_names_the_step_of_a_bad_kernel():
+    bad = cs.Kernel(torch.full((8, 8), torch.nan))
+    with pytest.raises(KernelError, match=r"at step 5, .*NaN"):
+        alignments([0, 5], [random_kernel(), bad], LABELS)
+    with pytest.raises(KernelError, match="at least one kernel"):
+        alignments([], [], LABELS)
+
+
 def test_a_full_kernel_counts_as_its_class_trace():
     trace = random_kernel()
     other = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
@@ -119,16 +134,16 @@ def test_a_full_kernel_counts_as_its_class_trace():
 
 @pytest.mark.parametrize("measure", [target_alignment, centred_target_alignment, class_blocks])
 def test_labels_that_do_not_fit(measure):
-    with pytest.raises(KernelError, match=r"8 images needs 8 labels, not labels of shape \(7,\)"):
+    with pytest.raises(KernelError, match=r"8 samples needs 8 labels, not labels of shape \(7,\)"):
         measure(random_kernel(), LABELS[:7])
     with pytest.raises(KernelError, match="whole numbers, not torch"):
         measure(random_kernel(), LABELS.float())
-    with pytest.raises(KernelError, match="images with themselves"):
+    with pytest.raises(KernelError, match="samples with themselves"):
         measure(cs.Kernel(random_kernel().values[:, :6]), LABELS)
 
 
 def test_a_series_needs_classes_with_pairs():
     kernels = [random_kernel()]
     for labels in (torch.zeros(8, dtype=torch.int64), torch.arange(8)):
-        with pytest.raises(KernelError, match="at least two classes, and one with two images"):
+        with pytest.raises(KernelError, match="at least two classes, and one with two samples"):
             alignments([0], kernels, labels)

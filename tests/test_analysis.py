@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from benchmarks.simulated_motions import CONFINED, simulate_drop
 
 import conescope as cs
 from conescope.errors import KernelError
@@ -26,7 +27,6 @@ from conescope.statistics.cone import Estimate, over_seeds
 from conescope.statistics.uncertainty import sampled_distance
 from conescope.training.recipe_reading import load_recipe
 from made_runs import made_run, made_series
-from simulated import CONFINED, simulate_drop
 
 LESS = replace(CONFINED, confined=CONFINED.confined / 10, jitter=CONFINED.jitter / 10)
 LABELS = torch.arange(12) % 3
@@ -266,7 +266,7 @@ def test_the_labels_of_a_recipes_probe(run):
 
 
 def test_bad_input(run):
-    with pytest.raises(KernelError, match="12 images needs 12 labels"):
+    with pytest.raises(KernelError, match="12 samples needs 12 labels"):
         analyse(run, LABELS[:5])
     with pytest.raises(KernelError, match="at least 10 are needed"):
         analyse(made_run(made_series(range(9))))

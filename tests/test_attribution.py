@@ -47,7 +47,7 @@ def test_shares_are_those_of_the_definition():
     assert found.blocks == pytest.approx(found.blocks.T)
 
 
-def test_an_entry_counts_half_for_each_of_its_images():
+def test_an_entry_counts_half_for_each_of_its_samples():
     a = cs.Kernel(torch.eye(4, dtype=torch.float64))
     b = torch.eye(4, dtype=torch.float64)
     b[0, 1] = b[1, 0] = 0.4
@@ -116,7 +116,7 @@ def test_kernels_of_the_engine_by_layer():
     assert sum(found.layers.values()) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_full_outputs_are_summed_by_image():
+def test_full_outputs_are_summed_by_sample():
     trace = layered(0), layered(1)
 
     def full(kernel: cs.Kernel) -> cs.Kernel:
@@ -130,7 +130,7 @@ def test_full_outputs_are_summed_by_image():
 
 def test_bad_input():
     a, b = layered(0), layered(1)
-    with pytest.raises(KernelError, match="6 images needs 6 labels"):
+    with pytest.raises(KernelError, match="6 samples needs 6 labels"):
         attribution(a, b, LABELS[:5])
     with pytest.raises(KernelError, match="different layers"):
         attribution(a, layered(1, ("first", "other", "third")))
@@ -138,5 +138,5 @@ def test_bad_input():
         attribution(a, replace(b, by_layer={**b.by_layer, "third": 2 * b.by_layer["third"]}))
     with pytest.raises(KernelError, match="different samples"):
         attribution(a, layered(1, n=7))
-    with pytest.raises(KernelError, match="images with themselves"):
+    with pytest.raises(KernelError, match="samples with themselves"):
         attribution(*(cs.Kernel(k.values[:, :4]) for k in (a, b)))

@@ -2,12 +2,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
-
-from block_bootstrap import block_length, interval, resampled_means
+from benchmarks.block_bootstrap import block_length, interval, resampled_means
 
 
 def autoregression(rho, count, seed):
-    """A stationary series with correlation rho^k and variance 1 at each time."""
+    """Return a stationary series with correlation rho^k and variance 1 at each time."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal(count)
     for k in range(1, count):

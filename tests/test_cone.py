@@ -4,16 +4,17 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from benchmarks.cone import cones, covered
+from benchmarks.cone import main as benchmark
+from benchmarks.simulated_motions import CONFINED, MOTIONS, Motion, frozen, simulate, steps
 
 import conescope as cs
-from cone_table import cones, covered
 from conescope.errors import KernelError
 from conescope.statistics.cone import cone, mean_squared_displacement, over_seeds
-from conescope.statistics.cone.geometry import tangents_at_axis
-from conescope.statistics.cone.models import FULL, Likelihood
-from conescope.statistics.cone.modes import time_modes
+from conescope.statistics.cone.motions import FULL, Likelihood
+from conescope.statistics.cone.tangent_plane import tangents_at_axis
+from conescope.statistics.cone.time_modes import time_modes
 from conescope.statistics.cone.verdict import RULES
-from simulated import CONFINED, MOTIONS, Motion, frozen, simulate, steps
 
 NUMBER = 30
 
@@ -34,6 +35,15 @@ def test_verdicts_are_right_and_never_wrong_and_intervals_hold_the_truth(name):
     for quantity in outcomes[0]:
         # An interval that covers in 95 of 100 cases does so in fewer than 24 of 30 once in 1,700.
         assert sum(outcome[quantity] for outcome in outcomes) >= 0.8 * NUMBER, quantity
+
+
+@pytest.mark.parametrize("what", ["table", "bootstrap", "time"])
+def test_the_benchmark_runs(what, capsys):
+    benchmark([what, "--series", "1", "--kernels", "24", "--samples", "12"])
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith(("| drift |", "cone: "))]
+    assert len(rows) == (1 if what == "time" else 2)
+    assert "nan" not in out
 
 
 def test_rounding_errors_are_frozen():
@@ -164,6 +174,11 @@ def test_the_mean_squared_displacement_is_the_plain_mean():
         _, distances = series.distances_after(int(lag))
         assert len(distances) == pairs
         assert mean == pytest.approx(2 * distances.mean())
+
+
+def test_one_kernel_has_no_displacement():
+    with pytest.raises(KernelError, match="at least two kernels, not 1"):
+        mean_squared_displacement(np.array([0]), np.zeros((1, 1)))
 
 
 def test_the_fit_follows_the_displacement():

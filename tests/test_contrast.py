@@ -1,16 +1,16 @@
-"""Is it only noise? Simulated motions whose floor, plateau or both fall when noise is made less."""
+"""Simulated motions whose floor, plateau or both fall when SGD's noise is reduced."""
 
 from dataclasses import replace
 from math import exp, log, sqrt
 
 import numpy as np
 import pytest
+from benchmarks.simulated_motions import CONFINED, GAP, Motion, simulate, simulate_drop
 
 import conescope as cs
 from conescope.errors import KernelError
 from conescope.statistics.cone import Estimate
-from conescope.statistics.cone.contrast import contrast
-from simulated import CONFINED, GAP, Motion, simulate, simulate_drop
+from conescope.statistics.cone.noise_contrast import contrast
 
 COUNT = 50
 FACTOR = 0.1

@@ -96,6 +96,11 @@ def test_what_has_no_distance_is_refused(other, word):
         distance_matrix([random_kernel(0), other])
 
 
+def test_no_kernels_have_no_distances():
+    with pytest.raises(KernelError, match="at least one kernel"):
+        distance_matrix([])
+
+
 def test_kernels_must_have_the_shape_of_their_convention():
     with pytest.raises(KernelError, match="4 dimensions"):
         cs.Kernel(torch.eye(3), outputs="full")

@@ -4,7 +4,7 @@ import torch
 
 import conescope as cs
 from conescope.errors import KernelError
-from conescope.kernel.embedding import classical_mds
+from conescope.kernel.multidimensional_scaling import classical_mds
 
 
 def series_on_a_circle(angles, steps=None):
@@ -63,7 +63,24 @@ def test_more_dimensions_than_kernels_are_empty():
     np.testing.assert_allclose(points.coordinates[:, 1:], 0, atol=1e-7)
 
 
+def test_one_kernel_is_a_series():
+    series = series_on_a_circle([0.3])
+    assert series.distances().tolist() == [[0.0]]
+    assert series.cosines().tolist() == [[1.0]]
+    assert series.distances_from(0).tolist() == [0.0]
+    assert len(series.velocities(10)[1]) == 0
+
+
+def test_distances_name_the_step_of_a_bad_kernel():
+    bad = cs.Kernel(torch.full((2, 2), torch.nan))
+    series = cs.KernelSeries([0, 10], [cs.Kernel(torch.eye(2)), bad])
+    with pytest.raises(KernelError, match=r"at step 10, .*NaN"):
+        series.distances()
+
+
 def test_an_embedding_of_nothing_is_refused():
+    with pytest.raises(KernelError, match="at least one dimension, not -1"):
+        series_on_a_circle([0.0, 0.5]).embedding(-1)
     with pytest.raises(KernelError, match="at least two"):
         series_on_a_circle([0.0]).embedding()
     with pytest.raises(KernelError, match="the same"):

@@ -98,6 +98,15 @@ def test_a_series_is_its_kernels():
     assert found.trace[3] == pytest.approx(float(kernels[3].matrix.trace()))
 
 
+def test_one_kernel_is_a_series():
+    kernel = full_kernel(4, 3)
+    found = spectra([7], [kernel], top=3)
+    assert found.steps.tolist() == [7]
+    np.testing.assert_array_equal(found.eigenvalues, [spectrum(kernel, 3).eigenvalues])
+    assert found.overlap_with_first == pytest.approx([1.0])
+    assert found.overlap_with_previous.shape == (0,)
+
+
 def test_sharpness_of_a_linear_network_is_its_hessians():
     """f(x) = W x with half the squared error: the Hessian is I_c ⊗ XᵀX / n."""
     n, c = 9, 3
@@ -135,7 +144,7 @@ def test_descent_below_two_over_eta_converges_and_above_it_does_not():
 
 def test_bad_input():
     kernel = kernel_of([3.0, 2.0, 1.0])
-    with pytest.raises(KernelError, match="images with themselves"):
+    with pytest.raises(KernelError, match="samples with themselves"):
         spectrum(cs.Kernel(torch.ones(3, 4)))
     with pytest.raises(KernelError, match="zero everywhere"):
         spectrum(cs.Kernel(torch.zeros(3, 3)))
@@ -145,6 +154,12 @@ def test_bad_input():
         spectrum(kernel, top=0)
     with pytest.raises(KernelError, match="same `top`"):
         eigenspace_overlap(spectrum(kernel, 2), spectrum(kernel, 3))
+    with pytest.raises(KernelError, match="at least one kernel"):
+        spectra([], [])
+    with pytest.raises(KernelError, match="1 steps but 2 kernels"):
+        spectra([0], [kernel, kernel])
+    with pytest.raises(KernelError, match=r"at step 5, .*NaN"):
+        spectra([0, 5], [kernel, cs.Kernel(torch.full((3, 3), torch.nan))])
     with pytest.raises(KernelError, match="different samples"):
         spectra([0, 1], [kernel, kernel_of([1.0, 2.0])])
     with pytest.raises(KernelError, match="at least one output, not 0"):

@@ -8,7 +8,7 @@ from conescope.statistics.uncertainty import numerical_floor, sampled_distance
 
 
 class Population:
-    """Images with features, and two kernels that weigh the features differently."""
+    """Samples with features, and two kernels that weigh the features differently."""
 
     def __init__(self, width: int = 6) -> None:
         self.width = width
@@ -21,7 +21,7 @@ class Population:
 
     @property
     def distance(self) -> float:
-        """E K K′ over pairs of different images is Σ_a s_a s′_a, for unit normal features."""
+        """E K K′ over pairs of different samples is Σ_a s_a s′_a, for unit normal features."""
         s, t = self.scales
         return float(1 - s @ t / np.sqrt((s @ s) * (t @ t)))
 
@@ -58,7 +58,7 @@ def test_a_kernel_is_at_no_distance_from_itself():
     assert found.high < 1e-12
 
 
-def test_full_outputs_are_resampled_by_image():
+def test_full_outputs_are_resampled_by_sample():
     a, b = Population().kernels(0, 12)
 
     def full(kernel: cs.Kernel) -> cs.Kernel:
@@ -85,9 +85,9 @@ def test_the_floor_is_that_of_the_least_precise_kernel():
 
 def test_bad_input():
     a, b = Population().kernels(0, 30)
-    with pytest.raises(KernelError, match="images with themselves"):
+    with pytest.raises(KernelError, match="samples with themselves"):
         sampled_distance(cs.Kernel(a.values[:, :20]), cs.Kernel(b.values[:, :20]))
-    with pytest.raises(KernelError, match="9 images are too few"):
+    with pytest.raises(KernelError, match="9 samples are too few"):
         sampled_distance(*Population().kernels(0, 9))
     with pytest.raises(KernelError, match="between 0 and 1, not 95"):
         sampled_distance(a, b, level=95)

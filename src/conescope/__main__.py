@@ -1,4 +1,4 @@
-"""`python -m conescope`, the same as `conescope`."""
+"""`python -m conescope` is the same as `conescope`."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""What can go wrong, by whose hand: every message says what, where, and what to do about it."""
+"""Exceptions and warnings; every message says what went wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class ConescopeError(Exception):
-    """Base of every error that conescope raises on purpose."""
+    """The base of every error that conescope raises on purpose."""
 
 
 class RecipeError(ConescopeError):
@@ -16,11 +16,11 @@ class DataError(ConescopeError):
 
 
 class ModelError(ConescopeError):
-    """A model or its input has no exact eNTK as it stands."""
+    """A model or its input has no exact eNTK, or none that conescope can compute."""
 
 
 class KernelError(ConescopeError):
-    """Kernels that cannot be compared, or that are no kernels (NaN, zero, wrong shape)."""
+    """Kernels cannot be compared or used: NaN, zero, a wrong shape, or too few of them."""
 
 
 class CheckpointError(ConescopeError):
@@ -40,12 +40,12 @@ class MissingPackageError(ConescopeError, ImportError):
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingPackageError:
-        """The error for a package that one of conescope's extras brings along."""
+        """Return the error for a package that is installed by one of conescope's extras."""
         return cls(f"{package} is not installed; run pip install 'conescope[{extra}]'")
 
 
 class DamageWarning(UserWarning):
-    """Something stored is damaged; the work goes on without it."""
+    """A stored file is damaged; the work goes on without it."""
 
 
 class SameWeightsWarning(UserWarning):
@@ -53,4 +53,4 @@ class SameWeightsWarning(UserWarning):
 
 
 class BudgetWarning(UserWarning):
-    """Measuring takes more than the share of the wall time it may have, so some is left out."""
+    """Measuring takes more of the wall time than it may, so some measurements are left out."""

@@ -1,4 +1,4 @@
-"""The entry point: which commands there are, and what becomes of their errors."""
+"""The entry point of the command line: the list of commands, and the exit status of each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `conescope`; those of the process by default.
+        argv: the words after `conescope`; by default those that the process was called with.
 
     Returns:
-        The exit status: 0 for success, 1 for an error, 2 for unusable arguments, 128 + n when
-        stopped by signal n.
+        The exit status: 0 for success, 1 for an error, 2 for wrong arguments or a wrong recipe,
+        128 + n when stopped by signal n.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = Commands()

@@ -1,4 +1,4 @@
-"""`conescope measure`: follow the kernel through checkpoints, or a run's snapshots again."""
+"""`conescope measure`: measure the kernel of a series of checkpoints, or a run's snapshots anew."""
 
 from __future__ import annotations
 
@@ -21,66 +21,63 @@ from conescope.measuring.choice import Choice
 from conescope.runs.user_code import import_model
 
 _FOR_CHECKPOINTS = (
-    "model",
-    "probe",
-    "inputs",
-    "labels",
-    "step_pattern",
-    "steps",
-    "device",
-    "select",
-    "pool",
-)
+    "model", "probe", "inputs", "labels", "step_pattern", "steps", "device", "select", "pool",
+)  # fmt: skip
 _FOR_RUNS = ("batchnorm", "when")
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add(
-        "measure", _measure, "follow the kernel through checkpoints, or a run's snapshots again"
+        "measure", _measure, "measure the kernel of checkpoints, or of a run's snapshots anew"
     )
     option = parser.add_argument
     option(
         "series",
         metavar="SERIES",
         nargs="+",
-        help="a glob such as 'ckpts/*.safetensors', a folder, files, or a run's folder",
+        help="checkpoints, as a glob such as 'ckpts/*.safetensors', a folder or files; or a run's "
+        "folder, for its snapshots",
     )
-    option("--out", metavar="DIR", type=Path, required=True, help="the new run's folder")
+    option("--out", metavar="DIR", type=Path, required=True, help="folder for the new run")
     option(
         "--outputs",
         metavar="trace|full|sum|K",
         type=_outputs,
-        help="which outputs enter the kernel (default trace, or as the run did)",
+        help="which outputs enter the kernel: trace, the sum of the outputs' kernels; full, every "
+        "pair of outputs; sum, their sum; K, output number K (default trace, or as in the run)",
     )
     option(
         "--draws",
         metavar="R",
         type=int,
-        help="estimate the trace by R random cotangents, for models of many outputs",
+        help="estimate the trace by R random cotangents; for models with many outputs",
     )
     option(
         "--params",
         metavar="PATTERN",
         action="append",
-        help="only parameters or modules such as 'layers.*.attention'; may be given again",
+        help="only the parameters of these names or modules, such as 'layers.*.attention'; may be "
+        "given again",
     )
-    option("--by-layer", action="store_true", help="store the kernel of each layer, too")
-    option("--memory", metavar="SIZE", help="what the engine may use, such as 2GB")
+    option("--by-layer", action="store_true", help="also store the kernel of each layer")
+    option("--memory", metavar="SIZE", help="memory for the measurement, such as 2GB")
     foreign = parser.add_argument_group("for checkpoints").add_argument
-    foreign("--model", metavar="MODULE:BUILD", help="what builds the model; this code is run")
-    foreign("--probe", metavar="FILE", help="the model's inputs: .parquet, .safetensors, .npz, .pt")
-    foreign("--inputs", metavar="NAME,…", help="which of the probe's columns (default all)")
-    foreign("--labels", metavar="NAME", help="which column holds the samples' classes")
-    foreign("--step-pattern", metavar="REGEX", help=r"where the step is: 'ckpt_(\d+)'")
-    foreign("--steps", metavar="CSV", type=Path, help="the steps, a line each: file,step")
-    foreign("--select", metavar="FIELD", help="outputs among what the model returns: logits, 0")
-    foreign("--pool", choices=("last", "mean"), help="from outputs of each token to one")
-    foreign("--device", help="where to compute (default cpu)")
-    own = parser.add_argument_group("for a run of conescope").add_argument
+    foreign("--model", metavar="MODULE:BUILD", help="function that builds the model; runs its code")
+    foreign("--probe", metavar="FILE", help="the samples, as .parquet, .safetensors, .npz or .pt")
+    foreign("--inputs", metavar="NAME,…", help="the probe's columns to use as inputs (default all)")
+    foreign("--labels", metavar="NAME", help="the probe's column with the samples' classes")
+    foreign("--step-pattern", metavar="REGEX",
+        help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
+    foreign("--steps", metavar="CSV", type=Path, help="file with a line 'file,step' a checkpoint")
+    foreign("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
+    foreign("--pool", choices=("last", "mean"),
+        help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
+    foreign("--device", help="cpu (default), cuda or another device of torch")
+    own = parser.add_argument_group("for a run's snapshots").add_argument
     own("--batchnorm", choices=("running", "recalibrated"),
-        help="its statistics (default as the run did)")  # fmt: skip
-    own("--when", metavar="SCHEDULE", help="which snapshots, such as 'every 500' (default all)")
+        help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
+    own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
 
 def _measure(arguments: argparse.Namespace) -> int:

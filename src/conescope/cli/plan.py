@@ -1,4 +1,4 @@
-"""`conescope plan`: what a recipe will cost."""
+"""`conescope plan`: the time, memory and disk that a recipe will take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conescope.cli.terminal import STDOUT, print_table
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    summary = "say what a recipe will cost, before it is carried out"
+    summary = "forecast the time, memory and disk that a recipe will take"
     commands.add_for_recipe("plan", _plan, summary)
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal."""
+"""A progress bar for the terminal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.text import Text
 
 
 class ProgressBar:
-    """What runs, how far it is, how fast, how long it takes; silent off a terminal.
+    """A bar with the iteration, the rate, the time taken and the time left; silent off a terminal.
 
     Args:
-        console: where to draw.
+        console: the terminal to draw on.
 
     Attributes:
-        step: the newest iteration that it was told of.
+        step: the newest iteration that `begin` or `advance` was given.
     """
 
     def __init__(self, console: Console) -> None:
@@ -48,20 +48,20 @@ class ProgressBar:
         self._progress.stop()
 
     def begin(self, name: str, step: int, total: int) -> None:
-        """Show the bar, in the place of an earlier one."""
+        """Show the bar at iteration `step` of `total`, in place of an earlier bar."""
         self.step = step
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._task = self._progress.add_task(name, total=total, completed=step)
 
     def advance(self, step: int) -> None:
-        """Move the bar."""
+        """Move the bar to iteration `step`."""
         self.step = step
         self._progress.update(self._task, completed=step)
 
 
 class _Rate(ProgressColumn):
-    """Iterations a second."""
+    """A column with the iterations per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.0f} it/s" if task.speed else "")

@@ -1,4 +1,4 @@
-"""`conescope recipes` and `conescope show`: what can be run."""
+"""`conescope recipes` and `conescope show`: the packaged recipes, and the fields of one recipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from conescope.training.recipe_reading import packaged_recipes
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add("recipes", _recipes, "list the packaged recipes")
-    commands.add_for_recipe("show", _show, "print a whole recipe as YAML")
+    commands.add("recipes", _recipes, "list the recipes that come with the package")
+    commands.add_for_recipe("show", _show, "print all fields of a recipe as YAML, to save and edit")
 
 
 def _recipes(_: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`conescope run`: carry out a recipe, then draw and print what came out."""
+"""`conescope run`: train by a recipe, measure the kernel, and write figures and a report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from conescope.training.recipe import Recipe
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    summary = "train a recipe, follow its kernel, make figures and report"
+    summary = "train by a recipe, measure the kernel on the way, write figures and a report"
     run = commands.add_for_recipe("run", _run, summary)
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
 
 
 def carry_out(recipe: Recipe, path: Path, command: str) -> int:
-    """Carry out a recipe in a folder; 0, or the exit status of being stopped."""
+    """Carry out a recipe in a folder; return 0, or the exit status if a signal stopped it."""
     from conescope.experiments.session import run_experiment
 
     with stopping() as received, ProgressBar(STDERR) as bar:

@@ -1,8 +1,8 @@
-"""Kernel distance S (eq. 4) and kernel velocity v (eq. 5), reduced in float64.
+"""Kernel distance S and kernel velocity v, eq. 4 and 5 of arXiv:2503.16316.
 
-S is 1 − cos, and is computed as half the squared chord ½‖K/‖K‖ − K′/‖K′‖‖², which keeps its
-digits where 1 − cos loses them: S resolves 1e-10 for float32 kernels, provided that the sums
-run in float64. References: arXiv:2503.16316 eq. 4 and 5; Fort et al., arXiv:2010.15110.
+S = 1 − cos is computed as half the squared chord ½‖K/‖K‖ − K′/‖K′‖‖², with sums in float64. This
+keeps the digits that 1 − cos loses: S resolves 1e-10 for float32 kernels. See also Fort et al.,
+arXiv:2010.15110.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Float64Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def kernel_distance(a: Kernel, b: Kernel) -> float:
-    """Distance S between two kernels of the same samples (arXiv:2503.16316, eq. 4).
+    """Return the kernel distance S between two kernels of the same samples.
+
+    Source: arXiv:2503.16316, eq. 4.
 
     Args:
         a: a kernel of shape [n, m] or [n, c, m, c].
@@ -40,12 +42,12 @@ def kernel_distance(a: Kernel, b: Kernel) -> float:
 
 
 def kernel_velocity(a: Kernel, b: Kernel, dt: float) -> float:
-    """Velocity v = S(a, b) / dt of the kernel between two times (arXiv:2503.16316, eq. 5).
+    """Return the kernel velocity v = S(a, b) / dt between two times (arXiv:2503.16316, eq. 5).
 
     Args:
         a: the kernel at time t.
         b: the kernel at time t + dt.
-        dt: time between the two, in iterations; positive.
+        dt: the time between the two, in iterations; positive.
 
     Returns:
         v in 1 / iteration, at least 0.
@@ -59,7 +61,7 @@ def kernel_velocity(a: Kernel, b: Kernel, dt: float) -> float:
 
 
 def unit_vector(kernel: Kernel) -> Tensor:
-    """The kernel as a float64 vector of length 1, [n·m·c²].
+    """Return the kernel as a float64 vector of length 1, [n·m·c²].
 
     Raises:
         KernelError: if the kernel holds NaN or infinite values, or is zero.
@@ -77,17 +79,17 @@ def _write_unit_vector(kernel: Kernel, vector: Tensor) -> None:
         raise KernelError("the kernel's norm overflows float64; divide the kernel by its trace")
     if norm == 0.0:
         raise KernelError(
-            "a kernel is zero everywhere, so its direction and S are undefined: no parameter "
-            "moves these outputs; check `params` and frozen parameters"
+            "a kernel is zero everywhere, so S to it is undefined: no parameter changes these "
+            "outputs; check `params` and frozen parameters"
         )
     vector /= norm
 
 
 def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
-    """Distances S between all pairs of T kernels.
+    """Return the kernel distances S between all pairs of T kernels, T at least 1.
 
-    The unit vectors are centred on their mean before the product that gives all pairs at once:
-    S does not change, and its rounding error shrinks from 1e-16 to 1e-16 times the spread.
+    The unit vectors are centred on their mean before the product that gives all pairs at once.
+    S does not change, and its rounding error shrinks from 1e-16 to 1e-16 times their spread.
 
     Returns:
         [T, T], float64, symmetric, exactly zero on the diagonal.
@@ -108,7 +110,9 @@ def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
 
 
 def check_comparable(kernels: Sequence[Kernel]) -> None:
-    """Raise `KernelError` unless the kernels agree in shape and convention."""
+    """Raise `KernelError` unless there is a kernel, and all agree in shape and convention."""
+    if not kernels:
+        raise KernelError("there are no kernels; give at least one kernel")
     first = kernels[0]
     for k in kernels[1:]:
         if k.outputs != first.outputs:
@@ -124,10 +128,10 @@ def check_comparable(kernels: Sequence[Kernel]) -> None:
 
 
 def check_square(kernel: Kernel) -> None:
-    """Raise `KernelError` unless the kernel is of images with themselves."""
+    """Raise `KernelError` unless the kernel is of samples with themselves."""
     shape = tuple(kernel.values.shape)
     if shape[0] != shape[len(shape) // 2]:
         raise KernelError(
-            f"this needs a kernel of images with themselves, not of shape {shape}; compute it "
+            f"this needs a kernel of samples with themselves, not of shape {shape}; compute it "
             "without y"
         )

@@ -1,7 +1,7 @@
 """KernelSeries: kernels in the order of training, and the matrix of their distances.
 
-Everything in the paper's figures is read off one T×T matrix: a column is figure 1a, an
-off-diagonal is figure 1b, its embedding is figure 1c.
+The paper's figures are read from this one [T, T] matrix: a column is figure 1a, an off-diagonal
+is figure 1b, its embedding is figure 1c (arXiv:2503.16316).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from itertools import pairwise
 import numpy as np
 
 from conescope.errors import KernelError
-from conescope.kernel.distance import Float64Array, check_comparable, distance_matrix
-from conescope.kernel.embedding import Embedding, classical_mds
+from conescope.kernel.distance import Float64Array, check_comparable, distance_matrix, unit_vector
 from conescope.kernel.matrix import Kernel
+from conescope.kernel.multidimensional_scaling import Embedding, classical_mds
 
 
 def as_step(value: object) -> int:
-    """A number of iterations as an int; any integer type, NumPy's and torch's too.
+    """Return a number of iterations, of any integer type of Python, NumPy or torch, as an int.
 
     Raises:
-        KernelError: if it is none, or negative.
+        KernelError: if it is not an integer, or is negative.
     """
     try:
         step = -1 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -35,15 +35,15 @@ def as_step(value: object) -> int:
 
 
 class KernelSeries:
-    """T kernels of the same samples, taken at rising steps of one training run.
+    """T kernels of the same samples, taken at rising steps of one training.
 
     Args:
         steps: the T iterations, strictly rising, each at least 0.
-        kernels: the T kernels.
+        kernels: the T kernels, T at least 1.
 
     Raises:
-        KernelError: if the series is empty, the steps are no counts or do not rise, the two
-            differ in length, or the kernels differ in shape or convention.
+        KernelError: if the series is empty, the steps are not whole numbers that rise, there are
+            not as many steps as kernels, or the kernels differ in shape or convention.
     """
 
     def __init__(self, steps: Sequence[int], kernels: Sequence[Kernel]) -> None:
@@ -68,15 +68,19 @@ class KernelSeries:
         return f"KernelSeries({len(self)} kernels of shape {shape}, steps {span})"
 
     def distances(self) -> Float64Array:
-        """Kernel distances S between all pairs (arXiv:2503.16316, eq. 4); [T, T], in [0, 2]."""
+        """Return S between all pairs (arXiv:2503.16316, eq. 4); [T, T], in [0, 2].
+
+        Raises:
+            KernelError: as `check_usable`.
+        """
         return self._distances.copy()
 
     def cosines(self) -> Float64Array:
-        """Cosines C = 1 − S between all pairs of kernels; [T, T], ones on the diagonal."""
+        """Return the cosines C = 1 − S between all pairs; [T, T], ones on the diagonal."""
         return 1.0 - self._distances
 
     def distances_from(self, step: int) -> Float64Array:
-        """S(θ(t), θ(τ)) for every t, with τ = `step` (figure 1a); [T].
+        """Return S(θ(t), θ(τ)) for every t, with τ = `step` (figure 1a); [T].
 
         Raises:
             KernelError: if there is no kernel at `step`; the message names the nearest.
@@ -84,13 +88,14 @@ class KernelSeries:
         return self._distances[:, self.index(step)].copy()
 
     def distances_after(self, dt: int) -> tuple[np.ndarray, Float64Array]:
-        """S(θ(t), θ(t + dt)) for every t at which both kernels exist (figure 1b).
+        """Return S(θ(t), θ(t + dt)) for every t at which both kernels exist (figure 1b).
 
         Args:
             dt: the lag in iterations, at least 1.
 
         Returns:
-            The steps t and the distances, both [T'] with T' < T; empty if no pair has this lag.
+            The steps t and the distances S, both [T'] with T' < T; empty if no two kernels are
+            dt apart, as with one kernel.
         """
         if dt < 1:
             raise KernelError(f"dt is a number of iterations of at least 1, not {dt}")
@@ -102,7 +107,7 @@ class KernelSeries:
         return np.array(self.steps)[starts], self._distances[starts, ends]
 
     def velocities(self, dt: int) -> tuple[np.ndarray, Float64Array]:
-        """Kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).
+        """Return the kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).
 
         Returns:
             The steps t and v in 1 / iteration, as `distances_after`.
@@ -111,14 +116,14 @@ class KernelSeries:
         return steps, distances / dt
 
     def embedding(self, dimensions: int = 2) -> Embedding:
-        """The kernels as points in `dimensions` dimensions (figure 1c)."""
+        """Embed the kernels, at least two, as points in `dimensions` dimensions (figure 1c)."""
         return classical_mds(self._distances, dimensions)
 
     def index(self, step: int) -> int:
-        """Place of the kernel taken at `step`.
+        """Return the place in the series of the kernel taken at `step`.
 
         Raises:
-            KernelError: if there is none; the message names the nearest.
+            KernelError: if there is no kernel at `step`; the message names the nearest.
         """
         try:
             return self.steps.index(step)
@@ -128,6 +133,18 @@ class KernelSeries:
                 f"there is no kernel at step {step}; the nearest is at step {nearest}"
             ) from None
 
+    def check_usable(self) -> None:
+        """Raise `KernelError`, naming the step, if a kernel is zero or holds NaN or infinity."""
+        for step, kernel in zip(self.steps, self.kernels, strict=True):
+            try:
+                unit_vector(kernel)
+            except KernelError as error:
+                raise KernelError(f"at step {step}, {error}") from error
+
     @cached_property
     def _distances(self) -> Float64Array:
-        return distance_matrix(self.kernels)
+        try:
+            return distance_matrix(self.kernels)
+        except KernelError:
+            self.check_usable()
+            raise

@@ -1,1 +1,8 @@
-"""What is read off kernels and series of kernels."""
+"""What kernels and series of kernels say: plain functions from kernels to numbers.
+
+- `spectrum`: eigenvalues, effective rank and sharpness;
+- `alignment`: alignment with labels and with other kernels;
+- `attribution`: shares of the movement between two kernels, by layer, class and sample;
+- `uncertainty`: error bars of the kernel distance S over the choice of the probe;
+- `cone`: the test for the cone: what kind of motion the kernel makes in phase II.
+"""

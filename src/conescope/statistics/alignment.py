@@ -1,7 +1,6 @@
-"""How a kernel lines up with the labels and with its past, of one kernel and over a series.
+"""Alignment of a kernel with the labels and with other kernels, for one kernel or a series.
 
-Everything here is of the [n, n] kernel between images; of a "full" kernel, that is its class
-trace.
+All alignments are of the [n, n] kernel between samples; a "full" kernel counts as its class trace.
 """
 
 from __future__ import annotations
@@ -16,61 +15,65 @@ from torch import Tensor
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array, check_comparable, check_square
 from conescope.kernel.matrix import Kernel
+from conescope.kernel.series import KernelSeries
 
 
 def target_alignment(kernel: Kernel, labels: Tensor) -> float:
-    """Kernel–target alignment ⟨K, L⟩ / (‖K‖ ‖L‖), with L_ij = 1 within a class and 0 between.
+    """Return the kernel–target alignment ⟨K, L⟩ / (‖K‖ ‖L‖) with L = Y Yᵀ of one-hot labels.
 
-    It is that of Cristianini et al. (NIPS 2001) with one-hot labels, L = Y Yᵀ. It is not
-    centred: a constant kernel has 1 / √c with c balanced classes.
+    L_ij is 1 within a class and 0 between classes (Cristianini et al., NIPS 2001). Nothing is
+    centred: a constant kernel has the alignment 1 / √c with c balanced classes.
 
     Args:
-        kernel: of n images with themselves.
-        labels: [n], whole numbers.
+        kernel: a kernel of n samples with themselves.
+        labels: [n], the samples' classes, whole numbers.
 
     Returns:
-        A cosine; in [0, 1] for positive semi-definite kernels.
+        A cosine, in [0, 1] for positive semi-definite kernels.
 
     Raises:
         KernelError: if the kernel is not square or is zero, or the labels do not fit it.
     """
-    return _cosine(_by_image(kernel), label_kernel(kernel, labels))
+    return _cosine(_by_sample(kernel), label_kernel(kernel, labels))
 
 
 def centred_alignment(a: Kernel, b: Kernel) -> float:
-    """Centred alignment (CKA) of two kernels of the same images.
+    """Return the centred alignment (CKA) of two kernels of the same samples, in [−1, 1].
 
     ⟨HAH, HBH⟩ / (‖HAH‖ ‖HBH‖) with H = I − 11ᵀ/n (Cortes, Mohri & Rostamizadeh, JMLR 13:795,
-    2012; Kornblith et al., arXiv:1905.00414). The kernel distance S is 1 minus the same without
-    centring.
+    2012; Kornblith et al., arXiv:1905.00414). Without centring it is 1 − S.
 
     Raises:
         KernelError: if the kernels cannot be compared, are not square, or one is constant.
     """
     check_comparable([a, b])
-    return _cosine(_centred(_by_image(a)), _centred(_by_image(b)))
+    return _cosine(_centred(_by_sample(a)), _centred(_by_sample(b)))
 
 
 def centred_target_alignment(kernel: Kernel, labels: Tensor) -> float:
-    """Centred alignment (CKA) of a kernel with the label kernel of `target_alignment`.
+    """Return the centred alignment (CKA) of a kernel with the label kernel, in [−1, 1].
+
+    Args:
+        kernel: a kernel of n samples with themselves.
+        labels: [n], the samples' classes, whole numbers.
 
     Raises:
-        KernelError: as `target_alignment`, or if all labels are the same.
+        KernelError: as `target_alignment`, or if the kernel is constant or all labels are the same.
     """
-    return _cosine(_centred(_by_image(kernel)), _centred(label_kernel(kernel, labels)))
+    return _cosine(_centred(_by_sample(kernel)), _centred(label_kernel(kernel, labels)))
 
 
 def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
-    """Mean of K_ij over the pairs i ≠ j of images of each two classes; [c, c].
+    """Return the mean of K_ij over the pairs of samples i ≠ j of each two classes; [c, c].
 
-    The classes are the labels' different values, rising. The diagonal is left out, since an
-    image with itself says nothing of its class; a class of one image has NaN with itself.
+    The classes are the labels' different values, rising. The diagonal is left out, since K_ii
+    says nothing of a class; a class of one sample has NaN with itself.
 
     Raises:
         KernelError: as `target_alignment`.
     """
-    values = _by_image(kernel)
-    members = _members(kernel, labels)
+    values = _by_sample(kernel)
+    members = class_members(kernel, labels)
     sums = members @ (values - torch.diag(values.diagonal())) @ members.T
     sizes = members.sum(dim=1)
     pairs = sizes[:, None] * sizes[None, :] - torch.diag(sizes)
@@ -79,7 +82,7 @@ def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
 
 @dataclass(frozen=True)
 class AlignmentSeries:
-    """Alignments over training.
+    """Alignments of T kernels over training.
 
     Attributes:
         steps: [T], iterations.
@@ -99,29 +102,31 @@ class AlignmentSeries:
 
 
 def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) -> AlignmentSeries:
-    """Alignments of a series of kernels.
+    """Return the alignments of a series of kernels; one kernel is enough.
 
     Args:
-        steps: the T iterations.
-        kernels: the T kernels of the same n images.
-        labels: [n], whole numbers of at least two classes, two images of one class among them.
+        steps: the T iterations, rising.
+        kernels: the T kernels of the same n samples.
+        labels: [n], whole numbers, of two classes or more, one of which has two samples or more.
 
     Raises:
-        KernelError: as the functions for one kernel.
+        KernelError: as `KernelSeries` and the functions for one kernel; a kernel that is zero or
+            holds NaN is named by its step.
     """
-    check_comparable(kernels)
+    series = KernelSeries(steps, kernels)
+    series.check_usable()
     target = label_kernel(kernels[0], labels)
     same = target.bool() & ~torch.eye(len(target), dtype=torch.bool)
     other = ~target.bool()
     if not (bool(same.any()) and bool(other.any())):
         raise KernelError(
-            "alignment with labels needs at least two classes, and one with two images; take "
+            "alignment with labels needs at least two classes, and one with two samples; take "
             "a larger or a stratified probe"
         )
-    values = [_by_image(kernel) for kernel in kernels]
+    values = [_by_sample(kernel) for kernel in kernels]
     centred = [_centred(value) for value in values]
     return AlignmentSeries(
-        steps=np.array(steps),
+        steps=np.array(series.steps),
         target=np.array([_cosine(value, target) for value in values]),
         centred_target=np.array([_cosine(value, _centred(target)) for value in centred]),
         centred_first=np.array([_cosine(value, centred[0]) for value in centred]),
@@ -131,36 +136,35 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
 
 
 def label_kernel(kernel: Kernel, labels: Tensor) -> Tensor:
-    """L = Y Yᵀ of one-hot labels: 1 within a class, 0 between; [n, n], float64.
+    """Return L = Y Yᵀ of one-hot labels: 1 within a class, 0 between; [n, n], float64.
 
     Raises:
         KernelError: if the kernel is not square or the labels do not fit it.
     """
-    members = _members(kernel, labels)
+    members = class_members(kernel, labels)
     return members.T @ members
 
 
-def check_labels(kernel: Kernel, labels: Tensor) -> None:
-    """Raise `KernelError` unless there is one whole number for each of the kernel's images."""
+def class_members(kernel: Kernel, labels: Tensor) -> Tensor:
+    """Return 1 where a sample is of a class, else 0; [c, n], classes rising, float64.
+
+    Raises:
+        KernelError: if the kernel is not square, or has no whole-number label for each sample.
+    """
     check_square(kernel)
     n = kernel.values.shape[0]
     if tuple(labels.shape) != (n,):
         raise KernelError(
-            f"a kernel of {n} images needs {n} labels, not labels of shape {tuple(labels.shape)}; "
+            f"a kernel of {n} samples needs {n} labels, not labels of shape {tuple(labels.shape)}; "
             "give the probe's labels, in the probe's order"
         )
     if labels.is_floating_point():
         raise KernelError(f"labels are the classes' whole numbers, not {labels.dtype}")
-
-
-def _members(kernel: Kernel, labels: Tensor) -> Tensor:
-    """[c, n], 1 where an image is of a class."""
-    check_labels(kernel, labels)
     labels = labels.cpu()
     return (labels.unique()[:, None] == labels[None, :]).double()
 
 
-def _by_image(kernel: Kernel) -> Tensor:
+def _by_sample(kernel: Kernel) -> Tensor:
     check_square(kernel)
     kernel.check_finite()
     values = kernel.values.detach().cpu().double()
@@ -176,6 +180,6 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     if lengths == 0.0:
         raise KernelError(
             "alignment with a kernel that is constant (or labels that are all the same) is "
-            "undefined; take more images, or of more classes"
+            "undefined; take more samples, or of more classes"
         )
     return float((a * b).sum()) / lengths

@@ -1,15 +1,15 @@
-"""Who moved the kernel? Shares of the movement between two times, by layer, class and image.
+"""Attribution: shares of the kernel's movement between two times, by layer, class and sample.
 
 S is half the squared length of d = k′/‖k′‖ − k/‖k‖ (arXiv:2503.16316, eq. 4), and a squared
 length is additive in two ways:
 
-- over entries, 2 S = Σ_ij d_ij²: an entry belongs to a block of two classes, and by halves to
-  its two images, so those shares are at least 0;
-- over summands, d = Σ_l d_l with d_l = k′_l/‖k′‖ − k_l/‖k‖ of layer l: 2 S = Σ_l ⟨d_l, d⟩. A
-  layer that moved against the whole has a negative share, and others then more than their own.
+- Over entries, 2 S = Σ_ij d_ij². An entry belongs to a block of two classes, and half of it to
+  each of its two samples, so these shares are at least 0.
+- Over layers, d = Σ_l d_l with d_l = k′_l/‖k′‖ − k_l/‖k‖ of layer l, and 2 S = Σ_l ⟨d_l, d⟩. A
+  layer that moved against the sum has a negative share, and the others add up to more than 1.
 
-It is the kernel's direction whose movement is shared out, so a layer that grows in step with
-the whole kernel adds only what it turns.
+S does not depend on the kernel's scale, and neither do the shares: a layer whose kernel only grows
+in proportion to the whole kernel has none.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from torch import Tensor
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array, check_comparable, check_square, unit_vector
 from conescope.kernel.matrix import Kernel
-from conescope.statistics.alignment import check_labels
+from conescope.statistics.alignment import class_members
 
 TOLERANCE = 1e-3
-"""Largest relative error of the layers' sum; their kernels may be of lower precision."""
+"""Largest relative error of the sum over layers, whose kernels may be of lower precision."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Shares of the movement between two kernels; each kind adds up to 1.
+    """Shares of the movement between two kernels; each kind of share adds up to 1.
 
     Attributes:
-        distance: S between the two.
-        images: [n], share of each image of the probe, at least 0.
+        distance: S between the two kernels.
+        images: [n], share of each sample of the probe, at least 0; samples of any kind, not only
+            images.
         layers: layer → its share, which may be negative; empty unless both kernels have
             `by_layer`.
         classes: the labels' different values, rising; empty without labels.
-        blocks: [c, c], share of the entries between images of each two classes, at least 0; None
-            without labels. An unordered pair of classes has two of them.
+        blocks: [c, c], share of the entries between samples of each two classes, at least 0; None
+            without labels. Two different classes have two blocks, in either order.
     """
 
     distance: float
@@ -51,12 +52,12 @@ class Attribution:
 
 
 def attribution(a: Kernel, b: Kernel, labels: Tensor | None = None) -> Attribution:
-    """Share out the movement of the kernel between two times.
+    """Attribute the movement of the kernel between two times to samples, layers and classes.
 
     Args:
-        a: the kernel at the first time, of n images with themselves.
-        b: the kernel at the second time, of the same images and convention.
-        labels: [n], the images' classes, if shares of class blocks are wanted.
+        a: the kernel at the first time, of n samples with themselves.
+        b: the kernel at the second time, of the same samples and convention.
+        labels: [n], the samples' classes, if shares of class blocks are wanted.
 
     Raises:
         KernelError: if the kernels cannot be compared, are not square or are the same, the
@@ -68,7 +69,7 @@ def attribution(a: Kernel, b: Kernel, labels: Tensor | None = None) -> Attributi
     square = float(moved @ moved)
     if square == 0.0:
         raise KernelError(
-            "the two kernels are the same, so there is no movement to share out; take two other "
+            "the two kernels are the same, so there is no movement to attribute; take two other "
             "times"
         )
     entries = moved.square().reshape(a.values.shape) / square
@@ -100,7 +101,7 @@ def _by_layer(a: Kernel, b: Kernel) -> dict[str, float]:
 
 
 def _parts(kernel: Kernel) -> dict[str, Tensor]:
-    """Each layer's summand of the unit vector, [n·m·c²]."""
+    """Return the summand of each layer in the kernel's unit vector; [n·m·c²] each."""
     parts = {
         layer: part.detach().cpu().flatten().double() for layer, part in kernel.by_layer.items()
     }
@@ -119,7 +120,5 @@ def _by_block(
 ) -> tuple[tuple[int, ...], Float64Array | None]:
     if labels is None:
         return (), None
-    check_labels(kernel, labels)
-    classes = labels.cpu().unique()
-    members = (classes[:, None] == labels.cpu()[None, :]).double()
-    return tuple(classes.tolist()), (members @ entries @ members.T).numpy()
+    members = class_members(kernel, labels)
+    return tuple(labels.unique().tolist()), (members @ entries @ members.T).numpy()

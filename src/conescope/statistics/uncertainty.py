@@ -1,10 +1,10 @@
-"""How sure is S? The probe is a sample, and the arithmetic is finite.
+"""Error bars of the kernel distance S: the probe is a random sample, and the arithmetic rounds.
 
-With the probe's images as a sample of a population, ⟨K, K′⟩ = Σ_ij K_ij K′_ij is a V-statistic
-of degree two: its diagonal compares an image with itself, and biases it. Without the diagonal
-it is a U-statistic, whose mean is the population's value (Hoeffding, Annals of Mathematical
-Statistics 19:293, 1948). Resampled images only change the weights on K ∘ K′, so no kernel has
-to be computed again.
+With the probe's samples drawn from a population, ⟨K, K′⟩ = Σ_ij K_ij K′_ij is a V-statistic of
+degree two: its diagonal pairs a sample with itself, and biases it. Without the diagonal it is a
+U-statistic, whose mean is the population's value (Hoeffding, Annals of Mathematical Statistics
+19:293, 1948). A resampled probe only changes the weights on K ∘ K′, so no kernel has to be computed
+again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from conescope.kernel.distance import Float64Array, check_square, kernel_distanc
 from conescope.kernel.matrix import Kernel
 
 ROUNDING = 8.0
-"""Relative error of a kernel's entries in units of the precision's machine epsilon: against
-float64, float32 kernels were off by 2e-7 to 8e-7."""
+"""Relative error of a kernel's entries, in machine epsilons of its floating-point type: float32
+kernels were off by 2e-7 to 8e-7 against float64."""
 
 
 @dataclass(frozen=True)
 class SampledDistance:
-    """S between two kernels, as an estimate from a sample of images.
+    """The kernel distance S between two kernels, as an estimate from a probe of n samples.
 
     Attributes:
         plain: S of the kernels as they are, diagonal included.
         unbiased: S by products without the diagonal, the estimate for the population.
-        standard_error: of `unbiased`, over resampled probes.
-        low: lower end of the interval of the population's S.
-        high: upper end of the interval.
-        floor: the S that rounding alone makes; below it, S says nothing.
+        standard_error: standard error of `unbiased`, over resampled probes.
+        low: lower end of the confidence interval of the population's S.
+        high: upper end of the confidence interval.
+        floor: the S that rounding alone makes; a smaller S tells nothing.
     """
 
     plain: float
@@ -50,26 +50,26 @@ class SampledDistance:
 def sampled_distance(
     a: Kernel, b: Kernel, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> SampledDistance:
-    """S between two kernels with its error bars over the choice of probe images.
+    """Return S between two kernels, with error bars over the choice of the probe's samples.
 
-    The standard error is the bootstrap's over images (Efron & Tibshirani, An Introduction to the
-    Bootstrap, 1993, chapter 6); an image and its own copy in a resample make no pair. The
+    The standard error is the bootstrap's over samples (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 6); a sample and its own copy in a resample make no pair. The
     interval takes log S as Student's t with n − 1 degrees of freedom.
 
     Args:
-        a: a kernel of n images with themselves, [n, n] or [n, c, n, c]; n at least 10.
-        b: a kernel of the same images and convention.
+        a: a kernel of n samples with themselves, [n, n] or [n, c, n, c]; n at least 10.
+        b: a kernel of the same samples and convention.
         level: confidence of the interval, in (0, 1).
-        resamples: number of resampled probes.
-        seed: of the resampling.
+        resamples: number of resampled probes, at least 100.
+        seed: seed of the resampling.
 
     Raises:
-        KernelError: if the kernels cannot be compared, are no square kernels of at least ten
-            images, or an argument is out of range.
+        KernelError: if the kernels cannot be compared, are not square kernels of at least ten
+            samples, or an argument is out of range.
     """
     plain = kernel_distance(a, b)
     _check(a, level, resamples)
-    products = [_products_by_image(*pair) for pair in ((a, b), (a, a), (b, b))]
+    products = [_products_by_sample(*pair) for pair in ((a, b), (a, a), (b, b))]
     n = a.values.shape[0]
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(float)
@@ -89,11 +89,14 @@ def sampled_distance(
 
 
 def numerical_floor(kernels: Sequence[Kernel]) -> float:
-    """The S that rounding alone makes between two kernels of the same weights.
+    """Return the S that rounding alone makes between two kernels of the same weights.
 
-    Entries with independent relative errors δ put two kernels S = δ² apart; δ is eight times
-    the machine epsilon of the least precise kernel, as measured. Single images whose activation
-    or pooling tie flips by rounding can lie above it.
+    Two kernels whose entries have independent relative errors δ lie S = δ² apart. δ is eight times
+    the machine epsilon of the least precise kernel, as measured. S can exceed this where rounding
+    flips the ReLU or the max-pooling of a sample that lies on the edge.
+
+    Args:
+        kernels: the kernels, at least one.
     """
     epsilon = max(torch.finfo(kernel.values.dtype).eps for kernel in kernels)
     return (ROUNDING * epsilon) ** 2
@@ -103,15 +106,15 @@ def _check(kernel: Kernel, level: float, resamples: int) -> None:
     check_square(kernel)
     rows = kernel.values.shape[0]
     if rows < 10:
-        raise KernelError(f"{rows} images are too few to resample; take a probe of at least 10")
+        raise KernelError(f"{rows} samples are too few to resample; take a probe of at least 10")
     if not 0 < level < 1:
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
     if resamples < 100:
         raise KernelError(f"{resamples} resamples give no interval; take at least 100")
 
 
-def _products_by_image(a: Kernel, b: Kernel) -> Float64Array:
-    """K ∘ K′, summed over outputs, without the diagonal; [n, n]."""
+def _products_by_sample(a: Kernel, b: Kernel) -> Float64Array:
+    """Return K ∘ K′, summed over outputs, with zeros on the diagonal; [n, n]."""
     product = a.values.detach().cpu().double() * b.values.detach().cpu().double()
     if a.outputs == "full":
         product = product.sum(dim=(1, 3))

@@ -1,4 +1,4 @@
-"""In how many dimensions the kernel moves: the participation ratio of jitter and slow motion."""
+"""The dimension in which the kernel moves: the participation ratio of jitter and slow motion."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from scipy.optimize import lsq_linear
 from conescope.kernel.distance import Float64Array
 
 UNRESOLVED = 0.05
-"""Share of the mean concentration over pairs of modes below which none can be told."""
+"""Share of the mean concentration over pairs of modes below which no concentration is resolved."""
 
 
 @dataclass(frozen=True)
 class Concentration:
-    """How concentrated a motion is on few directions, 1 / dimension, for any mix of two motions.
+    """The concentration, 1 / dimension, of any mix of jitter and slow motion.
 
-    Let λ_a be the shares of jitter's variance along the principal directions a and μ_a those of
-    slow motion. A mix in the proportions f : h has the shares f λ + h μ, and its concentration
+    Let λ_a be the shares of jitter's variance along the principal axes a, and μ_a those of slow
+    motion. A mix in the proportions f : h has the shares f λ + h μ, and its concentration
     Σ_a (f λ_a + h μ_a)² is a quadratic form in (f, h).
 
     Attributes:
-        form: [3], Σ λ², Σ λμ, Σ μ²; 0 to 1.
-        covariance: [3, 3], of `form`.
+        form: [3], Σ λ², Σ λμ, Σ μ²; each in [0, 1].
+        covariance: [3, 3], the covariance of the errors of `form`.
         least: the least concentration that the data resolve.
     """
 
@@ -33,29 +33,29 @@ class Concentration:
     least: float
 
     def dimensions(self, jitter: Float64Array, slow: Float64Array) -> Float64Array:
-        """Participation ratio 1 / Σ share² of each mix; like the arguments, each at least 1.
+        """Return the participation ratio 1 / Σ share² of each of M mixes; [M], each at least 1.
 
         It is the number of degrees of freedom of the χ² that matches the first two moments of
         the squared length of a Gaussian vector with these shares (Satterthwaite, Biometrics
         Bulletin 2:110, 1946).
 
         Args:
-            jitter: variance of the jitter in each mix.
-            slow: variance of the slow motion in each mix.
+            jitter: [M], variance of the jitter in each mix.
+            slow: [M], variance of the slow motion in each mix.
         """
         total = jitter + slow
         concentration = _terms(jitter / total, slow / total) @ self.form
         return 1.0 / np.clip(concentration, self.least, 1.0)
 
     def of_mix(self, jitter: float, slow: float) -> tuple[float, float]:
-        """Concentration of one mix, and its standard error, the shares being known."""
+        """Return the concentration of one mix, and its standard error for these variances."""
         terms = _terms(np.array([jitter]), np.array([slow]))[0]
         variance = float(terms @ self.covariance @ terms)
         return float(terms @ self.form), math.sqrt(max(variance, 0.0))
 
 
 def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) -> Concentration:
-    """Estimate how concentrated jitter and slow motion are.
+    """Estimate the concentration of jitter, of slow motion, and of their mixes.
 
     The amplitudes of two modes of time are independent vectors. The square of their inner
     product is on average the product of their variances times the concentration, bilinear in
@@ -86,7 +86,7 @@ def concentration(gram: Float64Array, jitter: Float64Array, slow: Float64Array) 
 def _covariance(
     weighted: Float64Array, scores: Float64Array, k: np.ndarray, m: np.ndarray, count: int
 ) -> Float64Array:
-    """Covariance of least squares over pairs, two of which are dependent if they share a mode.
+    """Return the covariance of least squares over pairs, which are dependent if they share a mode.
 
     Source: Aronow, Samii & Assenova, Political Analysis 23:564 (2015), for dyadic data.
     """

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array
 
 
 @dataclass(frozen=True)
 class Displacement:
-    """Mean squared displacement E‖k(t + dt) − k(t)‖² = 2 S(t, t + dt), averaged over t.
+    """The mean squared displacement E‖k(t + dt) − k(t)‖² = 2 S(t, t + dt), averaged over t.
 
     Attributes:
         lags: [J], mean lag dt of each bin, in iterations, rising.
@@ -31,9 +32,14 @@ def mean_squared_displacement(steps: np.ndarray, distances: Float64Array) -> Dis
     lag.
 
     Args:
-        steps: [T], iterations, rising.
+        steps: [T], iterations, rising; T at least 2.
         distances: [T, T], kernel distances S.
+
+    Raises:
+        KernelError: if there are fewer than two kernels.
     """
+    if len(steps) < 2:
+        raise KernelError(f"a displacement needs at least two kernels, not {len(steps)}")
     first, second = np.triu_indices(len(steps), 1)
     lags = (steps[second] - steps[first]).astype(float)
     gap = float(np.median(np.diff(steps)))

@@ -1,28 +1,46 @@
-"""Confidence intervals of what is read off fitted motions."""
+"""Numbers with confidence intervals, read from fitted motions and from correlated values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t as student
 
 from conescope.kernel.distance import Float64Array
 from conescope.statistics.cone.dimension import concentration
-from conescope.statistics.cone.estimate import Estimate
-from conescope.statistics.cone.models import Fit, Likelihood, Parts
+from conescope.statistics.cone.motions import Fit, Likelihood, Parts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
 
 
 def of_radius(fits: Sequence[Fit], weights: Float64Array, level: float) -> Estimate:
-    """R, the root of jitter's σ² plus the confined motion's R², averaged over models."""
+    """Return R, the root of jitter's σ² plus the confined motion's R², averaged over models."""
     logarithms, variances = zip(*(_log_radius(fit) for fit in fits), strict=True)
     best = fits[int(np.argmax(weights))]
     return _averaged(logarithms, variances, weights, quantile(_radius_information(best), level))
 
 
 def of_relaxation(fits: Sequence[Fit], weights: Float64Array, level: float) -> Estimate:
-    """τ_c in iterations, averaged over models, each with a confined part."""
+    """Return τ_c in iterations, averaged over models that all have a confined part."""
     best = fits[int(np.argmax(weights))]
     return _averaged(
         [fit.shape for fit in fits],
@@ -33,14 +51,14 @@ def of_relaxation(fits: Sequence[Fit], weights: Float64Array, level: float) -> E
 
 
 def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
-    """The shape parameter of a sum of motions, by its profile likelihood.
+    """Return the shape parameter of a sum of motions, by its profile likelihood.
 
     The interval holds the values whose likelihood ratio to the best lies below the squared
-    quantile of Student's t; an end at the border of what can be resolved is that border.
+    quantile of Student's t. It ends where the grid of values does, if not before.
 
     Args:
-        likelihood: of the data.
-        parts: motions, one of which has a shape parameter.
+        likelihood: the likelihood, given the data.
+        parts: the motions, one of which has a shape parameter.
         level: confidence, in (0, 1).
     """
     best = likelihood.fit(parts)
@@ -54,10 +72,10 @@ def of_shape(likelihood: Likelihood, parts: Parts, level: float) -> Estimate:
 
 
 def of_extent(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
-    """Root of the mean squared distance from the phase's own mean, √(Σ_k g_k / T).
+    """Return the root mean square distance of a phase's kernels from their mean, √(Σ_k g_k / T).
 
     The variance of Σ_k g_k is 2 Σ_km s_km² / √(q_k q_m) for random motion, with s_km its
-    expected Gram matrix, and 4 m² s / q more for a drift's fixed amplitude m.
+    expected Gram matrix. A drift of fixed amplitude m adds 4 m² s / q.
     """
     modes, q = likelihood.modes, likelihood.dimensions
     lags = np.abs(modes.times[:, None] - modes.times[None, :])
@@ -74,9 +92,9 @@ def of_extent(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
 
 
 def of_dimension(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
-    """Participation ratio (tr Λ)² / tr Λ² of the motion's covariance Λ, without bias.
+    """Return the participation ratio (tr Λ)² / tr Λ² of the motion's covariance Λ, without bias.
 
-    Λ is the mean over the phase of jitter, slow motion and drift; a drift is one direction. An
+    Λ is that of jitter, slow motion and drift over the phase; a drift has one dimension. The upper
     end is infinite if the kernels are too few to bound the dimension from above.
     """
     jitter, slow = fit.random
@@ -90,10 +108,10 @@ def of_dimension(likelihood: Likelihood, fit: Fit, level: float) -> Estimate:
 
 
 def of_mean(values: Float64Array, level: float, batches: int = 4) -> Estimate:
-    """Mean of correlated values, by non-overlapping batch means.
+    """Return the mean of correlated values, with an interval by non-overlapping batch means.
 
-    Few batches, since each must outlast the correlation (Schmeiser, Operations Research 30:556,
-    1982).
+    The batches are few, since each must outlast the correlation (Schmeiser, Operations Research
+    30:556, 1982).
     """
     means = np.array([batch.mean() for batch in np.array_split(values, min(batches, len(values)))])
     error = float(means.std(ddof=1)) / math.sqrt(len(means))
@@ -103,17 +121,17 @@ def of_mean(values: Float64Array, level: float, batches: int = 4) -> Estimate:
 
 
 def of_mean_square(values: Float64Array, level: float) -> Estimate:
-    """Mean of correlated squared lengths: `of_mean`, with the interval in logarithms."""
+    """Return the mean of correlated squared lengths: `of_mean`, its interval in logarithms."""
     mean = of_mean(values, level)
     factor = math.exp(min((mean.high - mean.value) / mean.value, 700.0))
     return Estimate(mean.value, mean.value / factor, mean.value * factor)
 
 
 def quantile(information: Float64Array, level: float) -> float:
-    """Two-sided quantile of Student's t for a parameter that some modes tell of.
+    """Return the two-sided quantile of Student's t for a parameter.
 
-    The modes count by what they tell, m = (Σ w)² / Σ w². Their dispersion 1 / q is itself
-    estimated, from m (m − 1) / 2 pairs, and these are the degrees of freedom.
+    With w the information of each mode on the parameter, the modes count as m = (Σ w)² / Σ w².
+    Their dispersion 1 / q is estimated from m (m − 1) / 2 pairs, which are the degrees of freedom.
     """
     total = float(information.sum())
     count = total**2 / float(information @ information) if total > 0 else 1.0
@@ -125,7 +143,7 @@ def _normal(level: float) -> float:
 
 
 def _log_radius(fit: Fit) -> tuple[float, float]:
-    """Logarithm of R and its variance, by the delta method."""
+    """Return the logarithm of R and its variance, by the delta method."""
     places = [fit.parts.index(part) for part in ("jitter", "confined") if part in fit.parts]
     squares = np.array([fit.amplitudes[fit.parts[place]] for place in places])
     gradient = squares / squares.sum() / 2
@@ -134,7 +152,7 @@ def _log_radius(fit: Fit) -> tuple[float, float]:
 
 
 def _radius_information(fit: Fit) -> Float64Array:
-    """What each mode tells of the larger of σ² and R²."""
+    """Return the information of each mode on the larger of σ² and R²."""
     stationary = [part for part in ("jitter", "confined") if part in fit.parts]
     return fit.information[fit.parts.index(max(stationary, key=lambda p: fit.amplitudes[p]))]
 
@@ -142,10 +160,10 @@ def _radius_information(fit: Fit) -> Float64Array:
 def _averaged(
     logarithms: Sequence[float], variances: Sequence[float], weights: Float64Array, width: float
 ) -> Estimate:
-    """Average over models of a number known by its logarithm.
+    """Return the average over models of a number that is given by its logarithm.
 
-    The variance is the models' own plus that between them (Hoeting et al., Statistical Science
-    14:382, 1999).
+    The variance is that within the models plus that between them (Hoeting et al., Statistical
+    Science 14:382, 1999).
     """
     x, shares = np.array(logarithms), weights / weights.sum()
     mean = float(shares @ x)
@@ -155,7 +173,7 @@ def _averaged(
 
 
 def _crossing(start: float, grid: Float64Array, rise: Float64Array, limit: float) -> float:
-    """Where the rise first passes the limit on the way from the best value along the grid."""
+    """Return where the rise first passes the limit, from the best value `start` along the grid."""
     places, rises = np.append(start, grid), np.append(0.0, rise)
     over = np.flatnonzero(rises > limit)
     if len(over) == 0:

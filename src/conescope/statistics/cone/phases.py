@@ -1,4 +1,4 @@
-"""Where phase II begins: the change point of the kernel's velocity."""
+"""The phase boundary t*, where phase II begins: the change point of the kernel velocity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from scipy.stats import chi2
 
 from conescope.kernel.distance import Float64Array
-from conescope.statistics.cone.estimate import Estimate
+from conescope.statistics.cone.intervals import Estimate
 
 MINIMUM = 10
-"""Fewest kernels from which anything is said of a phase."""
+"""The fewest kernels in a phase from which its motion is judged."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Boundary:
 
     Attributes:
         index: place of the first kernel of phase II in the series.
-        step: t*, the iteration of that kernel, with the interval between two kernels in which
-            the change lies at the given level.
+        step: t*, the iteration of that kernel; its interval, which contains the change at the
+            given level, ends at kernels.
     """
 
     index: int
@@ -31,7 +31,7 @@ class Boundary:
 def phase_boundary(
     steps: np.ndarray, distances: Float64Array, level: float = 0.95, start: int = 0
 ) -> Boundary | None:
-    """Change point of the velocity v(t) = S(t, t + dt) / dt (arXiv:2503.16316, eq. 5).
+    """Find the change point of the velocity v(t) = S(t, t + dt) / dt (arXiv:2503.16316, eq. 5).
 
     In phase I, log v is a straight line in log t, with t from the start of the phase; in phase
     II it is constant and lower. Lines and constant are fitted by least squares for every place
@@ -77,7 +77,7 @@ def phase_boundary(
 
 
 def _evenly(times: Float64Array) -> np.ndarray:
-    """Places of kernels about as far apart as is usual in most of the training time.
+    """Return places of kernels with gaps about as long as those that fill most of the training.
 
     A schedule that is dense at first would otherwise show jitter as a velocity that falls,
     since jitter's S(t, t + dt) does not shrink with dt.
@@ -93,7 +93,7 @@ def _evenly(times: Float64Array) -> np.ndarray:
 
 
 def _two_phases(clock: Float64Array, velocity: Float64Array, place: int) -> tuple[float, bool]:
-    """Sum of squared residuals with the change before interval `place`, and whether v falls."""
+    """Return the sum of squared residuals for a change at `place`, and whether v falls there."""
     residuals = _residuals(clock, velocity, place)
     falls = velocity[:place].mean() > velocity[place:].mean()
     return float((residuals**2).sum()), bool(falls)
@@ -108,7 +108,7 @@ def _residuals(clock: Float64Array, velocity: Float64Array, place: int) -> Float
 
 
 def _inflation(clock: Float64Array, velocity: Float64Array, place: int) -> float:
-    """How many velocities count as one, by their residuals' correlation at lag one."""
+    """Return how many velocities count as one, by their residuals' correlation at lag one."""
     residuals = _residuals(clock, velocity, place)
     correlation = float(residuals[1:] @ residuals[:-1]) / float(residuals @ residuals)
     return 1.0 + 2.0 * min(max(correlation, 0.0), 0.5)

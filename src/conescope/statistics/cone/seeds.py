@@ -1,4 +1,4 @@
-"""One answer from the cones of several runs that differ in their seed only."""
+"""over_seeds(): one verdict and one set of numbers from runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from statistics import fmean, stdev
 from scipy.stats import t as student
 
 from conescope.errors import KernelError
-from conescope.statistics.cone.analysis import Cone
-from conescope.statistics.cone.estimate import Estimate
+from conescope.statistics.cone.cone_of_series import Cone
+from conescope.statistics.cone.intervals import Estimate
 from conescope.statistics.cone.verdict import CERTAIN, Kind, Verdict
 
 
 @dataclass(frozen=True)
 class SeedCone:
-    """What several runs say together.
+    """The cones of several runs, combined.
 
     Every interval is that of the mean over seeds, by Student's t with one degree of freedom
-    fewer than seeds: it holds what differs from run to run, which one run's interval cannot. It
-    ends at 0 where the quantity does.
+    fewer than seeds. It covers what differs from run to run, which the interval of one run does
+    not. It ends at 0 for quantities that cannot be negative.
 
     Attributes:
-        verdict: of the mean probabilities; "undecided" if the seeds disagree.
+        verdict: the verdict by the mean probabilities; "undecided" if the seeds disagree.
         probability: kind of motion → its mean probability.
         shares: part → its mean share, as in `Cone`.
-        boundary: t*; None if any run has none.
-        exponent: as in `Cone`, and so are those that follow.
-        radius: R.
-        half_angle: in radians.
-        start_distance: S to H(0).
+        boundary: mean of t*; None if any run has none.
+        exponent: mean of α, as in `Cone`.
+        radius: mean of R, as in `Cone`.
+        half_angle: mean of the half-angle, in radians.
+        start_distance: mean of S to H(0), as in `Cone`.
     """
 
     verdict: Verdict
@@ -45,10 +45,10 @@ class SeedCone:
 
 
 def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
-    """Put the cones of several seeds together.
+    """Combine the cones of runs that differ only in their seed.
 
     Args:
-        cones: at least two, each of a run of its own.
+        cones: the cones, at least two, each of another run.
         level: confidence of the intervals, in (0, 1).
 
     Raises:

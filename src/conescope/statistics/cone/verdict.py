@@ -1,4 +1,4 @@
-"""Which motion rules: models weighed by an information criterion, and what each would mean."""
+"""The verdict: models weighed by an information criterion, and the kind of motion each implies."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Literal, get_args
 import numpy as np
 
 from conescope.kernel.distance import Float64Array
-from conescope.statistics.cone.models import Fit
+from conescope.statistics.cone.motions import Fit
 
 Kind = Literal["frozen", "confined", "free diffusion", "drift", "mixed"]
-"""What a motion can be."""
+"""The kinds of motion."""
 
 Verdict = Kind | Literal["undecided"]
-"""What can be said of a motion."""
+"""The kind of a motion, or that it cannot be told."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 RULES: dict[str, Kind] = {"confined": "confined", "diffusion": "free diffusion", "drift": "drift"}
-"""Part of the displacement → the motion's kind if that part rules."""
+"""Part of the displacement → the kind of motion if that part rules."""
 
 RULING = 2 / 3
-"""Share of the mean squared displacement from which one part rules; below it, it is mixed."""
+"""Share of the mean squared displacement from which a part rules; if none does, it is mixed."""
 
 CERTAIN = 0.9
-"""Probability from which a verdict is given."""
+"""Probability of a kind of motion from which it is the verdict."""
 
 ENOUGH = 20
-"""Kernels in phase II from which motion is told from motion: a criterion's penalty is an
+"""The fewest kernels in phase II from which kinds of motion are told apart: the criterion is an
 approximation for many data, and with 12 kernels it was wrong in up to 15 % of series."""
 
 DRAWS = 500
-"""Draws of a model's parameters that show how far they leave its kind open."""
+"""Draws of a model's parameters, by which the uncertainty of its kind of motion is counted."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the data say of one model.
+    """The evidence for one model.
 
     Attributes:
         parts: the motions that the model sums.
-        criterion: Bayesian information criterion, −2 log-likelihood + p log N, above the best
-            model's; N = Σ_k q_k counts the independent numbers in the data.
+        criterion: Bayesian information criterion, −2 log-likelihood + p log N, minus that of the
+            best model; N = Σ_k q_k counts the independent numbers in the data.
         probability: e^(−criterion / 2), normalised over the models (Schwarz, Annals of
             Statistics 6:461, 1978; Kass & Raftery, JASA 90:773, 1995).
-        kinds: kind of motion → its probability if this model holds; what lacks to 1 is
+        kinds: kind of motion → its probability if this model holds; 1 minus their sum is
             undecided.
         shares: "noise", "confined", "diffusion", "drift" → share of the mean squared
-            displacement at a lag of the phase's own length; they add up to 1.
+            displacement at a lag as long as the phase; they add up to 1.
     """
 
     parts: tuple[str, ...]
@@ -61,10 +61,10 @@ class Evidence:
 
 
 def weigh(fits: Sequence[Fit], size: float, duration: float, floor: float) -> tuple[Evidence, ...]:
-    """The models' evidence, in the order of the fits.
+    """Return the evidence for each model, in the order of the fits.
 
     Args:
-        fits: the models at their best.
+        fits: the models at the maximum of their likelihoods.
         size: number N of independent numbers in the data.
         duration: length L of the phase, the lag at which shares are taken.
         floor: the S that noise in the measurement alone makes.
@@ -86,12 +86,12 @@ def weigh(fits: Sequence[Fit], size: float, duration: float, floor: float) -> tu
 
 
 def probabilities(evidence: Sequence[Evidence]) -> dict[Kind, float]:
-    """Kind of motion → its probability over all models; what lacks to 1 is undecided."""
+    """Return each kind's probability over all models; 1 minus their sum is undecided."""
     return {kind: sum(e.probability * e.kinds[kind] for e in evidence) for kind in KINDS}
 
 
 def mean_shares(evidence: Sequence[Evidence]) -> dict[str, float]:
-    """The shares, averaged over the models by their probability."""
+    """Return the shares, averaged over the models by their probability."""
     return {
         part: sum(model.probability * model.shares[part] for model in evidence)
         for part in evidence[0].shares
@@ -99,7 +99,7 @@ def mean_shares(evidence: Sequence[Evidence]) -> dict[str, float]:
 
 
 def decide(probability: dict[Kind, float], count: int) -> Verdict:
-    """The kind that is certain enough, or "undecided".
+    """Return the kind that is certain enough, or "undecided".
 
     Args:
         probability: kind of motion → its probability.
@@ -111,10 +111,10 @@ def decide(probability: dict[Kind, float], count: int) -> Verdict:
 
 
 def _kinds(fit: Fit, duration: float, floor: float) -> dict[Kind, float]:
-    """Kind of motion → its share of draws from the likelihood's normal approximation.
+    """Return each kind's share of draws from the normal approximation of the likelihood.
 
-    A part that relaxes so slowly that 95 % of its plateau, a lag of 3 τ, lies beyond the
-    phase's end cannot be told from free diffusion yet: such draws, if it rules, have no kind.
+    A confined motion reaches 95 % of its plateau at a lag of 3 τ. If the phase is shorter, it
+    cannot be told from free diffusion: draws in which such a motion rules have no kind.
     """
     normal = np.random.default_rng(0).standard_normal((DRAWS, len(fit.covariance)))
     values, vectors = np.linalg.eigh(fit.covariance)
@@ -145,10 +145,11 @@ def _shares(fit: Fit, duration: float, floor: float) -> dict[str, float]:
 def _displacements(
     amplitudes: dict[str, Float64Array], times: Float64Array, duration: float, floor: float
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Mean squared displacement at the lag `duration`: noise, [N], and the parts', [3, N].
+    """Return mean squared displacements at the lag `duration`, for N draws of the parameters.
 
-    Jitter up to the floor is noise. Above it, it is confined motion that relaxes faster than
-    kernels are taken; the last result is the confined motion that relaxes slower, [N].
+    They are of noise, [N]; of confined motion, diffusion and drift, [3, N]; and of the confined
+    motion that is seen to relax, [N]. Jitter up to the floor is noise, and above it confined motion
+    that relaxes faster than kernels are taken.
     """
     nothing = np.zeros_like(amplitudes["jitter"])
     jitter = 2 * amplitudes["jitter"]

@@ -1,4 +1,4 @@
-"""The shape of a phase's motion on the sphere of unit-length kernels, from distances alone."""
+"""The tangent plane at the cone's axis of the sphere of unit-length kernels, from distances."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from conescope.kernel.distance import Float64Array
 
 @dataclass(frozen=True)
 class Tangents:
-    """Unit-length kernels of one phase, as seen from the phase's axis.
+    """Unit-length kernels of one phase, as points of the tangent plane at the phase's axis.
 
     Attributes:
         axis: [T], the weights w of the axis Σ_t w_t k_t, which is itself of length 1.
         angles: [T], angle between each kernel and the axis, in radians.
-        gram: [T, T], inner products of the kernels' images in the plane that touches the
-            sphere at the axis; images keep their angle to the axis as their length.
+        gram: [T, T], inner products of the kernels' points in the tangent plane. A point's length
+            is the angle of its kernel to the axis.
     """
 
     axis: Float64Array
@@ -27,12 +27,12 @@ class Tangents:
 
 
 def tangents_at_axis(distances: Float64Array) -> Tangents:
-    """Axis, angles and tangent vectors of unit-length kernels (the sphere's logarithm map).
+    """Map unit-length kernels to the tangent plane at their axis, by the sphere's logarithm map.
 
     The axis is the direction of the mean kernel (Mardia & Jupp, Directional Statistics, 2000,
     section 9.2). A great circle through it becomes a straight line, so that a steady drift on
     the sphere is one in the plane too. Everything is computed from the centred Gram matrix of
-    the chords (Torgerson 1952), which keeps its digits however small the distances are.
+    the chords (Torgerson, 1952), which keeps its digits however small the distances are.
 
     Args:
         distances: [T, T], kernel distances S; the squared chord is 2 S.

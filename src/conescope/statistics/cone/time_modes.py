@@ -1,9 +1,9 @@
-"""The motion of one phase, from distances to independent modes of time.
+"""Modes of time: the motion of one phase in nearly independent components.
 
-A motion with stationary increments has a covariance over time that the same orthonormal basis
-nearly diagonalises whatever the kind of motion: first the straight line in time, the only mode
-that a drift moves, then the Karhunen–Loève modes of Brownian motion about that line. All that
-follows works on the mean square in each mode, as Whittle's likelihood works on a periodogram.
+One orthonormal basis nearly diagonalises the covariance over time of any motion with stationary
+increments: first the straight line in time, the only mode in which a drift has power, then the
+Karhunen–Loève modes of Brownian motion about that line. The likelihood is one of the power in each
+mode, as Whittle's likelihood is one of a periodogram.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Modes:
 
     @property
     def power(self) -> Float64Array:
-        """Squared length of each mode's amplitude; [T − 1]."""
+        """The power of each mode, the squared length of its amplitude; [T − 1]."""
         return self.gram.diagonal()
 
     @property
     def duration(self) -> float:
-        """Length L of the phase in iterations."""
+        """The length L of the phase in iterations."""
         return float(self.times[-1])
 
     @property
@@ -47,18 +47,18 @@ class Modes:
         return float(np.median(np.diff(self.times)))
 
     def variances(self, squared_displacement: Float64Array) -> Float64Array:
-        """Expected power in each mode; [T − 1], the diagonal of `covariance`, at least 0."""
+        """Return the expected power in each mode, the diagonal of `covariance`; [T − 1]."""
         projected = self.basis * (squared_displacement @ self.basis)
         return np.clip(-0.5 * projected.sum(axis=0), 0.0, None)
 
     def covariance(self, squared_displacement: Float64Array) -> Float64Array:
-        """Expected Gram matrix of the modes, of a motion with this mean squared displacement.
+        """Return the modes' expected Gram matrix for a motion with this mean squared displacement.
 
         Args:
             squared_displacement: [T, T], D = E‖k_s − k_t‖² between all pairs of times.
 
         Returns:
-            [T − 1, T − 1]; −½ Vᵀ D V, Torgerson's double centring in the basis V.
+            [T − 1, T − 1]; −½ Vᵀ D V, which is Torgerson's double centring in the basis V.
         """
         return -0.5 * self.basis.T @ squared_displacement @ self.basis
 
@@ -76,9 +76,9 @@ def time_modes(steps: np.ndarray, gram: Float64Array) -> Modes:
     trend = np.column_stack([np.full(len(times), len(times) ** -0.5), line / np.linalg.norm(line)])
     lags = np.abs(times[:, None] - times[None, :])
     brownian = -0.5 * lags
-    for direction in trend.T:
-        brownian -= np.outer(direction, direction @ brownian)
-        brownian -= np.outer(brownian @ direction, direction)
+    for vector in trend.T:
+        brownian -= np.outer(vector, vector @ brownian)
+        brownian -= np.outer(brownian @ vector, vector)
     vectors = np.linalg.eigh(brownian)[1][:, :1:-1]
     basis = np.column_stack([trend[:, 1], vectors])
     return Modes(times, basis, basis.T @ gram @ basis)

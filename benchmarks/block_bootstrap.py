@@ -1,4 +1,7 @@
-"""The moving-block bootstrap over time of a mean (Künsch, Annals of Statistics 17:1217, 1989)."""
+"""The moving-block bootstrap of a mean over time, the rival of the intervals of `cone`.
+
+Source: Künsch, Annals of Statistics 17:1217 (1989).
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ RESAMPLES = 999
 
 
 def interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean of a stationary series, [T]."""
+    """Return the percentile interval of the mean of a stationary series, [T]."""
     means = resampled_means(values, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of series put together from blocks of this one; [RESAMPLES]."""
+    """Return the means of series put together from blocks of this series; [RESAMPLES]."""
     count, length = len(values), block_length(values)
     starts = np.random.default_rng(seed).integers(
         0, count - length + 1, (RESAMPLES, math.ceil(count / length))
@@ -27,7 +30,7 @@ def resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def block_length(values: np.ndarray) -> int:
-    """Length of a block that makes the error of the bootstrap's variance least.
+    """Return the block length that makes the error of the bootstrap's variance least.
 
     Politis & White, Econometric Reviews 23:53 (2004), as corrected by Patton, Politis & White,
     Econometric Reviews 28:372 (2009): b = (2 G² / D)^⅓ T^⅓ with G = Σ λ(k / M) |k| R(k) and
@@ -42,7 +45,7 @@ def block_length(values: np.ndarray) -> int:
     bound = 2 * math.sqrt(math.log10(count) / count)
     large = np.flatnonzero(np.abs(covariance[1:]) > bound * covariance[0]) + 1
     last = 0
-    for lag in large:  # those behind `run` insignificant ones in a row do not count
+    for lag in large:  # significant ones after `run` insignificant ones in a row do not count
         if lag > last + run:
             break
         last = int(lag)

@@ -1,10 +1,10 @@
-"""Models of motion: sums of jitter, confinement, diffusion and drift, fitted by likelihood.
+"""Models of motion: sums of jitter, confined motion, diffusion and drift, fitted by likelihood.
 
 The mean squared displacement of a sum of independent motions is the sum of theirs:
 
     E‖k(t + dt) − k(t)‖² = 2 σ² + 2 R² (1 − exp(−dt / τ)) + b dt + v² dt²,   dt > 0
 
-In modes of time the power g_k is about s_k χ²(q_k) / q_k, so that the log-likelihood is
+The power g_k in mode of time k is about s_k χ²(q_k) / q_k, so that the log-likelihood is
 −½ Σ_k q_k (log s_k + g_k / s_k), as Whittle's is (Arkiv för Matematik 2:423, 1953).
 """
 
@@ -18,10 +18,10 @@ from scipy.optimize import minimize
 
 from conescope.kernel.distance import Float64Array
 from conescope.statistics.cone.dimension import concentration
-from conescope.statistics.cone.modes import Modes
+from conescope.statistics.cone.time_modes import Modes
 
 Parts = tuple[str, ...]
-"""Names of the motions that a model sums."""
+"""The names of the motions that a model sums, its parts."""
 
 MODELS: tuple[Parts, ...] = (
     ("jitter",),
@@ -33,21 +33,21 @@ MODELS: tuple[Parts, ...] = (
     ("jitter", "diffusion", "drift"),
     ("jitter", "confined", "diffusion", "drift"),
 )
-"""Every sum of motions; all have jitter, since nothing is measured without it."""
+"""The models, every sum of motions with jitter, without which nothing is measured."""
 
 FULL = MODELS[-1]
 GRID = 25
-"""Values of a shape parameter at which spectra are computed; between them, splines."""
+"""Number of values of a shape parameter at which spectra are computed, with splines between."""
 TINY = 1e-12
-"""Smallest part of the mean power that a mode or an amplitude is taken to have."""
+"""Smallest power of a mode, and smallest amplitude, in units of the mean power."""
 
 
 class Spectra:
-    """Expected power in each mode of one unit of each part of a motion.
+    """The expected power in each mode of a motion's parts, at amplitude 1.
 
-    The parts and their amplitudes: "jitter", σ²; "confined", R², with the shape parameter log τ;
-    "diffusion", b L; "drift", (v L)²; "power", the mean squared displacement at L of a motion
-    ∝ dt^α, with the shape parameter α. L is the length of the phase.
+    The parts and their amplitudes are "jitter", σ²; "confined", R², with the shape parameter log τ;
+    "diffusion", b L; "drift", (v L)²; and "power", the mean squared displacement at the lag L of a
+    motion ∝ dt^α, with the shape parameter α. L is the length of the phase.
     """
 
     def __init__(self, modes: Modes) -> None:
@@ -72,17 +72,17 @@ class Spectra:
         self._slopes = {part: spline.derivative() for part, spline in self._shaped.items()}
 
     def grid(self, parts: Parts) -> Float64Array:
-        """Values of these parts' shape parameter, rising, [GRID]; empty if no part has one."""
+        """Return values of these parts' shape parameter, rising, [GRID]; [0] if there is none."""
         return next((self.grids[part] for part in parts if part in self.grids), np.zeros(0))
 
     def of(self, part: str, shape: float) -> Float64Array:
-        """[T − 1], the spectrum of one unit of a part."""
+        """Return the expected power of a part in each mode; [T − 1]."""
         if part in self._fixed:
             return self._fixed[part]
         return np.clip(self._shaped[part](shape), 0.0, None)
 
     def slope(self, part: str, shape: float) -> Float64Array:
-        """[T − 1], its derivative by the shape parameter."""
+        """Return the derivative of `of` by the shape parameter; [T − 1]."""
         return self._slopes[part](shape)
 
 
@@ -91,16 +91,17 @@ class Fit:
     """A sum of motions at the maximum of its likelihood.
 
     Attributes:
-        parts: what is summed; at most one part has a shape parameter.
+        parts: the motions in the sum; at most one has a shape parameter.
         amplitudes: part → its amplitude, as in `Spectra`.
         shape: the shape parameter, log τ or α; NaN if no part has one.
         powers: [P, T − 1], each part's expected power in each mode.
         deviance: −2 log-likelihood, up to a constant that all models share.
-        freedom: number of parameters.
-        covariance: of the logarithms of the amplitudes, then the shape; inverse information.
-        information: [P (+ 1), T − 1], what each mode tells of each of these alone.
-        dimensions: [T − 1], degrees of freedom of each mode's power. A drift has no spread, so
-            the first mode has more of them where there is one.
+        freedom: number F of parameters: the amplitudes, then the shape if it is free.
+        covariance: [F, F], of the logarithms of the amplitudes and of the shape; the inverse of
+            the expected information.
+        information: [F, T − 1], the information of each mode on each parameter alone.
+        dimensions: [T − 1], degrees of freedom of each mode's power. A drift does not vary at
+            random, so that the first mode has more of them where there is a drift.
     """
 
     parts: Parts
@@ -115,7 +116,7 @@ class Fit:
 
     @property
     def random(self) -> tuple[Float64Array, Float64Array]:
-        """Expected power of the jitter and of the slow random motion in each mode; [T − 1] each."""
+        """The expected power of jitter and of slow random motion in each mode; [T − 1] each."""
         slow = [
             power
             for part, power in zip(self.parts, self.powers, strict=True)
@@ -125,19 +126,19 @@ class Fit:
 
     @property
     def steady(self) -> float:
-        """Expected power of the drift in the first mode."""
+        """The expected power of the drift in the first mode."""
         return float(self.powers[self.parts.index("drift"), 0]) if "drift" in self.parts else 0.0
 
     def squared_displacement(self, lags: Float64Array, duration: float) -> Float64Array:
-        """E‖k(t + dt) − k(t)‖² of the whole motion, as `displacement_by_part`."""
+        """Return E‖k(t + dt) − k(t)‖² of the whole motion, as `displacement_by_part`."""
         return np.sum(list(self.displacement_by_part(lags, duration).values()), axis=0)
 
     def displacement_by_part(self, lags: Float64Array, duration: float) -> dict[str, Float64Array]:
-        """Each part's E‖k(t + dt) − k(t)‖² at any lags dt > 0, in iterations; like `lags`.
+        """Return each part's E‖k(t + dt) − k(t)‖², of the shape of `lags`.
 
         Args:
-            lags: in iterations.
-            duration: length of the phase, in iterations.
+            lags: the lags dt > 0, in iterations, of any shape.
+            duration: the length L of the phase, in iterations.
         """
         relative = lags / duration
         unit = {
@@ -148,14 +149,9 @@ class Fit:
         }
         return {part: amplitude * unit[part] for part, amplitude in self.amplitudes.items()}
 
-    @property
-    def variances(self) -> Float64Array:
-        """Expected power in each mode; [T − 1]."""
-        return self.powers.sum(axis=0)
-
 
 class Likelihood:
-    """The likelihood of sums of motions, given the power in each mode."""
+    """The likelihood of sums of motions, given the modes of one phase."""
 
     def __init__(self, modes: Modes) -> None:
         self.modes = modes
@@ -165,15 +161,15 @@ class Likelihood:
         self.dimensions = np.ones(len(self.power))
         full = self.fit(FULL)
         jitter, slow = full.random
-        self.concentration = concentration(modes.gram[1:, 1:], jitter[1:], slow[1:])
-        self.dimensions = self.concentration.dimensions(jitter, slow)
+        concentrated = concentration(modes.gram[1:, 1:], jitter[1:], slow[1:])
+        self.dimensions = concentrated.dimensions(jitter, slow)
 
     def fit(self, parts: Parts, shape: float | None = None) -> Fit:
         """Maximise the likelihood of a sum of motions.
 
         Args:
-            parts: which motions.
-            shape: the shape parameter if it is to stay fixed.
+            parts: the motions in the sum.
+            shape: the value at which the shape parameter is held; by default it is fitted.
         """
         grid = self.spectra.grid(parts)
         if len(grid) == 0:
@@ -204,7 +200,7 @@ class Likelihood:
         return value, np.append(powers @ slopes, by_shape @ slopes)
 
     def _powers(self, parameters: Float64Array, parts: Parts) -> tuple[Float64Array, Float64Array]:
-        """Each part's power in each mode, [P, T − 1], and the derivative by the shape."""
+        """Return each part's power in each mode, [P, T − 1], and their derivative by the shape."""
         amplitudes, shape = np.exp(parameters[:-1]), float(parameters[-1])
         powers = np.array([self.spectra.of(part, shape) for part in parts]) * amplitudes[:, None]
         by_shape = np.zeros(powers.shape[1])

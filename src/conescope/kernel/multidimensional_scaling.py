@@ -1,4 +1,4 @@
-"""Points in a plane or in space whose distances are the kernels' own (figure 1c)."""
+"""Kernels as points in a plane or in space, at the distances of the kernels (figure 1c)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from conescope.kernel.distance import Float64Array
 
 @dataclass(frozen=True)
 class Embedding:
-    """The result of classical multidimensional scaling of T kernels.
+    """T kernels as points, by classical multidimensional scaling.
 
     Attributes:
         coordinates: [T, d], centred; in units of the chord, ‖k_s − k_t‖ = √(2 S).
-        shares: [d], the share of the total variance on each axis, each in [0, 1], falling.
+        shares: [d], share of the total variance on each axis; in [0, 1], falling.
     """
 
     coordinates: Float64Array
@@ -24,7 +24,9 @@ class Embedding:
 
 
 def classical_mds(distances: Float64Array, dimensions: int) -> Embedding:
-    """Classical multidimensional scaling of unit-length kernels (Torgerson, 1952).
+    """Embed unit-length kernels by classical multidimensional scaling.
+
+    Source: Torgerson, Psychometrika 17:401, 1952.
 
     Args:
         distances: [T, T] kernel distances S; the squared chord between two kernels is 2 S.
@@ -35,11 +37,13 @@ def classical_mds(distances: Float64Array, dimensions: int) -> Embedding:
         are zero where the kernels span fewer than d dimensions.
 
     Raises:
-        KernelError: if there are fewer than two kernels, or they are all the same.
+        KernelError: if there are fewer than two kernels, all are the same, or d is below 1.
     """
     count = len(distances)
     if count < 2:
         raise KernelError(f"an embedding needs at least two kernels, not {count}")
+    if dimensions < 1:
+        raise KernelError(f"an embedding has at least one dimension, not {dimensions}")
     squared_chords = 2.0 * distances
     row = squared_chords.mean(axis=0)
     gram = -0.5 * (squared_chords - row[:, None] - row[None, :] + row.mean())

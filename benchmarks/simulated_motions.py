@@ -1,4 +1,4 @@
-"""Series of kernels whose motion is known: the truth against which `cone` is judged."""
+"""Simulated series of kernels with known motion, the truth for tests and benchmarks of `cone`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPACE = SIDE * (SIDE + 1) // 2 - 1
 class Motion:
     """A sum of motions on the sphere of unit-length kernels, in units of the squared chord.
 
-    Confined motion and diffusion move in `dimensions` directions, whose variances are
-    ∝ rank^(−tilt); jitter moves in all directions of the space, a drift in one of its own.
+    Confined motion and diffusion move along `dimensions` axes, whose variances are ∝ rank^(−tilt);
+    jitter moves along all axes of the space, a drift along an axis of its own.
     """
 
     jitter: float = 0.0  # σ²
@@ -35,15 +35,15 @@ class Motion:
     drift: float = 0.0  # the same
     dimensions: int = 40
     tilt: float = 0.0
-    entrance: int = 0  # kernels of a first phase, which moves faster
+    entrance: int = 0  # number of kernels of a first phase, which moves faster
 
     def squared_displacement(self, lags: np.ndarray) -> np.ndarray:
-        """E‖k(t + dt) − k(t)‖², [T, T], of all but the jitter."""
+        """Return E‖k(t + dt) − k(t)‖² of all parts but the jitter; [T, T], as `lags`."""
         relaxed = -2 * self.confined * np.expm1(-lags / self.relaxation)
         return relaxed + self.diffusion * lags / 1e4 + self.drift * (lags / 1e4) ** 2
 
     def kind(self, duration: float) -> str:
-        """What the motion is at a lag of this many iterations, as the verdicts are defined."""
+        """Return the right verdict for a phase of this many iterations."""
         confined = -2 * self.confined * np.expm1(-duration / self.relaxation) + 2 * self.jitter
         parts = {
             "confined": confined,
@@ -54,19 +54,19 @@ class Motion:
         return ruling if parts[ruling] >= 2 / 3 * sum(parts.values()) else "mixed"
 
     def extent(self, steps: np.ndarray) -> float:
-        """Expected root-mean-square distance from the mean of kernels taken at these steps."""
+        """Return the expected root mean square distance of kernels from their mean."""
         slow = self.squared_displacement(np.abs(steps[:, None] - steps[None, :])).mean() / 2
         return float(np.sqrt(slow + self.jitter * (1 - 1 / len(steps))))
 
     def participation(self, steps: np.ndarray) -> float:
-        """Participation ratio of the covariance over these steps, of a motion without drift."""
+        """Return the participation ratio over these steps of a motion without drift."""
         jitter = self.jitter * (1 - 1 / len(steps)) / self.extent(steps) ** 2
         concentration = float(self._shares() @ self._shares())
         mixed = (jitter**2 + 2 * jitter * (1 - jitter)) / SPACE
         return 1.0 / (mixed + (1 - jitter) ** 2 * concentration)
 
     def points(self, steps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The motion in the tangent plane; [T, SPACE]."""
+        """Return a realisation of the motion in the tangent plane; [T, SPACE]."""
         count, gaps = len(steps), np.diff(steps)[:, None]
         points = rng.standard_normal((count, SPACE)) * np.sqrt(self.jitter / SPACE)
         noise, walk = rng.standard_normal((2, count, self.dimensions))
@@ -88,7 +88,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A series and what is true of it: its motion, and the mean S to its first kernel."""
+    """A series with the truth about it: its motion, and the mean S to its first kernel."""
 
     series: cs.KernelSeries
     motion: Motion
@@ -96,12 +96,12 @@ class Simulated:
 
     @property
     def late(self) -> np.ndarray:
-        """The steps of the second phase."""
+        """The steps of the second phase; [T]."""
         return np.array(self.series.steps[self.motion.entrance :], dtype=float)
 
 
 def simulate(motion: Motion, count: int, seed: int, *, even: bool = True) -> Simulated:
-    """A series of `count` kernels with this motion, evenly spaced or not."""
+    """Simulate a series of `count` kernels with this motion, evenly spaced or not."""
     rng = np.random.default_rng(seed)
     when = steps(count, rng, even=even)
     points = motion.points(when[motion.entrance :], rng)
@@ -113,9 +113,9 @@ def simulate(motion: Motion, count: int, seed: int, *, even: bool = True) -> Sim
 
 
 def simulate_drop(before: Motion, after: Motion, counts: tuple[int, int], seed: int) -> Simulated:
-    """A series whose motion changes after `counts[0]` kernels; the truth is that of `after`.
+    """Simulate a series whose motion changes after `counts[0]` kernels; the truth is `after`.
 
-    What is confined relaxes from where it is at the change, and a walk goes on from there.
+    Confined motion relaxes from its place at the change, and diffusion goes on from there.
     """
     rng = np.random.default_rng(seed)
     when = steps(sum(counts), rng, even=True)
@@ -129,7 +129,7 @@ def simulate_drop(before: Motion, after: Motion, counts: tuple[int, int], seed: 
 
 
 def frozen(count: int, seed: int, *, even: bool = True) -> cs.KernelSeries:
-    """One kernel, over and over, in float32 with rounding errors of a few units."""
+    """Return `count` copies of one kernel in float32, with rounding errors of a few units."""
     rng = np.random.default_rng(seed)
     kernel = _kernel(rng.standard_normal(SPACE + 1)).values
     errors = 3 * torch.finfo(torch.float32).eps * rng.standard_normal((count, SIDE, SIDE))
@@ -138,13 +138,13 @@ def frozen(count: int, seed: int, *, even: bool = True) -> cs.KernelSeries:
 
 
 def steps(count: int, rng: np.random.Generator, *, even: bool) -> np.ndarray:
-    """Iterations from 0 on, `GAP` apart, or as unevenly as half to three halves of it."""
+    """Return iterations from 0 on, `GAP` apart, or unevenly by half of it to three halves."""
     gaps = np.full(count - 1, GAP) if even else rng.integers(GAP // 2, 3 * GAP // 2, count - 1)
     return np.concatenate([[0], gaps.cumsum()])
 
 
 def _series(when: np.ndarray, points: np.ndarray) -> cs.KernelSeries:
-    """Kernels at these points of the tangent plane, put on the sphere."""
+    """Return the series of the kernels at these points of the tangent plane."""
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     units = np.hstack([np.cos(lengths), np.sinc(lengths / np.pi) * points])
     return cs.KernelSeries(when.tolist(), [_kernel(unit) for unit in units @ _rotation()])
@@ -152,12 +152,12 @@ def _series(when: np.ndarray, points: np.ndarray) -> cs.KernelSeries:
 
 @cache
 def _rotation() -> np.ndarray:
-    """Some orthogonal matrix, so that no direction of a motion is an entry of the kernels."""
+    """Return an orthogonal matrix, so that no axis of a motion is an entry of the kernels."""
     return np.linalg.qr(np.random.default_rng(0).standard_normal((SPACE + 1, SPACE + 1)))[0]
 
 
 def _entrance(count: int, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A first phase that walks, in steps about twice as long, to where the second begins."""
+    """Return a first phase that moves to the second's start, in steps about twice as long."""
     usual = np.sqrt((np.diff(points, axis=0) ** 2).sum(axis=1).mean())
     direction = rng.standard_normal(SPACE)
     direction /= np.linalg.norm(direction)
@@ -167,7 +167,7 @@ def _entrance(count: int, points: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def _kernel(point: np.ndarray) -> cs.Kernel:
-    """The symmetric matrix that has this point's coordinates and length."""
+    """Return the symmetric matrix with this point's coordinates and length."""
     values = np.zeros((SIDE, SIDE))
     rows, columns = np.tril_indices(SIDE)
     values[rows, columns] = point / np.where(rows != columns, np.sqrt(2), 1.0)
@@ -187,4 +187,4 @@ MOTIONS: dict[str, Motion] = {
     "mixed": replace(CONFINED, relaxation=300.0, drift=0.045),
     "change point, then confined": replace(CONFINED, entrance=20),
 }
-"""What the table in docs/cone.md simulates, by name; "frozen" comes from `frozen`."""
+"""The motions of the table in docs/cone.md, by name; its row "frozen" comes from `frozen`."""

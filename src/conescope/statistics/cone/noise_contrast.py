@@ -1,4 +1,4 @@
-"""Is the motion only noise? Two motions, the second one with less of SGD's noise than the first."""
+"""contrast(): whether a motion is only SGD's noise, by a second motion with less of it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from conescope.statistics.cone.analysis import Cone
-from conescope.statistics.cone.estimate import Estimate
+from conescope.statistics.cone.cone_of_series import Cone
+from conescope.statistics.cone.intervals import Estimate
 
 Answer = Literal["yes", "no", "cannot be told", "no plateau", "slower"]
-"""Whether a number of the motion is noise, or why that cannot be told."""
+"""The answer to whether a number of the motion is noise alone.
+
+"no plateau" and "slower" say why it cannot be told: one of the motions has no plateau, or a lower
+learning rate, which is also the speed of any motion, explains the fall as well.
+"""
 
 SAME_GAP = 0.1
-"""Relative difference up to which two gaps between kernels count as one lag."""
+"""Relative difference up to which the gaps between kernels of two motions count as the same lag."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number of the motion with the noise, and with less of it.
+    """A number of the motion, with SGD's noise and with less of it.
 
     Attributes:
-        before: with the noise.
-        after: with less of it.
-        ratio: `after` as a share of `before`. Its interval puts the two together as if they were
-            independent (Zou & Donner, Statistics in Medicine 27:1693, 2008), in logarithms.
-        alone: the ratio that would be if all of it were noise; 1 if none were.
-        line: half way between the two, as a length.
+        before: the number with the noise.
+        after: the number with less noise.
+        ratio: `after` / `before`. Its interval combines the two as if they were independent (Zou
+            & Donner, Statistics in Medicine 27:1693, 2008), in logarithms.
+        alone: the ratio if all of the number were noise; it is 1 if nothing is.
+        line: the ratio half way between `alone` and 1, taken as lengths.
         is_noise: "yes" if the ratio's interval lies below the line, "no" if above.
     """
 
@@ -40,17 +44,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What becomes of the motion when SGD's noise is made less.
+    """How the motion changes when SGD's noise is reduced.
 
     Attributes:
         noisy: the motion with the noise.
-        calm: the motion with less of it.
-        radius: change of the plateau R. There is none if in either phase a diffusion outweighs
-            what is confined, or the motion is more likely than not too slow to be told from one.
+        calm: the motion with less noise.
+        radius: change of the plateau R. "no plateau" if in either motion diffusion outweighs
+            confined motion, or the motion is probably too slow to be told from diffusion.
         half_angle: change of the cone's half-angle.
         floor: change of the mean S between neighbouring kernels, a squared length; None if the
-            kernels' gaps differ. Where it falls with the learning rate it may be noise, or any
-            other motion at one lag, since that rate is also its speed: "slower".
+            kernels' gaps differ. "slower" if it falls with the learning rate: that may be noise,
+            or any motion, since the learning rate is also its speed.
     """
 
     noisy: Cone
@@ -61,14 +65,15 @@ class Contrast:
 
 
 def contrast(noisy: Cone, calm: Cone, alone: float) -> Contrast:
-    """Set a motion against one with less of SGD's noise.
+    """Compare a motion with one that has less of SGD's noise.
 
     Args:
         noisy: the motion with the noise.
-        calm: the motion with less of it.
-        alone: to which share of itself R would fall if it were noise alone: 0 if the noise is
-            taken away, √f if the learning rate, to which the variance of a noise ball is
-            proportional, falls to f times its value (Mandt, Hoffman & Blei, JMLR 18:134, 2017).
+        calm: the motion with less noise.
+        alone: the share of itself to which R would fall if it were noise alone: 0 if the noise is
+            averaged away; √f if the learning rate falls to f times its value, since the variance
+            of SGD's stationary noise is proportional to it (Mandt, Hoffman & Blei, JMLR 18:134,
+            2017).
     """
     radius = _change(noisy.radius, calm.radius, alone)
     if not (_has_plateau(noisy) and _has_plateau(calm)):
@@ -88,7 +93,7 @@ def contrast(noisy: Cone, calm: Cone, alone: float) -> Contrast:
 
 
 def _change(before: Estimate, after: Estimate, alone: float, power: int = 1) -> Change:
-    """The change of a length, or of a power of one."""
+    """Return the change of a length, or of a power of a length."""
     ratio, line = _ratio(after, before), ((1 + alone) / 2) ** power
     answer: Answer = "cannot be told"
     if ratio.high < line:
@@ -110,7 +115,7 @@ def _logarithm(larger: float, smaller: float) -> float:
 
 
 def _has_plateau(found: Cone) -> bool:
-    """Whether there is a plateau to be seen: a diffusion may hide that of a slow relaxation."""
+    """Return whether a plateau is seen: diffusion may hide that of a slow relaxation."""
     told = sum(found.probability.values()) - found.probability["free diffusion"]
     shares = found.shares
     return told >= 0.5 and shares["diffusion"] <= shares["confined"] + shares["noise"]

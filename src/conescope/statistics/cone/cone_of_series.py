@@ -1,4 +1,4 @@
-"""cone(): from a series of kernels to what motion it makes, with error bars."""
+"""cone(): the test for the cone, from a series of kernels to a verdict and its numbers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from conescope.errors import KernelError
-from conescope.kernel.distance import Float64Array, unit_vector
+from conescope.kernel.distance import Float64Array
 from conescope.kernel.matrix import Kernel
+from conescope.kernel.series import KernelSeries
 from conescope.statistics.cone import intervals
 from conescope.statistics.cone.displacement import Displacement, mean_squared_displacement
-from conescope.statistics.cone.estimate import Estimate
-from conescope.statistics.cone.geometry import tangents_at_axis
-from conescope.statistics.cone.models import MODELS, Fit, Likelihood
-from conescope.statistics.cone.modes import time_modes
+from conescope.statistics.cone.intervals import Estimate
+from conescope.statistics.cone.motions import MODELS, Fit, Likelihood
 from conescope.statistics.cone.phases import MINIMUM, phase_boundary
+from conescope.statistics.cone.tangent_plane import Tangents, tangents_at_axis
+from conescope.statistics.cone.time_modes import time_modes
 from conescope.statistics.cone.verdict import (
     Evidence,
     Kind,
@@ -33,41 +33,29 @@ from conescope.statistics.cone.verdict import (
 from conescope.statistics.uncertainty import numerical_floor
 
 
-class Series(Protocol):
-    """What is read of a `KernelSeries`."""
-
-    steps: tuple[int, ...]
-    kernels: tuple[Kernel, ...]
-
-    def distances(self) -> Float64Array:
-        """[T, T], kernel distances S between all pairs."""
-        ...
-
-
 @dataclass(frozen=True)
 class Cone:
-    """What kind of motion the kernel makes in phase II.
+    """The verdict on the kernel's motion in phase II, and its numbers with intervals.
 
-    Lengths are those of chords between unit-length kernels, ‖k_s − k_t‖ = √(2 S), and angles
-    on their sphere; for the small S of phase II the two agree.
+    Lengths are those of chords between unit-length kernels, ‖k_s − k_t‖ = √(2 S). Angles are
+    those on the sphere of unit-length kernels; for the small S of phase II the two agree.
 
     Attributes:
-        verdict: "frozen", "confined", "free diffusion", "drift", "mixed" or "undecided";
-            always the last if phase II has fewer than 20 kernels that are not frozen.
-        probability: kind of motion → its probability; what lacks to 1 is undecided.
+        verdict: "frozen", "confined", "free diffusion", "drift", "mixed" or "undecided"; always
+            "undecided" if phase II has fewer than 20 kernels and is not frozen.
+        probability: kind of motion → its probability; 1 minus their sum is undecided.
         shares: "noise", "confined", "diffusion", "drift" → share of the mean squared
-            displacement at a lag of phase II's own length, averaged over the models; they add
-            up to 1.
-        evidence: the models weighed, best first.
+            displacement at a lag as long as phase II, averaged over the models; they add up to 1.
+        evidence: the models, by their criterion, the best first.
         boundary: t*, the iteration at which phase II begins; None if the velocity has no change
             point, and then all kernels count as phase II.
-        first: first iteration of phase II.
-        last: its last iteration.
+        first: the first iteration of phase II.
+        last: the last iteration of phase II.
         exponent: α in 2 σ² + A dt^α, the power law of the mean squared displacement with
             jitter; 0 confined, 1 free diffusion, 2 drift. An interval from 0 to 2 says that
             jitter alone is enough.
-        radius: R, half of the confined motion's plateau is R² (jitter included); R² is the
-            floor of S(t, t + dt) in figure 1b.
+        radius: R. The mean squared displacement of confined motion, jitter included, rises to
+            the plateau 2 R², so that S(t, t + dt) in figure 1b rises to R².
         relaxation_time: τ_c in iterations. From 0 if the motion relaxes faster than kernels
             are taken; None if no part of the motion is seen to relax.
         axis: [T], weights w of the cone's axis Σ_t w_t k_t / ‖k_t‖, of length 1; 0 outside
@@ -75,10 +63,11 @@ class Cone:
         angles: [T], angle between each kernel and the axis, in radians; also outside phase II.
         half_angle: root mean square of phase II's angles, in radians.
         dimension: participation ratio of the motion's covariance, at least 1.
-        start_distance: mean over phase II of S to the series' first kernel, H(0).
-        gap: the mean number of iterations between neighbouring kernels of phase II.
-        neighbour_distance: mean S between neighbouring kernels; the floor of figure 1b.
-        floor: the S below which motion is noise.
+        start_distance: mean over phase II of S to H(0), the first kernel of the series.
+        gap: mean number of iterations between neighbouring kernels of phase II.
+        neighbour_distance: mean S between neighbouring kernels of phase II; the floor of
+            figure 1b.
+        floor: the S that noise in the measurement alone makes.
         displacement: the mean squared displacement against lag in phase II.
         fitted_parts: part of the best model → its mean squared displacement at the same lags, [J].
     """
@@ -106,12 +95,32 @@ class Cone:
 
     @property
     def fitted(self) -> Float64Array:
-        """[J], the best model's mean squared displacement, the sum of its parts'."""
+        """The best model's mean squared displacement, the sum over its parts; [J]."""
         return np.sum(list(self.fitted_parts.values()), axis=0)
 
 
+@dataclass(frozen=True)
+class _Motion:
+    """The motion of one phase: its kernels seen from their axis, and all models fitted to it."""
+
+    tangents: Tangents
+    likelihood: Likelihood
+    fits: Sequence[Fit]
+    evidence: Sequence[Evidence]
+
+    @property
+    def weights(self) -> Float64Array:
+        """The models' probabilities, in the order of the fits."""
+        return np.array([model.probability for model in self.evidence])
+
+    @property
+    def best(self) -> Fit:
+        """The most probable model."""
+        return self.fits[int(self.weights.argmax())]
+
+
 def cone(
-    series: Series,
+    series: KernelSeries,
     *,
     span: tuple[int, int] | None = None,
     floor: float | None = None,
@@ -137,38 +146,28 @@ def cone(
     steps = np.array(series.steps)
     begin, end = _places(steps, span)
     _check(series, end - begin, floor, level)
-    distances = _distances(series)
-    boundary = phase_boundary(
-        steps[begin:end], distances[begin:end, begin:end], level, 0 if span is None else span[0]
-    )
+    distances = series.distances()
+    origin = 0 if span is None else span[0]
+    boundary = phase_boundary(steps[begin:end], distances[begin:end, begin:end], level, origin)
     start = begin if boundary is None else begin + boundary.index
     noise = numerical_floor(series.kernels) if floor is None else floor
     late, within = steps[start:end], distances[start:end, start:end]
-    tangents = tangents_at_axis(within)
-    modes = time_modes(late, tangents.gram)
-    likelihood = Likelihood(modes)
-    fits = [likelihood.fit(parts) for parts in MODELS]
-    size = float(likelihood.dimensions.sum())
-    evidence = weigh(fits, size, modes.duration, noise)
-    weights = np.array([model.probability for model in evidence])
-    best = fits[int(weights.argmax())]
-    probability = probabilities(evidence)
+    motion = _fit_motion(late, within, noise)
+    likelihood, best, modes = motion.likelihood, motion.best, motion.likelihood.modes
+    probability = probabilities(motion.evidence)
     displacement = mean_squared_displacement(late, within)
-    axis = np.zeros(len(steps))
-    axis[start:end] = tangents.axis
-    angles = np.arccos(np.clip((1.0 - distances) @ axis, -1.0, 1.0))
-    angles[start:end] = tangents.angles
+    axis, angles = _axis_and_angles(distances, start, end, motion.tangents)
     return Cone(
         verdict=decide(probability, len(late)),
         probability=probability,
-        shares=mean_shares(evidence),
-        evidence=tuple(sorted(evidence, key=lambda model: model.criterion)),
+        shares=mean_shares(motion.evidence),
+        evidence=tuple(sorted(motion.evidence, key=lambda model: model.criterion)),
         boundary=None if boundary is None else boundary.step,
         first=int(late[0]),
         last=int(late[-1]),
         exponent=intervals.of_shape(likelihood, ("jitter", "power"), level),
-        radius=intervals.of_radius(fits, weights, level),
-        relaxation_time=_relaxation_time(likelihood, fits, weights, level),
+        radius=intervals.of_radius(motion.fits, motion.weights, level),
+        relaxation_time=_relaxation_time(motion, level),
         axis=axis,
         angles=angles,
         half_angle=intervals.of_extent(likelihood, best, level),
@@ -182,14 +181,34 @@ def cone(
     )
 
 
+def _fit_motion(steps: np.ndarray, distances: Float64Array, floor: float) -> _Motion:
+    """Fit all models to the motion of one phase, and weigh them."""
+    tangents = tangents_at_axis(distances)
+    likelihood = Likelihood(time_modes(steps, tangents.gram))
+    fits = [likelihood.fit(parts) for parts in MODELS]
+    size = float(likelihood.dimensions.sum())
+    return _Motion(tangents, likelihood, fits, weigh(fits, size, likelihood.modes.duration, floor))
+
+
+def _axis_and_angles(
+    distances: Float64Array, start: int, end: int, tangents: Tangents
+) -> tuple[Float64Array, Float64Array]:
+    """Return `Cone.axis` and `Cone.angles` of all kernels, given those from `start` to `end`."""
+    axis = np.zeros(len(distances))
+    axis[start:end] = tangents.axis
+    angles = np.arccos(np.clip((1.0 - distances) @ axis, -1.0, 1.0))
+    angles[start:end] = tangents.angles
+    return axis, angles
+
+
 def _places(steps: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int]:
-    """Place of the first kernel of a span, and of the first one behind it."""
+    """Return the places of the first kernel of a span and of the first kernel after it."""
     if span is None:
         return 0, len(steps)
     return int(np.searchsorted(steps, span[0])), int(np.searchsorted(steps, span[1], "right"))
 
 
-def _check(series: Series, count: int, floor: float | None, level: float) -> None:
+def _check(series: KernelSeries, count: int, floor: float | None, level: float) -> None:
     if count < MINIMUM:
         raise KernelError(
             f"the motion of {count} kernels tells nothing: at least {MINIMUM} are needed; take "
@@ -201,7 +220,7 @@ def _check(series: Series, count: int, floor: float | None, level: float) -> Non
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
     if series.kernels[0].values.numel() == 1:
         raise KernelError(
-            "a kernel of one number has no direction that could move (S = 0 between any two); "
+            "a kernel of one number has no direction that could change (S = 0 between any two); "
             "measure at least two samples"
         )
     seen: dict[bytes, int] = {}
@@ -220,30 +239,15 @@ def _fingerprint(kernel: Kernel) -> bytes:
     return hashlib.blake2b(values.view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
-def _distances(series: Series) -> Float64Array:
-    """The series' distances; an error that one kernel is to blame for names its step."""
-    try:
-        return series.distances()
-    except KernelError:
-        for step, kernel in zip(series.steps, series.kernels, strict=True):
-            try:
-                unit_vector(kernel)
-            except KernelError as error:
-                raise KernelError(f"at step {step}, {error}") from error
-        raise
-
-
-def _relaxation_time(
-    likelihood: Likelihood, fits: Sequence[Fit], weights: Float64Array, level: float
-) -> Estimate | None:
-    """τ_c: resolved if the best model has confined motion; a bound if it has jitter alone."""
-    best = fits[int(weights.argmax())].parts
+def _relaxation_time(motion: _Motion, level: float) -> Estimate | None:
+    """Return τ_c: an estimate if the best model has confined motion, a bound if only jitter."""
+    best = motion.best.parts
     if "confined" in best:
-        relaxing = np.array(["confined" in fit.parts for fit in fits])
-        chosen = [fit for fit in fits if "confined" in fit.parts]
-        return intervals.of_relaxation(chosen, weights[relaxing], level)
+        relaxing = np.array(["confined" in fit.parts for fit in motion.fits])
+        chosen = [fit for fit in motion.fits if "confined" in fit.parts]
+        return intervals.of_relaxation(chosen, motion.weights[relaxing], level)
     if "diffusion" in best:
         return None
     without_jitter = ("confined", *best[1:])
-    high = math.exp(intervals.of_shape(likelihood, without_jitter, level).high)
+    high = math.exp(intervals.of_shape(motion.likelihood, without_jitter, level).high)
     return Estimate(0.0, 0.0, high)
