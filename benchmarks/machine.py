@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from conescope.engine.products import multiply
+from conescope.engine.compute.products import multiply
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -1,7 +1,9 @@
-"""The kinds of models that went wrong once, and what is right: the kernel, or a refusal with words.
+"""Kinds of models that were once measured wrongly, each with its right outcome.
 
-Every row is a kind, a name, a model, its inputs and an outcome. Models are built in the dtype that
-is the default then, so that views and copies of weights, made when they are built, fit.
+The outcome is a kernel, or an error whose message holds certain words.
+
+Every row is a kind, a name, a model, its inputs and an outcome. Models are built in torch's
+default dtype of the moment, so that views and copies of weights that they make fit.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from conescope.errors import KernelError, ModelError
 
 @dataclass(frozen=True)
 class Right:
-    """The kernel is that of each sample's own gradients."""
+    """The outcome that the kernel is that of each sample's own gradients."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An error whose message holds each of the words, as regular expressions."""
+    """The outcome of an error whose message matches each of the words, regular expressions."""
 
     words: tuple[str, ...]
     errors: tuple[type[Exception], ...] = (ModelError,)
@@ -46,7 +48,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Either(Refused):
-    """The right kernel, or that error."""
+    """The outcome of either the right kernel or such an error."""
 
 
 RIGHT = Right()
@@ -57,7 +59,7 @@ def refused(*words: str) -> Refused:
 
 
 def mixed(where: str, *cures: str) -> Refused:
-    """Refused as a dependence between samples, by the module that makes it."""
+    """An error that names the module in which samples begin to depend on each other."""
     return Refused((where, r"batch|samples", *cures))
 
 
@@ -66,12 +68,12 @@ def mixed(where: str, *cures: str) -> Refused:
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its inputs, the same each time, with what is to come of them.
+    """A model and its inputs, the same each time, with their outcome.
 
     Attributes:
-        model: builds it, in the default dtype.
-        inputs: from a number of samples to them.
-        plain: builds the model that the reference takes, where that is another one.
+        model: builds the model, in the default dtype.
+        inputs: makes so many samples.
+        plain: builds the model that the reference takes, if it cannot take the other.
     """
 
     kind: str
@@ -88,7 +90,7 @@ class Row:
     def build(self, dtype: torch.dtype = torch.float64, plain: bool = False) -> nn.Module:
         builder = self.plain if plain and self.plain is not None else self.model
         with default_dtype(dtype), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecated, and still in use
+            warnings.simplefilter("ignore")  # deprecated, but still in use
             torch.manual_seed(zlib.crc32(self.name.encode()))
             return builder().eval()
 
@@ -98,7 +100,7 @@ class Row:
             return self.inputs(self.n)
 
     def parts(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """Parameter → its summand of the full kernel, [n, c, n, c]; see `grams`."""
+        """Return parameter → its summand of the full kernel, [n, c, n, c]; see `grams`."""
         return _parts(self, dtype)
 
     def expected(self, outputs: str | int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -121,14 +123,14 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def fed(x: Tensor) -> Tensor:
-    """A copy that requires gradients, as re-entrant checkpoints want, and may be written to."""
+    """Return a copy that requires gradients, for re-entrant checkpoints, and may be written to."""
     return x.clone().requires_grad_().clone() if x.is_floating_point() else x.clone()
 
 
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Parameter → [n·c, p], by plain autograd of every sample alone, in the model's own dtype.
+    """Return parameter → [n·c, p], by plain autograd of each sample, in the model's own dtype.
 
-    A complex parameter counts as its real and imaginary parts. The model is used up.
+    A complex parameter counts as its real and imaginary parts. The model may be changed by it.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
@@ -146,7 +148,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def grams(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Parameter → the products of its gradients in float64, [n, c, n, c]."""
+    """Return parameter → the products of its gradients in float64, [n, c, n, c]."""
     parts = {}
     for name, rows in gradients(model, x).items():
         total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
@@ -157,7 +159,7 @@ def grams(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def pick(full: Tensor, outputs: str | int) -> Tensor:
-    """From the full kernel [n, c, m, c] to another convention."""
+    """Return a full kernel [n, c, m, c] in another convention."""
     if outputs == "full":
         return full
     if outputs == "trace":
@@ -168,7 +170,7 @@ def pick(full: Tensor, outputs: str | int) -> Tensor:
 
 
 def some_signs(full: Tensor) -> Iterator[Tensor]:
-    """The kernels [n, n] of v·f for every vector v of signs, up to the sign of v."""
+    """Yield the kernels [n, n] of v·f for every vector v of signs, up to the sign of v."""
     classes = full.shape[1]
     for rest in itertools.product((1.0, -1.0), repeat=classes - 1):
         v = torch.tensor([1.0, *rest], dtype=full.dtype)
@@ -187,7 +189,7 @@ def tokens(vocabulary: int, *shape: int) -> Callable[[int], Tensor]:
 
 
 def padded(vocabulary: int, length: int) -> Callable[[int], Tensor]:
-    """Tokens from 1 on, and zeros after the end of each text."""
+    """Return texts of tokens from 1 on, with zeros after the end of each."""
 
     def make(n: int) -> Tensor:
         ids = torch.randint(1, vocabulary, (n, length))
@@ -219,7 +221,7 @@ def complex_dtype() -> torch.dtype:
 
 
 class Net(nn.Module):
-    """Members by name, and a forward pass as a function of the module and its input."""
+    """A module of named members, whose forward pass is a function of itself and its input."""
 
     def __init__(self, run: Callable[[nn.Module, Tensor], Tensor], **members: object) -> None:
         super().__init__()
@@ -236,12 +238,12 @@ class Mix(Net):
 
 
 def net(run: Callable[[nn.Module, Tensor], Tensor], **members: Callable[[], object]):
-    """A builder of a `Net` from builders of its members."""
+    """Return a builder of a `Net` from builders of its members."""
     return lambda: Net(run, **{name: make() for name, make in members.items()})
 
 
 def between(step: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
-    """A builder of two layers with a step between, in a module named 'mix'."""
+    """Return a builder of two layers with a step between, in a module named 'mix'."""
     return net(
         lambda m, x: m.b(torch.tanh(m.mix(m.a(x)))),
         a=lambda: nn.Linear(5, 4),
@@ -255,7 +257,7 @@ def two_layers(i: int = 5, h: int = 4, o: int = 3) -> nn.Module:
 
 
 def table(kind: str, *rows: tuple) -> list[Row]:
-    """Rows (name, outcome, model, inputs[, n[, plain]]) of one kind."""
+    """Make rows of one kind from tuples (name, outcome, model, inputs[, n[, plain]])."""
     return [
         Row(kind, name, model, inputs, outcome, *more)
         for name, outcome, model, inputs, *more in rows
@@ -322,7 +324,7 @@ def recurrent(kind: type[nn.RNNBase], **options) -> Callable[[], nn.Module]:
 
 
 class Leak(torch.autograd.Function):
-    """Nothing forwards; the mean gradient of the batch is added backwards."""
+    """The identity, whose backward pass adds the mean gradient of the batch."""
 
     @staticmethod
     def forward(ctx, h):
@@ -334,7 +336,7 @@ class Leak(torch.autograd.Function):
 
 
 class Leak2(torch.autograd.Function):
-    """A weight whose gradient is right in sum and wrong for each sample but the first two."""
+    """The identity, whose backward pass mixes all samples but the first two, in pairs."""
 
     @staticmethod
     def forward(ctx, h):
@@ -346,7 +348,7 @@ class Leak2(torch.autograd.Function):
 
 
 def hooked(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A step that is nothing forwards, and a change of the gradient backwards."""
+    """Return the identity as a step, with a hook that changes the gradient."""
 
     def step(h: Tensor) -> Tensor:
         if h.requires_grad:
@@ -652,7 +654,7 @@ def complex_dtype_of(x: Tensor) -> torch.dtype:
     return torch.cdouble if x.dtype == torch.float64 else torch.cfloat
 
 
-# 5. The function does not depend on what is asked of it
+# 5. Models whose function could change with the arguments of `entk`
 
 
 def encoder(**options) -> Callable[[], nn.Module]:
@@ -673,7 +675,7 @@ def masked_attention(m: nn.Module, ids: Tensor) -> Tensor:
 
 
 def frozen_branch() -> nn.Module:
-    """The branch that is frozen is told by its flag."""
+    """Build a model that branches by the flag of a frozen parameter."""
     model = Net(
         lambda m, x: m.head(torch.tanh(m.a(x) if m.a.weight.requires_grad else 2 * m.a(x))),
         a=nn.Linear(5, 4),
@@ -741,7 +743,7 @@ ONE_FUNCTION = table(
 
 
 def written(write: Callable[[nn.Module, Tensor, Tensor], object], **members) -> Callable:
-    """A builder of two layers that write something, from the input and the hidden layer."""
+    """Return a builder of two layers that write something, from the input and the hidden layer."""
 
     def run(m: nn.Module, x: Tensor) -> Tensor:
         h = torch.tanh(m.a(x))
@@ -752,7 +754,7 @@ def written(write: Callable[[nn.Module, Tensor, Tensor], object], **members) -> 
 
 
 def changed(write: Callable[[Tensor], object]) -> Callable[[], nn.Module]:
-    """A builder of two layers that first change their input in place."""
+    """Return a builder of two layers that first change their input in place."""
 
     def run(m: nn.Module, x: Tensor) -> Tensor:
         write(x)
@@ -786,7 +788,7 @@ def in_one_place(m: nn.Module, x: Tensor) -> None:
 def old_norm(norm: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         model = nn.Sequential(norm(nn.Linear(5, 4)), nn.Tanh(), norm(nn.Linear(4, 3)))
-        for _ in range(3):  # the vectors of the power iteration settle somewhat
+        for _ in range(3):  # the vectors of the power iteration converge somewhat
             model(torch.randn(2, 5))
         return model
 
@@ -889,7 +891,7 @@ def with_buffer(model: nn.Module, name: str, value: Tensor) -> nn.Module:
     return model
 
 
-# 7. What a transform of the model stumbles over
+# 7. Operations that transforms of torch.func cannot follow
 
 
 def state_by_size(m: nn.Module, x: Tensor) -> Tensor:
@@ -905,7 +907,7 @@ def positions_by_length(m: nn.Module, x: Tensor) -> Tensor:
 
 
 class Hand(torch.autograd.Function):
-    """x ↦ sin(x) W by hand, without a rule for vmap."""
+    """x ↦ sin(x) W with a backward pass by hand, and without a rule for vmap."""
 
     @staticmethod
     def forward(ctx, x, w):
@@ -919,7 +921,7 @@ class Hand(torch.autograd.Function):
 
 
 class HandByNumpy(torch.autograd.Function):
-    """x ↦ x², through numpy both ways."""
+    """x ↦ x², with both passes in numpy."""
 
     @staticmethod
     def forward(ctx, x):
@@ -948,7 +950,7 @@ def seeded(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def forces(m: nn.Module, x: Tensor) -> Tensor:
-    """The gradient of an energy by the input, as networks of molecules give it."""
+    """Return the gradient of an energy by the input, as networks of molecules do."""
     with torch.enable_grad():
         at = x if x.requires_grad else x.requires_grad_(True)
         energy = m.b(torch.tanh(m.a(at))).sum()
@@ -986,7 +988,7 @@ def filled(m: nn.Module, x: Tensor) -> Tensor:
 
 
 class Discarded:
-    """A file that keeps nothing."""
+    """A file that discards what is written to it."""
 
     def write(self, _: str) -> None:
         pass
@@ -1069,7 +1071,7 @@ TRANSFORMS = table(
 )  # fmt: skip
 
 
-# 8. Weights reached another way
+# 8. Weights that are not reached as attributes
 
 
 def in_a_list() -> nn.Module:
@@ -1111,7 +1113,7 @@ def modules_in_a_dict() -> nn.Module:
 
 
 def half_in_a_dict() -> nn.Module:
-    """The first layer is in a dictionary only: it is no part of the model."""
+    """Build a model whose first layer is in a dictionary, and so none of its modules."""
     model = Net(lambda m, x: m.b(torch.tanh(m.table["a"](x))), b=nn.Linear(4, 3))
     model.table = {"a": nn.Linear(5, 4)}
     return model
@@ -1186,7 +1188,7 @@ def holding_its_owner() -> nn.Module:
     return model
 
 
-# 9. Nothing by rule, and something unused
+# 9. Parameters without a rule, and unused ones
 
 NOTHING = refused(r"no output depends on the parameters")
 
@@ -1370,7 +1372,7 @@ COMPILED = table(
 
 
 def replaced(wrap: Callable[[Callable], Callable], inside: str = "") -> Callable[[], nn.Module]:
-    """A builder of two layers of which one module's forward() is replaced on the instance."""
+    """Return a builder of two layers, one with its forward() replaced on the instance."""
 
     def build() -> nn.Module:
         model = two_layers(5, 16, 3)

@@ -23,7 +23,7 @@ class Problem:
     """Whether rules take all parameters (True), none (False), or some (None)."""
 
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The model, the same each time, with statistics and parameters away from 0 and 1."""
+        """Build the model, the same each time, with statistics and parameters away from 0 and 1."""
         torch.manual_seed(5)
         model = self.model().eval()
         for module in model.modules():
@@ -35,14 +35,14 @@ class Problem:
         return model.to(dtype)
 
     def samples(self, n: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
-        """N inputs, the same each time."""
+        """Make n inputs, the same each time."""
         torch.manual_seed(6)
         x = self.inputs(n)
         return x.to(dtype) if x.is_floating_point() else x
 
 
 class Apply(nn.Module):
-    """A module from a function of itself and the input, and submodules by name."""
+    """A module of named members, whose forward pass is a function of itself and its input."""
 
     def __init__(self, function: Callable[[nn.Module, Tensor], Tensor], **members: object) -> None:
         super().__init__()
@@ -531,6 +531,11 @@ PROBLEMS = [
         _normal(4),
     ),
 ]
+
+
+def problem_named(name: str) -> Problem:
+    """Return the problem of the table with this name."""
+    return next(p for p in PROBLEMS if p.name == name)
 
 
 def _lazy_tokens(embedding: nn.Embedding) -> nn.Module:

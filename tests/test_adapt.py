@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 import reference
 from conescope.engine import entk, estimate_entk
-from conescope.engine.parameters import choose_parameters, unwrapped
+from conescope.engine.arguments import choose_parameters, unwrapped
 from conescope.errors import KernelError, ModelError
 from conescope.measuring.adapt import POOLS, Pool, adapt
 from conescope.measuring.probe import describe_probe, digest

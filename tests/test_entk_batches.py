@@ -1,4 +1,4 @@
-"""Batches that are larger than those seen before, half precision, and inputs of odd kinds."""
+"""Batches larger than the first ones, half precision, and unusual inputs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import kinds
-import reference
 from conescope.engine import entk
 from conescope.errors import KernelError, ModelError
 from problems import Apply
-from test_entk import assert_near
+from reference import assert_exact, assert_matches_reference, kernel, total
 
 X = torch.randn(6, 5)
 
 
 class LeaksAboveTwo(torch.autograd.Function):
-    """Nothing forwards; batches of more than two samples mix their gradients."""
+    """The identity, whose backward pass mixes the gradients of batches of more than two samples."""
 
     @staticmethod
     def forward(ctx, h):
@@ -48,8 +47,7 @@ def test_samples_that_change_places_in_larger_batches_only():
         b=nn.Linear(4, 3),
     ).double()
     entk(model, X[:2].double())
-    expected = reference.total(reference.kernel(model, X.double(), outputs="trace"))
-    assert_near(entk(model, X.double()).values, expected)
+    assert_matches_reference(model, X.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -91,7 +89,7 @@ def test_an_optimiser_that_steps_in_the_backward_pass_does_not_step():
         a=nn.Sequential(nn.Linear(5, 4), nn.Tanh()),
         b=nn.Linear(4, 2),
     ).double()
-    expected = reference.total(reference.kernel(model, X.double(), outputs="trace"))
+    expected = total(kernel(model, X.double(), outputs="trace"))
     before = copy.deepcopy(model.state_dict())
 
     def step(p: Tensor) -> None:
@@ -100,7 +98,7 @@ def test_an_optimiser_that_steps_in_the_backward_pass_does_not_step():
 
     for p in model.parameters():
         p.register_post_accumulate_grad_hook(step)
-    assert_near(entk(model, X.double()).values, expected)
+    assert_exact(entk(model, X.double()).values, expected)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     model(X.double().requires_grad_()).sum().backward()
     assert not torch.equal(before["b.weight"], model.b.weight)  # it steps for its user

@@ -7,8 +7,8 @@ import torch
 
 from conescope.engine import entk, estimate_distance, estimate_entk, plan
 from conescope.errors import KernelError
-from problems import PROBLEMS
-from test_entk import assert_near, problem_named
+from problems import PROBLEMS, problem_named
+from reference import assert_near
 
 
 def test_one_output_needs_no_luck():

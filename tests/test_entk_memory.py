@@ -1,4 +1,4 @@
-"""The memory budget: the same kernel in smaller pieces, and a peak that holds."""
+"""The memory budget: the same kernel in smaller pieces, and a peak within the budget."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from conescope.engine import engine, entk, selfcheck
-from conescope.engine.budget import Cut
+from conescope.engine import entk, selfcheck
+from conescope.engine.compute.budget import Cut
 from conescope.engine.general import plain_gradients
-from conescope.engine.problem import convention, prepared
+from conescope.engine.problem import Problem, convention, prepared
 from conescope.errors import KernelError
-from problems import PROBLEMS
-from test_entk import assert_near, problem_named
+from problems import PROBLEMS, problem_named
+from reference import assert_exact, assert_matches_reference
 
 
 @pytest.mark.parametrize("cut", [(1, 1, 1), (2, 3, 2), (1, 2, 5), (4, 4, 1)])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 def test_pieces_of_any_size_make_the_same_kernel(monkeypatch, problem, cut):
-    block, chunk, directions = cut
+    block, chunk, cotangents = cut
     model, x = problem.build(), problem.samples(5)
     for outputs in ("full", "trace"):
-        together = 1000 if outputs == "full" else directions
+        together = 1000 if outputs == "full" else cotangents
         pieces = Cut(block, chunk, together, 50, 0)
-        monkeypatch.setattr(engine, "pieces_of", lambda *_, pieces=pieces: pieces)
-        expected = reference.total(reference.kernel(model, x, outputs=outputs))
-        assert_near(entk(model, x, outputs=outputs).values, expected)
-        between = reference.total(reference.kernel(model, x[:2], x[2:], outputs=outputs))
-        assert_near(entk(model, x[:2], x[2:], outputs=outputs).values, between)
+        monkeypatch.setattr(Problem, "pieces", lambda *_, pieces=pieces: pieces)
+        assert_matches_reference(model, x, outputs=outputs)
+        assert_matches_reference(model, x[:2], x[2:], outputs=outputs)
 
 
 def test_too_small_a_budget_says_what_works():
@@ -42,7 +40,7 @@ def test_too_small_a_budget_says_what_works():
         entk(model, x, memory="1MB")
     least = re.search(r"memory=([0-9]+e6)", str(refusal.value))
     assert least is not None
-    assert_near(entk(model, x, memory=float(least[1])).values, entk(model, x).values)
+    assert_exact(entk(model, x, memory=float(least[1])).values, entk(model, x).values)
 
 
 PEAK = """

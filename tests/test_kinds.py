@@ -1,4 +1,4 @@
-"""Every kind of model in the table of kinds comes out as the table says, and is left as it was."""
+"""Every model of the table `kinds` has the outcome that the table says, and is left as it was."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import kinds
 from conescope.engine import entk, estimate_entk, plan
 from conescope.errors import ModelError
 from kinds import Either, Refused, Right, Row
+from reference import assert_exact
 from untouched import untouched
 
 OUTPUTS = ["trace", "full", "sum", 0]
@@ -34,24 +35,10 @@ def rows(*tables: list[Row], outcome: type = object):
 right_rows = rows(kinds.SMALL, outcome=Right)
 
 
-def assert_near(values: Tensor, expected: Tensor, outputs: str | int = "trace") -> None:
-    """1e-10 of the largest entry in float64; in float32, 1e-6 of the diagonal."""
-    assert values.shape == expected.shape
-    error = (values.double() - expected).abs()
-    if values.dtype == torch.float64:
-        allowed = torch.full_like(error, 1e-10 * float(expected.abs().max()))
-    else:
-        size = len(expected) * (expected.shape[1] if outputs == "full" else 1)
-        roots = expected.reshape(size, size).diagonal().clamp_min(0).sqrt()
-        allowed = 1e-6 * torch.outer(roots, roots).reshape(error.shape)
-    worst = float((error / allowed.clamp_min(1e-300)).max())
-    assert worst <= 1, f"{worst:.3g} times the error that is allowed"
-
-
 def assert_works_as_before(model: nn.Module, row: Row, dtype: torch.dtype) -> None:
-    """The model gives its user the bits that another one, never measured, gives."""
+    """Fail unless the model gives the same bits as another one that was never measured."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of re-entrant checkpoints, without gradients
+        warnings.simplefilter("ignore")  # re-entrant checkpoints warn without gradients
         given, expected = (m(row.samples(dtype).clone()) for m in (model, row.build(dtype)))
     if given is not None or expected is not None:
         torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
@@ -60,7 +47,7 @@ def assert_works_as_before(model: nn.Module, row: Row, dtype: torch.dtype) -> No
 def measured(
     row: Row, measure: Callable, dtype: torch.dtype = torch.float64, **options: object
 ) -> Tensor:
-    """What `measure` gives for the model and its samples, which it must leave as they were."""
+    """Return what `measure` gives, and fail unless it leaves the model and samples as they were."""
     model, x = row.build(dtype), row.samples(dtype)
     with untouched(model, x):
         result = measure(model, x, **options)
@@ -72,7 +59,7 @@ def measured(
 
 
 def _together_and_alone(row: Row) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Outputs, and the gradient of their sum with random factors: as a batch, one by one."""
+    """Return outputs, and gradients of their randomly weighted sum: of a batch, and one by one."""
     model, x = row.build(plain=True), row.samples()
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -132,13 +119,13 @@ def test_overflows_are_where_they_are_said_to_be():
 @pytest.mark.parametrize("outputs", OUTPUTS)
 def test_right(row: Row, outputs: str | int):
     kernel = measured(row, entk, outputs=outputs)
-    assert_near(kernel.values, row.expected(outputs), outputs)
+    assert_exact(kernel.values, row.expected(outputs))
 
 
 @pytest.mark.parametrize("row", [row for row in kinds.SMALL if row.outcome == kinds.RIGHT], ids=str)
 def test_right_in_single_precision(row: Row):
     kernel = measured(row, entk, torch.float32)
-    assert_near(kernel.values, row.expected("trace", torch.float32))
+    assert_exact(kernel.values, row.expected("trace", torch.float32))
 
 
 @right_rows
@@ -158,7 +145,7 @@ def test_right_by_layers_and_by_names(row: Row):
     tied = len([*row.build().named_parameters(remove_duplicate=False)]) > len(row.parts())
     if float(layers[last].abs().max()) > 0 and not tied:
         named = measured(row, entk, outputs="full", params=[names[last]])
-        assert_near(named.values, layers[last], "full")
+        assert_exact(named.values, layers[last])
 
 
 @right_rows
@@ -169,7 +156,7 @@ def test_right_by_random_cotangents(row: Row):
     for draw in estimate.draws if possible else ():
         errors = [float((draw - one).abs().max()) for one in possible]
         assert min(errors) <= 1e-10 * float(full.abs().max()) * full.shape[1] ** 2
-    assert_near(estimate.kernel.values, estimate.draws.mean(0))
+    assert_exact(estimate.kernel.values, estimate.draws.mean(0))
 
 
 @rows(kinds.SMALL, outcome=Refused)
@@ -195,7 +182,7 @@ def test_right_or_refused(row: Row, outputs: str | int):
     except ModelError as error:
         message = str(error)
     if message is None:
-        assert_near(values, row.expected(outputs), outputs)
+        assert_exact(values, row.expected(outputs))
     else:
         assert [words for words in row.outcome.words if not re.search(words, message)] == [], (
             message
@@ -210,7 +197,7 @@ def test_right_or_refused(row: Row, outputs: str | int):
 def test_sums_keep_their_digits(row: Row):
     for outputs in OUTPUTS:
         values = measured(row, entk, torch.float32, outputs=outputs).values
-        assert_near(values, row.expected(outputs, torch.float32), outputs)
+        assert_exact(values, row.expected(outputs, torch.float32))
 
 
 # 2. Many outputs
@@ -296,7 +283,7 @@ def exceeding(n: int) -> Tensor:
 
 
 def exceeded() -> tuple[nn.Module, Tensor]:
-    """A model that mixes only batches with a large sample, and a batch without."""
+    """Return a model that mixes only batches with a large sample, and a batch without one."""
     row = next(row for row in kinds.DEPENDENT if row.name == "a maximum that one exceeds")
     return row.build(), 0.1 * torch.randn(6, 5, dtype=torch.float64)
 
@@ -331,7 +318,7 @@ def test_a_dependence_that_begins_with_a_flag(step: Callable):
     assert torch.equal(entk(model, x).values, expected)
 
 
-# 5. What the measurement is called under
+# 5. Contexts in which `entk` is called
 
 CONTEXTS = {
     "no_grad": torch.no_grad,
@@ -351,7 +338,7 @@ def _all_contexts():
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_the_calling_context_changes_nothing(row: Row, context: str):
     outside = measured(row, entk, torch.float32).values
-    assert_near(outside, row.expected("trace", torch.float32))
+    assert_exact(outside, row.expected("trace", torch.float32))
     model, x = row.build(torch.float32), row.samples(torch.float32)
     with CONTEXTS[context](), untouched(model, x):
         inside = entk(model, x).values
@@ -368,15 +355,15 @@ def test_what_is_asked_changes_nothing(row: Row):
         for name, part in row.parts(torch.float32).items()
         if name.startswith("head.")
     )
-    assert_near(by_layer["head"], expected)
-    assert_near(head, expected)
+    assert_exact(by_layer["head"], expected)
+    assert_exact(head, expected)
 
 
-# 6. Forward passes that write, and stop
+# 6. Forward passes that write, and raise
 
 
 class Stops(nn.Module):
-    """Writes everywhere, and raises at one of its calls."""
+    """A module that writes everywhere, and raises at one of its calls."""
 
     def __init__(self, at: int, error: BaseException) -> None:
         super().__init__()
@@ -426,7 +413,7 @@ def test_a_kernel_above_the_largest_float16(outputs: str | int):
 
 
 def test_gradients_above_the_largest_float16_are_right_by_rule():
-    """Where plain autograd's overflow: their factors do not."""
+    """Gradients of plain autograd overflow there, but their factors do not."""
     model, x = kinds.steep_half(), 1000 * (1 + torch.rand(6, 4)).half()
     expected = sum(kinds.grams(kinds.steep_half().double(), x.double()).values())
     values = entk(model, x, outputs="full").values.double()
@@ -447,7 +434,7 @@ def test_gradients_above_the_largest_float16_are_told_where_they_are_formed():
 
 @right_rows
 def test_an_input_that_requires_gradients(row: Row):
-    """Whatever the routes of its parameters."""
+    """Kernels are plain tensors whatever the routes of the parameters."""
     model, x = row.build(), row.samples()
     if not x.is_floating_point():
         return
@@ -459,7 +446,7 @@ def test_an_input_that_requires_gradients(row: Row):
         values.numpy()
     assert x.grad is None
     assert x.requires_grad
-    assert_near(kernel.values, row.expected("full"), "full")
+    assert_exact(kernel.values, row.expected("full"))
 
 
 def test_two_inputs_that_require_gradients():
@@ -504,7 +491,7 @@ def test_an_input_that_is_a_view(view: str, writes: bool):
     row = Row("views", f"{view} {writes}", model, VIEWS[view], Right())
     for outputs in OUTPUTS:
         values = measured(row, entk, outputs=outputs).values
-        assert_near(values, row.expected(outputs), outputs)
+        assert_exact(values, row.expected(outputs))
 
 
 @pytest.mark.parametrize("measure", [entk, estimate_entk, plan])
@@ -521,7 +508,7 @@ def test_an_input_of_numpy(measure: Callable):
 
 @pytest.mark.parametrize("row", kinds.COMPILED, ids=str)
 def test_compiled_parts_are_quiet(row: Row, capfd, caplog):
-    torch._dynamo.reset()  # it tells some things once only
+    torch._dynamo.reset()  # some of its messages come only once
     measured(row, entk)
     model = row.build()
     for n in range(1, 12):
@@ -540,6 +527,6 @@ def test_compiled_parts_are_quiet(row: Row, capfd, caplog):
 def test_a_forward_pass_that_was_replaced_by_one_under_autocast(row: Row, outputs: str | int):
     values = measured(row, entk, torch.float32, outputs=outputs).values
     assert values.dtype == torch.float32
-    assert_near(values, row.expected(outputs, torch.float32), outputs)
+    assert_exact(values, row.expected(outputs, torch.float32))
     estimate = measured(row, estimate_entk, torch.float32, draws=2)
     assert estimate.draws.dtype == torch.float32

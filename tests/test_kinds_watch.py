@@ -1,4 +1,4 @@
-"""The kinds that Watch meets in a training, and the names that every way of measuring takes."""
+"""Kinds of models in a training with Watch, and the names that `params` takes everywhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import conescope as cs
 import kinds
 from conescope.errors import KernelError, ModelError
 from kinds import Either, Refused, Row
-from test_kinds import assert_near
+from reference import assert_exact
 from untouched import untouched
 
 
 def watched(model: nn.Module, probe: object, out: Path, **options: object) -> cs.Kernel:
-    """The kernel that a watch takes at its first step."""
+    """Return the kernel that a Watch takes at its first step."""
     with cs.Watch(model, probe, when="0", out=out / "watched", **options) as watch:
         watch.step(0)
         return watch.series.kernels[0]
@@ -63,18 +63,18 @@ def test_squeezed_outputs_are_refused_with_the_cure(samples: int, tmp_path):
     assert not stored(tmp_path)
 
 
-# 9. Kernels of nothing
+# 9. Kernels that are zero
 
 
 def dead() -> nn.Module:
-    """No rectifier passes anything on."""
+    """Build a network all of whose ReLUs give zero."""
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3, bias=False))
     nn.init.constant_(model[0].bias, -1e3)
     return model
 
 
 def without_a_head() -> nn.Module:
-    """A head that is zero as yet, and the only one that is not asked for."""
+    """Build a network whose head is zero, for kernels of the layers before it."""
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     nn.init.zeros_(model[2].weight)
     return model
@@ -111,7 +111,7 @@ def test_complex_parameters_are_watched(row: Row, tmp_path):
     model, x = row.build(), row.samples()
     with untouched(model, x):
         kernel = watched(model, x, tmp_path, by_layer=True)
-    assert_near(kernel.values, row.expected("trace"))
+    assert_exact(kernel.values, row.expected("trace"))
 
 
 @pytest.mark.parametrize("params", ["w", ["w"], "?", "*"])
@@ -120,11 +120,11 @@ def test_complex_parameters_by_name(params: str | list[str], tmp_path):
     model, x = row.build(), row.samples()
     wanted = ["w"] if "w" in params else ["w", "v", "c"]
     expected = kinds.pick(sum(row.parts()[name] for name in wanted), "trace")
-    assert_near(watched(model, x, tmp_path, params=params).values, expected)
-    assert_near(cs.entk(model, x, params=params).values, expected)
+    assert_exact(watched(model, x, tmp_path, params=params).values, expected)
+    assert_exact(cs.entk(model, x, params=params).values, expected)
 
 
-# 5. The same function whatever is asked
+# 5. The same function whatever the arguments
 
 
 @by_ids(kinds.ONE_FUNCTION)
@@ -135,8 +135,8 @@ def test_what_is_asked_changes_nothing(row: Row, tmp_path):
         head = watched(model, x, tmp_path / "2", params="head").values
     parts = row.parts().items()
     expected = sum(part for name, part in parts if name.startswith("head."))
-    assert_near(by_layer, kinds.pick(expected, "trace"))
-    assert_near(head, kinds.pick(expected, "trace"))
+    assert_exact(by_layer, kinds.pick(expected, "trace"))
+    assert_exact(head, kinds.pick(expected, "trace"))
 
 
 class Masked(nn.Module):
@@ -155,7 +155,7 @@ class Masked(nn.Module):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_padding_mask_among_the_inputs(frozen: bool, tmp_path):
-    """The head's kernel is one, whatever else is frozen or asked for."""
+    """The head has one kernel, whatever else is frozen or chosen."""
     torch.manual_seed(0)
     model = Masked().double().eval()
     model.body.requires_grad_(not frozen)
@@ -165,15 +165,15 @@ def test_a_padding_mask_among_the_inputs(frozen: bool, tmp_path):
     expected = kinds.pick(expected["inner.head.weight"] + expected["inner.head.bias"], "trace")
     probe = {"ids": ids, "mask": ids > 0}
     by_layer = watched(model, probe, tmp_path / "1", by_layer=True).by_layer["head"]
-    assert_near(by_layer, expected)
-    assert_near(watched(model, probe, tmp_path / "2", params="head").values, expected)
+    assert_exact(by_layer, expected)
+    assert_exact(watched(model, probe, tmp_path / "2", params="head").values, expected)
 
 
 # 6. A training of a model that writes
 
 
 def losses(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Two steps of gradient descent."""
+    """Return the losses of two steps of gradient descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     done = []
     for _ in range(2):
@@ -191,7 +191,7 @@ def test_a_training_that_writes_is_the_same_with_and_without(row: Row, tmp_path)
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
     if row.name not in ("spectral norm", "spectral norm by hooks"):  # evaluated as they are then
-        assert_near(kernel.values, row.expected("trace"))
+        assert_exact(kernel.values, row.expected("trace"))
     for one, other in zip(losses(model, x), losses(twin, x), strict=True):
         assert torch.equal(one, other)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
@@ -203,7 +203,7 @@ def test_what_transforms_stumble_over_is_watched(row: Row, tmp_path):
     model, x = row.build(), row.samples()
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
-    assert_near(kernel.values, row.expected("trace"))
+    assert_exact(kernel.values, row.expected("trace"))
 
 
 @by_ids(kinds.ANOTHER_WAY)
@@ -211,7 +211,7 @@ def test_weights_reached_another_way_are_watched(row: Row, tmp_path):
     model, x = row.build(), row.samples()
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
-    assert_near(kernel.values, row.expected("trace"))
+    assert_exact(kernel.values, row.expected("trace"))
 
 
 # 8. One meaning of names
@@ -316,7 +316,7 @@ def names_meant(row: Row, pattern: str) -> list[str]:
 @pytest.mark.parametrize("measure", MEASURES)
 def test_names_have_one_meaning(measure: str, row: Row, params: object, meant: str, tmp_path):
     expected = sum(row.parts()[name] for name in names_meant(row, meant))
-    assert_near(MEASURES[measure](row, params, tmp_path), kinds.pick(expected, "trace"))
+    assert_exact(MEASURES[measure](row, params, tmp_path), kinds.pick(expected, "trace"))
 
 
 @pytest.mark.parametrize(("row", "params", "meant"), MEANT)
@@ -325,7 +325,7 @@ def test_names_mean_the_same_to_estimates_and_plans(row: Row, params, meant: str
     for draw, same in zip(
         _estimated(row, params, tmp_path), _estimated(row, names, tmp_path), strict=True
     ):
-        assert_near(draw, same)
+        assert_exact(draw, same)
     plan = cs.plan(row.build(), row.samples(), params=params)
     assert {layer.layer for layer in plan.layers} == {n.rpartition(".")[0] or n for n in names}
     assert list(cs.entk(row.build(), row.samples(), params=params).routes) == names
@@ -363,7 +363,7 @@ def test_compiled_parts_are_watched(row: Row, tmp_path, capfd):
     model, x = row.build(), row.samples()
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
-    assert_near(kernel.values, row.expected("trace"))
+    assert_exact(kernel.values, row.expected("trace"))
     told = capfd.readouterr()
     assert told.out == told.err == ""
 
@@ -377,7 +377,7 @@ def test_a_forward_pass_replaced_by_one_under_autocast_is_watched_without(row: R
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
     assert kernel.values.dtype == torch.float32
-    assert_near(kernel.values, row.expected("trace", torch.float32))
+    assert_exact(kernel.values, row.expected("trace", torch.float32))
 
 
 @by_ids(kinds.REPLACED)
@@ -385,7 +385,7 @@ def test_a_forward_pass_replaced_by_another_is_watched(row: Row, tmp_path):
     model, x = row.build(), row.samples()
     with untouched(model, x):
         kernel = watched(model, x, tmp_path)
-    assert_near(kernel.values, row.expected("trace"))
+    assert_exact(kernel.values, row.expected("trace"))
 
 
 @pytest.fixture
@@ -414,8 +414,8 @@ def test_a_model_prepared_by_accelerate(accelerator, tmp_path):
         kernel = watched(prepared, x, tmp_path, by_layer=True)
         values = cs.entk(prepared, x, outputs="full").values
     assert kernel.values.dtype == values.dtype == torch.float32
-    assert_near(values, sum(expected.values()), "full")
-    assert_near(kernel.values, kinds.pick(sum(expected.values()), "trace"))
+    assert_exact(values, sum(expected.values()))
+    assert_exact(kernel.values, kinds.pick(sum(expected.values()), "trace"))
     assert vars(prepared)["forward"] is wrapper
     assert torch.equal(prepared(x), rough)
     assert not torch.equal(rough, F.linear(torch.tanh(plain[0](x)), plain[2].weight, plain[2].bias))
@@ -435,7 +435,7 @@ def test_hooks_of_other_libraries(row: Row, tmp_path):
     except ModelError as error:
         message = str(error)
     if message is None:
-        assert_near(values, row.expected("trace"))
+        assert_exact(values, row.expected("trace"))
     else:
         assert [words for words in row.outcome.words if not re.search(words, message)] == [], (
             message

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import conescope as cs
 from conescope.engine import plan
-from conescope.engine.cotangents import Cotangents
+from conescope.engine.arguments import Cotangents
 from conescope.errors import KernelError
 
 
 class LastToken(nn.Module):
-    """The logits of the last token, [n, vocabulary]."""
+    """A language model that returns the logits of the last token, [n, vocabulary]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class LastToken(nn.Module):
 
 
 def one_layer(kind: str) -> tuple[nn.Module, Tensor]:
-    """One layer of an architecture under its whole vocabulary, and three sequences."""
+    """Return one layer of an architecture with its whole vocabulary, and three sequences."""
     torch.manual_seed(0)
     if kind == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1))
@@ -74,4 +74,4 @@ def test_a_plan_of_a_vocabulary_makes_no_identity():
     model, ids = one_layer("pythia")
     planned = plan(model, ids, memory="1GB")
     assert planned.bytes <= 1.1e9
-    assert planned.directions < 50304
+    assert planned.cotangents < 50304

@@ -1,4 +1,4 @@
-"""Products of matrices in every library that may take them, against float64."""
+"""Products of matrices, in each library that may compute them, against float64."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conescope.engine import convolutions, entk, products
+from conescope.engine import entk
+from conescope.engine.compute import products
+from conescope.engine.layers import convolution
 
 LARGE = (150, 600, 130)
 SMALL = (3, 4, 5)
 
 
-@pytest.fixture(params=[True, False], ids=["MKL at home", "MKL abroad"])
-def at_home(request, monkeypatch):
-    for module in (products, convolutions):
-        monkeypatch.setattr(module, "mkl_at_home", lambda: request.param)
+@pytest.fixture(params=[True, False], ids=["on Intel", "elsewhere"])
+def processor(request, monkeypatch):
+    for module in (products, convolution):
+        monkeypatch.setattr(module, "mkl_on_intel", lambda: request.param)
     return request.param
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "home"),
+    ("capabilities", "intel"),
     [({"cpu_name": "Intel Xeon"}, True), ({"cpu_name": "AMD EPYC"}, False), ({}, False)],
 )
-def test_mkl_is_at_home_on_intel(monkeypatch, capabilities, home):
+def test_intel_is_told_by_its_name(monkeypatch, capabilities, intel):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert products.mkl_at_home.__wrapped__() == home
+    assert products.mkl_on_intel.__wrapped__() == intel
 
 
 def matrices(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -42,7 +44,7 @@ def matrices(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, T
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-15)]
 )
-@pytest.mark.usefixtures("at_home")
+@pytest.mark.usefixtures("processor")
 def test_product_of_strided_matrices(shape, dtype: torch.dtype, tolerance: float):
     left, right = matrices(shape, dtype)
     wide = torch.zeros(len(left), 2 * left.shape[1], dtype=dtype)
@@ -56,7 +58,7 @@ def test_product_of_strided_matrices(shape, dtype: torch.dtype, tolerance: float
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 33, 260])
-@pytest.mark.usefixtures("at_home")
+@pytest.mark.usefixtures("processor")
 def test_gram_fills_the_lower_triangle(rows: int, dtype: torch.dtype):
     factor = torch.randn(rows, 700, dtype=dtype)
     out = torch.ones(rows, rows, dtype=dtype)
@@ -76,7 +78,7 @@ def test_gram_fills_the_lower_triangle(rows: int, dtype: torch.dtype):
 )
 @settings(max_examples=25, deadline=None)
 def test_long_inner_products_keep_their_digits(rows, columns, seed, exact, other):
-    """Against float64 products of the same float32 numbers, relative to the diagonal."""
+    """They are compared with float64 products of the same numbers, relative to the diagonal."""
     generator = torch.Generator().manual_seed(seed)
     shape = rows, columns
     left = torch.rand(shape, generator=generator) * torch.randn(shape, generator=generator).exp()
@@ -138,7 +140,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.usefixtures("at_home")
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("outputs", ["sum", "trace", 1])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_gradients_formed_by_a_convolution(name: str, outputs):

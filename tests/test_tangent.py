@@ -50,7 +50,7 @@ NETWORKS = [
     "VGG-16 small",
 ]
 
-# Where torch has no derivative of the kind that the route needs, or a wrong one.
+# Operations without the derivative that the route needs, or with a wrong one
 REFUSED = {
     ("weight norm", "forward"),
     ("custom function", "forward"),
@@ -81,7 +81,7 @@ def displace(linearized, scale=1.0):
 
 
 def reference(model, x, direction):
-    """The output, with its graph and the weights in it, and J·direction by double vjp."""
+    """Return the output in its graph, the weights, and J·direction by two backward passes."""
     model = copy.deepcopy(model).eval()
     weights = {name: p for name, p in model.named_parameters() if name in direction}
     with sdpa_kernel(SDPBackend.MATH):
@@ -97,7 +97,7 @@ def reference(model, x, direction):
 
 
 def assert_close(found, expected, tolerance):
-    """Relative in the norm of the whole tensor."""
+    """Fail unless tensors agree relative to the norm of the whole."""
     assert torch.norm(found - expected) <= tolerance * torch.norm(expected)
 
 

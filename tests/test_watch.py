@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import conescope as cs
-from conescope.engine.parameters import unwrapped
+from conescope.engine.arguments import unwrapped
 from conescope.errors import (
     BudgetWarning,
     DamageWarning,

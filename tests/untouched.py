@@ -1,4 +1,4 @@
-"""What a measurement must leave alone: all of a model, its inputs, and the random generators."""
+"""Check that a measurement leaves a model, its inputs and the random generators as they were."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _everything(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
 
 
 def _held(value: Any) -> Any:
-    """What must stay: identity and bits of tensors, the contents of containers, else identity."""
+    """Return what must stay: identity and bits of tensors, contents of containers, or identity."""
     if isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
         return "a transform's tensor", _Same(value)
     if isinstance(value, Tensor):
@@ -81,10 +81,10 @@ def _held(value: Any) -> Any:
 
 
 class _Same:
-    """Equal to another one only if both hold the same object; keeps it alive until then."""
+    """A wrapper equal to another one only if both hold the same object, which it keeps alive."""
 
     def __init__(self, value: Any) -> None:
-        # Each access to a bound method makes another object.
+        # each access to a bound method makes another object
         self.value = getattr(value, "__func__", value)
 
     def __eq__(self, other: object) -> bool:

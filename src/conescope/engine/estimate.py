@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.cotangents import Cotangents
-from conescope.engine.engine import compute
+from conescope.engine.arguments import Cotangents
+from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel

@@ -1,39 +1,72 @@
 """The general route: per-sample gradients of any parameter of any module.
 
-`vmap` over samples where the module allows it; otherwise one plain autograd pass for each sample
-and output, which works on whatever autograd can differentiate.
+Transforms of `torch.func` take them where they can follow the module; otherwise one plain autograd
+pass for each sample and output does, which works on whatever autograd can differentiate.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from conescope.engine.attempt import RoutesChangedError, attempted
-from conescope.engine.attributes import same_attributes
-from conescope.engine.failure import describe_failure
-from conescope.engine.forward import feedable, forward, refuse_other_outputs
-from conescope.engine.graph import reachable
-from conescope.engine.writes import writes_weights
+from conescope.engine.compute.budget import Work
+from conescope.engine.tracing.forward import (
+    RoutesChangedError,
+    attempted,
+    describe_failure,
+    feedable,
+    forward,
+    reachable,
+    refuse_other_outputs,
+)
+from conescope.engine.tracing.routes import Routes
+from conescope.engine.tracing.survey import Assignment, Survey, real_numbers
+from conescope.engine.tracing.writes import same_attributes, writes_weights
 from conescope.errors import ModelError
 
 Gradients = dict[str, Tensor]
-"""Parameter name → gradients of every sample and cotangent, [b, q, p], real."""
-
+"""Parameter name → gradients in real numbers; their shape is said where they are returned."""
 
 _FEW = 2**24
-"""More parameters than these make a pass of one sample long enough for a plain loop to cost no more
-than a transform, which needs more memory."""
+"""With more parameters, a pass of one sample takes so long that a plain loop costs no more than a
+transform, which needs more memory."""
 
 
-def general_way(
+def complete(
+    routes: Routes, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> Routes:
+    """Return the routes with the method for those parameters that have no rule."""
+    chosen = {name: parameters[name] for name in routes.general}
+    if not chosen:
+        return routes
+    transformed, reentrant = _general_method(model, chosen, x)
+    return replace(routes, transformed=transformed, reentrant=reentrant)
+
+
+def without_rules(
+    known: Survey, model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
+) -> Survey:
+    """Return the survey of the same model with every parameter on the general route."""
+    general = Routes((), tuple(parameters), provisional=known.routes.provisional)
+    routes = complete(general, model, parameters, pair)
+    work = Work(
+        known.work.passing,
+        known.work.width,
+        general={name: real_numbers(p) for name, p in parameters.items()},
+        transformed=routes.transformed,
+    )
+    return Survey(routes, Assignment(), work, known.like)
+
+
+def _general_method(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
 ) -> tuple[bool, bool]:
-    """Find out which of the two ways parameters without a rule can take.
+    """Find out which of the two methods parameters without a rule can take.
 
     A transform of torch.func puts other tensors in the places of the parameters. It may take them
     if autograd's graph then no longer leads to the parameters themselves, as it does where a
@@ -71,7 +104,7 @@ def general_way(
 def transformed_gradients(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, cotangents: Tensor
 ) -> Gradients:
-    """Per-sample gradients by transforms of `torch.func`.
+    """Return per-sample gradients, [b, q, p] each, by transforms of `torch.func`.
 
     Args:
         model: the network.
@@ -100,14 +133,14 @@ def plain_gradients(
     cotangents: Tensor,
     reentrant: bool,
 ) -> Iterator[tuple[int, int, Gradients]]:
-    """Per-sample gradients by one plain autograd pass for each sample and cotangent.
+    """Compute per-sample gradients by one plain autograd pass for each sample and cotangent.
 
     Args:
         model: the network; the parameters require gradients.
         parameters: by name.
         x: [b, …].
         cotangents: [q, c].
-        reentrant: whether a re-entrant checkpoint is on the way, see `Routes`.
+        reentrant: whether there is a re-entrant checkpoint, see `Routes`.
 
     Yields:
         Numbers of the sample and the cotangent, and parameter name → gradient [p]; parameters
@@ -140,10 +173,10 @@ def autograd_gradients(
     reentrant: bool,
     retain: bool,
 ) -> Gradients:
-    """∂scalar/∂θ by plain autograd, parameter name → gradient [p]; zero gradients may be absent.
+    """Return ∂scalar/∂θ by plain autograd, name → gradient [p]; zero gradients may be absent.
 
     Args:
-        scalar: what is differentiated.
+        scalar: the number that is differentiated.
         model: the network, whose own gradients are kept.
         parameters: by name.
         reentrant: whether there is a re-entrant checkpoint; these refuse `autograd.grad`.
@@ -174,7 +207,7 @@ def autograd_gradients(
 
 
 def _as_real(gradient: Tensor) -> Tensor:
-    """A gradient as a vector of real numbers; autograd's of z is ∂/∂Re z + i ∂/∂Im z."""
+    """Return a gradient as a vector of real numbers; that of z is ∂/∂Re z + i ∂/∂Im z."""
     gradient = gradient.to_dense() if gradient.layout is not torch.strided else gradient
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())

@@ -1,4 +1,4 @@
-"""Refusal of models whose samples depend on each other: they have no per-sample tangent."""
+"""Refuse models whose samples depend on each other: the kernel between them is not defined."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from conescope.engine.attributes import same_attributes
-from conescope.engine.culprit import describe_culprit
-from conescope.engine.failure import shown
-from conescope.engine.forward import feedable, forward
-from conescope.engine.graph import reachable
+from conescope.engine.mixing import describe_mixing
+from conescope.engine.tracing.forward import feedable, forward, reachable, shown
+from conescope.engine.tracing.writes import same_attributes
 from conescope.errors import ModelError
 
 _LARGEST = 0.05
-"""Relative to the outputs: from here on, no difference is taken for rounding in half precision."""
+"""Relative to the outputs; larger differences are not taken for rounding even in half precision."""
 _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
+"""Model → the coarsest rounding, relative, of the parameters on which its outputs depend."""
 _ALONE = 16
-"""Batches of up to so many samples are compared with every one of them alone, when a model is first
-seen; larger ones with so many parts."""
+"""When a model is first measured, batches of up to so many samples are compared with every sample
+alone, larger ones with so many parts."""
 _PART = 2
-"""Samples that are computed again each time: a lone one takes slower code in torch."""
+"""Samples that are computed again each time; torch's code for a single one is slower."""
 
 
 def refuse_coupling_modules(model: nn.Module) -> None:
@@ -52,7 +51,7 @@ def refuse_coupling_modules(model: nn.Module) -> None:
             raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
 
 
-def first_look(model: nn.Module, x: Tensor) -> Tensor:
+def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     """Compare up to three samples in one batch with each of them alone.
 
     Args:
@@ -104,13 +103,15 @@ def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[
             raise ModelError(
                 f"the model takes a batch of {len(x)} samples, but not {len(part)} of them: its "
                 f"outputs for a sample depend on the batch: "
-                f"{describe_culprit(model, x, part[0], tolerance)} ({error})"
+                f"{describe_mixing(model, x, part[0], tolerance)} ({error})"
             ) from error
-        hold(model, x, together, part, alone)
+        compare_part(model, x, together, part, alone)
 
 
-def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: Tensor) -> None:
-    """Hold the outputs of a batch [b, c] to those of a part of it, [p, c].
+def compare_part(
+    model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: Tensor
+) -> None:
+    """Compare the outputs of a batch [b, c] with those of a part of it, [p, c].
 
     Raises:
         ModelError: if they differ by more than rounding.
@@ -127,15 +128,15 @@ def hold(model: nn.Module, x: Tensor, together: Tensor, part: list[int], alone: 
         raise ModelError(
             f"a sample's outputs change with the others in its batch, so that the kernel between "
             f"samples is not defined: "
-            f"{describe_culprit(model, x, sample, float(tolerance.median()))}"
+            f"{describe_mixing(model, x, sample, float(tolerance.median()))}"
         )
 
 
 def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
     """Estimate what rounding may change in each output, [c].
 
-    An output whose size is far above that of most, such as a masked logit, sets no measure for the
-    others; one whose size is far below carries the rounding of the others.
+    The tolerance follows the size of each output, so that one far above most, such as a masked
+    logit, does not loosen the others; but it is at least that of the median size.
     """
     sizes = outputs.abs().amax(dim=0)
     share = min(1e3 * max(_ROUNDING.get(model, 0.0), torch.finfo(outputs.dtype).eps), _LARGEST)
@@ -143,25 +144,25 @@ def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
 
 
 def _rounding(model: nn.Module, outputs: Tensor) -> float:
-    """The coarsest rounding among the parameters on which outputs depend."""
+    """Return the coarsest relative rounding of the parameters on which outputs depend."""
     named = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     found, opaque = reachable(outputs, named)
     used = named if opaque else found
     return max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
 
 
-class Witness:
-    """Says which samples of which batches are computed again, apart from the others.
+class Recheck:
+    """The choice of the samples that are computed again, apart from the others in their batch.
 
-    When samples are first seen, these are all samples of all batches; later they are a few of one
-    batch, drawn anew for each kernel.
+    When samples are first measured, these are all samples of all batches; later they are a few of
+    one batch, drawn anew for each kernel.
 
     Args:
         model: the network.
-        thorough: whether the samples are seen for the first time.
-        generator: of the draws.
+        thorough: whether the samples are measured for the first time.
+        generator: draws the samples.
         verify: whether the batches may be larger than those whose gradients were compared.
-        done: called when the kernel is there.
+        done: called when the kernel is computed.
     """
 
     def __init__(
@@ -178,12 +179,12 @@ class Witness:
         self._seen: set[tuple[int, int]] = set()
 
     def expect(self, batches: int) -> None:
-        """Choose one of the batches that are to come."""
+        """Choose one of the batches that will follow."""
         self._chosen = int(torch.randint(batches, (), generator=self._generator, device="cpu"))
         self._next = 0
 
     def parts(self, x: Tensor) -> list[list[int]]:
-        """Numbers of the samples of a batch to compute again, some at a time; none for most."""
+        """Return the numbers of a batch's samples to compute again, part by part; none for most."""
         number, self._next = self._next, self._next + 1
         if len(x) < 2 or not (self.thorough or number == self._chosen):
             return []

@@ -12,24 +12,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from conescope.engine.arguments import parse_memory
-from conescope.engine.assignment import layer_of
-from conescope.engine.attempt import RoutesChangedError
-from conescope.engine.budget import Cut, default_memory
-from conescope.engine.contractions import (
-    DIRECT_POSITIONS,
-    by_positions,
-    jacobian_cost,
-    position_cost,
-)
-from conescope.engine.engine import parts_of, pieces_of
-from conescope.engine.factors import Factory
-from conescope.engine.forward import feedable, forward
+from conescope.engine.compute.budget import Cut, parse_memory
+from conescope.engine.compute.contractions import DIRECT_POSITIONS
+from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.products import Scratch
+from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
+from conescope.engine.general import without_rules
+from conescope.engine.passes import Factory
 from conescope.engine.problem import Problem, convention, prepared
-from conescope.engine.products import Scratch
-from conescope.engine.routes import follow
-from conescope.engine.speed import Speed, measure_speed, seconds_of
-from conescope.engine.survey import Shape, without_rules
+from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
+from conescope.engine.tracing.routes import follow
+from conescope.engine.tracing.survey import layer_of
 from conescope.kernel.matrix import Outputs
 
 _TIMED_SAMPLES = 16
@@ -38,7 +31,7 @@ _TIMED_GENERAL = 2
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer will cost.
+    """The expected cost of one layer.
 
     Attributes:
         layer: the module that owns the parameters.
@@ -58,7 +51,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a kernel will cost.
+    """The expected cost of a kernel.
 
     Attributes:
         layers: layer by layer.
@@ -68,7 +61,7 @@ class Plan:
         bytes: expected peak beyond the model and the result.
         block: samples of one forward pass.
         chunk: samples whose factors are held together.
-        directions: cotangents taken together.
+        cotangents: cotangents taken together.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -77,7 +70,7 @@ class Plan:
     bytes: int
     block: int
     chunk: int
-    directions: int
+    cotangents: int
 
     @property
     def seconds(self) -> float:
@@ -113,7 +106,7 @@ def plan(
     params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
 ) -> Plan:
-    """What `entk` with the same arguments will do and cost.
+    """Say what `entk` with the same arguments will do and cost.
 
     The rates of the machine are measured once a process, and the passes are timed on a few
     samples: about a second in all.
@@ -130,13 +123,13 @@ def plan(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory) or default_memory()
+    budget = parse_memory(memory)
     with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
-        problem = dataclasses.replace(problem, witness=None)
+        problem = dataclasses.replace(problem, recheck=None)
         try:
             return _plan(problem, budget)
         except RoutesChangedError:
-            general = without_rules(problem.survey, model, problem.parameters, problem.x)
+            general = without_rules(problem.survey, model, problem.parameters, problem.pair)
             return _plan(dataclasses.replace(problem, survey=general), budget)
 
 
@@ -144,12 +137,13 @@ def _plan(problem: Problem, budget: int) -> Plan:
     speed = measure_speed(problem.cotangents.like.device.type, problem.dtype)
     layers: dict[str, list[LayerPlan]] = {}
     cuts: list[tuple[Problem, Cut]] = []
-    for part in parts_of(problem, budget):
-        pieces = pieces_of(part, budget)
+    for part in problem.parts(budget):
+        pieces = part.pieces(budget)
         cuts.append((part, pieces))
-        for name, shape in part.survey.shapes.items():
+        for name, shape in part.survey.work.shapes.items():
             layers.setdefault(layer_of(name), []).append(_outer(part, name, shape, pieces, speed))
-        for name, size in part.survey.rows.items():
+        work = part.survey.work
+        for name, size in (*work.rows.items(), *work.general.items()):
             layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
     for name in problem.parameters:
         if problem.survey.route(name) == "unused":
@@ -161,19 +155,19 @@ def _plan(problem: Problem, budget: int) -> Plan:
         sum(_passes(part, pieces) for part, pieces in cuts),
         sum(_pass_flops(part, pieces) for part, pieces in cuts),
         max(pieces.bytes for _, pieces in cuts),
-        first.block, first.chunk, first.directions,
+        first.block, first.chunk, first.cotangents,
     )  # fmt: skip
 
 
 def _passes(problem: Problem, pieces: Cut) -> float:
-    """Seconds to make all factors, from those of a few samples with more and with less outputs."""
+    """Estimate the seconds of all passes from a few samples, with one and with more cotangents."""
     most = _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES
     few = problem.x[: min(most, pieces.chunk)]
     factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
     one = seconds_of(lambda: factory(few, first))
-    if pieces.directions > 1:
-        several = min(3, pieces.directions)
+    if pieces.cotangents > 1:
+        several = min(3, pieces.cotangents)
         more = seconds_of(lambda: factory(few, first.expand(several, -1)))
         backward = max(0.0, more - one) / (several - 1)
     else:
@@ -182,21 +176,21 @@ def _passes(problem: Problem, pieces: Cut) -> float:
 
 
 def _pass_flops(problem: Problem, pieces: Cut) -> float:
-    """Operations of the passes, as torch counts those of one sample."""
+    """Return the operations of all passes, from those that torch counts for one sample."""
     survey, sample = problem.survey, problem.x[:1]
     forward, backward = _OperationCounter(), _OperationCounter()
     with forward:
         outputs, calls = follow(problem.model, problem.parameters, sample, survey.routes)
     targets = [call.target for call in calls]
-    direction = problem.cotangents.part(0, 1).expand_as(outputs)
+    cotangent = problem.cotangents.part(0, 1).expand_as(outputs)
     if targets:
         with backward:
-            torch.autograd.grad(outputs, targets, direction, allow_unused=True)
+            torch.autograd.grad(outputs, targets, cotangent, allow_unused=True)
     return _repeated(problem, pieces, forward.flops, backward.flops)
 
 
 class _OperationCounter(TorchDispatchMode):
-    """Torch's own formulas, without the hooks that its counter hangs on modules and images."""
+    """Counts operations by torch's formulas, without the hooks that its own counter needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,23 +207,22 @@ class _OperationCounter(TorchDispatchMode):
 
 
 def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) -> float:
-    """The cost of all passes from that of one forward and one backward pass of a sample."""
+    """Return the cost of all passes from that of one forward and one backward pass of a sample."""
     n, chunks = len(problem.x), -(-len(problem.x) // pieces.chunk)
     samples = n * (chunks + 1) / 2 if problem.y is None else n + chunks * len(problem.y)
-    groups = -(-len(problem.cotangents) // pieces.directions)
+    groups = -(-len(problem.cotangents) // pieces.cotangents)
     return samples * (groups * forward + len(problem.cotangents) * backward)
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
-    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    n, m = problem.samples
     q, full = len(problem.cotangents), problem.full
     both = n + (m or 0)
-    element = _element(problem)
-    gradients = jacobian_cost(shape, n, m, q, full)
-    positions = position_cost(shape, n, m, q, full)
+    gradients = shape.gradient_cost(n, m, q, full)
+    positions = shape.position_cost(n, m, q, full)
     forming = 2.0 * both * q * shape.positions * shape.size
     copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
-    if shape.formed or not by_positions(shape, n, m, q, full):
+    if not shape.by_positions(n, m, q, full):
         route = "gradients, in blocks" if shape.formed else "gradients"
         flops = gradients
         seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
@@ -240,24 +233,18 @@ def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed)
         pairs = n * (n / 2 if m is None else m) * shape.positions**2
         passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
         seconds = positions / speed.product + (2 * copied + passes) / speed.copy
-    held = shape.size if shape.formed else shape.cotangent
-    rows = min(pieces.chunk, n) * pieces.directions * held
-    return LayerPlan(layer_of(name), route, flops, rows * element, seconds)
+    rows = min(pieces.chunk, n) * pieces.cotangents * shape.held
+    return LayerPlan(layer_of(name), route, flops, rows * problem.element, seconds)
 
 
 def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
-    n, m = len(problem.x), None if problem.y is None else len(problem.y)
+    n, m = problem.samples
     q = len(problem.cotangents)
     columns = n / 2 if m is None else m
     flops = 2.0 * n * columns * size * (q * q if problem.full else q)
     route = "general" if name in problem.survey.routes.general else "rows"
-    held = (n + (m or 0)) * q * size * _element(problem)
+    held = (n + (m or 0)) * q * size * problem.element
     return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
-
-
-def _element(problem: Problem) -> int:
-    """Bytes of a number of the factors."""
-    return torch.empty(0, dtype=problem.dtype).element_size()
 
 
 def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:

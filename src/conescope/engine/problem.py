@@ -1,28 +1,41 @@
-"""What is asked of the engine, checked: a model, samples, and the cotangents of the outputs."""
+"""One kernel to be computed: checked, surveyed, and cut into parts that fit into memory.
+
+What was found out about a model is remembered until its modules, modes, parameters or the shape of
+its samples change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.arguments import check_inputs, check_parameters
-from conescope.engine.cotangents import Cotangents
-from conescope.engine.independence import Witness, refuse_coupling_modules
-from conescope.engine.known import look_at, survey_model, witness_of
-from conescope.engine.parameters import choose_parameters, refuse_absent_weights
-from conescope.engine.state import requiring_grad, untouched
-from conescope.engine.survey import Survey
+from conescope.engine.arguments import (
+    Cotangents,
+    check_inputs,
+    check_parameters,
+    choose_parameters,
+    refuse_absent_weights,
+)
+from conescope.engine.compute.budget import Cut, cut, least_bytes
+from conescope.engine.general import complete
+from conescope.engine.independence import Recheck, first_comparison, refuse_coupling_modules
+from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.routes import Routes, find_routes
+from conescope.engine.tracing.survey import Survey, only_general, survey_pair, without_general
+from conescope.engine.tracing.untouched import requiring_grad, untouched
+from conescope.engine.tracing.writes import watching_writes
 from conescope.errors import ModelError
 from conescope.kernel.matrix import Outputs
 
 _MANY_PASSES = 512
-"""Gradients of two samples and one cotangent more are a small part of so many."""
+"""Compared with so many passes, those of two samples and one cotangent cost little."""
 _CHEAP_PASS = 2**20
-"""Numbers that a pass over all samples keeps, if its time is next to nothing."""
+"""A pass over all samples that keeps no more numbers than these takes next to no time."""
 
 Convention = Callable[[int, Tensor], Cotangents]
 """From the number of outputs, and an empty tensor of their kind, to the cotangents."""
@@ -40,7 +53,7 @@ class Problem:
         full: whether the cotangents stay apart, as for outputs="full".
         cotangents: q vectors over the c outputs.
         survey: what is known of the model.
-        witness: compares batches with their parts; None to compare nothing.
+        recheck: chooses the samples that are computed again; None for no samples.
     """
 
     model: nn.Module
@@ -50,22 +63,72 @@ class Problem:
     full: bool
     cotangents: Cotangents
     survey: Survey
-    witness: Witness | None = None
+    recheck: Recheck | None = None
+
+    @property
+    def pair(self) -> Tensor:
+        """Two samples, the same one twice if there is no other."""
+        return _pair(self.x)
 
     @property
     def checks_gradients(self) -> bool:
         """Whether gradients of a few samples are computed again each time, at little cost."""
         n, q = len(self.x), len(self.cotangents)
-        return n * q >= _MANY_PASSES or n * self.survey.passing <= _CHEAP_PASS
+        return n * q >= _MANY_PASSES or n * self.survey.work.passing <= _CHEAP_PASS
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the kernel: that of the outputs, and at least float32."""
         return torch.promote_types(self.cotangents.like.dtype, torch.float32)
 
+    @property
+    def element(self) -> int:
+        """Bytes of a number of the kernel, and of its factors."""
+        return self.dtype.itemsize
+
+    @property
+    def samples(self) -> tuple[int, int | None]:
+        """The numbers of samples n and m; m is None for the kernel between x and itself."""
+        return len(self.x), None if self.y is None else len(self.y)
+
+    @property
+    def least_bytes(self) -> int:
+        """The smallest budget, without what the result takes while it is made."""
+        return least_bytes(self.survey.work, len(self.cotangents), self.full, self.element)
+
+    def pieces(self, budget: int, fixed: int = 0) -> Cut:
+        """Cut the work so that it fits into the memory allowed; see `budget.cut`.
+
+        Raises:
+            KernelError: if the budget is too small.
+        """
+        q = len(self.cotangents)
+        return cut(self.survey.work, self.samples, q, self.full, self.element, budget, fixed)
+
+    def parts(self, budget: int) -> list[Problem]:
+        """Divide the parameters without a rule if their gradients are too many to hold at once.
+
+        The kernel is the sum of the kernels of the parts.
+        """
+        n, m = self.samples
+        q = len(self.cotangents) if self.full else 1
+        room = budget // (2 * self.element * ((n + (m or 0)) * q + 2))
+        sizes = self.survey.work.general
+        if sum(sizes.values()) <= room:
+            return [self]
+        groups: list[list[str]] = [[]]
+        for name, size in sizes.items():
+            if groups[-1] and sum(sizes[held] for held in groups[-1]) + size > room:
+                groups.append([])
+            groups[-1].append(name)
+        surveys = [only_general(self.survey, group) for group in groups]
+        if self.survey.routes.ruled:
+            surveys.insert(0, without_general(self.survey))
+        return [replace(self, survey=part) for part in surveys]
+
 
 def convention(outputs: Outputs) -> Convention:
-    """The cotangents that a convention means, for any number of outputs."""
+    """Return the cotangents of a convention, for any number of outputs."""
     return lambda width, like: Cotangents.of(outputs, width, like)
 
 
@@ -81,7 +144,7 @@ def prepared(
     """Check all that can be checked on a few samples, survey the model, and leave it as it was.
 
     Args:
-        model: the network; its parameters require gradients inside, those chosen and those that
+        model: the network; inside, the parameters chosen require gradients, beside those that
             did before.
         x: n samples.
         y: m samples, or None.
@@ -103,9 +166,112 @@ def prepared(
     check_parameters(model)
     refuse_coupling_modules(model)
     x, y = x.detach(), None if y is None else y.detach()
-    like = look_at(model, parameters, x)
+    like = _compare_unless_known(model, parameters, x)
     with untouched(model), requiring_grad(parameters.values()):
         survey = survey_model(model, parameters, x, like)
         chosen = cotangents(survey.like.shape[1], survey.like)
-        witness = witness_of(model, x, y)
-        yield Problem(model, parameters, x, y, full, chosen, survey, witness)
+        recheck = _recheck_of(model, x, y)
+        yield Problem(model, parameters, x, y, full, chosen, survey, recheck)
+
+
+@dataclass
+class _Memo:
+    """What is remembered of a model from one kernel to the next.
+
+    Attributes:
+        key: what the model, its parameters and its samples were when they were first compared.
+        like: an empty tensor [0, c] of the outputs' dtype and device.
+        survey: the survey; None if there is none yet.
+        compared: the samples that have been compared with themselves alone.
+        largest: the number of samples of the largest of them.
+        generator: draws the samples that are computed again.
+    """
+
+    key: Hashable = None
+    like: Tensor | None = None
+    survey: Survey | None = None
+    compared: set[Hashable] = field(default_factory=set)
+    largest: int = 0
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+
+_MEMOS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
+
+
+def _compare_unless_known(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
+) -> Tensor:
+    """Compare samples with themselves alone, and watch writes, unless that was done before.
+
+    Returns:
+        An empty tensor [0, c] of the outputs' dtype and device.
+    """
+    memo = _MEMOS.setdefault(model, _Memo())
+    key = (
+        tuple((name, id(module), module.training) for name, module in model.named_modules()),
+        tuple((name, id(p), p.shape) for name, p in parameters.items()),
+        (x.shape[1:], x.dtype, x.device, len(x) > 1),
+    )
+    if memo.like is None or memo.key != key:
+        memo.survey, memo.compared, memo.largest = None, set(), 0
+        with untouched(model), requiring_grad(parameters.values()), watching_writes(model):
+            memo.like = first_comparison(model, x)
+        memo.key = key
+    return memo.like
+
+
+def survey_model(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, like: Tensor
+) -> Survey:
+    """Return the survey of a model that is prepared, remembered or new.
+
+    Args:
+        model: the network; the parameters require gradients.
+        parameters: those whose kernel is wanted.
+        x: samples.
+        like: an empty tensor [0, c] of the outputs' dtype and device.
+    """
+    memo = _MEMOS[model]
+    if memo.survey is None:
+        pair = _pair(x)
+        routes = complete(find_routes(model, parameters, pair), model, parameters, pair)
+        try:
+            survey = survey_pair(model, parameters, pair, routes, like)
+        except RoutesChangedError:
+            routes = complete(Routes((), tuple(parameters)), model, parameters, pair)
+            survey = survey_pair(model, parameters, pair, routes, like)
+        if survey.routes.provisional:
+            return survey
+        memo.survey = survey
+    return memo.survey
+
+
+def forget_survey(model: nn.Module) -> None:
+    """Drop the survey of a model that no longer keeps to its routes."""
+    _MEMOS[model].survey = None
+
+
+def remember_survey(model: nn.Module, survey: Survey) -> None:
+    """Put a survey that has been checked in the place of the one remembered, if it may be kept."""
+    if not survey.routes.provisional:
+        _MEMOS[model].survey = survey
+
+
+def _pair(x: Tensor) -> Tensor:
+    return x[:2] if len(x) > 1 else x[[0, 0]]
+
+
+def _recheck_of(model: nn.Module, x: Tensor, y: Tensor | None) -> Recheck:
+    """Choose what is computed again: all of these samples the first time, later a few."""
+    memo = _MEMOS[model]
+    given = [t for t in (x, y) if t is not None]
+    key = tuple(
+        (t.data_ptr(), t.shape, t.stride(), 0 if t.is_inference() else t._version) for t in given
+    )
+    most = max(map(len, given))
+
+    def done() -> None:
+        memo.compared.add(key)
+        memo.largest = max(memo.largest, most)
+
+    return Recheck(model, key not in memo.compared, memo.generator, most > memo.largest, done)

@@ -1,9 +1,9 @@
-"""The self-check: a small kernel against plain autograd, before a large one is computed.
+"""The self-check: compare a small kernel with plain autograd before a large one is computed.
 
 Two samples and one random cotangent suffice. Gradients that plain autograd takes in the very pass
 that the rules record differ from theirs by nothing but the order of sums, so they are held to a
 narrow bound, layer by layer. Gradients of each sample alone come from other passes, in which
-rounding may flip a rectifier, so the bound between the two is wide.
+rounding may flip a ReLU, so the bound between the two is wide.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.assignment import layer_of
-from conescope.engine.attempt import RoutesChangedError, attempted
-from conescope.engine.budget import default_memory
-from conescope.engine.cotangents import Cotangents
-from conescope.engine.culprit import describe_gradient_culprit
-from conescope.engine.forward import feedable, forward
+from conescope.engine.arguments import Cotangents
+from conescope.engine.compute.budget import default_memory
+from conescope.engine.compute.products import add_gram
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
 from conescope.engine.independence import compare
+from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
-from conescope.engine.products import add_gram
-from conescope.engine.routes import record
-from conescope.engine.survey import real_numbers
+from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
+from conescope.engine.tracing.recorder import record
+from conescope.engine.tracing.survey import layer_of, real_numbers
 from conescope.errors import ModelError
 
 _FEW = 2**20
+"""Parameters of so few numbers in all are checked in one go, whatever the budget."""
 _MOST = 16
+"""Samples whose gradients are compared with those of each alone."""
 _HELD = 8
 """Gradients of a sample held at once: two of a batch, one of the sample alone, those being computed
 (three of a tied weight), and what the allocator cannot hand out again at once."""
@@ -39,12 +39,12 @@ _HELD = 8
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of what may differ, relative to the diagonal.
+    """The largest differences that are allowed.
 
     Attributes:
-        total: of the whole kernel.
+        total: of the whole kernel, relative to its diagonal.
         layer: of the kernel of a layer, relative to its own diagonal.
-        alone: of gradients of samples alone against those in a batch, relative to their norm.
+        alone: of gradients of samples alone from those in a batch, relative to their norm.
     """
 
     total: float
@@ -58,9 +58,9 @@ _HALF = Bounds(total=1e-2, layer=0.1, alone=0.3)
 
 
 def sample_problem(problem: Problem) -> Problem:
-    """The same problem for two of its samples and one cotangent, drawn at random.
+    """Return the same problem for two of its samples and one cotangent, drawn at random.
 
-    The draw is the same each time, so that a kernel is, too.
+    The draw is the same each time, and so is the kernel.
     """
     n = len(problem.x)
     generator = torch.Generator().manual_seed(n)
@@ -76,12 +76,12 @@ def sample_problem(problem: Problem) -> Problem:
         y=None,
         full=False,
         cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
-        witness=None,
+        recheck=None,
     )
 
 
 def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget: int) -> bool:
-    """Whether the kernels by layer of a `sample_problem` are those of plain autograd.
+    """Return whether the kernels by layer of a `sample_problem` are those of plain autograd.
 
     Args:
         problem: two samples and one cotangent.
@@ -94,18 +94,20 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
     bounds = bounds_of(problem)
     expected = {name: v.new_zeros(2, 2, dtype=torch.float64) for name, v in layers.items()}
     apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
-    general = set(problem.survey.routes.general)
+    general, reentrant = set(problem.survey.routes.general), problem.survey.routes.reentrant
     for group in _groups(problem, budget):
         try:
             batch = _in_batch(problem, group)
         except RoutesChangedError:
             if problem.survey.routes.ruled:
                 raise
-            batch = None  # nothing but samples alone is used
+            batch = None  # only gradients of samples alone are used then
         for name in (batch or {}).keys() - general:
             _add(expected, name, batch[name])  # pyright: ignore[reportOptionalSubscript]
         rows: Gradients = {}
-        for sample, gradients in _alone(problem, group):
+        for sample, _, gradients in plain_gradients(
+            problem.model, group, problem.x, problem.cotangents.part(0, 1), reentrant
+        ):
             for name in list(gradients):
                 gradient = gradients.pop(name)
                 norms[sample] += _squares(gradient[None])[0]
@@ -128,8 +130,8 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
 def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
     """Raise `ModelError` if outputs or gradients of samples depend on their batch.
 
-    The outputs of every sample are weighted by another power of two: the gradient of their sum is
-    then the weighted sum of the gradients of each sample alone, unless the model mixes samples.
+    The outputs of the samples are weighted by different powers of two: the gradient of their sum
+    is then the weighted sum of the gradients of each sample alone, unless the model mixes samples.
 
     Args:
         problem: the problem, inside `prepared`.
@@ -164,7 +166,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
 
 def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
     cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
-    place = describe_gradient_culprit(problem.model, x, cotangent[0], bounds.alone)
+    place = describe_gradient_mixing(problem.model, x, cotangent[0], bounds.alone)
     raise ModelError(
         f"a sample's gradients change with the others in its batch, though its outputs do not by "
         f"more than rounding"
@@ -175,10 +177,7 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
 
 
 def _near(
-    problem: Problem,
-    layers: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    bounds: Bounds,
+    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, Tensor], bounds: Bounds
 ) -> bool:
     scale = float(torch.stack([*expected.values()]).sum(dim=0).diagonal().max())
     loose = {layer_of(name) for name in problem.survey.routes.general}
@@ -197,7 +196,7 @@ def _near(
 
 
 def bounds_of(problem: Problem) -> Bounds:
-    """Choose the bounds by the coarsest dtype of outputs and parameters."""
+    """Return the bounds for the coarsest dtype of outputs and parameters."""
     survey = problem.survey
     used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
     dtypes = {problem.cotangents.like.dtype, *used}
@@ -207,7 +206,7 @@ def bounds_of(problem: Problem) -> Bounds:
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
-    """Gradients of both samples from one pass, in which rules record: name → [2, p]."""
+    """Return gradients of both samples, name → [2, p], from one pass that the recorder follows."""
     survey = problem.survey
     if survey.routes.ruled:
         ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
@@ -216,23 +215,14 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
     else:
         outputs = forward(problem.model, feedable(problem.x))
     rows: Gradients = {}
-    direction = problem.cotangents.part(0, 1)[0]
+    cotangent = problem.cotangents.part(0, 1)[0]
     for sample, row in enumerate(outputs):
         with attempted():
             gradients = autograd_gradients(
-                direction @ row, problem.model, group, survey.routes.reentrant, sample == 0
+                cotangent @ row, problem.model, group, survey.routes.reentrant, sample == 0
             )
         _place(rows, sample, gradients)
     return rows
-
-
-def _alone(problem: Problem, group: Mapping[str, nn.Parameter]) -> Iterator[tuple[int, Gradients]]:
-    """Gradients of each sample by itself, by plain autograd: its number, and name → [p]."""
-    passes = plain_gradients(
-        problem.model, group, problem.x, problem.cotangents.part(0, 1),
-        problem.survey.routes.reentrant,
-    )  # fmt: skip
-    return ((sample, gradients) for sample, _, gradients in passes)
 
 
 def _add(kernels: Mapping[str, Tensor], name: str, rows: Tensor) -> None:
@@ -249,20 +239,20 @@ def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
 
 
 def _squares(rows: Tensor) -> Tensor:
-    """Squared norms of rows [r, p] in float64, without a copy of the rows in it."""
+    """Return squared norms of rows [r, p] in float64, without copying the rows to float64."""
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     add_gram(gram, rows.to(torch.promote_types(rows.dtype, torch.float32)), None)
     return gram.diagonal()
 
 
 def least_for_check(problem: Problem) -> int:
-    """Bytes that the self-check of the largest parameter takes."""
+    """Return the bytes that the self-check of the largest parameter takes."""
     largest = max(real_numbers(p) for p in problem.parameters.values())
     return _HELD * problem.cotangents.like.element_size() * largest
 
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
-    """The parameters, some at a time: gradients of all are more than a kernel needs to hold."""
+    """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
     element = problem.cotangents.like.element_size()
     most = max(_FEW, budget // (2 * _HELD * element))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from conescope.engine import Plan, plan
-from conescope.engine.assignment import layer_of
+from conescope.engine.tracing.survey import layer_of
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.measuring.undisturbed import evaluation_mode
 from conescope.training.loop import Snapshot, train

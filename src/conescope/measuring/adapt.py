@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine import KernelEstimate, entk, estimate_entk
-from conescope.engine.failure import describe_failure
-from conescope.engine.forward import FORWARD_ERRORS, feedable
-from conescope.engine.parameters import choose_parameters, refuse_absent_weights, unwrapped
+from conescope.engine.arguments import choose_parameters, refuse_absent_weights, unwrapped
 from conescope.engine.problem import convention, prepared
-from conescope.engine.state import untouched
-from conescope.engine.writes import watching_writes
+from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure, feedable
+from conescope.engine.tracing.untouched import untouched
+from conescope.engine.tracing.writes import watching_writes
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conescope.engine.state import untouched
+from conescope.engine.tracing.untouched import untouched
 
 _CALIBRATION_BATCH = 200
 _EVALUATION_BATCH = 125

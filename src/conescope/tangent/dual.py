@@ -1,8 +1,8 @@
-"""Dual numbers over autograd: a value that keeps its graph, beside a tangent that has none.
+"""Compute with dual numbers: a value with a graph of autograd, and a tangent without one.
 
-The graph of the values is the transposed pass of a linearised network, and the tangents are its
-forward pass. torch's own dual numbers record a graph of the tangents, too; here one pass over
-the network gives both, and pays for the graph once.
+A linearised network's forward pass needs the tangents, and its backward pass the graph of the
+values. torch's own dual numbers record a graph of the tangents, too; here one pass over the network
+gives both, and records one graph only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dual:
-    """A tensor and its derivative along the direction in weight space.
+    """A tensor and its derivative along a direction in weight space.
 
     Attributes:
         primal: the value, part of autograd's graph.
@@ -28,16 +28,16 @@ class Dual:
     tangent: Tensor | None = None
 
     def derivative(self) -> Tensor:
-        """The tangent, zeros where it vanishes."""
+        """Return the tangent, as zeros where it vanishes."""
         return torch.zeros_like(self.primal) if self.tangent is None else self.tangent
 
 
 def call(function: Callable[..., Tensor], *arguments: Dual | None) -> Dual:
-    """Any differentiable function of tensors; its tangent costs a second evaluation.
+    """Apply any differentiable function of tensors; its tangent costs a second evaluation.
 
     Args:
-        function: of as many tensors as there are arguments, without side effects.
-        arguments: where one is None, the function gets None.
+        function: takes as many tensors as there are arguments, and has no side effects.
+        arguments: dual numbers; where one is None, the function gets None.
     """
     primal = function(*(None if a is None else a.primal for a in arguments))
     if all(a is None or a.tangent is None for a in arguments):
@@ -53,7 +53,7 @@ def _torch_dual(dual: Dual) -> Tensor:
 
 
 def linear(function: Callable[[Tensor], Tensor], x: Dual) -> Dual:
-    """A linear function of one tensor, such as an average or a reshaping."""
+    """Apply a linear function of one tensor, such as an average or a reshaping."""
     if x.tangent is None:
         return Dual(function(x.primal))
     with torch.no_grad():
@@ -62,14 +62,14 @@ def linear(function: Callable[[Tensor], Tensor], x: Dual) -> Dual:
 
 
 def add(x: Dual, y: Dual) -> Dual:
-    """The sum of two tensors."""
+    """Add two tensors."""
     if x.tangent is None or y.tangent is None or x.tangent.shape != y.tangent.shape:
         return call(torch.add, x, y)
     return Dual(x.primal + y.primal, x.tangent + y.tangent)
 
 
 def relu(x: Dual, owned: bool) -> Dual:
-    """max(x, 0), whose derivative at 0 is 0; in place if nobody else reads `x`."""
+    """Return max(x, 0), whose derivative at 0 is 0; in place if `owned`: nothing else reads `x`."""
     primal = torch.relu_(x.primal) if owned else torch.relu(x.primal)
     if x.tangent is None:
         return Dual(primal)
@@ -78,10 +78,10 @@ def relu(x: Dual, owned: bool) -> Dual:
 
 
 def max_pool2d(pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Dual) -> Dual:
-    """The largest value of each window, and the tangent in the same place.
+    """Return the largest value of each window, and the tangent at the same place.
 
     Args:
-        pool: gives the largest values and their indices in the image.
+        pool: returns the largest values and their indices in the image.
         x: images, [n, c, h, w].
     """
     primal, indices = pool(x.primal)
@@ -92,7 +92,7 @@ def max_pool2d(pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Dual) -> Dual
 
 
 def affine(product: Callable[..., Tensor], x: Dual, weight: Dual, bias: Dual | None) -> Dual:
-    """product(x, weight) + bias; see `affine_tangent`."""
+    """Return product(x, weight) + bias; see `affine_tangent`."""
     primal = product(x.primal, weight.primal, None if bias is None else bias.primal)
     return Dual(primal, affine_tangent(product, x, weight, bias))
 
@@ -101,7 +101,7 @@ def affine(product: Callable[..., Tensor], x: Dual, weight: Dual, bias: Dual | N
 def affine_tangent(
     product: Callable[..., Tensor], x: Dual, weight: Dual, bias: Dual | None
 ) -> Tensor | None:
-    """The tangent of product(x, weight) + bias, where the product is linear in each factor.
+    """Return the tangent of product(x, weight) + bias, with a product linear in each factor.
 
     Args:
         product: called with x, a weight and, as third argument, a bias or None.

@@ -1,10 +1,10 @@
-"""A convolution and the BatchNorm after it, frozen, as one convolution.
+"""Fold a BatchNorm with frozen statistics into the convolution before it.
 
     BatchNorm(W ∗ x + b) = W̃ ∗ x + b̃,   W̃ = W γ/σ,   b̃ = (b − μ) γ/σ + β
 
-Derivatives go through W̃ and b̃, so that none passes over the activations but the convolution's
-own. The value is computed as the network does, to the last bit: were a pre-activation near zero
-to change its sign by rounding, a rectifier would have another derivative there.
+Derivatives go through W̃ and b̃, so that the BatchNorm needs no passes over the activations. The
+value is computed as the network does, to the last bit: if rounding changed the sign of a
+pre-activation near zero, a ReLU would have another derivative there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from conescope.tangent.dual import Dual
 def folded(
     norm: Any, weight: Dual, bias: Dual | None, gamma: Dual | None, beta: Dual | None
 ) -> tuple[Dual, Dual]:
-    """W̃ and b̃ with their tangents.
+    """Return W̃ and b̃ with their tangents.
 
     Args:
-        norm: the BatchNorm, for its running statistics.
+        norm: the BatchNorm, whose running statistics are used.
         weight: W, [o, …].
         bias: b, [o], None for none.
         gamma: γ, [o], None for 1.
@@ -55,7 +55,7 @@ class NormalisedConvolution(torch.autograd.Function):
     def forward(
         x: Tensor, _weight: Tensor, _bias: Tensor, convolution: nn.Module, norm: nn.Module
     ) -> Tensor:
-        """The network's own value, from x, W̃ and b̃."""
+        """Return the network's own value, from x, W̃ and b̃."""
         return norm(convolution(x))
 
     @staticmethod
@@ -69,7 +69,7 @@ class NormalisedConvolution(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, W̃ and b̃, where they are needed."""
+        """Return the gradients of x, W̃ and b̃, where they are needed."""
         x, weight = ctx.saved_tensors
         of = ctx.convolution
         results = torch.ops.aten.convolution_backward(

@@ -12,7 +12,8 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from conescope.errors import ModelError
-from conescope.tangent.products import (
+from conescope.tangent.dual_pass import DualPass, trace
+from conescope.tangent.jacobian_products import (
     Route,
     Weights,
     derivative_kernels,
@@ -20,7 +21,6 @@ from conescope.tangent.products import (
     refuse_missing_derivative,
     reverse_product,
 )
-from conescope.tangent.shared import SharedPass, trace
 
 LINEARIZATION_POINT = "linearization_point"
 """Under this name a linearised model's state dict holds θ_t."""
@@ -29,7 +29,7 @@ _TOLERANCE = 0.01  # far above rounding (TF32's too), far below what a missing t
 
 
 def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
-    """The first-order Taylor model of a network at its current weights θ_t (arXiv:2503.16316).
+    """Build the first-order Taylor model of a network at its weights θ_t (arXiv:2503.16316).
 
     f_lin(x; θ) = f(x; θ_t) + J(x; θ_t)(θ − θ_t), to be trained in θ by any optimiser of torch.
     The network is taken in evaluation mode, whatever its mode now or later: dropout is off, and
@@ -39,9 +39,9 @@ def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
     Args:
         model: from inputs [n, …] to one tensor [n, …]; copied, and left as it is.
         route: how J(θ − θ_t) is computed. "forward": forward derivatives, in one pass together
-            with the network's output if every operation has a rule here, in a pass of their own
-            otherwise. "reverse": two backward passes; equally exact, slower, and for networks
-            with operations that lack a forward derivative.
+            with the network's output if every operation has a rule in `dual_pass`, otherwise in
+            a pass of their own. "reverse": two backward passes; equally exact, slower, and for
+            networks with operations that lack a forward derivative.
 
     Raises:
         ModelError: if the model has nothing to train, is lazy or linear in its weights already,
@@ -72,8 +72,8 @@ class LinearizedModel(nn.Module):
         self.route: Route = route
         self.one_pass = graph is not None
         self._verified = False
-        # In a tuple they are no children: their weights are exchanged for ours in every pass.
-        self._passes = (network, None if graph is None else SharedPass(network, graph))
+        # in a tuple they are not registered as children: their weights are replaced in every pass
+        self._passes = (network, None if graph is None else DualPass(network, graph))
         self.add_module(LINEARIZATION_POINT, nn.Module())
         _add_members(self, model, {})
         for name, p in model.named_parameters():
@@ -82,7 +82,7 @@ class LinearizedModel(nn.Module):
                 _add_buffer(self.get_submodule(LINEARIZATION_POINT), name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f_lin(x; θ), from [n, …] to [n, …].
+        """Return f_lin(x; θ), from [n, …] to [n, …].
 
         Raises:
             ModelError: if the output is no tensor, if an operation lacks the derivative that the
@@ -101,13 +101,13 @@ class LinearizedModel(nn.Module):
         return output + derivative
 
     def _evaluate(self, x: Tensor, point: Weights, direction: Weights) -> tuple[Tensor, Tensor]:
-        """The network's output with its graph, and J·direction without one."""
-        network, shared = self._passes
+        """Return the network's output with its graph, and J·direction without one."""
+        network, dual_pass = self._passes
         with derivative_kernels(network):
-            if shared is not None:
+            if dual_pass is not None:
                 weights = {f"network.{n}": t for n, t in (self._constants() | point).items()}
                 tangents = {id(p): direction[name] for name, p in point.items()}
-                dual = functional_call(shared, weights, (x, tangents))
+                dual = functional_call(dual_pass, weights, (x, tangents))
                 return dual.primal, dual.derivative()
             output = self._output(x, point)
             if not isinstance(output, Tensor):
@@ -123,7 +123,7 @@ class LinearizedModel(nn.Module):
         return functional_call(self._passes[0], self._constants() | weights, (x,))
 
     def _constants(self) -> Weights:
-        """Buffers and frozen parameters of the network."""
+        """Return the buffers and frozen parameters of the network."""
         members = (*self.named_parameters(), *self.named_buffers())
         point = {name for name, _ in self.get_submodule(LINEARIZATION_POINT).named_buffers()}
         return {
@@ -134,10 +134,10 @@ class LinearizedModel(nn.Module):
 
     @torch.enable_grad()
     def _verify(self, x: Tensor, point: Weights) -> None:
-        """Hold the derivative against plain autograd: ⟨Jv, Jv⟩ = ⟨v, JᵀJv⟩ for one direction v.
+        """Compare the derivative with plain autograd: ⟨Jv, Jv⟩ = ⟨v, JᵀJv⟩ for one direction v.
 
-        Forward derivatives, unlike backward ones, pass through what a network does under
-        `torch.no_grad`; and where the output is random, there is no derivative.
+        They differ if a network computes something under `torch.no_grad`, which forward
+        derivatives, unlike backward ones, pass through; or if its output is random.
         """
         leaves = {name: p.clone().requires_grad_() for name, p in point.items()}
         v = {name: _any_direction(p) for name, p in point.items()}
@@ -165,16 +165,16 @@ class LinearizedModel(nn.Module):
 
 
 class _HeldAt(torch.autograd.Function):
-    """θ_t in the place of θ: the value of the one, the gradient of the other.
+    """The identity in value on θ_t, which passes its gradient on to θ.
 
-    A network at these weights sends its gradients to θ, which is the transposed pass.
+    A network evaluated with it has the output at θ_t, and gives its gradients Jᵀu to θ.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(_theta: Tensor, point: Tensor) -> Tensor:
-        """θ_t, from θ and θ_t."""
+        """Return θ_t, from θ and θ_t."""
         return point.view_as(point)
 
     @staticmethod
@@ -187,17 +187,17 @@ class _HeldAt(torch.autograd.Function):
         ctx: Any,  # noqa: ARG004
         *gradients: Tensor,
     ) -> tuple[Tensor, None]:
-        """The gradient of θ is that of its stand-in."""
+        """Return the output's gradient as that of θ."""
         return gradients[0], None
 
 
 def _any_direction(like: Tensor) -> Tensor:
-    """Numbers without a pattern in [−1, 1]; torch's random generators stay as they are."""
+    """Return irregular numbers in [−1, 1], without using torch's random generators."""
     return torch.arange(like.numel(), device=like.device).cos().to(like.dtype).view_as(like)
 
 
 def _add_members(target: nn.Module, source: nn.Module, copies: dict[int, Any]) -> None:
-    """Give the target the source's parameters, buffers and children by name; ties stay ties."""
+    """Give the target the source's parameters, buffers and children; tied ones stay tied."""
     members = (*source._parameters, *source._buffers, *source._modules)
     for name in members:
         if hasattr(target, name):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.parameters import unwrapped
+from conescope.engine.arguments import unwrapped
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.translation import adapter_in_place, convert_on_trial, renamed
 from conescope.measuring.checkpoints.trial import (

@@ -1,7 +1,7 @@
-"""A forward pass in which every operation that a layer rule understands leaves a record.
+"""Record, during a forward pass, every operation that a layer rule understands.
 
-The rules attach to operations, not to modules: whatever code calls `F.linear(x, W)` with a
-parameter W is seen, and a parameter that takes part in anything else is seen as well.
+The rules attach to operations, not to modules: a call of `F.linear(x, W)` with a parameter W is
+recorded whichever code makes it, and a parameter used by any other operation is noted as well.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from conescope.engine.calls import Call
-from conescope.engine.rules import RULES
+from conescope.engine.layers.call import INTERCEPTIONS, Call
+from conescope.engine.tracing.forward import forward
 
 _PICKING = {
     "gather", "index_add", "index_copy", "index_put", "index_select", "masked_scatter",
@@ -27,18 +27,18 @@ class Recorder(TorchFunctionMode):
     """Records calls of known operations on known parameters while it is entered.
 
     Known parameters enter recorded operations detached, so that a graph of autograd that still
-    reaches one of them shows a use which no rule has seen.
+    reaches one of them shows a use that was not recorded.
 
     Args:
         parameters: the parameters that rules may take, by name.
-        anchor: a zero that requires a gradient; makes outputs of first layers part of a graph.
+        anchor: a zero that requires a gradient; added to outputs that are part of no graph yet.
         attached: whether known parameters stay part of the graph, so that autograd gives their
             gradients beside those that rules take.
 
     Attributes:
         calls: the records, in the order of execution.
-        strays: names of parameters that took part in an operation without a rule.
-        picks: whether an operation picked or placed entries by an index.
+        uncovered: names of parameters that are used in a way that no rule covers.
+        picks: whether an operation picked or placed entries by a tensor of indices.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Recorder(TorchFunctionMode):
         self.names = {id(p): name for name, p in parameters.items()}
         self.anchor = anchor
         self.calls: list[Call] = []
-        self.strays: set[str] = set()
+        self.uncovered: set[str] = set()
         self.picks = False
 
     def __torch_function__(
@@ -57,30 +57,28 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.picks |= _picks(func, args, kwargs)
-        rule = RULES.get(func)
+        rule = INTERCEPTIONS.get(func)
         named = {self.names[id(t)] for t in _tensors((args, kwargs)) if id(t) in self.names}
         if rule is None or not named or not torch.is_grad_enabled() or _inside_a_transform():
             result = func(*args, **kwargs)
             if named and next(_tensors(result), None) is not None:
-                self.strays |= named
+                self.uncovered |= named
             return result
         return rule(self, *args, **kwargs)
 
     def name(self, parameter: Tensor | None) -> str | None:
-        """The parameter's name, None for any other tensor."""
+        """Return the name of a parameter that rules may take; None for any other tensor."""
         return None if parameter is None else self.names.get(id(parameter))
 
-    def known(self, parameter: Tensor | None) -> Tensor | None:
-        """The parameter detached, unless they stay attached; any other tensor as it is."""
+    def detached(self, parameter: Tensor | None) -> Any:
+        """Return such a parameter detached, unless `attached`; any other tensor as it is."""
         if parameter is None or self.attached or self.name(parameter) is None:
             return parameter
         return parameter.detach()
 
-    def stray(self, tensor: Tensor | None) -> None:
-        """Note that a parameter is used as data."""
-        name = self.name(tensor)
-        if name is not None:
-            self.strays.add(name)
+    def note_uncovered(self, *tensors: Tensor | None) -> None:
+        """Note that tensors, parameters perhaps, are used in a way that the rule does not cover."""
+        self.uncovered |= {name for t in tensors if (name := self.name(t)) is not None}
 
     def keep(
         self,
@@ -91,7 +89,7 @@ class Recorder(TorchFunctionMode):
         output: Tensor,
         **geometry: Any,
     ) -> Tensor:
-        """Record a call; returns the output as part of a graph of autograd."""
+        """Record a call, and return its output as part of autograd's graph."""
         if not output.requires_grad:
             output = output + self.anchor
         names = self.name(weight), self.name(bias)
@@ -100,14 +98,25 @@ class Recorder(TorchFunctionMode):
         return output
 
 
+def record(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, attached: bool = False
+) -> tuple[Tensor, Recorder]:
+    """Run a forward pass; return outputs [b, c] in autograd's graph, and the recorded calls."""
+    anchor = torch.zeros((), device=x.device, requires_grad=True)
+    inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
+    with Recorder(parameters, anchor, attached) as recorder:
+        outputs = forward(model, inputs)
+    return outputs, recorder
+
+
 def _inside_a_transform() -> bool:
-    """Whether a transform of torch.func is at work: its tensors have a graph of their own."""
+    """Return whether a transform of torch.func is at work, whose tensors have their own graph."""
     level = torch._C._functorch.maybe_current_level()  # pyright: ignore[reportAttributeAccessIssue]
     return level is not None
 
 
 def _picks(func: Any, args: tuple[Any, ...], kwargs: Any) -> bool:
-    """Whether an operation picks or places entries by a tensor of indices."""
+    """Return whether an operation picks or places entries by a tensor of indices."""
     name = getattr(func, "__name__", "").strip("_")
     if name in ("getitem", "setitem"):
         return next(_tensors(args[1]), None) is not None

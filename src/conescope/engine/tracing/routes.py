@@ -1,29 +1,26 @@
-"""Which parameters the layer rules may take: those whose every use a rule has provably seen."""
+"""Find out which parameters the layer rules may take: those whose every use is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.attempt import RoutesChangedError, attempted
-from conescope.engine.calls import Call
-from conescope.engine.forward import forward
-from conescope.engine.general import general_way
-from conescope.engine.graph import reachable
-from conescope.engine.recorder import Recorder
+from conescope.engine.layers.call import Call
+from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
+from conescope.engine.tracing.recorder import record
 
 _LOOSE = 0.1
-"""Rounding in any dtype is finer, the weights of two samples differ by a factor of two or more."""
+"""Rounding in any dtype is finer, and different weights differ by a factor of two or more."""
 
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
 
 @dataclass(frozen=True)
 class Routes:
-    """The way of every parameter, found on two samples.
+    """The route of every parameter, found on two samples.
 
     Attributes:
         ruled: names of parameters whose every use is a recorded call.
@@ -34,10 +31,10 @@ class Routes:
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
-        geometry: of each call.
-        picks: whether samples may change places, since an operation picks by an index.
+        geometry: settings and sizes of each call.
+        picks: whether an operation picks by an index, so that samples may change places.
         provisional: whether a call was left to the general route only because no gradient
-            arrived at it, as behind a head that starts at zero.
+            arrived at it, as in front of a head that starts at zero.
     """
 
     ruled: tuple[str, ...]
@@ -52,8 +49,8 @@ class Routes:
     provisional: bool = False
 
 
-def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor) -> Routes:
-    """Split the parameters into those that rules can take and the others.
+def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor) -> Routes:
+    """Split the parameters into those that rules can take and the others; see `general.complete`.
 
     A rule may take a parameter if (1) no operation without a rule takes part in, (2) the graph of
     autograd without the recorded calls does not reach it, and (3) gradients of one sample's
@@ -62,9 +59,8 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
     Args:
         model: the network; the parameters require gradients.
         parameters: those whose kernel is wanted.
-        x: samples, of which the first two are used.
+        pair: two samples.
     """
-    pair = x[:2] if len(x) > 1 else x[[0, 0]]
     ruled = {
         name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
     }
@@ -74,7 +70,7 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
             with attempted():
                 outputs, recorder = record(model, ruled, pair)
                 reached, opaque = reachable(outputs, ruled)
-                refused = set(ruled) if opaque else recorder.strays | reached
+                refused = set(ruled) if opaque else recorder.uncovered | reached
                 silent, idle = False, frozenset()
                 if not refused:
                     refused, silent, idle = _place_samples(outputs, recorder.calls)
@@ -82,7 +78,7 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
             break
         provisional |= silent
         if not refused:
-            routes = Routes(
+            return Routes(
                 ruled=tuple(ruled),
                 general=tuple(name for name in parameters if name not in ruled),
                 signature=tuple(call.signature for call in recorder.calls),
@@ -95,47 +91,23 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Ten
                 picks=recorder.picks,
                 provisional=provisional,
             )
-            return with_general_way(routes, model, parameters, pair)
         ruled = {name: p for name, p in ruled.items() if name not in refused}
-    routes = Routes((), tuple(parameters), provisional=provisional)
-    return with_general_way(routes, model, parameters, pair)
-
-
-def with_general_way(
-    routes: Routes, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
-) -> Routes:
-    """The routes, with the way of those parameters that have no rule."""
-    chosen = {name: parameters[name] for name in routes.general}
-    if not chosen:
-        return routes
-    transformed, reentrant = general_way(model, chosen, x)
-    return replace(routes, transformed=transformed, reentrant=reentrant)
-
-
-def record(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, attached: bool = False
-) -> tuple[Tensor, Recorder]:
-    """A forward pass: outputs [b, c] in a graph of autograd, and the recorded calls."""
-    anchor = torch.zeros((), device=x.device, requires_grad=True)
-    inputs = x.detach() + anchor.to(x.dtype) if x.is_floating_point() else x.clone()
-    with Recorder(parameters, anchor, attached) as recorder:
-        outputs = forward(model, inputs)
-    return outputs, recorder
+    return Routes((), tuple(parameters), provisional=provisional)
 
 
 def follow(
     model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, routes: Routes
 ) -> tuple[Tensor, list[Call]]:
-    """`record`, held to the routes found before.
+    """Run a forward pass as `record` does, and compare its calls with the routes.
 
     Raises:
-        RoutesChangedError: if the model's calls are not the ones of `routes`.
+        RoutesChangedError: if the model's calls are not those of `routes`.
     """
     ruled = {name: parameters[name] for name in routes.ruled}
     with attempted():
         outputs, recorder = record(model, ruled, x)
     calls = recorder.calls
-    if recorder.strays or tuple(call.signature for call in calls) != routes.signature:
+    if recorder.uncovered or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
     if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
@@ -152,10 +124,10 @@ def follow(
 
 
 def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
-    """Hold a batch to the places of its samples, by two more backward passes.
+    """Check by two more backward passes that the model keeps the order of the samples of a batch.
 
-    Where the outputs of a sample are weighted by a power of two, the gradients in its slice of each
-    call are, too, unless the model has changed the order of its samples.
+    If the outputs of each sample are weighted by a power of two, so are the gradients in its slice
+    of each call, unless the model has changed the order.
 
     Raises:
         RoutesChangedError: if it has.
@@ -164,7 +136,7 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
     generator = torch.Generator().manual_seed(0)
     exponents = torch.randperm(samples, generator=generator, device="cpu") % 4
     weights = (0.5**exponents).to(outputs)
-    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
+    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
     edges = [call.edge for call in calls]
 
     def norms(cotangents: Tensor) -> list[Tensor | None]:
@@ -176,8 +148,8 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
             for call, g in zip(calls, gradients, strict=True)
         ]
 
-    plain = norms(direction.expand_as(outputs))
-    for norm, weighted in zip(plain, norms(weights[:, None] * direction), strict=True):
+    plain = norms(cotangent.expand_as(outputs))
+    for norm, weighted in zip(plain, norms(weights[:, None] * cotangent), strict=True):
         if norm is not None and weighted is not None:
             expected = norm * weights.to(norm)
             if bool(((weighted - expected).abs() > _LOOSE * expected).any()):
@@ -185,28 +157,28 @@ def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
 
 
 def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
-    """Find the axis of two samples in each call.
+    """Find the axis that numbers the two samples in each call.
 
     Returns:
-        The parameters of calls without one; whether some are refused only because no gradient
-        arrives; the numbers of the calls that no output depends on.
+        The parameters of calls without such an axis; whether some are refused only because no
+        gradient arrives; the numbers of the calls that no output depends on.
     """
     refused: set[str] = set()
     if not calls:
         return refused, False, frozenset()
     edges = [call.edge for call in calls]
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
+    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
     try:
-        ways = [
-            torch.autograd.grad(outputs[i] @ direction, edges, retain_graph=True, allow_unused=True)
+        by_sample = [
+            torch.autograd.grad(outputs[i] @ cotangent, edges, retain_graph=True, allow_unused=True)
             for i in range(2)
         ]
     except RuntimeError:  # a checkpoint that does not find its own operations again
-        return {name for call in calls for name in call.names}, False, frozenset()
-    idle = frozenset(n for n, g in enumerate(ways[0]) if g is None and ways[1][n] is None)
+        return {name for call in calls for name in call.names.values()}, False, frozenset()
+    idle = frozenset(n for n, g in enumerate(by_sample[0]) if g is None and by_sample[1][n] is None)
     silent = False
-    for number, (call, *found) in enumerate(zip(calls, *ways, strict=True)):
+    for number, (call, *found) in enumerate(zip(calls, *by_sample, strict=True)):
         gradients = [None if g is None else call.shaped(g) for g in found]
         arrived = all(g is not None and bool(g.any()) for g in gradients)
         fitting = [
@@ -218,13 +190,13 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         ]
         call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
         if number not in idle and not (fitting and arrived):
-            refused |= set(call.names)
+            refused |= set(call.names.values())
             silent |= bool(fitting)
     return refused, silent, idle
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
-    """Whether a cotangent vanishes outside one of two samples."""
+    """Return whether a cotangent vanishes outside one of two samples."""
     if g is None:
         return True
     if g.dim() <= axis or g.shape[axis] % 2:

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies and copies, measured once a process."""
+"""Measure how fast this machine multiplies and copies, once a process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from dataclasses import dataclass
 
 import torch
 
-from conescope.engine.products import multiply, multiply_batch
+from conescope.engine.compute.products import multiply, multiply_batch
 
 _LONG_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Rates of a machine: operations a second of products, elements a second of copies."""
+    """A machine's rates.
+
+    Attributes:
+        product: floating-point operations a second, in a product of two large matrices.
+        batched: the same, in products of many small matrices.
+        copy: elements copied a second.
+    """
 
     product: float
     batched: float
@@ -25,7 +31,7 @@ class Speed:
 
 @functools.cache
 def measure_speed(device: str, dtype: torch.dtype) -> Speed:
-    """Rates of products of matrices, of batches of small ones, and of copies."""
+    """Measure the rates of one kind of device, for tensors of one dtype."""
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     left = torch.ones(256, 64, 64, dtype=dtype, device=device)
     right = torch.ones(256, 64, 288, dtype=dtype, device=device)
@@ -39,7 +45,7 @@ def measure_speed(device: str, dtype: torch.dtype) -> Speed:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """The least of a few runs, after one to warm up; of long work, the first run alone."""
+    """Return the shortest time of a few runs after one to warm up; long work runs once only."""
     times = [_timed(work)]
     if times[0] > _LONG_SECONDS:
         return times[0]

@@ -1,7 +1,7 @@
-"""A model left as it was: whatever its forward pass writes is put back to the bit.
+"""Compute with a model and leave it as it was, to the bit, whatever its forward pass writes.
 
-Inside `untouched`, a model computes the function that it computes for its user: gradients are on,
-autocast and compilation are off, and faster code that torch substitutes in evaluation is not used.
+Inside `untouched`, a model computes the same function as in training: gradients are on, autocast
+and compilation are off, and the faster code that torch substitutes in evaluation mode is not used.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.attributes import Attributes
-from conescope.engine.writes import SavedValues
+from conescope.engine.tracing.writes import Attributes, SavedValues
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _no_fast_path() -> Iterator[None]:
-    """Let attention take one way: its fast path treats padding otherwise than training does."""
+    """Turn off attention's fast path, which treats padding otherwise than training does."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -69,7 +68,7 @@ def _no_fast_path() -> Iterator[None]:
 
 
 def _take_off_precision_wrappers(model: nn.Module) -> None:
-    """Give modules their own forward pass back where a wrapper around it enters autocast.
+    """Give modules back their own forward pass where a wrapper around it enters autocast.
 
     Libraries that train in mixed precision, such as accelerate, replace `forward` on the instance.
     `Attributes.restore` puts theirs back.
@@ -82,7 +81,10 @@ def _take_off_precision_wrappers(model: nn.Module) -> None:
 
 
 def _enters_autocast(function: Any) -> bool:
-    """Whether a wrapper, or what it wraps outside of the modules' own code, enters autocast."""
+    """Return whether a wrapper, or a function that it wraps, enters autocast.
+
+    The forward passes of modules are not searched: their own autocast is part of the model.
+    """
     pending, seen = [function], set()
     while pending:
         found = pending.pop()

@@ -1,8 +1,8 @@
-"""The shared pass: one walk over a traced network gives its values, their graph, and tangents.
+"""Evaluate a traced network with dual numbers: values, their graph and tangents in one pass.
 
-It knows the common operations. A BatchNorm right after a convolution is folded into it: with
-frozen statistics it is affine, and its derivative comes by the chain rule through the folded
-weight, which is small where the activations are large.
+The common operations have rules here. A BatchNorm right after a convolution is folded into it: with
+frozen statistics it is affine, and its derivative goes through the folded weight, which is small
+where the activations are large.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _OTHER_CALLS = (F.pad, torch.tanh)
 _UNTRACEABLE = (
     TypeError, ValueError, RuntimeError, AttributeError, LookupError, NameError, AssertionError,
 )  # fmt: skip
-"""What a network may raise when it is handed a stand-in for a tensor, which has no values."""
+"""The exceptions of a network that is called with a tracer's stand-in for a tensor."""
 
 
-class SharedPass(nn.Module):
-    """A network that is walked with dual numbers.
+class DualPass(nn.Module):
+    """A network that is evaluated with dual numbers.
 
     Args:
         network: in evaluation mode; under the name "network" its weights can be exchanged by
             `torch.func.functional_call`.
-        graph: what `trace` made of it.
+        graph: its operations, from `trace`.
     """
 
     def __init__(self, network: nn.Module, graph: fx.Graph):
@@ -63,12 +63,12 @@ class SharedPass(nn.Module):
         self.graph = graph
 
     def forward(self, x: Tensor, tangents: Tangents) -> Dual:
-        """The network's output, and its derivative along the tangents of its weights."""
+        """Return the output, and its derivative along the tangents of the weights."""
         return _Walk(self.network, self.graph, tangents).run(Dual(x))
 
 
 def trace(network: nn.Module) -> fx.Graph | None:
-    """The network's operations in order; None if not all are known here, or it hides them."""
+    """Return the network's operations in order; None if one has no rule here or is hidden."""
     modules = dict(network.named_modules())
     try:
         graph = fx.Tracer().trace(network)
@@ -113,7 +113,7 @@ def _is_known_module(module: nn.Module) -> bool:
 
 
 def _owns_input(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the first input is a fresh tensor that nobody else reads."""
+    """Return whether the first input is a fresh tensor that nothing else reads."""
     if not node.all_input_nodes:
         return False
     source = node.all_input_nodes[0]
@@ -125,7 +125,7 @@ def _owns_input(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _fold(node: fx.Node, modules: Mapping[str, nn.Module]) -> None:
-    """Erase a BatchNorm whose input is a convolution's output, and nobody else's."""
+    """Erase a BatchNorm that is the only reader of a convolution's output."""
     if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
         return
     source = node.all_input_nodes[0]
@@ -139,14 +139,14 @@ def _fold(node: fx.Node, modules: Mapping[str, nn.Module]) -> None:
 
 
 class _Walk(fx.Interpreter):
-    """One evaluation, node by node."""
+    """Evaluates the network node by node."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph, tangents: Tangents):
         super().__init__(network, graph=graph)
         self.tangents = tangents
 
     def run_node(self, n: fx.Node) -> Any:
-        """The value of a node: a `Dual`."""
+        """Return the value of a node, a `Dual`."""
         if n.op in ("placeholder", "output"):
             return super().run_node(n)
         arguments, options = self.fetch_args_kwargs_from_env(n)

@@ -1,4 +1,4 @@
-"""Finding the first operation of a model that makes samples depend on each other."""
+"""Find the first operation of a model that makes samples depend on each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from conescope.engine.failure import shown
-from conescope.engine.forward import FORWARD_ERRORS, feedable
+from conescope.engine.tracing.forward import FORWARD_ERRORS, feedable, shown
 
 _ALONG = ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "roll", "flip", "diff")
 _STATISTICS = ("mean", "sum", "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "max",
@@ -23,33 +22,32 @@ _GENERAL_CURE = (
     "random (dropout)"
 )
 _MODULE = "module"
-"""In the place of an operation's name: what a whole module gives."""
+"""Stands for the operation where an output is that of a whole module."""
 _REPEATS = 8
 """Times that a forward pass is repeated to find out whether it draws at random."""
 _SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention)
 
-
 _Path = tuple[tuple[str, nn.Module], ...]
-"""Modules, each inside of the one before, with their names."""
+"""Modules with their names, each inside of the one before."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """An operation of a forward pass: its name, the module that calls it, and what it gives."""
+    """An operation of a forward pass, the modules that it is called in, and its output."""
 
     operation: str
     path: _Path
     output: Tensor
 
 
-def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: float) -> str:
+def describe_mixing(model: nn.Module, batch: Tensor, sample: int, tolerance: float) -> str:
     """Say where a sample's numbers first change with its batch, and the cure.
 
     Args:
         model: the network.
-        batch: [b, …], in which the sample's outputs are other ones than alone.
+        batch: [b, …], in which the sample's outputs differ from those that it has alone.
         sample: its number in the batch.
-        tolerance: of differences by rounding.
+        tolerance: largest difference that rounding makes.
     """
     alone = batch[sample : sample + 1]
     first_time = list(_steps(model, alone))
@@ -63,7 +61,7 @@ def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: fl
                 )
     whole = list(_steps(model, batch))
     for kind in (lambda _: True, lambda step: step.operation == _MODULE):
-        # a pass that takes another way alone can be compared module by module only
+        # where operations differ, outputs can still be compared module by module
         pairs = zip(filter(kind, whole), filter(kind, first_time), strict=False)
         for together, single in pairs:
             if together.operation != single.operation or together.path != single.path:
@@ -73,16 +71,16 @@ def describe_culprit(model: nn.Module, batch: Tensor, sample: int, tolerance: fl
     return _GENERAL_CURE
 
 
-def describe_gradient_culprit(
+def describe_gradient_mixing(
     model: nn.Module, batch: Tensor, cotangent: Tensor, tolerance: float
 ) -> str:
-    """Say where gradients first mix the samples of a batch; "" if it is in no module.
+    """Say where gradients first mix the samples of a batch; "" if no module does it.
 
     Args:
         model: the network.
         batch: two or more samples, [b, …].
         cotangent: of the outputs of each sample, [c].
-        tolerance: of differences, relative to the largest gradient.
+        tolerance: largest difference that is allowed, relative to the largest gradient.
     """
     together = _boundaries(model, batch, cotangent)
     for sample in range(len(batch)):
@@ -102,7 +100,7 @@ def describe_gradient_culprit(
 def _is_of_sample(
     together: Tensor | None, alone: Tensor | None, sample: int, tolerance: float
 ) -> bool:
-    """Whether the gradient of a batch is for one sample that of the sample alone."""
+    """Return whether a batch's gradient is, for one sample, that of the sample alone."""
     if together is None or alone is None:
         return together is alone
     if together.dim() != alone.dim() or together.dim() == 0:
@@ -117,14 +115,14 @@ def _is_of_sample(
 def _boundaries(
     model: nn.Module, x: Tensor, cotangent: Tensor
 ) -> list[tuple[_Path, Tensor | None, Tensor | None]]:
-    """For each call of a module: its path, and the gradients at its output and its input."""
+    """Return, for each call of a module, its path and the gradients at its output and input."""
     calls: list[tuple[_Path, Tensor, Tensor]] = []
     path: list[tuple[str, nn.Module]] = []
     sources: list[Tensor | None] = []
     names = {module: name for name, module in model.named_modules()}
 
-    # a module sees views of its input and gives a view of its output: hooks that it puts on these
-    # change gradients between the two places that are looked at
+    # a module gets views of its input and returns a view of its output, so that hooks on these
+    # change gradients between the two places that are compared
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         path.append((names[module], module))
         sources.append(_first_tensor(inputs))
@@ -159,7 +157,7 @@ def _first_tensor(nested: object) -> Tensor | None:
 
 
 def _mixes(together: Tensor, alone: Tensor, b: int, sample: int, tolerance: float) -> bool:
-    """Whether an operation's output for one sample changes with the batch."""
+    """Return whether an operation's output for one sample changes with the batch."""
     if together.shape == alone.shape:  # no axis numbers samples
         return _differ(together, alone, tolerance)
     if together.dim() != alone.dim():
@@ -207,7 +205,7 @@ def _hooked(modules: Iterable[nn.Module], enter: Any, leave: Any) -> Iterator[No
 
 
 class _StepRecorder(TorchFunctionMode):
-    """Keeps what every operation gives, with the modules inside of which it was called."""
+    """Keeps the output of every operation, with the modules that it was called in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +222,7 @@ class _StepRecorder(TorchFunctionMode):
         return result
 
     def keep(self, operation: str, result: object) -> None:
-        """Keep a copy of the first tensor that an operation gives."""
+        """Keep a copy of the first tensor in an operation's output."""
         tensor = _first_tensor(result)
         if tensor is not None and tensor.layout is torch.strided:
             self.steps.append(_Step(operation, tuple(self.path), tensor.detach().clone()))
@@ -236,7 +234,7 @@ def _place(model: nn.Module, step: _Step) -> str:
 
 
 def _module(model: nn.Module, path: _Path) -> str:
-    """The innermost of some modules, as text."""
+    """Describe the innermost module of a path."""
     name, module = path[-1] if path else ("", model)
     name, kind = shown(model, name), type(module).__name__
     return f"module {name!r} ({kind})" if name else f"the model's own forward pass ({kind})"

@@ -1,22 +1,22 @@
-"""The layer rules of convolutions and transposed convolutions."""
+"""Convolutions and transposed convolutions in one to three dimensions."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.engine.calls import Call, DenseCall
-from conescope.engine.products import mkl_at_home, onednn_serves
+from conescope.engine.compute.outer import FEW_COTANGENTS, Shape
+from conescope.engine.compute.products import mkl_on_intel, onednn_serves
+from conescope.engine.layers.call import Call, Interception, OuterCall, Recording, intercepts
 
 _ONEDNN_CHANNELS = 16
 _SMALL_WEIGHT = 2**16
-FEW_COTANGENTS = 3
-"""More are better multiplied together, by patches that are written once."""
 
 
 @dataclass
@@ -34,21 +34,19 @@ class _SlidingCall(Call):
 
 
 @dataclass
-class ConvCall(_SlidingCall, DenseCall):
+class ConvCall(_SlidingCall, OuterCall):
     """y = W ∗ x + b in one to three dimensions, any stride, padding, dilation and groups.
 
-    A feature is a patch with the channels innermost: copies of patches then run over memory in
-    long strides, and no kernel depends on the order.
+    A feature is a patch with the channels innermost, so that a copy of it reads long runs of
+    memory; no kernel depends on the order.
     """
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         out, *kernel = self.weight_shape
-        return self.groups, out // self.groups, math.prod(kernel)
-
-    @property
-    def positions(self) -> int:
-        return len(self.source) // self.samples * math.prod(self._output_size())
+        positions = len(self.source) // self.samples * math.prod(self._output_size())
+        g, o, a = self.groups, out // self.groups, math.prod(kernel)
+        return Shape(g, o, a, positions, convolved=self._convolved())
 
     def write_features(self, out: Tensor, start: int, stop: int) -> None:
         repeats = len(self.source) // self.samples
@@ -64,11 +62,10 @@ class ConvCall(_SlidingCall, DenseCall):
         by_group = g.reshape(self.samples, repeats, self.groups, -1, math.prod(g.shape[2:]))
         return by_group.permute(0, 2, 3, 1, 4).flatten(3)
 
-    @property
-    def convolved(self) -> int:
-        """Up to how many cotangents `gradients` is faster than products of patches.
+    def _convolved(self) -> int:
+        """Return up to how many cotangents `gradients` is faster than products of patches.
 
-        It is fast in oneDNN, for small weights with channels by sixteens.
+        It is, in oneDNN, for small weights whose channels are multiples of 16.
         """
         fast = (
             onednn_serves(self.source)
@@ -77,13 +74,13 @@ class ConvCall(_SlidingCall, DenseCall):
             and math.prod(self.weight_shape) <= _SMALL_WEIGHT
             and all(p % 2 == 0 for p in self.padding)
         )
-        return 0 if not fast else FEW_COTANGENTS if mkl_at_home() else sys.maxsize
+        return 0 if not fast else FEW_COTANGENTS if mkl_on_intel() else sys.maxsize
 
     def gradients(self, cotangent: Tensor) -> Tensor:
-        """Gradients of some outputs' weights, by a convolution in which each sample is a group.
+        """Form gradients of some outputs' weights by a convolution in which each sample is a group.
 
         Args:
-            cotangent: [b, g, o′, T], of the outputs.
+            cotangent: of these outputs, [b, g, o′, T].
 
         Returns:
             [b, g, o′, a], the channels outermost.
@@ -100,7 +97,7 @@ class ConvCall(_SlidingCall, DenseCall):
         return weights.view(b, g, o, -1)
 
     def weight_rows(self, g: Tensor) -> Tensor:
-        rows = super().weight_rows(g)
+        rows = super().gradients(self.cotangent(g)).flatten(1)
         kernel = math.prod(self.weight_shape[2:])
         return rows.view(len(rows), self.weight_shape[0], kernel, -1).mT.flatten(1)
 
@@ -113,6 +110,12 @@ class ConvCall(_SlidingCall, DenseCall):
 @dataclass
 class TransposedConvCall(_SlidingCall):
     """y = Wᵀ ∗ x + b: the convolution with input and output exchanged."""
+
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def cotangent_elements(self) -> int:
+        return len(self.source) // self.samples * math.prod(self.output_shape)
 
     def weight_rows(self, g: Tensor) -> Tensor:
         windows = patches(g, self.weight_shape[2:], self.stride, self.padding, self.dilation)
@@ -136,7 +139,7 @@ def output_size(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    """How many windows a convolution has along each dimension; `padding` is of both sides."""
+    """Return the windows along each dimension; `padding` is that of both sides together."""
     along = zip(size, kernel, stride, padding, dilation, strict=True)
     return [(length + p - d * (k - 1) - 1) // s + 1 for length, k, s, p, d in along]
 
@@ -148,7 +151,7 @@ def patches(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Every window of a convolution, as a view of the padded input with channels innermost.
+    """Return every window, as a view of the padded input with channels innermost.
 
     Args:
         x: [b, channels, *size].
@@ -173,3 +176,86 @@ def patches(
         (len(x), *output_size(x.shape[2:], kernel, stride, padding, dilation), *kernel, x.shape[1]),
         (pixels.stride(0), *between, *within, 1),
     )
+
+
+def _convolution(operation: Callable[..., Tensor], dimensions: int) -> Interception:
+    def convolve(
+        recorder: Recording,
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        recorder.note_uncovered(input)
+        y = operation(
+            input, recorder.detached(weight), recorder.detached(bias), stride, padding, dilation,
+            groups,
+        )  # fmt: skip
+        spread = _tuple(dilation, dimensions)
+        return recorder.keep(
+            ConvCall, weight, bias, input, y,
+            weight_shape=tuple(weight.shape),
+            stride=_tuple(stride, dimensions),
+            padding=_total_padding(padding, tuple(weight.shape[2:]), spread),
+            dilation=spread,
+            groups=groups,
+        )  # fmt: skip
+
+    return convolve
+
+
+def _transposed(operation: Callable[..., Tensor], dimensions: int) -> Interception:
+    def convolve(
+        recorder: Recording,
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        dilation: int | tuple[int, ...] = 1,
+    ) -> Tensor:
+        recorder.note_uncovered(input)
+        y = operation(
+            input, recorder.detached(weight), recorder.detached(bias), stride, padding,
+            output_padding, groups, dilation,
+        )  # fmt: skip
+        return recorder.keep(
+            TransposedConvCall, weight, bias, input, y,
+            weight_shape=tuple(weight.shape),
+            stride=_tuple(stride, dimensions),
+            padding=tuple(2 * p for p in _tuple(padding, dimensions)),
+            dilation=_tuple(dilation, dimensions),
+            groups=groups,
+            output_shape=tuple(y.shape[1:]),
+        )  # fmt: skip
+
+    return convolve
+
+
+def _tuple(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values
+
+
+def _total_padding(
+    padding: int | tuple[int, ...] | str, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    if padding == "same":
+        return tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+    if isinstance(padding, str):
+        return (0,) * len(kernel)
+    return tuple(2 * p for p in _tuple(padding, len(kernel)))
+
+
+for _dimensions, _operation, _transpose in (
+    (1, F.conv1d, F.conv_transpose1d),
+    (2, F.conv2d, F.conv_transpose2d),
+    (3, F.conv3d, F.conv_transpose3d),
+):
+    intercepts(_operation)(_convolution(_operation, _dimensions))
+    intercepts(_transpose)(_transposed(_transpose, _dimensions))

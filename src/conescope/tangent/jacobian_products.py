@@ -1,4 +1,4 @@
-"""Jacobian-vector products of a whole network in its weights, whatever it does inside."""
+"""Multiply vectors by the Jacobian of a whole network in its weights, whatever its operations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Output = Callable[[Weights], Tensor]
 
 
 def forward_product(output: Output, point: Weights, direction: Weights) -> Tensor:
-    """J·direction at `point` by forward derivatives: three times the cost of the output.
+    """Return J·direction at `point` by forward derivatives, at three times the cost of the output.
 
     Raises:
         RuntimeError: from torch, if an operation has no forward derivative.
@@ -42,7 +42,7 @@ def forward_product(output: Output, point: Weights, direction: Weights) -> Tenso
 
 
 def reverse_product(output: Output, point: Weights, direction: Weights) -> Tensor:
-    """J·direction at `point` by two vector-Jacobian products.
+    """Return J·direction at `point` by two vector-Jacobian products.
 
     u ↦ Jᵀu is linear, and the transpose of its derivative is J.
 
@@ -66,7 +66,7 @@ def reverse_product(output: Output, point: Weights, direction: Weights) -> Tenso
 
 @contextmanager
 def derivative_kernels(network: nn.Module) -> Iterator[None]:
-    """Choose those of torch's implementations that have derivatives of both kinds."""
+    """Make torch choose implementations that have both forward and backward derivatives."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -91,10 +91,10 @@ def _without_fused_lstm(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def refuse_missing_derivative(network: nn.Module, route: Route) -> Iterator[None]:
-    """Turn torch's complaint about a derivative into ours, which names the module.
+    """Turn torch's error about a missing derivative into one that names the module.
 
     Raises:
-        ModelError: for a `RuntimeError` inside the context, other than want of memory.
+        ModelError: for a `RuntimeError` inside the context, other than a lack of memory.
     """
     inside: list[str] = []
     handles = []

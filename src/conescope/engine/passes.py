@@ -1,39 +1,45 @@
-"""From a model and samples to the terms of its kernel: one forward pass, q backward passes."""
+"""Fill the terms of a kernel: one forward pass of a block of samples, and q backward passes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from conescope.engine.assignment import layer_of
-from conescope.engine.attempt import RoutesChangedError, attempted
-from conescope.engine.calls import Call, OuterCall, Role
-from conescope.engine.forward import feedable, forward, refuse_other_outputs
+from conescope.engine.compute.products import Scratch
+from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term
 from conescope.engine.general import plain_gradients, transformed_gradients
-from conescope.engine.independence import compare, hold
+from conescope.engine.independence import compare, compare_part
+from conescope.engine.layers.call import Call, Role
 from conescope.engine.problem import Problem
-from conescope.engine.products import Scratch
-from conescope.engine.routes import follow, refuse_exchanged_samples
 from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
-from conescope.engine.terms import FormedTerm, OuterTerm, RowsTerm, Term
+from conescope.engine.tracing.forward import (
+    RoutesChangedError,
+    attempted,
+    feedable,
+    forward,
+    refuse_other_outputs,
+)
+from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
+from conescope.engine.tracing.survey import layer_of
 
 Open = Mapping[str, tuple[slice, OuterTerm]]
-"""Weight → (the block's place in a term, the term that takes the block's factors)."""
+"""Weight → (where in a term the block goes, the term that takes the factors of the block)."""
 
 
 class Factory:
     """Makes the terms of any samples for any cotangents.
 
     Args:
-        problem: whose model, parameters, survey and witness are used.
+        problem: what is computed.
         by_layer: whether terms of different layers have to stay apart.
         block: samples of one forward pass.
         dtype: of the factors, and so of the products.
         scratch: buffers.
-        verify: whether to hold every batch to the places of its samples, which is done in any
-            case for models that pick by an index.
+        verify: whether to check that the model keeps the order of samples in every batch, which
+            is done in any case for models that pick by an index.
     """
 
     def __init__(
@@ -53,34 +59,34 @@ class Factory:
         self.scratch = scratch
         self.verify = verify or self.survey.routes.picks
 
-    def __call__(self, x: Tensor, directions: Tensor) -> dict[str, list[Term]]:
-        """Layer → terms of the samples x; all under "" unless by layer.
+    def __call__(self, x: Tensor, cotangents: Tensor) -> dict[str, list[Term]]:
+        """Return layer → terms of the samples x; all under "" unless by layer.
 
         Raises:
             RoutesChangedError: if the model does not keep to the routes.
             ModelError: if samples depend on each other, or no route follows the model.
         """
-        collector = _Collector(self, len(x), directions)
+        collector = _Collector(self, len(x), cotangents)
         routes = self.survey.routes
         for start in range(0, len(x), self.block):
             block = slice(start, min(len(x), start + self.block))
             if routes.ruled:
-                collector.absorb(block, x[block])
+                collector.add_by_rules(block, x[block])
             if routes.general:
-                collector.absorb_general(block, x[block])
+                collector.add_by_general_route(block, x[block])
         return collector.terms
 
     def layer(self, parameter: str) -> str:
-        """The layer under which a parameter's term is kept."""
+        """Return the layer under which a parameter's term is kept."""
         return layer_of(parameter) if self.by_layer else ""
 
 
 class _Collector:
-    """Terms in the making, filled block by block."""
+    """Terms that are filled block by block."""
 
-    def __init__(self, factory: Factory, samples: int, directions: Tensor) -> None:
+    def __init__(self, factory: Factory, samples: int, cotangents: Tensor) -> None:
         self.factory = factory
-        self.directions = directions
+        self.cotangents = cotangents
         self.assignment = factory.survey.assignment
         self.terms: dict[str, list[Term]] = {}
         self.outer: dict[str, OuterTerm] = {}
@@ -90,26 +96,26 @@ class _Collector:
         for name, places in self.assignment.rows.items():
             for number, role in places:
                 self.row_uses.setdefault(number, {})[role] = name
-        self._build(samples, directions.new_empty(0, dtype=factory.dtype))
+        self._build(samples, cotangents.new_empty(0, dtype=factory.dtype))
 
-    def absorb(self, block: slice, x: Tensor) -> None:
-        """Take in the samples x, which are a block of all."""
+    def add_by_rules(self, block: slice, x: Tensor) -> None:
+        """Take in a block of samples, x, by the layer rules."""
         factory, problem = self.factory, self.factory.problem
         routes = factory.survey.routes
         outputs, calls = follow(problem.model, problem.parameters, x, routes)
-        refuse_other_outputs(outputs, self.directions.shape[1])
+        refuse_other_outputs(outputs, self.cotangents.shape[1])
         if factory.verify and calls:
             refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
         targets = [call.target for call in calls]
-        last = len(self.directions) - 1
+        last = len(self.cotangents) - 1
         gradients: Sequence[Tensor | None] = ()
-        for k, direction in enumerate(self.directions if calls else ()):
+        for k, cotangent in enumerate(self.cotangents if calls else ()):
             with attempted():
                 gradients = torch.autograd.grad(
                     outputs,
                     targets,
-                    direction.expand_as(outputs),
+                    cotangent.expand_as(outputs),
                     retain_graph=k < last,
                     allow_unused=True,
                 )
@@ -123,49 +129,44 @@ class _Collector:
         self._compare(x, outputs.detach(), calls, gradients)
 
     def _compare(
-        self,
-        x: Tensor,
-        outputs: Tensor,
-        calls: Sequence[Call],
-        gradients: Sequence[Tensor | None],
+        self, x: Tensor, outputs: Tensor, calls: Sequence[Call], gradients: Sequence[Tensor | None]
     ) -> None:
         """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
-        problem, witness = self.factory.problem, self.factory.problem.witness
-        if witness is None:
+        problem, recheck = self.factory.problem, self.factory.problem.recheck
+        if recheck is None:
             return
-        witness.refuse_not_finite(outputs, x.dtype)
-        parts = witness.parts(x)
-        if witness.thorough or not calls or not problem.checks_gradients:
+        recheck.refuse_not_finite(outputs, x.dtype)
+        parts = recheck.parts(x)
+        if recheck.thorough or not calls or not problem.checks_gradients:
             compare(problem.model, x, outputs, parts)
             return
         for part in parts:
             alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
-            hold(problem.model, x, outputs, part, alone.detach())
+            compare_part(problem.model, x, outputs, part, alone.detach())
             with attempted():
                 targets = [call.target for call in again]
-                direction = self.directions[-1].expand_as(alone)
-                found = torch.autograd.grad(alone, targets, direction, allow_unused=True)
+                cotangent = self.cotangents[-1].expand_as(alone)
+                found = torch.autograd.grad(alone, targets, cotangent, allow_unused=True)
             bound = bounds_of(problem).alone
             for call, g, other, h in zip(calls, gradients, again, found, strict=True):
                 if g is None or h is None:
                     continue
                 whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
-                if whole.shape == single.shape and bool(
-                    (whole - single).norm() > bound * single.norm()
-                ):
+                same_shape = whole.shape == single.shape
+                if same_shape and bool((whole - single).norm() > bound * single.norm()):
                     refuse_mixed_gradients(problem, x)
                     raise RoutesChangedError
 
-    def absorb_general(self, block: slice, x: Tensor) -> None:
-        """Take in the gradients of the samples x, a block of all, by the general route."""
+    def add_by_general_route(self, block: slice, x: Tensor) -> None:
+        """Take in a block of samples, x, by the general route."""
         problem, routes = self.factory.problem, self.factory.survey.routes
-        if not routes.ruled and problem.witness is not None and problem.witness.thorough:
+        if not routes.ruled and problem.recheck is not None and problem.recheck.thorough:
             outputs = forward(problem.model, feedable(x)).detach()
             self._compare(x, outputs, (), ())
         chosen = {name: problem.parameters[name] for name in routes.general}
         if routes.transformed:
             try:
-                rows = transformed_gradients(problem.model, chosen, x, self.directions)
+                rows = transformed_gradients(problem.model, chosen, x, self.cotangents)
             except RoutesChangedError:
                 rows = {}
             for name, gradients in rows.items():
@@ -173,39 +174,30 @@ class _Collector:
                     self.rows[name].place(name, block, k).copy_(gradients[:, k])
             if rows:
                 return
-        passes = plain_gradients(problem.model, chosen, x, self.directions, routes.reentrant)
+        passes = plain_gradients(problem.model, chosen, x, self.cotangents, routes.reentrant)
         for i, k, gradients in passes:
             for name, gradient in gradients.items():
                 self.rows[name].place(name, block, k)[i] = gradient
 
-    def _form(
-        self,
-        block: slice,
-        directions: slice,
-        terms: Open,
-        stacked: bool,
-    ) -> None:
-        """Form the gradients of some cotangents of a block, of the terms that stack them or not."""
+    def _form(self, block: slice, cotangents: slice, terms: Open, stacked: bool) -> None:
+        """Form the gradients of a block, in terms that stack cotangents or in those that do not."""
         for name, formed in self.formed.items():
-            if self.factory.survey.shapes[name].stacks(len(self.directions)) == stacked:
-                formed.form(block, directions, terms[name][1], self.factory.scratch)
+            if self.factory.survey.work.shapes[name].stacks(len(self.cotangents)) == stacked:
+                formed.form(block, cotangents, terms[name][1], self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> Open:
-        """The terms that take in a block."""
+        """Return the terms that take the factors of a block."""
         terms: dict[str, tuple[slice, OuterTerm]] = {}
         for name, (numbers, _) in self.assignment.outer.items():
-            uses = _outer_calls(calls, numbers)
+            uses = [use for n in numbers if (use := calls[n].outer) is not None]
             if name in self.outer:
                 self.outer[name].features.append(block, uses)
                 terms[name] = block, self.outer[name]
             else:
                 whole = slice(0, block.stop - block.start)
-
-                def allocate(shape: tuple[int, ...], name: str = name) -> Tensor:
-                    return self.factory.scratch.take(name, shape, self.formed[name].rows)
-
-                shape = self.factory.survey.shapes[name]
-                held = len(self.directions) if shape.stacks(len(self.directions)) else 1
+                shape, like = self.factory.survey.work.shapes[name], self.formed[name].rows
+                held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
+                allocate = partial(self.factory.scratch.take, name, like=like)
                 term = OuterTerm(shape, whole.stop, held, allocate)
                 term.features.append(whole, uses)
                 terms[name] = whole, term
@@ -216,9 +208,9 @@ class _Collector:
     ) -> None:
         for name, (block, term) in terms.items():
             for use, number in enumerate(self.assignment.outer[name][0]):
-                g, call = gradients[number], calls[number]
+                g, call = gradients[number], calls[number].outer
                 place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
-                if g is None or not isinstance(call, OuterCall):
+                if g is None or call is None:
                     place.zero_()
                 else:
                     place.copy_(call.cotangent(g))
@@ -233,21 +225,18 @@ class _Collector:
                     self.rows[names[role]].place(names[role], block, k).add_(rows)
 
     def _build(self, samples: int, like: Tensor) -> None:
-        factory, q = self.factory, len(self.directions)
-        for name, shape in factory.survey.shapes.items():
+        factory, q = self.factory, len(self.cotangents)
+        work = factory.survey.work
+        for name, shape in work.shapes.items():
             if shape.formed:
                 term = self.formed[name] = FormedTerm(shape, samples, q, factory.problem.full, like)
             else:
                 term = self.outer[name] = OuterTerm(shape, samples, q, like.new_empty)
             self.terms.setdefault(factory.layer(name), []).append(term)
         sizes: dict[str, dict[str, int]] = {}
-        for name, size in factory.survey.rows.items():
+        for name, size in (*work.rows.items(), *work.general.items()):
             sizes.setdefault(factory.layer(name), {})[name] = size
         for layer, together in sizes.items():
             term = RowsTerm(together, samples, q, like)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
-
-
-def _outer_calls(calls: Sequence[Call], numbers: Sequence[int]) -> list[OuterCall]:
-    return [call for n in numbers if isinstance(call := calls[n], OuterCall)]

@@ -1,14 +1,15 @@
-"""The two contractions of outer factors into a kernel, and what each costs."""
+"""Contract factors into a kernel: by per-sample gradients, or over pairs of positions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from conescope.engine.outer import FEATURE_ELEMENTS, Factors
-from conescope.engine.products import (
+from conescope.engine.compute.outer import FEATURE_ELEMENTS, Factors
+from conescope.engine.compute.products import (
     LONG_SUM,
     Scratch,
     add_gram,
@@ -18,11 +19,11 @@ from conescope.engine.products import (
     multiply_long,
     tiles,
 )
-from conescope.engine.survey import Shape
 
 _TILE_ELEMENTS = 2**21
 _TRIANGLE_TILES = 4
 DIRECT_POSITIONS = 4
+"""With outputs apart, up to so many positions are weighted after all products are made."""
 KNOWN_ELEMENTS = 2**24
 """Features of all samples that are written once, rather than once a slice of outputs."""
 CHUNK_ELEMENTS = 2**22
@@ -31,42 +32,19 @@ CHUNK_OUTPUTS = 8
 near the processor still, enough for its products to run at full speed."""
 
 
-def jacobian_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
-    """Operations of the contraction that forms per-sample gradients; m None for x with itself."""
-    formed = 2.0 * (n + (m or 0)) * q * shape.positions * shape.size
-    pairs = n * n / 2 if m is None else n * m
-    return formed + 2.0 * pairs * shape.size * (q * q if full else q)
-
-
-def position_cost(shape: Shape, n: int, m: int | None, q: int, full: bool) -> float:
-    """Operations of the contraction over pairs of positions; m None for x with itself."""
-    t, o = shape.positions, shape.groups * shape.outputs
-    pair = 2.0 * t * t * (shape.groups * shape.inputs + q * o)
-    if full:
-        pair += 2.0 * q * q * t * o
-    return pair * (n * n / 2 if m is None else n * m)
-
-
-def by_positions(shape: Shape, n: int, m: int | None, q: int, full: bool) -> bool:
-    """Whether the contraction over pairs of positions is the cheaper one, or the only one."""
-    if shape.sparse or shape.by_gradients:
-        return shape.sparse
-    return position_cost(shape, n, m, q, full) < jacobian_cost(shape, n, m, q, full)
-
-
-def together(directions: int, columns: int, full: bool) -> list[slice]:
-    """The cotangents whose inner products are computed together.
+def together(cotangents: int, columns: int, full: bool) -> list[slice]:
+    """Group the cotangents whose inner products are computed together.
 
     Args:
-        directions: number of cotangents.
+        cotangents: number of cotangents.
         columns: numbers that one cotangent adds to an inner product.
         full: whether the cotangents stay apart, so that an inner product is of one anyway.
     """
-    step = directions if full else max(1, LONG_SUM // columns)
-    return [slice(k, min(k + step, directions)) for k in range(0, directions, step)]
+    step = cotangents if full else max(1, LONG_SUM // columns)
+    return [slice(k, min(k + step, cotangents)) for k in range(0, cotangents, step)]
 
 
-def add_jacobian_products(
+def add_gradient_products(
     out: Tensor, left: Factors, right: Factors | None, full: bool, scratch: Scratch
 ) -> None:
     """Form the per-sample gradients, for a slice of the outputs at a time, and multiply them."""
@@ -84,28 +62,26 @@ def add_jacobian_products(
         parts = together(q, g * (outputs.stop - start) * width, full)
         formed: dict[str, list[Tensor]] = {}
         for use, term in terms.items():
-            shapes = [
-                (term.samples, part.stop - part.start, g, outputs.stop - start, width)
-                for part in parts
-            ]
-            formed[use] = [
-                scratch.take(f"{use} {number}", shape, term.cotangents)
-                for number, shape in enumerate(shapes)
-            ]
+            formed[use] = []
+            for k, part in enumerate(parts):
+                shape = (term.samples, part.stop - part.start, g, outputs.stop - start, width)
+                formed[use].append(scratch.take(f"{use} {k}", shape, term.cotangents))
             places = list(zip(parts, formed[use], strict=True))
-            term.jacobian(outputs, places, scratch, known.get(use))
+            term.write_gradients(outputs, places, scratch, known.get(use))
         others = formed.get("right", [None] * len(parts))
         for rows, other in zip(formed["left"], others, strict=True):
             add_gram(out, matrix(rows, full), None if other is None else matrix(other, full))
 
 
 def _written_once(terms: Mapping[str, Factors], scratch: Scratch) -> dict[str, Tensor]:
-    """The features of all samples, by use, where they are few enough."""
+    """Write the features of all samples, by use, if they are few enough; else return nothing."""
     elements = sum(term.samples * term.features.elements for term in terms.values())
     if elements > min(KNOWN_ELEMENTS, scratch.limit // 2):
         return {}
     return {
-        use: term.features.write(0, term.samples, term.cotangents, scratch, f"{use} features")
+        use: term.features.write(
+            slice(0, term.samples), term.cotangents, scratch, f"{use} features"
+        )
         for use, term in terms.items()
     }
 
@@ -113,28 +89,25 @@ def _written_once(terms: Mapping[str, Factors], scratch: Scratch) -> dict[str, T
 def add_position_products(
     out: Tensor, left: Factors, right: Factors | None, full: bool, scratch: Scratch
 ) -> None:
-    """Contract over pairs of positions: (A_i[t] · A_j[t′]) (G_i[t] · G_j[t′])."""
+    """Add the sums over pairs of positions of (A_i[t] · A_j[t′]) (G_i[t] · G_j[t′])."""
     other = left if right is None else right
     q = left.cotangents.shape[1]
-    t = max(left.positions, other.positions)
+    t, sparse = left.shape.positions, left.shape.sparse
     direct = full and t <= DIRECT_POSITIONS
     side = math.isqrt(min(_TILE_ELEMENTS, scratch.limit)) // (t * q if direct else t)
-    wide = max(q * left.features.outputs, 0 if left.sparse else left.features.width)
-    held = min(2 * FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.features.groups)
+    wide = max(q * left.shape.outputs, 0 if sparse else left.features.width)
+    held = min(2 * FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.shape.groups)
     step = max(1, min(side, held, -(-left.samples // _TRIANGLE_TILES)))
     terms = {"left": left} if right is None else {"left": left, "right": right}
-    known = {} if left.sparse else _written_once(terms, scratch)
+    known = {} if sparse else _written_once(terms, scratch)
     if right is None and known:
         known["right"] = known["left"]
     add = _add_direct if direct else _add_weighted if full else _add_summed
     for rows, columns in tiles(left.samples, other.samples, step, right is None):
-        if left.sparse:
-            grams = _equal_tokens(left, rows, other, columns)
-        else:
-            a = _features("left", left, rows, known, scratch)
-            b = _features("right", other, columns, known, scratch)
-            grams = _feature_grams(a, b, scratch)
-        for group in range(left.features.groups):
+        a = _features("left", left, rows, known, scratch)
+        b = _features("right", other, columns, known, scratch)
+        grams = _equal(a, b, left.cotangents.dtype) if sparse else _feature_grams(a, b, scratch)
+        for group in range(left.shape.groups):
             g, h = left.cotangents[rows, :, group], other.cotangents[columns, :, group]
             if full:
                 place = out.view(-1, q, out.shape[1] // q, q)[rows, :, columns]
@@ -143,23 +116,22 @@ def add_position_products(
             add(place, g, h, grams[group])
 
 
-def _equal_tokens(left: Factors, rows: slice, right: Factors, columns: slice) -> Tensor:
-    """Where tokens agree, [1, I, T, J, T′]."""
-    a, b = left.features.tokens()[rows], right.features.tokens()[columns]
-    return (a[:, :, None, None] == b)[None].to(left.cotangents.dtype)
+def _equal(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 where tokens [I, 1, T, 1] and [J, 1, T′, 1] agree, else 0; [1, I, T, J, T′]."""
+    return (a[:, 0, :, :, None] == b[:, 0, :, 0])[None].to(dtype)
 
 
 def _features(
     use: str, term: Factors, part: slice, known: Mapping[str, Tensor], scratch: Scratch
 ) -> Tensor:
-    """The features of some samples, [I, g, T, a]."""
+    """Return the features of some samples, [I, g, T, a]."""
     if use in known:
         return known[use][part]
-    return term.features.write(part.start, part.stop, term.cotangents, scratch, f"{use} features")
+    return term.features.write(part, term.cotangents, scratch, f"{use} features")
 
 
 def _feature_grams(a: Tensor, b: Tensor, scratch: Scratch) -> Tensor:
-    """A_i[t] · A_j[t′], [g, I, T, J, T′]."""
+    """Return A_i[t] · A_j[t′], [g, I, T, J, T′]."""
     left, right = (features.transpose(0, 1).flatten(1, 2) for features in (a, b))
     grams = scratch.take("grams", (len(left), left.shape[1], right.shape[1]), left)
     multiply_batch(grams, left, right.mT)
@@ -167,14 +139,14 @@ def _feature_grams(a: Tensor, b: Tensor, scratch: Scratch) -> Tensor:
 
 
 def _add_summed(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
-    """place[i, j] += Σ_tt′ grams[i, t, j, t′] Σ_k g[i, k, :, t] · h[j, k, :, t′]."""
+    """Add to place[i, j] Σ_tt′ grams[i, t, j, t′] Σ_k g[i, k, :, t] · h[j, k, :, t′]."""
     left, right = (factor.permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for factor in (g, h))
     products = multiply_long(left, right.T)
     place += products.view(grams.shape).mul_(grams).sum(dim=(1, 3))
 
 
 def _add_direct(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
-    """place[i, k, j, l] += Σ_tt′ grams[i, t, j, t′] g[i, k, :, t] · h[j, l, :, t′]."""
+    """Add to place[i, k, j, l] Σ_tt′ grams[i, t, j, t′] g[i, k, :, t] · h[j, l, :, t′]."""
     left, right = (factor.transpose(2, 3).flatten(0, 2) for factor in (g, h))
     products = multiply(left, right.T)
     (i, q, _, t), (j, _, _, s) = g.shape, h.shape
@@ -183,7 +155,7 @@ def _add_direct(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
 
 
 def _add_weighted(place: Tensor, g: Tensor, h: Tensor, grams: Tensor) -> None:
-    """`_add_direct`, with the positions of h contracted before its outputs."""
+    """Do as `_add_direct`, but contract the positions of h before its outputs."""
     i, q, o, t = g.shape
     left = g.reshape(i, q, o * t)
     for j, cotangents in enumerate(h):

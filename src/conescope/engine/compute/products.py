@@ -1,4 +1,4 @@
-"""Products of matrices, added into a kernel in strips, and buffers that are used again."""
+"""Multiply matrices by the fastest exact means, and add the products into a kernel."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 _TRIANGLE_ROWS = 96
-"""Fewer would save operations, at a lower speed."""
+"""Triangles of a symmetric product are split down to this size; smaller ones would be slower."""
 _STEP_ROWS = 32
 _MIRROR_ROWS = 64
 _WORTH_A_CALL = 2**18
-"""Multiplications of the smallest product that oneDNN is called for."""
+"""oneDNN is called for products of at least so many multiplications."""
 _FEW_SUMS = 2**16
-"""Elements of a matrix of inner products up to which oneDNN is the faster on every processor."""
+"""Up to so many elements of the result, oneDNN is the faster library on every processor."""
 LONG_SUM = 2**17
 """Numbers that one inner product may add up in single precision. Measured on the diagonal of a Gram
 matrix, oneDNN errs by 5e-7 up to here, MKL by 1e-6; both lose 4e-5 at eight times as many."""
@@ -26,7 +26,7 @@ _FEW_ROWS = 16
 
 _COPIED = 2**22
 _NARROW = 2**13
-"""Elements of a block of long rows that is copied before it is multiplied, and its least width."""
+"""Long rows are copied in blocks of `_COPIED` elements, at least `_NARROW` wide, and multiplied."""
 
 
 @functools.cache
@@ -40,10 +40,10 @@ def keep_freed_pages() -> None:
 
 
 class Scratch:
-    """Buffers that are allocated once and used again: fresh pages cost more than arithmetic.
+    """Buffers that are allocated once and used again, as fresh memory costs more than arithmetic.
 
     Args:
-        limit: about how many elements a user should take at once.
+        limit: about how many elements should be taken at once.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,7 +51,7 @@ class Scratch:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of this shape, valid until the same use takes again."""
+        """Return an uninitialised tensor, valid until the next call with the same `use`."""
         count = math.prod(shape)
         buffer = self._buffers.get(use)
         if buffer is None or len(buffer) < count or buffer.dtype != like.dtype:
@@ -61,11 +61,11 @@ class Scratch:
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """The product of two matrices.
+    """Multiply two matrices.
 
-    On a CPU, torch's default library, MKL, is the fastest on processors of its maker, above all
-    for small matrices. Elsewhere single and half precision go to oneDNN: MKL chooses its
-    instructions by the vendor, and on AMD processors with AVX-512 reaches half of the speed.
+    On a CPU, torch's default library, MKL, is the fastest on Intel's processors, above all for
+    small matrices. Elsewhere single and half precision go to oneDNN: MKL chooses its instructions
+    by the vendor of the processor, and reaches half of the speed on AMD's with AVX-512.
     """
     if _by_onednn(left, right):
         return _linear(left, right.T)
@@ -75,21 +75,21 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_lossy(left: Tensor, right: Tensor) -> bool:
-    """Whether MKL would lose digits of a product that float64 takes no time for."""
+    """Return whether MKL would lose digits of a product that is quick in float64, too."""
     small = len(left) * right.numel() < _WORTH_A_CALL
     single = left.dtype == torch.float32 and left.device.type == "cpu"
     return single and (small or min(len(left), right.shape[1]) < _FEW_ROWS)
 
 
 def _linear(left: Tensor, weight: Tensor) -> Tensor:
-    """Left weightᵀ by oneDNN."""
+    """Return left weightᵀ, by oneDNN."""
     if not weight.T.is_contiguous():
         weight = weight.contiguous()  # other strides crawl
     return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
 
 
 def multiply_long(left: Tensor, right: Tensor) -> Tensor:
-    """The product of two matrices, whose long inner products are added up in float64.
+    """Multiply two matrices, and add up long inner products in float64.
 
     Returns:
         The product, in float64 if a block of `LONG_SUM` does not hold all of an inner product,
@@ -106,7 +106,7 @@ def multiply_long(left: Tensor, right: Tensor) -> Tensor:
 
 
 def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Out = left @ right for batches of matrices."""
+    """Write left @ right to `out`, for batches of matrices."""
     if _by_onednn(left[0], right[0]):
         for product, a, b in zip(out, left, right, strict=True):
             product.copy_(multiply(a, b))
@@ -115,7 +115,7 @@ def multiply_batch(out: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def onednn_serves(like: Tensor) -> bool:
-    """Whether oneDNN is there, and in use, for tensors of this device and dtype."""
+    """Return whether oneDNN is available and enabled for tensors like this one."""
     return (
         like.device.type == "cpu"
         and like.dtype in (torch.float32, torch.bfloat16)
@@ -126,24 +126,21 @@ def onednn_serves(like: Tensor) -> bool:
 
 
 @functools.cache
-def mkl_at_home() -> bool:
-    """Whether MKL is there and runs on a processor of its maker."""
+def mkl_on_intel() -> bool:
+    """Return whether MKL is available and runs on a processor of Intel, its maker."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch knows none
     intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
     return intel and torch.backends.mkl.is_available()
 
 
-def _by_onednn(left: Tensor, right: Tensor, at_home: bool = False) -> bool:
-    """Whether oneDNN takes the product of two matrices: it costs some microseconds to call.
-
-    With `at_home`, it does even where MKL is at home.
-    """
+def _by_onednn(left: Tensor, right: Tensor, even_on_intel: bool = False) -> bool:
+    """Return whether oneDNN takes a product: a large one, and on Intel's processors if asked to."""
     large = len(left) * right.numel() >= _WORTH_A_CALL
-    return large and (at_home or not mkl_at_home()) and onednn_serves(left)
+    return large and (even_on_intel or not mkl_on_intel()) and onednn_serves(left)
 
 
 def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
-    """Out += left rightᵀ for matrices [rows, p].
+    """Add left rightᵀ to `out`, for matrices [rows, p].
 
     Long inner products are computed in blocks of at most `LONG_SUM` columns, whose results are
     added up in float64, so that the digits do not depend on p.
@@ -156,7 +153,7 @@ def add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
     """
     columns = left.shape[1]
     few = out.numel() <= _FEW_SUMS
-    by_onednn = _by_onednn(left, (left if right is None else right).T, at_home=few)
+    by_onednn = _by_onednn(left, (left if right is None else right).T, even_on_intel=few)
     longest = LONG_SUM if by_onednn else _LONG_MKL_SUM
     if columns <= longest or left.dtype == torch.float64:
         _add_gram(out, left, right)
@@ -181,7 +178,7 @@ def _add_gram(out: Tensor, left: Tensor, right: Tensor | None) -> None:
 
 
 def _add_triangle(out: Tensor, left: Tensor, few: bool) -> None:
-    """Out += left leftᵀ below the diagonal: two triangles and the square between, and so on."""
+    """Add left leftᵀ below the diagonal: two triangles and the square between them, recursively."""
     if len(left) <= _TRIANGLE_ROWS:
         _add_product(out, left, left, few)
         return
@@ -193,7 +190,7 @@ def _add_triangle(out: Tensor, left: Tensor, few: bool) -> None:
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor, few: bool) -> None:
-    if _by_onednn(left, right.T, at_home=few):
+    if _by_onednn(left, right.T, even_on_intel=few):
         out += _linear(left, right)
     elif _is_lossy(left, right.T):
         out += left.double() @ right.double().T
@@ -213,7 +210,7 @@ def mirror(values: Tensor) -> None:
 
 
 def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    """Tiles of at most step × step; with symmetric, those that reach the lower triangle."""
+    """Yield tiles of at most step × step; if symmetric, those that reach the lower triangle."""
     for start in range(0, rows, step):
         stop = min(rows, start + step)
         for begin in range(0, stop if symmetric else columns, step):
@@ -221,5 +218,5 @@ def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple
 
 
 def matrix(factor: Tensor, full: bool) -> Tensor:
-    """[n, q, …] as [n·q, p], or as [n, q·p] where the q cotangents are summed over."""
+    """Return [n, q, …] as [n·q, p] if `full`, else, summing over the cotangents, as [n, q·p]."""
     return factor.flatten(0, 1).flatten(1) if full else factor.flatten(1)

@@ -1,37 +1,38 @@
-"""entk(): the empirical neural tangent kernel of a model, piece by piece."""
+"""entk(): the exact empirical neural tangent kernel of a model, piece by piece."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.accumulator import Accumulator, sum_of
-from conescope.engine.arguments import parse_memory
-from conescope.engine.attempt import RoutesChangedError
-from conescope.engine.budget import Cut, cut, default_memory, least_bytes, too_small
-from conescope.engine.diagnosis import refuse_not_finite, refuse_without_gradient
-from conescope.engine.factors import Factory
-from conescope.engine.known import forget, remember, survey_model
-from conescope.engine.problem import Problem, convention, prepared
-from conescope.engine.products import Scratch, keep_freed_pages
+from conescope.engine.arguments import is_finite
+from conescope.engine.compute.budget import Cut, parse_memory, too_small
+from conescope.engine.compute.products import Scratch, keep_freed_pages
+from conescope.engine.compute.terms import Accumulator, sum_of
+from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
+from conescope.engine.general import without_rules
+from conescope.engine.passes import Factory
+from conescope.engine.problem import (
+    Problem,
+    convention,
+    forget_survey,
+    prepared,
+    remember_survey,
+    survey_model,
+)
 from conescope.engine.selfcheck import (
     agrees_with_autograd,
     least_for_check,
     refuse_mixed_gradients,
     sample_problem,
 )
-from conescope.engine.survey import (
-    Survey,
-    only,
-    real_numbers,
-    without_general,
-    without_positions,
-    without_rules,
-)
+from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.survey import Survey, layer_of, real_numbers, without_positions
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 
@@ -50,7 +51,7 @@ def entk(
     check: bool = True,
     precision: Precision = "model",
 ) -> Kernel:
-    """The empirical neural tangent kernel ⟨∂f(x_i)/∂θ, ∂f(y_j)/∂θ⟩ (arXiv:2503.16316, eq. 3).
+    """Compute the empirical NTK ⟨∂f(x_i)/∂θ, ∂f(y_j)/∂θ⟩ of a model (arXiv:2503.16316, eq. 3).
 
     The model is left as it was to the bit, whatever its forward pass writes.
 
@@ -64,9 +65,10 @@ def entk(
         by_layer: whether to keep the summands of each layer, too.
         params: names or patterns (`*`, `?`) of parameters or modules to restrict the kernel to;
             None for all that are not frozen.
-        memory: budget beyond the model and the result, "2GB" or bytes.
+        memory: budget beyond the model and the result, "2GB" or bytes; None for a quarter of the
+            machine's memory.
         check: whether to compare two samples' kernel with plain autograd, the first time that a
-            model of these routes is seen; routes that fail are replaced by the general one.
+            model of these routes is measured; routes that fail are replaced by the general one.
         precision: "bfloat16" rounds the factors of the products to 8 bits, for speed; the sums
             and the network itself keep the model's dtype.
 
@@ -91,51 +93,59 @@ def entk(
 
 
 def compute(
-    problem: Problem,
-    by_layer: bool,
-    precision: Precision,
-    memory: str | float | None,
-    check: bool,
-) -> tuple[dict[str, Tensor], Survey]:
-    """The kernel of a prepared problem.
+    problem: Problem, by_layer: bool, precision: Precision, memory: str | float | None, check: bool
+) -> tuple[Mapping[str, Tensor], Survey]:
+    """Compute the kernel of a prepared problem.
 
     Returns:
         Layer → values [n, m] or [n, q, m, q], all under "" unless by layer; and the survey that
-        says how each parameter was taken.
+        says by which route each parameter was taken.
 
     Raises:
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory) or default_memory()
+    budget = parse_memory(memory)
     first = check and not problem.survey.checked
     if first:
-        least = max(least_for_check(problem), *map(least_of, parts_of(problem, budget)))
+        parts = (part.least_bytes for part in problem.parts(budget))
+        least = max(least_for_check(problem), *parts)
         if least > budget:
             raise KernelError(too_small(budget, least))
         problem = _checked(problem, budget)
-    witness = problem.witness
-    verify = first or (check and witness is not None and witness.verify)
+    recheck = problem.recheck
+    verify = first or (check and recheck is not None and recheck.verify)
     layers, problem = _by_some_route(problem, by_layer, precision, budget, verify)
-    if witness is not None:
-        witness.done()
-    n, m = len(problem.x), len(problem.x if problem.y is None else problem.y)
+    if recheck is not None:
+        recheck.done()
+    n, m = problem.samples
     q = len(problem.cotangents)
-    shape = (n, q, m, q) if problem.full else (n, m)
+    shape = (n, q, m or n, q) if problem.full else (n, m or n)
     finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
-    refuse_not_finite(problem, finished)
-    refuse_without_gradient(problem, finished)
+    decisive = [_decisive(values, m is None) for values in finished.values()]
+    if not all(map(is_finite, decisive)):
+        raise_not_finite(problem)
+    if not any(bool(values.any()) for values in decisive):
+        refuse_without_gradient(problem)
     return finished, problem.survey
+
+
+def _decisive(values: Tensor, symmetric: bool) -> Tensor:
+    """Return the diagonal if x is y, as it is zero or not finite wherever a row is; else all."""
+    if not symmetric:
+        return values
+    rows = math.isqrt(values.numel())
+    return values.view(rows, rows).diagonal()
 
 
 def _by_some_route(
     problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool
 ) -> tuple[dict[str, Tensor], Problem]:
-    """The kernel by the routes of the survey, or by the next that the model keeps to."""
+    """Compute by the routes of the survey, or by the next ones that the model keeps to."""
     try:
         return _kernel(problem, by_layer, precision, budget, verify), problem
     except RoutesChangedError:
-        forget(problem.model)
+        forget_survey(problem.model)
     refuse_mixed_gradients(problem, problem.x)
     anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
     for survey in (anew, *_plainer(anew, problem)):
@@ -144,22 +154,23 @@ def _by_some_route(
             return _kernel(problem, by_layer, precision, budget, verify=True), problem
         except RoutesChangedError:
             continue
-    raise AssertionError("plain autograd takes every way that a model takes")
+    raise AssertionError("plain autograd follows a model whichever operations it calls")
 
 
 def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
-    """Surveys whose routes ask less and less of a model; the last one is plain autograd."""
-    if survey.shapes:
+    """Yield surveys whose routes ask less and less of a model; the last is plain autograd."""
+    if survey.work.shapes:
         yield without_positions(survey)
-    general = without_rules(survey, problem.model, problem.parameters, problem.x)
+    general = without_rules(survey, problem.model, problem.parameters, problem.pair)
     yield general
     if general.routes.transformed:
         plain = dataclasses.replace(general.routes, transformed=False)
-        yield dataclasses.replace(general, routes=plain)
+        work = dataclasses.replace(general.work, transformed=False)
+        yield dataclasses.replace(general, routes=plain, work=work)
 
 
 def _checked(problem: Problem, budget: int) -> Problem:
-    """The problem with routes that agree with plain autograd, the plainest if need be."""
+    """Return the problem with routes that agree with plain autograd, the plainest if need be."""
     for survey in (problem.survey, *_plainer(problem.survey, problem)):
         small = dataclasses.replace(sample_problem(problem), survey=survey)
         try:
@@ -168,11 +179,11 @@ def _checked(problem: Problem, budget: int) -> Problem:
             agrees = finite and agrees_with_autograd(small, layers, budget)
         except RoutesChangedError:
             continue
-        if not finite:  # the kernel itself says which sample it is
+        if not finite:  # the whole kernel will name the sample
             return dataclasses.replace(problem, survey=survey)
         if agrees:
             survey = dataclasses.replace(survey, checked=True)
-            remember(problem.model, survey)
+            remember_survey(problem.model, survey)
             return dataclasses.replace(problem, survey=survey)
         refuse_mixed_gradients(problem, problem.x)
     raise ModelError(
@@ -184,59 +195,26 @@ def _checked(problem: Problem, budget: int) -> Problem:
 def _kernel(
     problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
 ) -> dict[str, Tensor]:
-    """Layer → values [n·q, m·q] or [n, m], in the dtype in which they were added up."""
+    """Return layer → values [n·q, m·q] or [n, m], in the dtype in which they were added up."""
     keep_freed_pages()
-    accumulator = Accumulator(problem, by_layer)
+    accumulator = Accumulator(
+        map(layer_of, problem.parameters) if by_layer else [""],
+        problem.samples,
+        len(problem.cotangents) if problem.full else 1,
+        sum(map(real_numbers, problem.parameters.values())),
+        problem.cotangents.like.to(problem.dtype),
+    )
     dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
     fixed = accumulator.bytes_beyond_result
-    for part in parts_of(problem, budget - fixed):
-        pieces = pieces_of(part, budget, fixed)
+    for part in problem.parts(budget - fixed):
+        pieces = part.pieces(budget, fixed)
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
-        if part.witness is not None:
-            part.witness.expect(-(-len(problem.x) // pieces.block))
-        for start in range(0, len(part.cotangents), pieces.directions):
-            group = part.cotangents.part(start, start + pieces.directions)
+        if part.recheck is not None:
+            part.recheck.expect(-(-len(problem.x) // pieces.block))
+        for start in range(0, len(part.cotangents), pieces.cotangents):
+            group = part.cotangents.part(start, start + pieces.cotangents)
             _add_group(accumulator, factory, part, group, pieces)
     return accumulator.finish()
-
-
-def pieces_of(problem: Problem, budget: int, fixed: int = 0) -> Cut:
-    """How the work on a problem is cut so that it fits into the memory allowed.
-
-    Raises:
-        KernelError: if the budget is too small.
-    """
-    samples = len(problem.x), None if problem.y is None else len(problem.y)
-    element = torch.empty(0, dtype=problem.dtype).element_size()
-    q = len(problem.cotangents)
-    return cut(problem.survey, samples, q, problem.full, element, budget, fixed)
-
-
-def least_of(problem: Problem) -> int:
-    """The smallest budget for a problem, in bytes, without what its result takes in the making."""
-    element = torch.empty(0, dtype=problem.dtype).element_size()
-    return least_bytes(problem.survey, len(problem.cotangents), problem.full, element)
-
-
-def parts_of(problem: Problem, budget: int) -> list[Problem]:
-    """The problem as a sum: parameters without a rule go some at a time if all are too many."""
-    survey = problem.survey
-    whole = len(problem.x) + (0 if problem.y is None else len(problem.y))
-    q = len(problem.cotangents) if problem.full else 1
-    element = torch.empty(0, dtype=problem.dtype).element_size()
-    room = budget // (2 * element * (whole * q + 2))
-    sizes = {name: real_numbers(problem.parameters[name]) for name in survey.routes.general}
-    if sum(sizes.values()) <= room:
-        return [problem]
-    groups: list[list[str]] = [[]]
-    for name, size in sizes.items():
-        if groups[-1] and sum(sizes[held] for held in groups[-1]) + size > room:
-            groups.append([])
-        groups[-1].append(name)
-    surveys = [only(survey, group) for group in groups]
-    if survey.routes.ruled:
-        surveys.insert(0, without_general(survey))
-    return [dataclasses.replace(problem, survey=part) for part in surveys]
 
 
 def _add_group(
@@ -244,11 +222,12 @@ def _add_group(
 ) -> None:
     """Add the products of all pairs of chunks, for some of the cotangents."""
     x, y, size = problem.x, problem.y, pieces.chunk
+    full, scratch = problem.full, factory.scratch
     for start in range(0, len(x), size):
         left = factory(x[start : start + size], group)
         if y is None:
-            accumulator.add(left, None, start, start, factory.scratch)
+            accumulator.add(left, None, start, start, full, scratch)
         for begin in range(0, start if y is None else len(y), size):
             other = x if y is None else y
             right = factory(other[begin : begin + size], group)
-            accumulator.add(left, right, start, begin, factory.scratch)
+            accumulator.add(left, right, start, begin, full, scratch)

@@ -1,0 +1,238 @@
+"""Cut the work on a kernel into pieces that fit into the memory allowed."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from conescope.engine.compute.contractions import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
+from conescope.engine.compute.outer import Shape
+from conescope.errors import KernelError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BLOCK = 64
+_BLOCK_ELEMENTS = 3 * 2**23
+"""A block of about so many elements still stays in the processor's caches."""
+_FACTOR_ELEMENTS = 2**25
+_FEWEST_COTANGENTS = 5
+"""More factors than these elements are not held at once if fewer cotangents can be taken together;
+every division costs a forward pass, so none is made below so many."""
+_LIBRARIES = 48 * 2**20
+"""Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the terms of a kernel, and the passes that fill them, hold for one sample, in elements.
+
+    Attributes:
+        passing: what a forward pass keeps, with one backward pass's cotangents.
+        width: c, the number of outputs.
+        kept: what the factors keep, whatever the number of cotangents.
+        shapes: weight → its shape, for those of outer products.
+        rows: parameter → elements of its gradient, for all others that rules take.
+        general: the same for parameters without a rule.
+        transformed: whether transforms of torch.func take the parameters without a rule; plain
+            autograd does otherwise.
+    """
+
+    passing: int
+    width: int
+    kept: int = 0
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    general: Mapping[str, int] = field(default_factory=dict)
+    transformed: bool = False
+
+    @property
+    def factors(self) -> int:
+        """Elements that stay for each cotangent until the products are made."""
+        rows = sum(self.rows.values()) + sum(self.general.values())
+        return rows + sum(shape.held for shape in self.shapes.values())
+
+    def in_a_block(self, q: int) -> int:
+        """Return the elements that a sample takes during the passes of its block."""
+        stacked = sum(
+            shape.cotangent * (q if shape.stacks(q) else 1)
+            for shape in self.shapes.values()
+            if shape.formed
+        )
+        row = max(self.rows.values(), default=0)
+        backward = self.passing + self.passing // 4 + stacked + row
+        if not self.general:
+            return backward
+        by_transforms = 2 * self.passing + 2 * sum(self.general.values()) if self.transformed else 0
+        return max(backward, q * by_transforms + self.passing)
+
+    @property
+    def fixed(self) -> int:
+        """Elements that plain autograd holds, a sample and a cotangent at a time."""
+        if not self.general or self.transformed:
+            return 0
+        return 2 * self.passing + sum(self.general.values())
+
+    @property
+    def features(self) -> int:
+        """Elements of the largest features that are written out."""
+        shapes = self.shapes.values()
+        return max((s.groups * s.inputs * s.positions for s in shapes if not s.sparse), default=0)
+
+    def least_scratch(self, q: int, rows: int) -> int:
+        """Return the elements of one output's gradients of all rows, and one sample's features."""
+        outer = [shape for shape in self.shapes.values() if not shape.formed]
+        gradients = max((q * rows * s.groups * s.inputs for s in outer if not s.sparse), default=0)
+        return gradients + 2 * self.features
+
+    def best_scratch(self, q: int, rows: int) -> int:
+        """Return the elements of the gradients that are best formed at once, with all features."""
+        most = self.least_scratch(q, rows)
+        for s in self.shapes.values():
+            if not s.formed and not s.sparse:
+                each = q * rows * s.groups * s.inputs
+                gradients = each * min(s.outputs, max(CHUNK_OUTPUTS, CHUNK_ELEMENTS // each))
+                features = rows * s.groups * s.inputs * s.positions
+                known = features if features <= KNOWN_ELEMENTS else 0
+                most = max(most, gradients + known, 2 * known)
+        return most + 2**22
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The sizes of the pieces.
+
+    Attributes:
+        block: samples of one forward pass.
+        chunk: samples whose factors are held together.
+        cotangents: cotangents taken together.
+        scratch: elements of the largest scratch buffer.
+        bytes: the expected peak beyond the model and the result.
+    """
+
+    block: int
+    chunk: int
+    cotangents: int
+    scratch: int
+    bytes: int
+
+
+def default_memory() -> int:
+    """Return a quarter of the machine's memory: the same each time, so that results are, too."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def parse_memory(memory: str | float | None) -> int:
+    """Return a budget in bytes from a number of bytes or text such as "2GB", "512 MiB".
+
+    Raises:
+        KernelError: if the text is no amount of memory, or it is not positive.
+    """
+    if memory is None:
+        return default_memory()
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
+    try:
+        if match is None:
+            raise ValueError
+        number, unit, binary = match.groups()
+        power = _UNITS[unit.upper()]
+        if binary:
+            power = round(2 ** (10 * (len(str(power)) // 3)))
+        amount = int(float(number) * power)
+    except (ValueError, OverflowError):
+        amount = 0
+    if amount <= 0:
+        raise KernelError(f'memory is an amount such as "2GB" or a number of bytes, not {memory!r}')
+    return amount
+
+
+def cut(
+    work: Work,
+    samples: tuple[int, int | None],
+    cotangents: int,
+    together: bool,
+    element: int,
+    budget: int,
+    fixed: int = 0,
+) -> Cut:
+    """Return the largest pieces that fit.
+
+    Args:
+        work: what a sample takes.
+        samples: n and m; m None for the kernel between x and itself.
+        cotangents: q, the number of cotangents.
+        together: whether the products need all cotangents at once ("full").
+        element: bytes of a number.
+        budget: bytes.
+        fixed: bytes that are held whatever the pieces, beside the result.
+
+    Raises:
+        KernelError: if the budget is too small for one sample; the message says how much works.
+    """
+    n, m = samples
+    budget -= fixed
+    choices = [cotangents] if together else _halvings(cotangents)
+    whole = n if m is None else n + m
+    for q in choices:
+        many = whole * q * work.factors > _FACTOR_ELEMENTS
+        if many and q >= 2 * _FEWEST_COTANGENTS and not together:
+            continue
+        pieces = _fill(work, q, whole, 1, element, budget)
+        if pieces is not None and pieces.chunk >= whole:
+            return pieces
+    for q in reversed(choices):
+        pieces = _fill(work, q, max(n, m or 0), 2, element, budget)
+        if pieces is not None:
+            return pieces
+    least = least_bytes(work, cotangents, together, element, fixed)
+    raise KernelError(too_small(budget + fixed, least))
+
+
+def least_bytes(work: Work, cotangents: int, together: bool, element: int, fixed: int = 0) -> int:
+    """Return the smallest budget that `cut` does not refuse; the arguments are those of `cut`."""
+    q = cotangents if together else 1
+    return _bytes(work, q, 1, 2, work.least_scratch(q, 2), element) + fixed
+
+
+def too_small(budget: int, least: int) -> str:
+    """Say that a budget does not suffice, and what does; both in bytes."""
+    return (
+        f"memory={budget / 1e6:.4g} MB is too small: one sample at a time takes "
+        f"{least / 1e6:.4g} MB; allow at least memory={-(-least // 10**6)}e6 (bytes)"
+    )
+
+
+def _halvings(count: int) -> list[int]:
+    sizes = [count]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
+def _fill(work: Work, q: int, most: int, copies: int, element: int, budget: int) -> Cut | None:
+    """Return the largest block, then the largest chunk, within the budget; None if none fits."""
+    held = most * (work.kept + q * work.factors)
+    room = max(0, budget // element - work.fixed)
+    wanted = min(room // 4, max(_BLOCK_ELEMENTS, 2 * (_BLOCK_ELEMENTS - held)))
+    block = max(1, min(_BLOCK, most, wanted // work.in_a_block(q)))
+    block = math.ceil(most / math.ceil(most / block))
+    for share in (room // 4, 0):
+
+        def tried(chunk: int, share: int = share) -> Cut:
+            rows = copies * chunk
+            scratch = max(work.least_scratch(q, rows), min(work.best_scratch(q, rows), share))
+            total = _bytes(work, q, min(block, chunk), rows, scratch, element)
+            return Cut(min(block, chunk), chunk, q, scratch, total)
+
+        fitting = bisect.bisect(range(1, most + 1), budget, key=lambda chunk: tried(chunk).bytes)
+        if fitting > 0:
+            return tried(fitting)
+    return None
+
+
+def _bytes(work: Work, q: int, block: int, held: int, scratch: int, element: int) -> int:
+    elements = block * work.in_a_block(q) + held * (work.kept + q * work.factors)
+    elements += work.fixed + q * work.width
+    return (elements + scratch) * element + _LIBRARIES

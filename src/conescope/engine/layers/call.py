@@ -1,0 +1,208 @@
+"""What every layer rule has: an interception of an operation, and the call that it records.
+
+A call turns the cotangent of its operation's output into per-sample gradients of its parameters.
+There are two kinds:
+
+- *outer*: a weight whose gradient is Σ_t cotangent[t] ⊗ feature[t] over positions t (linear
+  maps, convolutions, embeddings); `write_features` and `cotangent` give the two factors;
+- *rows*: anything else, where the gradient itself is formed.
+
+All tensors that leave a call have the b samples in front.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from conescope.engine.compute.outer import Shape
+
+Role = Literal["weight", "bias"]
+
+Interception = Callable[..., Tensor]
+"""Called with the recorder and the operation's own arguments; returns the operation's output."""
+
+INTERCEPTIONS: dict[Any, Interception] = {}
+"""Operation → what the recorder calls in its place."""
+
+_VARYING = {"source", "edge", "samples", "version", "copies"}
+
+
+def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
+    """Register a function as what the recorder calls in the place of some operations."""
+
+    def register(interception: Interception) -> Interception:
+        INTERCEPTIONS.update(dict.fromkeys(operations, interception))
+        return interception
+
+    return register
+
+
+class Recording(Protocol):
+    """What an interception may ask of the recorder."""
+
+    def name(self, parameter: Tensor | None) -> str | None:
+        """Return the name of a parameter that rules may take; None for any other tensor."""
+
+    def detached(self, parameter: Tensor | None) -> Any:
+        """Return such a parameter detached, and any other tensor as it is."""
+
+    def note_uncovered(self, *tensors: Tensor | None) -> None:
+        """Note that tensors are used in a way that the rule does not cover."""
+
+    def keep(
+        self,
+        kind: type[Call],
+        weight: Tensor | None,
+        bias: Tensor | None,
+        source: Tensor,
+        output: Tensor,
+        **geometry: Any,
+    ) -> Tensor:
+        """Record a call, and return its output as part of autograd's graph."""
+        ...
+
+
+@dataclass
+class Call(ABC):
+    """One recorded use of parameters by an operation.
+
+    Attributes:
+        weight, bias: names of the parameters; None where the operation has none, or where it is
+            not among those whose kernel is wanted.
+        source: the operation's input, or what the rule keeps of it.
+        edge: the place of the operation's output in autograd's graph.
+        batch_axis: which axis of input and output numbers the samples, 0 or 1.
+        samples: b; axis 0 may number b·r slices, r for each sample in turn.
+    """
+
+    weight: str | None
+    bias: str | None
+    source: Tensor
+    edge: GradientEdge
+    batch_axis: int = 0
+    samples: int = 0
+    version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.version = self.source._version
+
+    @property
+    def names(self) -> dict[Role, str]:
+        """The parameters of this call by their role."""
+        named: dict[Role, str | None] = {"weight": self.weight, "bias": self.bias}
+        return {role: name for role, name in named.items() if name is not None}
+
+    @property
+    def outer(self) -> OuterCall | None:
+        """This call, if the gradient of its weight is a sum of outer products."""
+        return None
+
+    @property
+    def target(self) -> GradientEdge:
+        """The place in the graph whose gradients the rules take: the operation's output."""
+        return self.edge
+
+    @property
+    def signature(self) -> tuple[str, str | None, str | None]:
+        """What has to be the same each time for the routes to stay valid."""
+        return type(self).__name__, self.weight, self.bias
+
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """The settings, and the sizes for one sample, for which a survey holds."""
+        sizes = list(self.source.shape)
+        sizes[self.batch_axis] //= self.samples
+        settings = (getattr(self, f.name) for f in fields(self) if f.name not in _VARYING)
+        return (*sizes, *settings)
+
+    @property
+    def cotangent_elements(self) -> int:
+        """Elements of the cotangent of the output for one sample."""
+        return self.source.numel() // self.samples
+
+    def fits(self, samples: int, axis: int) -> bool:
+        """Return whether `axis` of the input can number this many samples."""
+        shape = self.source.shape
+        return axis == 0 and len(shape) > 1 and shape[0] % samples == 0
+
+    def shaped(self, g: Tensor) -> Tensor:
+        """Return the gradient at `edge` in the shape of the operation's output."""
+        return g
+
+    def samples_first(self, g: Tensor) -> Tensor:
+        """Return the output's cotangent as [b, …]."""
+        return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
+
+    def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
+        """Return the part of the gradient at `target` that belongs to some samples."""
+        return self.samples_first(g)[numbers]
+
+    def by_sample(self, tensor: Tensor) -> Tensor:
+        """Reshape [b·r, …] to [b, r, …]."""
+        return tensor.reshape(self.samples, -1, *tensor.shape[1:])
+
+    def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
+        """Return gradients of the weight, the bias or both, [b, p] each, from that at `target`."""
+        by_role = {"weight": self.weight_rows, "bias": self.bias_rows}
+        return {role: by_role[role](g) for role in roles}
+
+    @abstractmethod
+    def weight_rows(self, g: Tensor) -> Tensor:
+        """Return the gradient of the weight, [b, p], from the gradient at `target`."""
+
+    @abstractmethod
+    def bias_rows(self, g: Tensor) -> Tensor:
+        """Return the gradient of the bias, [b, p], from the gradient at `target`."""
+
+
+class OuterCall(Call):
+    """A call whose weight [g·o, a] has the gradient Σ_t cotangent[t] ⊗ feature[t]."""
+
+    transposed = False
+    """Whether the weight is stored as [a, o]; kernels do not depend on it."""
+
+    @property
+    def outer(self) -> OuterCall:
+        return self
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """The sizes of the weight in this call, without a bias."""
+
+    @property
+    def joins(self) -> tuple[object, ...]:
+        """What has to be the same in all calls of a weight for their factors to be joined."""
+        shape = self.shape
+        return shape.groups, shape.outputs, shape.inputs, shape.sparse, self.transposed
+
+    @property
+    def cotangent_elements(self) -> int:
+        return self.shape.cotangent
+
+    @abstractmethod
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
+        """Write the features of samples start … stop − 1 to `out`, [stop − start, g, T, a]."""
+
+    @abstractmethod
+    def cotangent(self, g: Tensor) -> Tensor:
+        """Return [b, g, o, T] from the output's cotangent."""
+
+    def gradients(self, cotangent: Tensor) -> Tensor:
+        """Return the gradients of some outputs' weights, [b, g, o′, a], from [b, g, o′, T]."""
+        shape = self.shape
+        features = cotangent.new_empty(self.samples, shape.groups, shape.positions, shape.inputs)
+        self.write_features(features, 0, self.samples)
+        return cotangent @ features
+
+    def weight_rows(self, g: Tensor) -> Tensor:
+        return self.gradients(self.cotangent(g)).flatten(1)
+
+    def bias_rows(self, g: Tensor) -> Tensor:
+        return self.cotangent(g).sum(dim=-1).flatten(1)

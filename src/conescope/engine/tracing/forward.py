@@ -1,0 +1,188 @@
+"""A forward pass of anybody's model: its outputs, its graph, and what it may raise.
+
+Whatever is wrong with a model or its input becomes a `ModelError` that says so; `attempted` turns
+errors into `RoutesChangedError` where another route is tried next.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conescope.errors import ModelError
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+FORWARD_ERRORS = (
+    RuntimeError, TypeError, LookupError, ValueError, AttributeError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+"""The exceptions that a forward pass raises if its input or its code is wrong."""
+
+
+class RoutesChangedError(Exception):
+    """The model has not called the same operations as when its routes were found."""
+
+
+@contextmanager
+def attempted() -> Iterator[None]:
+    """Turn any error into `RoutesChangedError`, so that a plainer route is tried.
+
+    No error is lost: the last route is plain autograd, which raises the model's own errors again.
+    """
+    try:
+        yield
+    except Exception as error:  # the model's code is anybody's, and may raise anything
+        raise RoutesChangedError from error
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the outputs as a matrix [n, c].
+
+    Raises:
+        ModelError: if the model rejects the input, or its output is no batch of numbers.
+    """
+    try:
+        output = model(x)
+    except FORWARD_ERRORS as error:
+        raise ModelError(
+            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"{describe_failure(error, model)}; check that model(x) works by itself, and shape and "
+            f"dtype (x.to(…)) against what it expects"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"the model returns a {type(output).__name__}, not a tensor; wrap it in a module that "
+            f"returns the outputs whose kernel is wanted"
+        )
+    if output.dim() == 0 or len(output) != len(x):
+        hint = ""
+        if len(x) == 1:
+            hint = " (a final squeeze() drops the axis of a lone sample: write squeeze(-1))"
+        raise ModelError(
+            f"a batch of size {len(x)} gives outputs of shape {tuple(output.shape)}; the first "
+            f"dimension must number the samples{hint}"
+        )
+    if not output.is_floating_point():
+        cure = "return its real and imaginary parts, or its modulus" if output.is_complex() else (
+            "return the real numbers that they are made of"
+        )  # fmt: skip
+        raise ModelError(f"the outputs are {output.dtype}, which has no derivative; {cure}")
+    if output.numel() == 0:
+        raise ModelError(
+            f"the model gives outputs of shape {tuple(output.shape)}, which hold no numbers; "
+            f"return at least one for each sample"
+        )
+    return output.reshape(len(x), -1)
+
+
+def refuse_other_outputs(outputs: Tensor, width: int) -> None:
+    """Raise `ModelError` unless outputs [b, c] have as many numbers a sample as the first ones."""
+    if outputs.shape[1] != width:
+        raise ModelError(
+            f"some samples have {outputs.shape[1]} outputs, and others {width}; a kernel between "
+            f"them needs as many for each: pad or pool them"
+        )
+
+
+def feedable(x: Tensor) -> Tensor:
+    """Return a copy of the samples for a forward pass, which may write to it.
+
+    Real samples are part of a graph of autograd: re-entrant checkpoints lose the gradients of
+    their parameters if no input requires any, and leaves of a graph cannot be written to.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        return x.clone()
+    return x.detach().clone() + torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+
+
+def reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[str], bool]:
+    """Find the parameters to which autograd's graph leads from the outputs.
+
+    Args:
+        outputs: of a forward pass.
+        parameters: those looked for, by name.
+
+    Returns:
+        Their names, and whether a re-entrant checkpoint hides part of the graph; then no names.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    found: set[str] = set()
+    pending: list[Any] = [outputs.grad_fn]
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return set(), True
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) in names:
+            found.add(names[id(variable)])
+        pending.extend(child for child, _ in node.next_functions)
+    return found, False
+
+
+def shown(model: nn.Module, name: str) -> str:
+    """Return the name of a parameter or module in the user's own model.
+
+    Args:
+        model: the model that the engine was given; if it is a wrapper of conescope's, its
+            attribute `wrapped_as` is the name under which it holds the user's model.
+        name: a name in that model.
+    """
+    prefix = getattr(model, "wrapped_as", None)
+    if prefix is None:
+        return name
+    return "" if name == prefix else name.removeprefix(f"{prefix}.")
+
+
+def describe_failure(error: BaseException, model: nn.Module) -> str:
+    """Describe an error in one line, with the hook that raised it, if one did.
+
+    Args:
+        error: the error as it was caught.
+        model: the model, whose modules may carry hooks of other libraries.
+    """
+    said = (str(error).strip() or "no message").splitlines()[0]
+    told = f"{type(error).__name__}: {said}"
+    hooks = _hooks(model)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code in hooks:
+            module, package = hooks[frame.f_code]
+            return (
+                f"{told}, raised by a hook of {package} on module {module!r}; remove that hook, or "
+                f"measure the model without {package}'s wrapper"
+            )
+    return told
+
+
+def _hooks(model: nn.Module) -> dict[CodeType, tuple[str, str]]:
+    """Map the code of each hook to the name of its module and the package that it comes from."""
+    found: dict[CodeType, tuple[str, str]] = {}
+    for name, module in model.named_modules():
+        for kind in _HOOKS:
+            for hook in getattr(module, kind).values():
+                function = _function(hook)
+                code = getattr(function, "__code__", None)
+                if isinstance(code, CodeType):
+                    package = (getattr(function, "__module__", None) or "?").partition(".")[0]
+                    found.setdefault(code, (shown(model, name), package))
+    return found
+
+
+def _function(hook: Any) -> Any:
+    """Return the function behind partial applications, methods and callable objects."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    hook = getattr(hook, "__func__", hook)
+    if not hasattr(hook, "__code__") and hasattr(type(hook), "__call__"):  # noqa: B004
+        hook = getattr(type(hook).__call__, "__func__", type(hook).__call__)
+    return hook

@@ -1,0 +1,181 @@
+"""Survey a model on two samples: each parameter's route, and the memory that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from conescope.engine.compute.budget import Work
+from conescope.engine.layers.call import Call, Role
+from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.routes import Routes, follow
+
+
+def layer_of(parameter: str) -> str:
+    """Return the module that owns a parameter; the parameter itself where that is the model."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def real_numbers(parameter: Tensor) -> int:
+    """Return how many real numbers training moves: two for each complex one."""
+    return parameter.numel() * (2 if parameter.is_complex() else 1)
+
+
+@dataclass
+class Assignment:
+    """Which term takes which parameter of which call.
+
+    Attributes:
+        outer: weight → (its calls' numbers, whether the bias of the one call joins in).
+        rows: parameter → (a call's number, "weight" or "bias") for each of its calls.
+        joined: biases that join a weight.
+    """
+
+    outer: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
+    rows: dict[str, list[tuple[int, Role]]] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
+
+
+def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
+    """Assign factors to weights whose calls have them and agree in shape; rows to the others.
+
+    Args:
+        calls: of a pass.
+        idle: numbers of those that no output depends on.
+    """
+    uses: dict[str, list[tuple[int, Role]]] = {}
+    for number, call in enumerate(calls):
+        if number not in idle:
+            for role, name in call.names.items():
+                uses.setdefault(name, []).append((number, role))
+    assignment = Assignment()
+    for name, places in uses.items():
+        kinds = {_factors_of(calls[number], role) for number, role in places}
+        if len(kinds) > 1 or None in kinds:
+            continue
+        bias = calls[places[0][0]].bias
+        joins = bias is not None and len(places) == len(uses[bias]) == 1
+        if bias is not None and joins and layer_of(bias) == layer_of(name):
+            assignment.joined.add(bias)
+        else:
+            joins = False
+        assignment.outer[name] = [number for number, _ in places], joins
+    for name, places in uses.items():
+        if name not in assignment.outer and name not in assignment.joined:
+            assignment.rows[name] = places
+    return assignment
+
+
+def _factors_of(call: Call, role: Role) -> tuple[object, ...] | None:
+    return None if role == "bias" or call.outer is None else call.outer.joins
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a pass of two samples tells about passes of any number of samples.
+
+    Attributes:
+        routes: the route of each parameter.
+        assignment: which term takes which parameter.
+        work: what terms and passes hold for one sample.
+        like: an empty tensor [0, c] of the outputs' dtype and device.
+        checked: whether the routes have passed the self-check.
+    """
+
+    routes: Routes
+    assignment: Assignment
+    work: Work
+    like: Tensor
+    checked: bool = False
+
+    def route(self, parameter: str) -> str:
+        """Return "rule", "general" or, if no output depends on the parameter, "unused"."""
+        if parameter in self.routes.general:
+            return "general"
+        taken = parameter in self.work.shapes or parameter in self.work.rows
+        return "rule" if taken or parameter in self.assignment.joined else "unused"
+
+
+def without_positions(known: Survey) -> Survey:
+    """Return the same routes without products over pairs of positions, except for tokens."""
+    shapes = {
+        name: shape if shape.sparse else replace(shape, by_gradients=True)
+        for name, shape in known.work.shapes.items()
+    }
+    return replace(known, work=replace(known.work, shapes=shapes))
+
+
+def only_general(known: Survey, general: Sequence[str]) -> Survey:
+    """Return the part of a survey that covers some parameters of the general route."""
+    routes = Routes(
+        (), tuple(general), transformed=known.routes.transformed, reentrant=known.routes.reentrant
+    )
+    sizes = {name: known.work.general[name] for name in general}
+    work = replace(known.work, kept=0, shapes={}, rows={}, general=sizes)
+    return replace(known, routes=routes, assignment=Assignment(), work=work)
+
+
+def without_general(known: Survey) -> Survey:
+    """Return the part of a survey that covers the parameters which rules take."""
+    routes = replace(known.routes, general=())
+    return replace(known, routes=routes, work=replace(known.work, general={}))
+
+
+def survey_pair(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    pair: Tensor,
+    routes: Routes,
+    like: Tensor,
+) -> Survey:
+    """Survey a model on two samples, by given routes.
+
+    Raises:
+        RoutesChangedError: if the model does not keep to the routes.
+    """
+    stored: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs, calls = follow(model, parameters, pair, routes)
+    except RoutesChangedError:
+        # transforms of torch.func refuse the hooks: what they save goes uncounted
+        outputs, calls = follow(model, parameters, pair, routes)
+    for call in calls:
+        note(call.source)
+    activations = sum(size for place, size in stored.items() if place not in weights)
+    activations //= outputs.element_size()
+    used = [call for number, call in enumerate(calls) if number not in routes.idle]
+    assignment = assign(calls, routes.idle)
+    shapes = {}
+    kept = 0
+    for name, (numbers, bias) in assignment.outer.items():
+        uses = [use for n in numbers if (use := calls[n].outer) is not None]
+        parts = [use.shape for use in uses]
+        shapes[name] = replace(
+            parts[0],
+            inputs=parts[0].inputs + bias,
+            positions=sum(part.positions for part in parts),
+            convolved=min(part.convolved for part in parts),
+        )
+        if not shapes[name].formed:
+            kept += sum(use.source.numel() for use in uses) // 2
+    work = Work(
+        passing=(activations + outputs.numel()) // 2 + sum(c.cotangent_elements for c in used),
+        width=like.shape[1],
+        kept=kept,
+        shapes=shapes,
+        rows={name: real_numbers(parameters[name]) for name in assignment.rows},
+        general={name: real_numbers(parameters[name]) for name in routes.general},
+        transformed=routes.transformed,
+    )
+    return Survey(routes, assignment, work, like)
