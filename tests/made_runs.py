@@ -1,6 +1,6 @@
 """Runs made up for tests: a kernel that leaves its start and settles into a small region."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,15 @@ def made_series(steps, samples=8):
         features = start * 0.97**step + end * (1 - 0.97**step) + 0.2 * noise
         kernels.append(Kernel(features @ features.T))
     return KernelSeries(steps, kernels)
+
+
+def layered(series):
+    """The same series, of two layers: the first has 30 % of every kernel."""
+    kernels = [
+        replace(k, by_layer={"first": 0.3 * k.values, "last": k.values - 0.3 * k.values})
+        for k in series.kernels
+    ]
+    return KernelSeries(series.steps, kernels)
 
 
 def constant_series(steps):

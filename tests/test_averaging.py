@@ -11,7 +11,7 @@ from conescope.errors import RecipeError
 from conescope.experiments.forecast import forecast
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
-from conescope.report.analysis import known_labels
+from conescope.report.run_analysis import known_labels
 from conescope.runs.store import Folder
 from conescope.training.loop import average_of, train
 from conescope.training.recipe_reading import load_recipe

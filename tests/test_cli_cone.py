@@ -9,8 +9,9 @@ from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
-from conescope.report.analysis import analyse
-from conescope.report.analysis.text import text_of
+from conescope.report.run_analysis import RunAnalysis
+from conescope.report.sections.noise import noise_tests
+from conescope.report.sections.wording import text_of
 from conescope.runs.reader import write_kernel
 from conescope.runs.record import begin_session
 from conescope.runs.store import Folder
@@ -36,11 +37,14 @@ def stored(path, steps=range(0, 1001, 50), samples=12, **fields):
 @pytest.fixture(autouse=True)
 def few_files(monkeypatch):
     """Only one plot of an analysis is drawn, since files take long."""
-    from conescope.report.analysis import plots
-    from conescope.report.figures import save
+    from conescope.report import save
 
-    name = "cone-displacement"
-    monkeypatch.setattr(save, "plots", lambda analysis: {name: plots(analysis)[name]})
+    save_plots = save.save_plots
+
+    def save_one(run, plots, *rest):
+        return save_plots(run, {name: plots[name] for name in list(plots)[:1]}, *rest)
+
+    monkeypatch.setattr(save, "save_plots", save_one)
 
 
 def test_cone_prints_the_verdict_and_draws(tmp_path, capsys):
@@ -63,10 +67,11 @@ def test_a_run_whose_learning_rate_drops_sets_the_motion_before_against_that_aft
     assert main(["cone", str(tmp_path / "run")]) == 0
     out = re.sub(r"\s+", " ", capsys.readouterr().out)
     page = re.sub(r"\s+", " ", write_report(load_run(tmp_path / "run"), tmp_path / "x").read_text())
-    found = analyse(load_run(tmp_path / "run"))
+    found = RunAnalysis(load_run(tmp_path / "run"))
+    (test,) = noise_tests(found)
     assert [stretch.kernels for stretch in found.stretches] == [15, 16]
-    assert found.noise[0].found is not None
-    ratio = text_of(found.noise[0].found.radius.ratio)
+    assert test.found is not None
+    ratio = text_of(test.found.radius.ratio)
     assert f"ratio {ratio}" in page
     assert f"ratio {ratio}" in out
     for name in ("plateau R", "half-angle (radians)", "floor is noise?", "plateau is noise?"):
@@ -81,6 +86,52 @@ def test_cone_of_seeds_puts_them_together(tmp_path, capsys):
     assert re.search(r"over seeds +2 runs", out)
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"run-0", "run-1"}
     assert not (tmp_path / "run-0/figures").exists()
+
+
+def test_short_runs_print_what_there_is_and_say_why_the_cone_is_absent(tmp_path, capsys):
+    for count, numbers in ((9, ("trace", "S(H(8), H(0))", "target alignment")), (1, ("trace",))):
+        run = stored(tmp_path / f"{count}", steps=range(count))
+        assert main(["cone", run]) == 0
+        shown = capsys.readouterr()
+        assert shown.err == ""
+        assert all(number in shown.out for number in numbers)
+        assert f"absent: The cone as a test: the motion of {count} kernels" in shown.out
+        assert "verdict" not in shown.out
+
+
+def test_kernels_of_which_nothing_can_be_said_are_an_error(tmp_path, capsys):
+    run = stored(tmp_path / "run", steps=range(2))
+    with Folder(tmp_path / "run").owned():
+        folder = Folder(tmp_path / "run")
+        for step in range(2):
+            write_kernel(folder, step, Kernel(torch.full((12, 12), torch.nan)), 1.0)
+    assert main(["cone", run]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search(r"error: .*/run: .*\d", shown.err)
+    assert len(shown.err.strip().splitlines()) == 1
+
+
+def test_seeds_of_which_one_is_too_short_are_shown_one_by_one(tmp_path, capsys):
+    runs = [
+        stored(tmp_path / f"run-{k}", steps=range(count), seed=k) for k, count in ((0, 9), (1, 20))
+    ]
+    assert main(["cone", *runs]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"absent: numbers over seeds: .*run-0: the motion of 9 kernels", out)
+    assert out.count("verdict ") == 1
+
+
+def test_compare_takes_runs_without_a_verdict(tmp_path, capsys):
+    runs = [stored(tmp_path / name, steps=range(n)) for name, n in (("one", 1), ("long", 20))]
+    assert main(["compare", *runs, "--out", str(tmp_path / "drawn")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"verdict +– ", out)
+    assert re.search(r"effective rank, last +\d", out)
+    assert (tmp_path / "drawn/compare.png").exists()
+    alike = stored(tmp_path / "other", steps=range(1))
+    assert main(["compare", runs[0], alike, "--out", str(tmp_path / "none")]) == 0
+    assert "absent: the figure: no run has two kernels" in capsys.readouterr().out
 
 
 def test_compare_has_a_column_for_each_run(tmp_path, capsys):
@@ -109,10 +160,8 @@ def test_long_names_are_whole_on_a_narrow_terminal(tmp_path, capsys, monkeypatch
 
 
 def test_mistakes_are_one_line_that_names_the_run(tmp_path, capsys):
-    short = stored(tmp_path / "short", steps=range(9))
     one, other = (stored(tmp_path / f"{rate}", **{"optimizer.lr": rate}) for rate in (0.1, 0.2))
     for words, message in (
-        (["cone", short], "short: the motion of 9 kernels tells nothing: at least 10"),
         (["cone", one, other], "differ in more than their seed; use 'conescope compare'"),
         (["compare", one], "name at least two"),
         (["cone", str(tmp_path / "nowhere")], "nowhere holds no run"),

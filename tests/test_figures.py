@@ -6,109 +6,124 @@ import pytest
 from matplotlib import pyplot
 
 from conescope.errors import KernelError, StoreError, TrainingError
-from conescope.report.figures import (
-    FIGURES,
-    PAPER,
-    distance_after,
-    distance_from,
-    distance_matrix,
-    embedding,
-    save_figures,
-    training,
-)
+from conescope.report.figures import FIGURES
+from conescope.report.figures.distance_after import distance_after
+from conescope.report.figures.distance_from import distance_from
+from conescope.report.figures.distance_matrix import distance_matrix
+from conescope.report.figures.embedding_2d import embedding_2d
+from conescope.report.figures.embedding_3d import embedding_3d
+from conescope.report.figures.overview import overview
+from conescope.report.figures.training import training
+from conescope.report.matplotlib_drawing import draw
+from conescope.report.plot import ITERATION
+from conescope.report.save import save_figures
 from made_runs import constant_series, made_run, made_series, without_evaluations
 
 UNEVEN = (0, 1, 2, 5, 10, 20, 50, 100)
 
 
-@pytest.fixture
-def series():
-    return made_series(range(0, 1001, 20))
+@pytest.fixture(scope="module")
+def run():
+    return made_run(made_series(range(0, 1001, 20)))
 
 
-def lines(figure):
-    return {line.get_label(): line for line in figure.axes[0].get_lines()}
+def test_distance_from_has_columns_of_the_matrix(run):
+    plot, taus = distance_from(run), (0, 200, 400, 600, 800)
+    assert [line.label for line in plot.lines] == [f"*τ* = {tau}" for tau in taus]
+    assert (plot.x_label, plot.y_label) == (ITERATION, "*S(θ(t), θ(τ))*")
+    for tau, line in zip(taus, plot.lines, strict=True):
+        np.testing.assert_array_equal(line.x, run.series.steps)
+        np.testing.assert_array_equal(line.y, run.series.distances_from(tau))
 
 
-def test_distance_from_plots_columns_of_the_matrix(series):
-    figure = distance_from(series, [0, 400])
-    assert list(lines(figure)) == [r"$\tau$ = 0", r"$\tau$ = 400"]
-    for tau, line in zip([0, 400], lines(figure).values(), strict=True):
-        np.testing.assert_array_equal(line.get_xdata(), series.steps)
-        np.testing.assert_array_equal(line.get_ydata(), series.distances_from(tau))
+def test_distance_after_has_off_diagonals_of_the_matrix(run):
+    plot = distance_after(run)
+    for dt, line in zip((20, 40, 60, 80, 100), plot.lines, strict=True):
+        steps, distances = run.series.distances_after(dt)
+        assert line.label == f"*dt* = {dt}"
+        np.testing.assert_array_equal(line.x, steps)
+        np.testing.assert_array_equal(line.y, distances)
+    assert plot.vertical_scale == "log"
 
 
-def test_distance_after_plots_off_diagonals_of_the_matrix(series):
-    figure = distance_after(series, [20, 100])
-    for dt, line in zip([20, 100], lines(figure).values(), strict=True):
-        steps, distances = series.distances_after(dt)
-        np.testing.assert_array_equal(line.get_xdata(), steps)
-        np.testing.assert_array_equal(line.get_ydata(), distances)
+@pytest.mark.parametrize(("figure", "dimensions"), [(embedding_2d, 2), (embedding_3d, 3)])
+def test_embedding_has_the_coordinates_and_their_shares(run, figure, dimensions):
+    plot, found = figure(run), run.series.embedding(dimensions)
+    np.testing.assert_array_equal(plot.points, found.coordinates)
+    assert plot.steps == run.series.steps
+    assert plot.names[0] == "*H(0)*"
+    assert len(plot.labels) == dimensions
+    assert f"({found.shares[1]:.0%}" in plot.labels[1]
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_embedding_marks_the_start_and_colours_by_iteration(series, dimensions):
-    figure = embedding(series, dimensions)
-    axes = figure.axes[0]
-    later, start = axes.collections
-    coordinates = series.embedding(dimensions).coordinates
-    np.testing.assert_array_equal(later.get_array(), series.steps[1:])
-    assert matplotlib.colors.to_hex(start.get_facecolor()[0]) == "#000000"
-    if dimensions == 2:
-        np.testing.assert_allclose(later.get_offsets(), coordinates[1:])
-        np.testing.assert_allclose(start.get_offsets(), coordinates[:1])
-    assert axes.get_legend().get_texts()[0].get_text() == "$H(0)$"
-    assert f"({series.embedding(dimensions).shares[0]:.0%}" in axes.get_xlabel()
+def test_distances_of_an_embedding_are_chords(run):
+    few = made_run(made_series((0, 20, 40)))  # three points lie in a plane
+    points = embedding_2d(few).points
+    chords = np.linalg.norm(points[:, None] - points[None, :], axis=2)
+    np.testing.assert_allclose(chords**2 / 2, few.series.distances(), atol=1e-12)
 
 
-def test_later_is_darker(series):
-    dots = embedding(series).axes[0].collections[0]
-    luminance = dots.cmap(dots.norm(series.steps))[:, :3] @ [0.2126, 0.7152, 0.0722]
+def test_matrix_holds_all_distances_at_the_real_iterations():
+    run = made_run(made_series(UNEVEN))
+    plot = distance_matrix(run)
+    np.testing.assert_array_equal(plot.values, run.series.distances())
+    assert plot.places == UNEVEN
+    assert not plot.has_names
+
+
+def test_overview_is_the_papers_three(run):
+    panels = overview(run).panels
+    assert [p.title for p in panels] == [
+        f(run).title for f in (distance_from, distance_after, embedding_2d)
+    ]
+    assert overview(run).layout == "row"
+
+
+def test_training_has_the_scalars():
+    run = made_run()
+    loss, accuracy = training(run).panels
+    assert loss.vertical_scale == "log"
+    assert accuracy.percent
+    for line, name in zip(
+        [*loss.lines, *accuracy.lines], ["train_loss", "test_loss", "test_accuracy"], strict=True
+    ):
+        np.testing.assert_array_equal(line.x, run.scalars["step"])
+        np.testing.assert_array_equal(line.y, run.scalars[name])
+    assert {line.label: line.colour for line in (*loss.lines[1:], *accuracy.lines)} == {
+        "test data": 1
+    }
+
+
+@pytest.mark.parametrize("lost", [slice(25, None), slice(None)])
+def test_a_loss_that_is_not_finite_is_a_gap(lost):
+    run = made_run()
+    run.scalars["train_loss"][lost] = np.nan
+    figure = draw(training(run))
+    figure.draw_without_rendering()
+    np.testing.assert_array_equal(
+        np.isnan(figure.axes[0].get_lines()[0].get_ydata()), np.isnan(run.scalars["train_loss"])
+    )
+
+
+def test_later_is_darker(run):
+    dots = draw(embedding_2d(run)).axes[0].collections[0]
+    luminance = dots.cmap(dots.norm(run.series.steps))[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) < 0).all()
 
 
-def test_embedding_has_one_scale_for_all_axes(series):
-    for dimensions in (2, 3):
-        assert embedding(series, dimensions).axes[0].get_aspect() in (1.0, "equal")
-
-
-def test_matrix_has_cells_at_the_real_iterations():
-    series = made_series(UNEVEN)
-    mesh = distance_matrix(series).axes[0].collections[0]
-    np.testing.assert_array_equal(mesh.get_array(), series.distances())
-    edges = mesh.get_coordinates()[0, :, 0]
-    np.testing.assert_array_equal(edges[1:-1], (np.array(UNEVEN[1:]) + UNEVEN[:-1]) / 2)
-    assert all(edges[i] <= step <= edges[i + 1] for i, step in enumerate(UNEVEN))
-    assert (edges[0], edges[-1]) == (UNEVEN[0], UNEVEN[-1])
-
-
-def test_ticks_of_a_single_moment():
-    figure = distance_after(made_series([0, 20]))
-    figure.canvas.draw()
-    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert shown.count("0") == 1
-    assert "−0" not in shown
-
-
-def test_training_plots_the_scalars():
-    run = made_run()
-    upper, lower = training(run).axes
-    for line, name in zip(
-        [*upper.get_lines(), *lower.get_lines()],
-        ["train_loss", "test_loss", "test_accuracy"],
-        strict=True,
-    ):
-        np.testing.assert_array_equal(line.get_xdata(), run.scalars["step"])
-        np.testing.assert_array_equal(line.get_ydata(), run.scalars[name])
-    assert upper.get_yscale() == "log"
-
-
 def test_every_axis_has_a_label():
-    for draw in FIGURES.values():
-        figure = draw(made_run(), PAPER)
+    for figure_of in FIGURES.values():
+        figure = draw(figure_of(made_run()))
         axes = figure.axes[0]
         assert axes.get_ylabel()
         assert any(other.get_xlabel() for other in figure.axes)
+
+
+def test_every_figure_has_a_title_and_a_caption():
+    for name, figure_of in FIGURES.items():
+        plot = figure_of(made_run())
+        assert plot.title, name
+        assert plot.caption.endswith("."), name
 
 
 def test_nothing_global_changes(tmp_path):
@@ -116,11 +131,6 @@ def test_nothing_global_changes(tmp_path):
     save_figures(made_run(), tmp_path)
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []
-
-
-def test_style_is_a_value():
-    figure = distance_from(made_series(range(5)), style={**PAPER, "figure.figsize": (7.0, 4.0)})
-    assert tuple(figure.get_size_inches()) == (7.0, 4.0)
 
 
 def test_saved_as_pdf_and_png_with_the_same_bytes_each_time(tmp_path):
@@ -146,8 +156,8 @@ def test_unfinished_is_written_on_the_figure(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), UNEVEN])
 def test_few_or_uneven_kernels_have_all_figures(steps):
-    for draw in FIGURES.values():
-        draw(made_run(made_series(steps)), PAPER).draw_without_rendering()
+    for figure_of in FIGURES.values():
+        draw(figure_of(made_run(made_series(steps)))).draw_without_rendering()
 
 
 def test_one_kernel_has_only_the_training_figure(tmp_path, caplog):
@@ -171,10 +181,10 @@ def test_nothing_evaluated_yet():
         training(run)
 
 
-@pytest.mark.parametrize("draw", [distance_from, distance_after, distance_matrix, embedding])
-def test_one_kernel_is_too_few(draw):
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "training"])
+def test_one_kernel_is_too_few(name):
     with pytest.raises(KernelError):
-        draw(made_series([0]))
+        FIGURES[name](made_run(made_series([0])))
 
 
 def test_folder_that_cannot_be_made(tmp_path):

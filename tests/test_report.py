@@ -1,24 +1,17 @@
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from conescope.errors import StoreError
 from conescope.report import write_report
-from conescope.report.analysis import analyse, numbers, plots
-from conescope.report.charts import (
-    CHARTS,
-    distance_after,
-    distance_from,
-    distance_matrix,
-    embedding_2d,
-    embedding_3d,
-)
 from conescope.report.figures import FIGURES
-from conescope.report.summary import default_lags, default_taus, main_numbers
+from conescope.report.run_analysis import RunAnalysis
+from conescope.report.sections import SECTIONS, contents
+from conescope.report.summary import main_numbers
 from made_runs import MadeRecipe, constant_series, made_run, made_series
 
+CHARTS = {name: figure for name, figure in FIGURES.items() if name != "overview"}
 LOADING_ATTRIBUTES = {"src", "href", "srcset", "data", "action", "poster", "background"}
 
 
@@ -81,22 +74,33 @@ def test_fits_a_phone(page):
     assert viewports == ["width=device-width, initial-scale=1"]
 
 
-def test_holds_the_same_figures_as_are_saved(page):
-    assert CHARTS.keys() == FIGURES.keys() - {"overview"}  # the first three, side by side
-    tested = plots(analyse(made_run()))
-    assert page.ids == CHARTS.keys() | tested.keys()
-    for chart in (*CHARTS.values(), *tested.values()):
-        assert chart.title in page.text
-        assert chart.caption in page.text
+def test_holds_the_figures_that_are_saved_and_the_sections_plots(page):
+    run = made_run()
+    shown = {name: figure_of(run) for name, figure_of in CHARTS.items()}
+    for part in contents(RunAnalysis(run)):
+        shown |= part.plots
+    assert page.ids == shown.keys()
+    for plot in shown.values():
+        assert plot.title in page.text
+        assert plot.caption in page.text
 
 
 def test_holds_numbers_recipe_environment_and_command(page):
     run = made_run()
-    shown = {**main_numbers(run), **numbers(analyse(run)), **run.environment}
+    shown = {**main_numbers(run), **run.environment}
+    for part in contents(RunAnalysis(run)):
+        shown |= part.numbers
     for text in (*shown, *shown.values()):
         assert text in page.text
     for text in (run.name, run.recipe.description, run.recipe.to_yaml(), run.command, "finished"):
         assert text in page.text
+
+
+def test_every_section_is_there_or_says_why_it_is_absent(page):
+    for section, part in zip(SECTIONS, contents(RunAnalysis(made_run())), strict=True):
+        assert (section.about in page.text) == (part.says_something or bool(part.missing))
+        for reason in part.missing:
+            assert f"Absent: {reason}." in page.text
 
 
 def test_every_text_is_escaped(tmp_path, page):
@@ -121,18 +125,18 @@ def test_unfinished_is_said(tmp_path):
 
 def test_figures_a_run_is_too_short_for_say_why(tmp_path):
     one = Page(write_report(made_run(made_series([0])), tmp_path / "one.html"))
-    assert one.ids == {"training"}
-    assert one.text.count("No chart: ") == len(CHARTS) - 1
-    assert "No test: the motion of 1 kernels tells nothing" in one.text
+    assert one.ids == {"training", "cone-eigenvalues"}
+    assert one.text.count("No figure ") == len(CHARTS) - 1
+    assert "Absent: the motion of 1 kernels tells nothing" in one.text
     same = Page(write_report(made_run(constant_series([0, 1, 2])), tmp_path / "same.html"))
-    assert same.ids == CHARTS.keys() - {"embedding-2d", "embedding-3d"}
+    assert CHARTS.keys() - same.ids == {"embedding-2d", "embedding-3d"}
     assert "all kernels are the same" in same.text
 
 
 @pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), (0, 1, 2, 5, 10, 20, 50)])
 def test_few_or_uneven_kernels_have_all_charts(tmp_path, steps):
     path = write_report(made_run(made_series(steps)), tmp_path / "report.html")
-    assert Page(path).ids == CHARTS.keys()
+    assert Page(path).ids >= CHARTS.keys() | {"cone-velocity", "cone-eigenvalues", "cone-images"}
 
 
 def test_same_run_same_bytes(tmp_path):
@@ -158,26 +162,3 @@ def test_an_earlier_report_outlives_a_failed_one(tmp_path, monkeypatch):
         write_report(made_run(), path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_charts_plot_the_series_own_values():
-    series = made_series(range(0, 1001, 20))
-    for tau, line in zip(default_taus(series), distance_from(series).data, strict=True):
-        assert line.name == f"τ = {tau:,}"
-        np.testing.assert_array_equal(line.x, series.steps)
-        np.testing.assert_array_equal(line.y, series.distances_from(tau))
-    for dt, line in zip(default_lags(series), distance_after(series).data, strict=True):
-        assert line.name == f"dt = {dt:,}"
-        np.testing.assert_array_equal(line.x, series.distances_after(dt)[0])
-        np.testing.assert_array_equal(line.y, series.distances_after(dt)[1])
-    heat = distance_matrix(series).data[0]
-    np.testing.assert_array_equal(heat.x, series.steps)
-    np.testing.assert_allclose(heat.z, series.distances(), rtol=1e-6)
-    for chart, axes in ((embedding_2d(series), "xy"), (embedding_3d(series), "xyz")):
-        points, start = chart.data
-        coordinates = series.embedding(len(axes)).coordinates
-        for axis, column in zip(axes, coordinates.T, strict=True):
-            np.testing.assert_array_equal(points[axis], column)
-            np.testing.assert_array_equal(start[axis], column[:1])
-        np.testing.assert_array_equal(points.marker.color, series.steps)
-        assert start.marker.color == "black"

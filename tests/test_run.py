@@ -7,7 +7,7 @@ from conescope.errors import StoreError, TrainingError
 from conescope.experiments.stored import load_run, read_status
 from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
-from conescope.report.figures import save_figures
+from conescope.report.save import save_figures
 from conescope.report.summary import evaluations, main_numbers, state
 from conescope.runs.reader import write_kernel
 from conescope.runs.record import begin_session, begin_source

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from conescope.errors import KernelError, TrainingError
+from conescope.report.plot import readable_scale
 from conescope.report.summary import (
     curves_after,
     curves_from,
@@ -9,7 +10,6 @@ from conescope.report.summary import (
     default_taus,
     evaluations,
     main_numbers,
-    readable_scale,
 )
 from made_runs import constant_series, made_run, made_series, without_evaluations
 
@@ -39,22 +39,14 @@ def test_usual_gap_ignores_denser_kernels_at_the_start():
 
 def test_curves_are_the_series_own():
     series = made_series(range(0, 101, 10))
-    for tau, (steps, distances) in curves_from(series, [0, 30]).items():
+    from_fixed, after = curves_from(series), curves_after(series)
+    assert (tuple(from_fixed), tuple(after)) == (default_taus(series), default_lags(series))
+    for tau, (steps, distances) in from_fixed.items():
         assert tuple(steps) == series.steps
         np.testing.assert_array_equal(distances, series.distances_from(tau))
-    for dt, (steps, distances) in curves_after(series, [20, 50]).items():
+    for dt, (steps, distances) in after.items():
         np.testing.assert_array_equal(steps, series.distances_after(dt)[0])
         np.testing.assert_array_equal(distances, series.distances_after(dt)[1])
-
-
-def test_tau_without_a_kernel_names_the_nearest():
-    with pytest.raises(KernelError, match="nearest is at step 30"):
-        curves_from(made_series(range(0, 101, 10)), [0, 33])
-
-
-def test_lag_without_a_pair_names_those_there_are():
-    with pytest.raises(KernelError, match=r"33 iterations apart.*10, 20"):
-        curves_after(made_series(range(0, 101, 10)), [10, 33])
 
 
 @pytest.mark.parametrize("curves", [curves_from, curves_after])

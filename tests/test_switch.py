@@ -18,7 +18,8 @@ from conescope.experiments.switch import (
     read_switch,
     switch_seconds,
 )
-from conescope.report.figures import switched
+from conescope.report.figures.switched import switched
+from conescope.report.matplotlib_drawing import draw
 from conescope.runs.reader import read_scalars
 from conescope.training.recipe_reading import load_recipe
 
@@ -81,7 +82,7 @@ def test_what_diverges_is_marked_and_the_rest_goes_on(parents, tmp_path):
     lost = result.children["standard"]["train_loss"]
     assert (np.isnan(lost) | (lost > math.log(10))).all()
     assert switch.to_do() == []
-    switched(result).savefig(tmp_path / "figure.png")
+    draw(switched(result)).savefig(tmp_path / "figure.png")
 
 
 def test_the_command_goes_on_where_a_trial_diverges(parents, tmp_path, capsys):
@@ -100,16 +101,29 @@ def test_the_figure_shows_means_ranges_and_crosses():
     once = np.array([[True, False], [False, False]])
     parents = dict.fromkeys(("test_accuracy", "test_loss"), np.array([0.9, 0.95]))
     result = SwitchResult((0, 100), 200, children, parents, {"linearised": once, "standard": never})
-    figure = switched(result, caption="a narrow network")
-    upper = figure.axes[0]
-    lines = {line.get_label(): line.get_ydata() for line in upper.lines}
-    np.testing.assert_allclose(lines["linearised from $t$"], [0.7, 0.85])
-    np.testing.assert_allclose(lines["not linearised, restarted at $t$"], [0.6, 0.85])
-    np.testing.assert_allclose(lines["never linearised"], [0.925, 0.925])
-    crosses = [c for c in upper.collections if c.get_label() == "diverged"]
-    assert crosses[0].get_offsets().tolist() == [[0.0, 0.5]]
-    assert "mean and range of 2 runs" in figure.get_supxlabel()
-    assert "a narrow network" in figure.get_supxlabel()
+    plot = switched(result, "a narrow network")
+    upper, lower = plot.panels
+    lines = {line.label: line for line in upper.lines if line.style != "crosses"}
+    linearised, control = (
+        lines[name] for name in ("linearised from *t*", "not linearised, restarted at *t*")
+    )
+    np.testing.assert_allclose(linearised.y, [0.7, 0.85])
+    np.testing.assert_allclose([linearised.low, linearised.high], [[0.7, 0.8], [0.7, 0.9]])
+    np.testing.assert_allclose(control.y, [0.6, 0.85])
+    (mark,) = upper.marks
+    assert (mark.label, mark.axis, mark.low, mark.high) == ("never linearised", "y", 0.9, 0.95)
+    assert mark.value == pytest.approx(0.925)
+    (cross,) = (line for line in upper.lines if line.style == "crosses")
+    assert (cross.x.tolist(), cross.y.tolist()) == ([0], [0.5])
+    assert (cross.label, cross.colour) == ("diverged", linearised.colour)
+    assert (upper.percent, lower.percent) == (True, False)
+    assert plot.note == "T = 200 iterations, mean and range of 2 runs\na narrow network"
+    figure = draw(plot)
+    drawn = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose(drawn["linearised from $t$"], [0.7, 0.85])
+    assert figure.get_supxlabel() == plot.note
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(shown) == sorted({*shown})
 
 
 @pytest.mark.parametrize(("worst", "scale"), [(15.0, "linear"), (40.0, "log")])
@@ -119,8 +133,8 @@ def test_one_huge_loss_does_not_hide_the_others(worst, scale):
     children["standard"] = {"test_accuracy": 1 / lost, "test_loss": np.ones((1, 3))}
     parents = {"test_accuracy": np.array([0.9]), "test_loss": np.array([1.0])}
     gone = {"linearised": lost > 10, "standard": np.zeros((1, 3), dtype=bool)}
-    upper, lower = switched(SwitchResult((0, 50, 100), 200, children, parents, gone)).axes
-    assert (upper.get_yscale(), lower.get_yscale()) == ("linear", scale)
+    upper, lower = switched(SwitchResult((0, 50, 100), 200, children, parents, gone)).panels
+    assert (upper.vertical_scale, lower.vertical_scale) == ("linear", scale)
 
 
 def test_a_run_counts_once(parents):

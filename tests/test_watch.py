@@ -22,7 +22,7 @@ from conescope.errors import (
 )
 from conescope.experiments.stored import load_run
 from conescope.measuring.pace import Pace
-from conescope.report.analysis import known_labels
+from conescope.report.run_analysis import known_labels
 from conescope.runs.store import Folder
 
 STEPS = 8

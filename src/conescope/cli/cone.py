@@ -13,7 +13,8 @@ from conescope.errors import KernelError
 from conescope.experiments.stored import load_run
 
 if TYPE_CHECKING:
-    from conescope.report.analysis import Analysis
+    from conescope.report.run_analysis import RunAnalysis
+    from conescope.report.sections import Content
 
 
 def add(commands: Commands) -> None:
@@ -37,51 +38,88 @@ def add(commands: Commands) -> None:
 
 
 def _cone(arguments: argparse.Namespace) -> int:
-    from conescope.report.analysis import numbers, numbers_over_seeds
-    from conescope.report.figures import save_analysis
+    from conescope.report.comparison import check_only_seeds
+    from conescope.report.save import save_plots
+    from conescope.report.sections import contents
 
-    analyses = _analyse(arguments.runs)
-    for path, analysis in zip(arguments.runs, analyses, strict=True):
-        print_table({"run": analysis.run.name, "folder": str(path), **numbers(analysis)})
+    analyses = _analyses(arguments.runs)
+    check_only_seeds(analyses)
+    found = [contents(analysis) for analysis in analyses]
+    if not any(part.says_something for parts in found for part in parts):
+        reason = next(reason for part in found[0] for reason in part.missing)
+        raise KernelError(f"{arguments.runs[0]}: {reason}")
+    for path, analysis, parts in zip(arguments.runs, analyses, found, strict=True):
+        numbers = {name: text for part in parts for name, text in part.numbers.items()}
+        print_table({"run": analysis.run.name, "folder": str(path), **numbers})
         STDOUT.print()
+        _print_missing(parts)
     if len(analyses) > 1:
-        print_table({"over seeds": f"{len(analyses)} runs", **numbers_over_seeds(analyses)})
-        STDOUT.print()
-    for path, analysis in zip(arguments.runs, analyses, strict=True):
+        _print_over_seeds(analyses)
+    for path, analysis, parts in zip(arguments.runs, analyses, found, strict=True):
         folder = _folder(path, arguments.out, several=len(analyses) > 1)
-        files = save_analysis(analysis, folder)
+        plots = {name: plot for part in parts for name, plot in part.plots.items()}
+        files = save_plots(analysis.run, plots, folder)
         STDOUT.print(f"{len(files)} figures: {folder}/cone-*")
     return 0
 
 
+def _print_missing(parts: Sequence[Content]) -> None:
+    """Print a line for each part of the analysis that is absent, and why."""
+    from conescope.report.sections import SECTIONS
+
+    for section, part in zip(SECTIONS, parts, strict=True):
+        for reason in part.missing:
+            _print_absent(section.title, reason)
+    if any(part.missing for part in parts):
+        STDOUT.print()
+
+
+def _print_over_seeds(analyses: Sequence[RunAnalysis]) -> None:
+    """Print what several runs say together, or a line that says why they cannot."""
+    from conescope.report.comparison import numbers_over_seeds
+
+    try:
+        numbers = numbers_over_seeds(analyses)
+    except KernelError as reason:
+        _print_absent("numbers over seeds", str(reason))
+    else:
+        print_table({"over seeds": f"{len(analyses)} runs", **numbers})
+    STDOUT.print()
+
+
+def _print_absent(what: str, reason: str) -> None:
+    STDOUT.print(f"absent: {what}: {reason}", markup=False)
+
+
 def _compare(arguments: argparse.Namespace) -> int:
-    from conescope.report.analysis import comparison, distinct_names
-    from conescope.report.figures import save_comparison
+    from conescope.report.comparison import compared, comparison, distinct_names
+    from conescope.report.save import save_plot
+    from conescope.report.sections import contents
 
     if len(arguments.runs) < 2:
         raise KernelError("one run has nothing to be compared with; name at least two")
-    analyses = _analyse(arguments.runs)
-    print_columns(["", *distinct_names(analyses)], comparison(analyses))
-    for file in save_comparison(analyses, arguments.out):
+    analyses = _analyses(arguments.runs)
+    names = distinct_names(analyses)
+    found = [contents(analysis) for analysis in analyses]
+    print_columns(["", *names], comparison(found))
+    try:
+        plot = compared(dict(zip(names, found, strict=True)))
+    except KernelError as reason:
+        _print_absent("the figure", str(reason))
+        return 0
+    for file in save_plot(plot, arguments.out / "compare", "comparison of runs"):
         STDOUT.print(str(file))
     return 0
 
 
-def _analyse(paths: Sequence[Path]) -> list[Analysis]:
-    """Analyse the runs in some folders; an error names the folder."""
-    from conescope.report.analysis import analyse, known_labels
+def _analyses(paths: Sequence[Path]) -> list[RunAnalysis]:
+    from conescope.report.run_analysis import analyse
 
-    analyses = []
-    for path in paths:
-        run = load_run(path)
-        try:
-            analyses.append(analyse(run, known_labels(run)))
-        except KernelError as error:
-            raise KernelError(f"{path}: {error}") from error
-    return analyses
+    return [analyse(load_run(path)) for path in paths]
 
 
 def _folder(path: Path, out: Path | None, *, several: bool) -> Path:
+    """Return the folder of a run's figures; each run has its own if there are several."""
     if out is None:
         return path / "figures"
     return out / path.name if several else out

@@ -80,17 +80,16 @@ def _train(recipe: Recipe, path: Path, words: str) -> int:
 
 
 def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
-    from conescope.report.figures import PAPER, in_force, overview, save_figure
+    from conescope.report.figures.overview import overview
+    from conescope.report.save import save_plot
     from conescope.report.summary import main_numbers
 
     for path in paths:
         run = load_run(path)
         print_table({"run": run.name, **main_numbers(run)})
-        with in_force(PAPER):
-            figure = overview(run.series)
-            figure.supxlabel(caption, fontsize="small")
-            for file in save_figure(figure, stem.with_name(f"{stem.name}-{run.name}"), run.name):
-                STDOUT.print(str(file))
+        file_stem = stem.with_name(f"{stem.name}-{run.name}")
+        for file in save_plot(overview(run), file_stem, run.name, caption):
+            STDOUT.print(str(file))
     return 0
 
 
@@ -127,7 +126,7 @@ def _caption(reproduction: Reproduction, arguments: argparse.Namespace) -> str:
 
 
 def _of_the_result(overrides: Sequence[str]) -> list[str]:
-    """The overrides, as "--field=value" or in two words, without those of the machine only."""
+    """Return the overrides without those that concern the machine only; each is a word or two."""
     kept: list[str] = []
     field = ""
     for word in overrides:

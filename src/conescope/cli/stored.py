@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 def draw_figures(run: Run, path: Path) -> list[Path]:
     """Draw a run's figures into its folder."""
-    from conescope.report.figures import save_figures
+    from conescope.report.save import save_figures
 
     return save_figures(run, path / "figures")
 

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def carry_out_children(switch: Switch, command: str) -> int:
-    """Train all children that are not done; 0, or the exit status of being stopped."""
+    """Train all children that are not done; return 0, or the exit status if it was stopped."""
     from conescope.experiments.switch import carry_out, switch_seconds
 
     to_do = switch.to_do()
@@ -64,19 +64,19 @@ def carry_out_children(switch: Switch, command: str) -> int:
 
 
 def draw(switch: Switch, result: SwitchResult, stem: Path, caption: str = "") -> list[Path]:
-    """Draw figure 2 and write its numbers beside it."""
+    """Draw figure 2 of the paper, with a caption below, and write its numbers beside it."""
     from conescope.experiments.switch import write_table
-    from conescope.report.figures import PAPER, in_force, save_figure, switched
+    from conescope.report.figures.switched import switched
+    from conescope.report.save import save_plot
 
-    with in_force(PAPER):
-        files = save_figure(switched(result, caption), stem, "switch experiment")
+    files = save_plot(switched(result, caption), stem, "switch experiment")
     table = stem.with_name(stem.name + ".csv")
     write_table(switch, result, table)
     return [*files, table]
 
 
 def print_result(result: SwitchResult) -> None:
-    """Print means over runs, a line a switch point."""
+    """Print the means over runs, one line for each switch point."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("switch", "accuracy, linearised", "standard", "loss, linearised", "standard"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""What the commands print, and how they hear that they shall stop."""
+"""Print tables, news and warnings for all commands, and notice a request to stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STDOUT = Console(highlight=False, soft_wrap=True)
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
-"""What the names of a table's rows take, and what each column takes at least."""
+"""Letters that the names of a table's rows take, and that each column takes at least."""
 
 
 def print_table(rows: Mapping[str, str]) -> None:
-    """Print names and values side by side; whole, however narrow the terminal."""
+    """Print names and values side by side, without cutting any on a narrow terminal."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(overflow="fold", max_width=max(STDOUT.width * 2 // 5, 12))
     table.add_column(overflow="fold")
@@ -52,7 +52,7 @@ def say(what: str, text: str) -> None:
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """Note the first Ctrl-C or SIGTERM instead of dying of it; the second one interrupts."""
+    """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts."""
     received: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -71,7 +71,7 @@ def stopping() -> Iterator[list[int]]:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as news, without the line of code they come from; not those to developers."""
+    """Print warnings as news, without their line of code; leave out those to developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,8 +1,8 @@
-"""The page: texts escaped, charts and plotly's script inlined, written in one piece."""
+"""A run as one HTML file: texts are escaped, charts and plotly's script inlined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +13,11 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from conescope.errors import KernelError, StoreError, TrainingError
-from conescope.report.analysis import analyse, known_labels, numbers, plots
-from conescope.report.charts import CHARTS, Chart
-from conescope.report.drawn import chart
+from conescope.report.figures import FIGURES
+from conescope.report.plot import Plot
+from conescope.report.plotly_drawing import chart
+from conescope.report.run_analysis import analyse
+from conescope.report.sections import SECTIONS, Content, Section, contents
 from conescope.report.summary import main_numbers, state
 from conescope.runs.reader import Run
 
@@ -65,8 +67,8 @@ def _page(run: Run) -> str:
         state=escape(state(run)),
         state_class="finished" if run.finished else "unfinished",
         numbers=_rows(main_numbers(run)),
-        figures="\n".join(_figure(run, *item) for item in CHARTS.items()),
-        cone=_cone(run),
+        figures=_figures(run),
+        sections=_sections(run),
         command=escape(run.command),
         environment=_rows(run.environment),
         details_title="Recipe" if run.recipe else "What was measured",
@@ -82,27 +84,40 @@ def _rows(values: Mapping[str, str]) -> str:
     )
 
 
-def _cone(run: Run) -> str:
-    """The test for the cone: numbers and charts, or the reason why this run has none."""
-    try:
-        found = analyse(run, known_labels(run))
-    except KernelError as reason:
-        return f'<p class="missing">No test: {escape(str(reason))}.</p>'
-    charts = (
+def _sections(run: Run) -> str:
+    """Return every section of the analysis that says something, or why it is absent."""
+    found = zip(SECTIONS, contents(analyse(run)), strict=True)
+    return "\n".join(_section(*pair) for pair in found if pair[1].says_something or pair[1].missing)
+
+
+def _section(section: Section, content: Content) -> str:
+    parts = [f"<h2>{escape(section.title)}</h2><p>{escape(section.about)}</p>"]
+    if content.numbers:
+        parts.append(f'<table class="numbers">{_rows(content.numbers)}</table>')
+    charts = [
         _captioned(plot.title, _chart(chart(plot), name), plot.caption)
-        for name, plot in plots(found).items()
+        for name, plot in content.plots.items()
+    ]
+    if charts:
+        parts.append(f'<div class="columns">{"".join(charts)}</div>')
+    parts += [f'<p class="missing">Absent: {escape(reason)}.</p>' for reason in content.missing]
+    return "\n".join(parts)
+
+
+def _figures(run: Run) -> str:
+    """Return the charts of all figures, without the overview, which holds three of them again."""
+    return "\n".join(
+        _figure(run, name, figure_of) for name, figure_of in FIGURES.items() if name != "overview"
     )
-    table = f'<table class="numbers">{_rows(numbers(found))}</table>'
-    return f'{table}\n<div class="columns">{"".join(charts)}</div>'
 
 
-def _figure(run: Run, name: str, shown: Chart) -> str:
-    """A chart with its heading and caption, or the reason why this run has none."""
+def _figure(run: Run, name: str, figure_of: Callable[[Run], Plot]) -> str:
+    """Return a chart with its heading and caption, or the reason why this run has none."""
     try:
-        body = _chart(shown.draw(run), name)
+        plot = figure_of(run)
     except (KernelError, TrainingError) as reason:
-        body = f'<p class="missing">No chart: {escape(str(reason))}.</p>'
-    return _captioned(shown.title, body, shown.caption)
+        return f'<figure><p class="missing">No figure {name}: {escape(str(reason))}.</p></figure>'
+    return _captioned(plot.title, _chart(chart(plot), name), plot.caption)
 
 
 def _captioned(title: str, body: str, caption: str) -> str:

@@ -1,21 +1,49 @@
-"""Plots as values: what is drawn, apart from who draws it.
+"""Plots as values: descriptions of what is drawn, which two renderers draw.
 
-`conescope.report.figures` draws them with matplotlib and `conescope.report` with plotly, so a
-figure and its chart cannot disagree.
+A figure is one function that gives such a value. `conescope.report.matplotlib_drawing` draws it
+for a paper and `conescope.report.plotly_drawing` for the report's page, so the two cannot disagree.
+
+Labels of axes and lines hold mathematical symbols between asterisks, such as "iteration *t*";
+both draw these in italics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-ITERATION = "iteration t"
+ITERATION = "iteration *t*"
 """Label of an axis of training time."""
 
 Scale = Literal["linear", "log"]
+
+
+def readable_scale(lines: Iterable[np.ndarray]) -> Scale:
+    """Return the scale on which early high values and a late floor of some lines both show.
+
+    Logarithmic if the values span more than a decade; linear if they do not, or if one is zero,
+    which a logarithm would hide. Values that are not finite do not count.
+    """
+    values = np.concatenate([np.asarray(line, dtype=float) for line in lines])
+    values = values[np.isfinite(values)]
+    spans_decade = len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
+    return "log" if spans_decade else "linear"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What every plot has.
+
+    Attributes:
+        title: a heading.
+        caption: what is drawn, by which equation, and how to read it.
+    """
+
+    title: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -23,12 +51,13 @@ class Line:
     """One line of a plot.
 
     Attributes:
-        label: its name in the legend.
+        label: its name in the legend; lines of one label share an entry.
         x: [P].
         y: [P]; NaN makes a gap.
         low: [P], lower border of a band about it, or None.
         high: [P], upper border.
-        style: a "solid" line, a "dashed" one, or "points".
+        style: a "solid" line, a "dashed" one, or only "points" or "crosses".
+        colour: its place in the palette; None for its place among the plot's lines.
     """
 
     label: str
@@ -36,7 +65,8 @@ class Line:
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    style: Literal["solid", "dashed", "points"] = "solid"
+    style: Literal["solid", "dashed", "points", "crosses"] = "solid"
+    colour: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +75,8 @@ class Mark:
 
     Attributes:
         label: its name in the legend.
-        axis: which axis it lies on.
-        value: where.
+        axis: the axis on which it lies.
+        value: its place on that axis.
         low: lower end of its interval; `value` if it has none.
         high: upper end.
         style: of the line.
@@ -61,73 +91,129 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class LinePlot:
-    """Lines against iterations or lags.
+class LinePlot(Described):
+    """Lines against iterations, lags or ranks.
 
     Attributes:
-        title: a heading.
-        caption: what is drawn, by which equation, and how to read it.
-        x_label: with its unit.
-        y_label: with its unit.
+        y_label: of the vertical axis, with its unit.
         lines: at least one.
+        x_label: of the horizontal axis, with its unit.
         marks: drawn behind the lines.
-        x_scale: of the axis of iterations.
-        y_scale: of the other.
-        y_range: its limits; None for those of the lines.
+        x_scale: of the horizontal axis.
+        y_scale: of the vertical axis; "readable" for that of `readable_scale`.
+        y_range: limits of the vertical axis; None for those of the lines.
+        from_zero: whether a linear vertical axis without such limits begins at 0.
+        percent: whether the vertical axis shows shares as per cent.
     """
 
-    title: str
-    caption: str
-    x_label: str
     y_label: str
     lines: Sequence[Line]
+    x_label: str = ITERATION
     marks: Sequence[Mark] = ()
     x_scale: Scale = "linear"
-    y_scale: Scale = "linear"
+    y_scale: Scale | Literal["readable"] = "linear"
     y_range: tuple[float, float] | None = None
+    from_zero: bool = True
+    percent: bool = False
 
     @property
-    def has_points(self) -> bool:
-        """Whether points are drawn, from which lines are then told by having none."""
-        return any(line.style == "points" for line in self.lines)
+    def vertical_scale(self) -> Scale:
+        """The scale on which the vertical axis is drawn."""
+        if self.y_scale == "readable":
+            return readable_scale(line.y for line in self.lines)
+        return self.y_scale
+
+    @property
+    def marks_points(self) -> bool:
+        """Whether short solid lines mark their points, as no line consists of points only."""
+        return not any(line.style == "points" for line in self.lines)
 
 
 @dataclass(frozen=True)
-class BarPlot:
-    """Shares side by side.
+class BarPlot(Described):
+    """Shares side by side, as horizontal bars.
 
     Attributes:
-        title: a heading.
-        caption: what is drawn and how to read it.
         x_label: of the bars' length, a share.
-        names: one a bar, top to bottom.
-        shares: kind of bar → a share for each name; 1 is the whole.
+        names: one a group of bars, top to bottom.
+        shares: label of a bar in each group → a share for each name; 1 is the whole.
     """
 
-    title: str
-    caption: str
     x_label: str
     names: Sequence[str]
     shares: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class GridPlot:
-    """A square of shares, by class and class.
+class MatrixPlot(Described):
+    """A square matrix as coloured cells.
 
     Attributes:
-        title: a heading.
-        caption: what is drawn and how to read it.
-        label: of rows and columns.
-        names: the classes.
-        shares: [c, c], at least 0; 1 is the whole.
+        x_label: of the columns.
+        y_label: of the rows.
+        value_label: of the colour.
+        places: [c], iterations, to whose scale the cells are drawn, rising upwards; or names, whose
+            cells are of one size, top to bottom.
+        values: [c, c], at least 0.
+        colour: proportional to the values ("linear") or to their "square root".
+        percent: whether the values are shares, shown as per cent.
     """
 
-    title: str
-    caption: str
-    label: str
+    x_label: str
+    y_label: str
+    value_label: str
+    places: Sequence[int] | Sequence[str]
+    values: np.ndarray
+    colour: Literal["linear", "square root"] = "linear"
+    percent: bool = False
+
+    @property
+    def has_names(self) -> bool:
+        """Whether rows and columns have names; else they are iterations."""
+        return isinstance(self.places[0], str)
+
+
+@dataclass(frozen=True)
+class PathPlot(Described):
+    """A path through a plane or through space, with one scale for all axes.
+
+    Attributes:
+        labels: of the two or three axes.
+        points: [T, 2] or [T, 3].
+        steps: [T], iterations, which give the points their colours: later is darker.
+        names: [T], what each point is; that of the first, which is black, is in the legend.
+    """
+
+    labels: Sequence[str]
+    points: np.ndarray
+    steps: Sequence[int]
     names: Sequence[str]
-    shares: np.ndarray
 
 
-Plot = LinePlot | BarPlot | GridPlot
+SinglePlot = LinePlot | BarPlot | MatrixPlot | PathPlot
+
+
+@dataclass(frozen=True)
+class Panels(Described):
+    """Several plots in one figure.
+
+    Plots of lines share one legend; in a column they also share the horizontal axis of the last.
+
+    Attributes:
+        panels: at least one.
+        layout: side by side in a "row", or in a "column"; on a page always in a column.
+        note: text below a figure of a paper, in lines; a page has the caption instead.
+    """
+
+    panels: Sequence[SinglePlot]
+    layout: Literal["row", "column"] = "column"
+    note: str = ""
+
+    @property
+    def line_plots(self) -> list[LinePlot]:
+        """The panels, if all are plots of lines, which then share a legend; else empty."""
+        found = [panel for panel in self.panels if isinstance(panel, LinePlot)]
+        return found if len(found) == len(self.panels) else []
+
+
+Plot = SinglePlot | Panels

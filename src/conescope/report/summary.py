@@ -1,14 +1,12 @@
-"""What figures, report and command line say of a run: one choice of τ and dt, one set of numbers.
+"""The main numbers of a run, and the choice of τ and dt for its figures.
 
-Figures and report draw the curves that are made here and print the numbers that are made here,
-so they cannot disagree.
+Figures, report and command line all take both from here, so they cannot disagree.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,7 +21,7 @@ Curves = dict[int, tuple[np.ndarray, Float64Array]]
 
 
 def default_taus(series: KernelSeries) -> tuple[int, ...]:
-    """The reference points τ of figure 1a: the first kernel, and four spread over the run.
+    """Return the reference points τ of figure 1a: the first kernel, and four spread over the run.
 
     The four are the kernels nearest to 1/5, 2/5, 3/5 and 4/5 of the way from the first step to
     the last; for kernels up to 10,000 these are the paper's 2000, 4000, 6000 and 8000.
@@ -34,7 +32,7 @@ def default_taus(series: KernelSeries) -> tuple[int, ...]:
 
 
 def default_lags(series: KernelSeries) -> tuple[int, ...]:
-    """The lags dt of figure 1b: one to five times the usual gap between two kernels.
+    """Return the lags dt of figure 1b: one to five times the usual gap between two kernels.
 
     Lags that no pair of kernels has are left out, so a single kernel has none. For a kernel
     every 100 iterations these are the paper's 100, 200, 300, 400 and 500.
@@ -48,42 +46,25 @@ def default_lags(series: KernelSeries) -> tuple[int, ...]:
     return tuple(dt for dt in multiples if len(series.distances_after(dt)[0]))
 
 
-def curves_from(series: KernelSeries, taus: Sequence[int] | None = None) -> Curves:
-    """S(θ(t), θ(τ)) against t for several τ (arXiv:2503.16316, eq. 4 and figure 1a).
-
-    Args:
-        series: at least two kernels.
-        taus: steps at which there are kernels; by default `default_taus`.
+def curves_from(series: KernelSeries) -> Curves:
+    """Return S(θ(t), θ(τ)) against t for each of `default_taus` (arXiv:2503.16316, figure 1a).
 
     Raises:
-        KernelError: if there are fewer than two kernels, or none at some τ.
+        KernelError: if there are fewer than two kernels.
     """
     require_pair(series)
     steps = np.array(series.steps)
-    chosen = default_taus(series) if taus is None else taus
-    return {tau: (steps, series.distances_from(tau)) for tau in chosen}
+    return {tau: (steps, series.distances_from(tau)) for tau in default_taus(series)}
 
 
-def curves_after(series: KernelSeries, lags: Sequence[int] | None = None) -> Curves:
-    """S(θ(t), θ(t + dt)) against t for several dt (arXiv:2503.16316, figure 1b).
-
-    Args:
-        series: at least two kernels.
-        lags: numbers of iterations dt, each at least 1; by default `default_lags`.
+def curves_after(series: KernelSeries) -> Curves:
+    """Return S(θ(t), θ(t + dt)) against t for each of `default_lags` (figure 1b).
 
     Raises:
-        KernelError: if there are fewer than two kernels, or none that are some dt apart.
+        KernelError: if there are fewer than two kernels.
     """
     require_pair(series)
-    usual = default_lags(series)
-    curves = {dt: series.distances_after(dt) for dt in (usual if lags is None else lags)}
-    for dt, (steps, _) in curves.items():
-        if len(steps) == 0:
-            raise KernelError(
-                f"no two kernels are {dt} iterations apart; lags that this run has: "
-                f"{', '.join(map(str, usual))}"
-            )
-    return curves
+    return {dt: series.distances_after(dt) for dt in default_lags(series)}
 
 
 def require_pair(series: KernelSeries) -> None:
@@ -95,20 +76,8 @@ def require_pair(series: KernelSeries) -> None:
         )
 
 
-def readable_scale(lines: Iterable[np.ndarray]) -> Literal["log", "linear"]:
-    """The scale on which the early high values and the late floor of some lines both show.
-
-    Logarithmic if the values span more than a decade; linear if they do not, or if one is zero,
-    which a logarithm would hide. Values that are not finite do not count.
-    """
-    values = np.concatenate([np.asarray(line, dtype=float) for line in lines])
-    values = values[np.isfinite(values)]
-    spans_decade = len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
-    return "log" if spans_decade else "linear"
-
-
 def evaluations(run: Run) -> Mapping[str, np.ndarray]:
-    """The run's losses and accuracy, [E] each.
+    """Return the run's losses and accuracy, [E] each.
 
     Raises:
         TrainingError: if nothing has been evaluated yet.
@@ -124,7 +93,7 @@ def evaluations(run: Run) -> Mapping[str, np.ndarray]:
 
 
 def state(run: Run) -> str:
-    """Whether the run is finished, and if not, how far its kernels reach."""
+    """Return whether the run is finished, and if not, how far its kernels reach."""
     if run.finished:
         return "finished"
     end = "" if run.total_steps is None else f" of {run.total_steps:,}"
@@ -132,7 +101,7 @@ def state(run: Run) -> str:
 
 
 def main_numbers(run: Run) -> dict[str, str]:
-    """The numbers to know a run by: name → value as text, in the order to show them.
+    """Return the main numbers of a run: name → value as text, in the order to show them.
 
     The second half of a run counts from half of the last kernel's step. Numbers that a short
     run does not have yet are left out.
@@ -188,7 +157,7 @@ def _movement(series: KernelSeries) -> dict[str, str]:
 
 
 def _errors(run: Run) -> dict[str, str]:
-    """Standard error of S between the first and the last kernel, if they are estimates."""
+    """Return the standard error of S from the first kernel to the last, if they are estimates."""
     first, last = run.series.steps[0], run.series.steps[-1]
     if first == last or not {first, last} <= run.estimates.keys():
         return {}

@@ -1,43 +1,34 @@
-"""The paper's plots of a run, and those of its analysis, with matplotlib.
+"""The figures of a run: each is one function from the run to a plot that is a value.
 
-Every function returns a figure and changes nothing global. A style is a mapping of matplotlib's
-rc parameters, passed in and in force only while that figure is drawn.
+A new figure is a file here with such a function of the same name, and a line in `_NAMES`.
 """
 
-from conescope.report.figures.drawn import draw
-from conescope.report.figures.plots import (
-    distance_after,
-    distance_from,
-    distance_matrix,
-    embedding,
-    overview,
-    training,
-)
-from conescope.report.figures.save import (
-    FIGURES,
-    save_analysis,
-    save_comparison,
-    save_figure,
-    save_figures,
-)
-from conescope.report.figures.style import PAPER, Style, in_force
-from conescope.report.figures.switched import switched
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
 
-__all__ = [
-    "FIGURES",
-    "PAPER",
-    "Style",
-    "distance_after",
-    "distance_from",
-    "distance_matrix",
-    "draw",
-    "embedding",
-    "in_force",
+from conescope.report.plot import Plot
+from conescope.runs.reader import Run
+
+_NAMES = (
     "overview",
-    "save_analysis",
-    "save_comparison",
-    "save_figure",
-    "save_figures",
-    "switched",
+    "distance-from",
+    "distance-after",
+    "embedding-2d",
+    "embedding-3d",
+    "distance-matrix",
     "training",
-]
+)
+
+
+def _figure(name: str) -> Callable[[Run], Plot]:
+    word = name.replace("-", "_")
+    return getattr(import_module(f"{__name__}.{word}"), word)
+
+
+FIGURES: Mapping[str, Callable[[Run], Plot]] = MappingProxyType(
+    {name: _figure(name) for name in _NAMES}
+)
+"""File name → the figure; it raises `KernelError` or `TrainingError` if the run is too short."""
+
+__all__ = ["FIGURES"]

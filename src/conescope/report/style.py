@@ -1,4 +1,4 @@
-"""How figures look: colours, and matplotlib's parameters as a value."""
+"""The look of figures: colours, kinds of lines, and matplotlib's parameters as a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.colors import ListedColormap
 
 LINE_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -18,10 +17,10 @@ LINE_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 ITERATION_MAP = ListedColormap(
     matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1.0, 256)), name="iteration"
 )
-"""Light to dark: later is darker."""
+"""Colours of iterations, from light to dark: later is darker."""
 
 DISTANCE_MAP = matplotlib.colormaps["magma_r"]
-"""Light to dark: farther is darker."""
+"""Colours of distances and shares, from light to dark: farther is darker."""
 
 Style = Mapping[str, Any]
 
@@ -44,15 +43,30 @@ PAPER: Style = MappingProxyType(
         "grid.color": "#e4e4e4",
         "grid.linewidth": 0.5,
         "lines.linewidth": 1.2,
-        "axes.prop_cycle": cycler(linestyle=["-", "--", ":"]) * cycler(color=LINE_COLOURS),
         "mathtext.fontset": "dejavusans",
         "pdf.fonttype": 42,
     }
 )
-"""One column wide, 8-point type: also readable on a phone's screen."""
+"""The style of a figure in one column of a paper, in 8-point type, readable on a phone."""
 
 
 def in_force(style: Style) -> AbstractContextManager[None]:
     """Apply a style for as long as the context lasts."""
     parameters: Any = dict(style)
     return matplotlib.rc_context(parameters)
+
+
+DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"))
+"""Kinds of lines, as matplotlib and plotly name them, for the first seven lines, the next, …"""
+
+MARK_COLOUR = "#777777"
+"""Colour of marked values and of their intervals."""
+
+SHORT = 25
+"""Number of points up to which a line marks each of them."""
+
+
+def line_look(place: int) -> tuple[str, int]:
+    """Return the colour of a place in the palette, and the place in `DASHES` of its line."""
+    turns, place = divmod(place, len(LINE_COLOURS))
+    return LINE_COLOURS[place], turns % len(DASHES)

@@ -1,0 +1,156 @@
+"""What the sections of a run's analysis share: the run, and what is expensive to compute.
+
+Every such value is computed when a section first asks for it, and then kept. Command line, figures
+and report walk over the same sections of one analysis, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from conescope.errors import DataError, KernelError
+from conescope.report.plot import Mark
+from conescope.runs.reader import Run
+from conescope.statistics.cone import Cone, cone
+from conescope.statistics.cone.phases import MINIMUM
+from conescope.statistics.cone.verdict import ENOUGH
+from conescope.statistics.spectrum import SpectrumSeries, spectra
+from conescope.training.data import choose_probe, load_data
+from conescope.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a training at one learning rate, or while it rises.
+
+    Attributes:
+        rate: the learning rate at its end; NaN if it was not recorded.
+        first: iteration of the evaluation that first saw it; 0 for the first.
+        last: iteration of the evaluation that last saw it, or of the last kernel. Between
+            the two evaluations that a drop lies between, no kernel counts.
+        kernels: their number.
+    """
+
+    rate: float
+    first: int
+    last: int
+    kernels: int
+
+
+@dataclass(frozen=True)
+class RunAnalysis:
+    """A run, and values of it that several sections read.
+
+    Attributes:
+        run: finished or not.
+        labels: [n], the classes of the probe's samples; None if they are not known.
+    """
+
+    run: Run
+    labels: Tensor | None = None
+
+    @cached_property
+    def stretches(self) -> Sequence[Stretch]:
+        """The parts of the run between drops of its learning rate, as its evaluations saw them."""
+        steps, rates = (np.asarray(self.run.scalars[name]) for name in ("step", "learning_rate"))
+        kernels = np.array(self.run.series.steps)
+        begins = [0, *(np.flatnonzero(np.diff(rates) < 0) + 1).tolist()]
+        found = []
+        for begin, end in zip(begins, [*begins[1:], len(steps)], strict=True):
+            first = int(steps[begin]) if begin > 0 else 0
+            last = int(steps[end - 1]) if end < len(steps) else int(kernels[-1])
+            rate = float(rates[end - 1]) if len(rates) else float("nan")
+            count = int(np.count_nonzero((first <= kernels) & (kernels <= last)))
+            found.append(Stretch(rate, first, last, count))
+        return found
+
+    @cached_property
+    def main_stretch(self) -> Stretch:
+        """The first stretch with enough kernels for a verdict; the longest if none has them."""
+        return max(self.stretches, key=lambda part: min(part.kernels, ENOUGH))
+
+    @cached_property
+    def cone(self) -> Cone:
+        """The motion of the kernel in the main stretch.
+
+        Raises:
+            KernelError: if it has fewer than ten kernels, some are identical or hold NaN.
+        """
+        return self._cone_in(self.main_stretch)
+
+    @cached_property
+    def cones(self) -> Sequence[Cone | None]:
+        """The motion in each stretch; None for one of fewer than ten kernels.
+
+        Raises:
+            KernelError: if some kernels are identical or hold NaN.
+        """
+        return [
+            None
+            if part.kernels < MINIMUM
+            else self.cone
+            if part is self.main_stretch
+            else self._cone_in(part)
+            for part in self.stretches
+        ]
+
+    @property
+    def cone_if_any(self) -> Cone | None:
+        """The motion of the kernel in the main stretch; None where it cannot be told."""
+        try:
+            return self.cone
+        except KernelError:
+            return None
+
+    @cached_property
+    def spectra(self) -> SpectrumSeries:
+        """The eigenvalues over training.
+
+        Raises:
+            KernelError: if a kernel is zero or holds NaN.
+        """
+        return spectra(self.run.series.steps, self.run.series.kernels)
+
+    @property
+    def moments(self) -> list[Mark]:
+        """The phase boundary, if there is one, and the drops of the learning rate, as marks."""
+        found = self.cone_if_any
+        marks = []
+        if found is not None and found.boundary is not None:
+            t = found.boundary
+            marks.append(Mark("phase boundary *t**", "x", t.value, t.low, t.high))
+        for stretch in self.stretches[1:]:
+            t = stretch.first
+            marks.append(Mark(f"drop to *η* = {stretch.rate:g}", "x", t, t, t, style="dashed"))
+        return marks
+
+    def _cone_in(self, part: Stretch) -> Cone:
+        return cone(self.run.series, span=(part.first, part.last))
+
+
+def analyse(run: Run) -> RunAnalysis:
+    """Return the analysis of a run, with the labels of its probe as far as they are known."""
+    return RunAnalysis(run, known_labels(run))
+
+
+def known_labels(run: Run) -> Tensor | None:
+    """Return the classes of the probe's samples, [n], as stored or from the recipe's data.
+
+    Nothing is downloaded; None if they are not known.
+    """
+    recipe = run.recipe
+    if run.labels is not None or not isinstance(recipe, Recipe):
+        return run.labels
+    if recipe.data.path is None and recipe.data.name != "digits":
+        return None
+    try:
+        data = load_data(recipe.data)
+    except DataError:
+        return None
+    split = data.split(recipe.probe.split)
+    return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]

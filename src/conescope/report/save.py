@@ -1,0 +1,87 @@
+"""Figures of runs, as files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.report.figures import FIGURES
+from conescope.report.matplotlib_drawing import draw
+from conescope.report.plot import Plot
+from conescope.report.style import PAPER, Style, in_force
+from conescope.report.summary import state
+from conescope.runs.reader import Run
+
+logger = logging.getLogger(__name__)
+
+
+def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
+    """Write every figure of a run as PDF and as PNG; the same run gives the same bytes.
+
+    A figure that the run has too few kernels for is left out, and a warning on this module's
+    logger says why. Figures of an unfinished run are marked as such.
+
+    Args:
+        run: finished or not.
+        folder: where to write; made if missing.
+        style: matplotlib's rc parameters for all figures.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    plots: dict[str, Plot] = {}
+    for name, figure_of in FIGURES.items():
+        try:
+            plots[name] = figure_of(run)
+        except (KernelError, TrainingError) as reason:
+            logger.warning("no figure %s: %s", name, reason)
+    return save_plots(run, plots, folder, style)
+
+
+def save_plots(
+    run: Run, plots: Mapping[str, Plot], folder: Path, style: Style = PAPER
+) -> list[Path]:
+    """Write some plots of a run as `save_figures` writes its figures.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    note = "" if run.finished else state(run)
+    files = (save_plot(plot, folder / name, run.name, note, style) for name, plot in plots.items())
+    return [file for pair in files for file in pair]
+
+
+def save_plot(
+    plot: Plot, stem: Path, title: str, note: str = "", style: Style = PAPER
+) -> list[Path]:
+    """Draw a plot and write it as PDF and as PNG.
+
+    Args:
+        plot: what to draw.
+        stem: the files' path without suffix; its folder is made if missing.
+        title: the files' title.
+        note: text below the figure.
+        style: matplotlib's rc parameters.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    figure = draw(plot, style, note)
+    metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
+    files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
+    for file, fields in files.items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with in_force(style):
+                figure.savefig(file, metadata=fields)
+        except OSError as reason:
+            raise StoreError(
+                f"cannot write the figure {file}: {reason.strerror}; free space there or choose "
+                "another folder"
+            ) from reason
+    return list(files)

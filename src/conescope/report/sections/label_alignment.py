@@ -1,0 +1,68 @@
+"""Alignment of the kernel with the labels, and with the first kernel."""
+
+from __future__ import annotations
+
+from conescope.report.plot import Line, LinePlot, SinglePlot
+from conescope.report.run_analysis import RunAnalysis
+from conescope.report.sections.section import Content, Section
+from conescope.report.sections.wording import course
+from conescope.statistics.alignment import AlignmentSeries, alignments
+
+
+def _content(analysis: RunAnalysis) -> Content:
+    series = analysis.run.series
+    if analysis.labels is None:
+        missing = (
+            "needs the labels of the probe's samples; give labels=… to Watch, or a recipe's data"
+        )
+        return Content(missing=[missing])
+    found = alignments(series.steps, series.kernels, analysis.labels)
+    last = f"{found.centred_first[-1]:.3g}"
+    return Content(
+        numbers={
+            "target alignment": course(found.target),
+            "centred target alignment": course(found.centred_target),
+            **({"centred alignment with the first kernel, last": last} if len(series) > 1 else {}),
+            "mean within classes": course(found.within),
+            "mean between classes": course(found.between),
+        },
+        plots=_plots(found) if len(series) > 1 else {},
+        column={"target alignment, last": f"{found.target[-1]:.3g}"},
+    )
+
+
+def _plots(found: AlignmentSeries) -> dict[str, SinglePlot]:
+    means = [
+        Line("within classes", found.steps, found.within),
+        Line("between classes", found.steps, found.between),
+    ]
+    return {
+        "cone-alignment": LinePlot(
+            title="Alignment",
+            caption="Cosine ⟨K, L⟩ / (‖K‖ ‖L‖) of the kernel K with the label kernel L (1 within a "
+            "class, 0 between), plain (kernel–target alignment) and centred (CKA), and CKA with "
+            "the first kernel.",
+            y_label="alignment",
+            lines=[
+                Line("with labels", found.steps, found.target),
+                Line("with labels, centred", found.steps, found.centred_target),
+                Line("with the first kernel, centred", found.steps, found.centred_first),
+            ],
+            y_range=(min(0.0, float(found.centred_target.min())), 1.02),
+        ),
+        "cone-classes": LinePlot(
+            title="Within and between classes",
+            caption="Mean of the kernel K(x, x′) over pairs of different samples of one class, "
+            "and of two.",
+            y_label="mean of *K(x, x′)*",
+            lines=means,
+            y_scale="readable",
+        ),
+    }
+
+
+SECTION = Section(
+    "Alignment",
+    "How close the kernel is to the label kernel, which is 1 within a class and 0 between two.",
+    _content,
+)
