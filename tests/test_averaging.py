@@ -12,6 +12,7 @@ from conescope.experiments.forecast import forecast
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.report.run_analysis import known_labels
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.loop import average_of, train
 from conescope.training.recipe_reading import load_recipe
@@ -77,14 +78,14 @@ def test_a_resumed_average_is_the_same_bit_for_bit(recipe, finished, tmp_path):
         recipe, path, command="test", should_stop=lambda: next(asked) % 11 == 0
     ):
         pass
-    for kind in ("kernel", "averaged kernel"):
+    for kind in (Kind.KERNEL, Kind.AVERAGED_KERNEL):
         whole, stopped = tensors(finished, kind), tensors(path, kind)
         assert len(whole) == 7
         assert whole.keys() == stopped.keys()
         for step in whole:
             for name, tensor in whole[step].items():
                 assert torch.equal(tensor, stopped[step][name]), (kind, step, name)
-    one, other = (tensors(p, "snapshot")[60] for p in (finished, path))
+    one, other = (tensors(p, Kind.SNAPSHOT)[60] for p in (finished, path))
     assert any(name.startswith("average.module.") for name in one)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

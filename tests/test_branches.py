@@ -7,10 +7,11 @@ from conescope.experiments.branches import branch_recipe
 from conescope.experiments.experiment import Experiment
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run, read_status
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.tangent import linearize
 from conescope.training.recipe_reading import load_recipe
-from test_session import assert_same_run, everything
+from stored_runs import assert_same_run, everything
 
 MOMENTUM = ["--optimizer.momentum=0.9", "--optimizer.weight_decay=0.01"]
 LINEARISED = "--dynamics.kind=linearised"
@@ -108,7 +109,7 @@ def test_a_branch_of_a_linearised_branch_starts_from_its_weights(parent, tmp_pat
     first, second = tmp_path / "first", tmp_path / "second"
     run_experiment(branch_recipe(parent, 0, [LINEARISED]), first, command="test")
     run_experiment(branch_recipe(first, 30), second, command="test")
-    [entry] = Folder(second).files("origin")
+    [entry] = Folder(second).files(Kind.ORIGIN)
     origin = Folder(second).read_tensors(entry)
     names = {name.removeprefix("model.") for name in origin if name.startswith("model.")}
     assert names == weights_at(parent, 30).keys()
@@ -126,7 +127,7 @@ def test_linearised_training_without_a_parent_starts_at_initialisation(tmp_path,
 def test_a_switch_point_without_snapshot_names_the_nearest(parent, tmp_path):
     with pytest.raises(StoreError, match="no snapshot at iteration 40; the nearest are at 30 and"):
         run_experiment(branch_recipe(parent, 40), tmp_path / "child", command="test")
-    assert not Folder(tmp_path / "child").entries("run")
+    assert not Folder(tmp_path / "child").entries(Kind.RUN)
 
 
 def test_a_snapshot_that_does_not_fit_is_refused(parent, tmp_path):

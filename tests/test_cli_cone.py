@@ -12,9 +12,7 @@ from conescope.report import write_report
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.noise import noise_tests
 from conescope.report.sections.wording import text_of
-from conescope.runs.reader import write_kernel
-from conescope.runs.record import begin_session
-from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
 from conescope.training.recipe_reading import load_recipe
 from made_runs import made_series
 
@@ -23,14 +21,13 @@ def stored(path, steps=range(0, 1001, 50), samples=12, **fields):
     """A run folder of made kernels."""
     recipe = load_recipe("digits", [f"--{name}={value}" for name, value in fields.items()])
     series = made_series(steps, samples)
-    folder = Folder(path)
-    with folder.owned():
+    with RunWriter(path) as writer:
         labels = (torch.arange(samples) % 3).tolist()
-        folder.append("run", recipe=recipe.to_dict(), command="conescope run", labels=labels)
-        begin_session(folder, "cpu")
+        writer.begin_recipe(recipe.to_dict(), recipe.to_yaml(), "conescope run", labels)
+        writer.begin_session("cpu")
         for step, kernel in zip(series.steps, series.kernels, strict=True):
-            write_kernel(folder, step, Kernel(kernel.values), float(step))
-        folder.append("finished", seconds=1.0)
+            writer.write_kernel(step, Kernel(kernel.values))
+        writer.finish()
     return str(path)
 
 
@@ -101,10 +98,9 @@ def test_short_runs_print_what_there_is_and_say_why_the_cone_is_absent(tmp_path,
 
 def test_kernels_of_which_nothing_can_be_said_are_an_error(tmp_path, capsys):
     run = stored(tmp_path / "run", steps=range(2))
-    with Folder(tmp_path / "run").owned():
-        folder = Folder(tmp_path / "run")
+    with RunWriter(tmp_path / "run") as writer:
         for step in range(2):
-            write_kernel(folder, step, Kernel(torch.full((12, 12), torch.nan)), 1.0)
+            writer.write_kernel(step, Kernel(torch.full((12, 12), torch.nan)))
     assert main(["cone", run]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -7,6 +7,7 @@ import torch
 
 from conescope.engine import entk, estimate_distance, estimate_entk, plan
 from conescope.errors import KernelError
+from conescope.kernel.matrix import Kernel
 from problems import PROBLEMS, problem_named
 from reference import assert_near
 
@@ -41,6 +42,48 @@ def test_distance_is_near_with_its_error():
     assert error > 0
     with pytest.raises(KernelError, match="cannot be compared"):
         estimate_distance(first, estimate_entk(model, x, draws=4))
+
+
+def test_an_estimate_is_a_kernel_with_its_draws():
+    model, x = torch.nn.Linear(4, 3), torch.randn(6, 4)
+    estimate = estimate_entk(model, x, x[:2], draws=5)
+    assert isinstance(estimate, Kernel)
+    assert estimate.kernel is estimate
+    assert estimate.draws is not None
+    assert estimate.draws.shape == (5, 6, 2)
+    assert torch.equal(estimate.values, estimate.draws.mean(dim=0))
+    assert entk(model, x).draws is None
+
+
+def test_the_standard_error_is_that_of_a_mean():
+    draws = torch.randn(7, 3, 2, dtype=torch.float64)
+    deviations = draws - draws.mean(dim=0)
+    expected = (deviations.square().sum(dim=0) / 6 / 7).sqrt()
+    assert_near(Kernel(draws.mean(dim=0), draws=draws).standard_error, expected)
+
+
+def test_an_exact_kernel_has_no_error_and_is_no_estimate():
+    exact, estimate = Kernel(torch.eye(3)), Kernel(torch.eye(3), draws=torch.eye(3).repeat(4, 1, 1))
+    with pytest.raises(KernelError, match="estimated by at least two draws"):
+        _ = exact.standard_error
+    for pair in ((exact, estimate), (estimate, exact)):
+        with pytest.raises(KernelError, match="an exact kernel has no draws"):
+            estimate_distance(*pair)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "values", "draws"),
+    [
+        ("trace", (3, 3), (4, 3, 2)),
+        ("trace", (3, 3), (3, 3)),
+        ("trace", (3, 3), (0, 3, 3)),
+        ("sum", (3, 3), (4, 3, 3)),
+        ("full", (3, 2, 3, 2), (4, 3, 2, 3, 2)),
+    ],
+)
+def test_draws_that_are_none_of_the_kernel_are_refused(outputs, values, draws):
+    with pytest.raises(KernelError, match="are no estimate of a kernel of shape"):
+        Kernel(torch.ones(values), outputs, draws=torch.ones(draws))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)

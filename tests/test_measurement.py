@@ -21,14 +21,15 @@ from conescope.errors import (
 )
 from conescope.experiments.branches import branch_recipe
 from conescope.experiments.experiment import Experiment
+from conescope.experiments.remeasure import Snapshots
 from conescope.experiments.session import run_experiment
-from conescope.experiments.snapshots_again import Snapshots
 from conescope.experiments.stored import read_status
 from conescope.measuring.adapt import adapt
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.user_code import import_model
 from conescope.training.recipe_reading import load_recipe
@@ -274,7 +275,7 @@ def test_a_runs_damaged_snapshot_is_named(trained, tmp_path):
 def test_a_run_without_snapshots_or_recipe_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     folder = Folder(tmp_path / "run")
-    for entry in folder.files("snapshot"):
+    for entry in folder.files(Kind.SNAPSHOT):
         folder.remove(entry)
     with pytest.raises(CheckpointError, match=r"holds no snapshot to measure; set snapshots.keep"):
         cs.measure_snapshots(tmp_path / "run", out=tmp_path / "again")

@@ -1,17 +1,17 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 import yaml
 
-from conescope.engine import KernelEstimate, estimate_distance
+from conescope.engine import estimate_distance
 from conescope.errors import StoreError, TrainingError
 from conescope.experiments.stored import load_run, read_status
 from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
 from conescope.report.save import save_figures
 from conescope.report.summary import evaluations, main_numbers, state
-from conescope.runs.reader import write_kernel
-from conescope.runs.record import begin_session, begin_source
-from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
 
 SOURCE = {"name": "mine", "description": "a <network> of mine", "probe": "[4, 3] float32"}
 
@@ -22,15 +22,20 @@ def kernel_at(step):
     return Kernel(halves["0"] + halves["1"], by_layer=halves)
 
 
+@contextmanager
+def begun(path, **known):
+    with RunWriter(path) as writer:
+        writer.begin_source(SOURCE, "python train.py", **known)
+        writer.begin_session("cpu")
+        yield writer
+
+
 @pytest.fixture
 def path(tmp_path):
-    folder = Folder(tmp_path / "mine")
-    with folder.owned():
-        begin_source(folder, SOURCE, "python train.py")
-        begin_session(folder, "cpu")
+    with begun(tmp_path / "mine") as writer:
         for step in (0, 10, 20):
-            write_kernel(folder, step, kernel_at(step), seconds=float(step))
-    return folder.path
+            writer.write_kernel(step, kernel_at(step))
+    return tmp_path / "mine"
 
 
 def test_a_run_without_a_recipe_is_read(path):
@@ -39,7 +44,7 @@ def test_a_run_without_a_recipe_is_read(path):
     assert run.total_steps is None
     assert not run.finished
     assert (run.name, run.description) == ("mine", "a <network> of mine")
-    assert (run.command, run.seconds) == ("python train.py", 20.0)
+    assert run.command == "python train.py"
     assert yaml.safe_load(run.details) == run.source == SOURCE
     assert run.series.steps == (0, 10, 20)
     for step, kernel in zip(run.series.steps, run.series.kernels, strict=True):
@@ -51,25 +56,20 @@ def test_a_run_without_a_recipe_is_read(path):
 
 
 def test_it_is_finished_until_another_kernel_joins(path):
-    folder = Folder(path)
-    with folder.owned():
-        folder.append("finished", seconds=25.0)
+    with RunWriter(path) as writer:
+        writer.finish()
         assert load_run(path).finished
-        write_kernel(folder, 30, kernel_at(30), seconds=30.0)
+        writer.write_kernel(30, kernel_at(30))
     assert not load_run(path).finished
-    assert read_status(path).seconds == 30.0
 
 
 def test_its_length_is_told_where_it_is_known(path, tmp_path):
     assert read_status(path).extent == "20"
     assert state(load_run(path)) == "unfinished: kernels up to step 20"
-    folder = Folder(tmp_path / "known")
-    with folder.owned():
-        begin_source(folder, SOURCE, "python train.py", total_steps=80)
-        begin_session(folder, "cpu")
-        write_kernel(folder, 20, kernel_at(20), seconds=1.0)
-    assert read_status(folder.path).extent == "20 of 80 (25%)"
-    assert state(load_run(folder.path)) == "unfinished: kernels up to step 20 of 80"
+    with begun(tmp_path / "known", total_steps=80) as writer:
+        writer.write_kernel(20, kernel_at(20))
+    assert read_status(writer.path).extent == "20 of 80 (25%)"
+    assert state(load_run(writer.path)) == "unfinished: kernels up to step 20 of 80"
 
 
 def test_its_report_and_figures_are_made(path):
@@ -89,15 +89,12 @@ def test_estimates_keep_their_draws_and_say_their_error(tmp_path):
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(4, 9, generator=generator)
     estimates = {}
-    folder = Folder(tmp_path)
-    with folder.owned():
-        begin_source(folder, SOURCE, "python train.py")
-        begin_session(folder, "cpu")
+    with begun(tmp_path) as writer:
         for step in (0, 10):
             features = base + 0.3 * torch.randn(3, 4, 9, generator=generator)
             draws = features @ features.mT
-            estimates[step] = KernelEstimate(Kernel(draws.mean(dim=0)), draws)
-            write_kernel(folder, step, estimates[step], seconds=0.0)
+            estimates[step] = Kernel(draws.mean(dim=0), draws=draws)
+            writer.write_kernel(step, estimates[step])
     run = load_run(tmp_path)
     assert all(torch.equal(run.estimates[s].draws, estimates[s].draws) for s in (0, 10))
     distance, error = estimate_distance(estimates[0], estimates[10])
@@ -107,16 +104,16 @@ def test_estimates_keep_their_draws_and_say_their_error(tmp_path):
 
 
 def test_a_folder_is_of_one_thing(path):
-    folder = Folder(path)
-    begin_source(folder, {**SOURCE, "name": "another name"}, "python again.py")
-    assert load_run(path).command == "python train.py"
     other = {**SOURCE, "probe": "[5, 3] float32"}
-    with pytest.raises(StoreError, match=r"probe was '\[4, 3\] float32' and is '\[5, 3\]"):
-        begin_source(folder, other, "python train.py")
+    with RunWriter(path) as writer:
+        writer.begin_source({**SOURCE, "name": "another name"}, "python again.py")
+        with pytest.raises(StoreError, match=r"probe was '\[4, 3\] float32' and is '\[5, 3\]"):
+            writer.begin_source(other, "python train.py")
+    assert load_run(path).command == "python train.py"
 
 
 def test_a_recipes_folder_takes_no_other_kernels(tmp_path):
-    folder = Folder(tmp_path)
-    folder.append("run", recipe={"seed": 1}, command="conescope run digits")
-    with pytest.raises(StoreError, match="holds the run of a recipe"):
-        begin_source(folder, SOURCE, "python train.py")
+    with RunWriter(tmp_path) as writer:
+        writer.begin_recipe({"seed": 1}, "seed: 1\n", "conescope run digits", None)
+        with pytest.raises(StoreError, match="holds the run of a recipe"):
+            writer.begin_source(SOURCE, "python train.py")

@@ -2,7 +2,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,8 +9,10 @@ import yaml
 from conescope.errors import DamageWarning, RecipeError, StoreError, TrainingError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run, read_status
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
+from stored_runs import assert_same_run, everything
 
 
 @pytest.fixture
@@ -24,30 +25,6 @@ def finished(recipe, tmp_path):
     path = tmp_path / "whole"
     assert run_experiment(recipe, path, command="test")
     return path
-
-
-def everything(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors that a run folder's journal names, by file and name."""
-    folder, found = Folder(path), {}
-    for kind in ("kernel", "snapshot"):
-        for entry in folder.files(kind):
-            for name, tensor in folder.read_tensors(entry).items():
-                found[f"{entry.values['file']}:{name}"] = tensor
-    return found
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    first, second = everything(a), everything(b)
-    kept = {name for name in first if "snapshots/" not in name or "00000060" in name}
-    assert len(kept) > 7
-    assert kept <= set(second)
-    for name in set(first) & set(second):
-        assert torch.equal(first[name], second[name]), name
-    one, other = load_run(a), load_run(b)
-    assert one.series.steps == other.series.steps
-    np.testing.assert_array_equal(one.series.distances(), other.series.distances())
-    for name, values in one.scalars.items():
-        np.testing.assert_array_equal(values, other.scalars[name])
 
 
 def test_a_run_is_what_its_recipe_says(recipe, finished):
@@ -199,6 +176,6 @@ def test_folders_without_a_run_are_said(tmp_path):
         load_run(tmp_path)
     with pytest.raises(StoreError, match="holds no run"):
         read_status(tmp_path / "missing")
-    Folder(tmp_path).append("run", recipe=yaml.safe_load("seed: 1"), command="test")
+    Folder(tmp_path).append(Kind.RUN, recipe=yaml.safe_load("seed: 1"), command="test")
     with pytest.raises(StoreError, match="holds no kernel yet"):
         load_run(tmp_path)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -7,21 +8,22 @@ import pytest
 import torch
 
 from conescope.errors import DamageWarning, StoreError
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = Folder(tmp_path / "run")
-    made.append("run", name="x")
-    made.write_tensors("kernel", "kernels/1.safetensors", {"values": torch.arange(3.0)}, step=1)
+    made.append(Kind.RUN, name="x")
+    made.write_tensors(Kind.KERNEL, "kernels/1.safetensors", {"values": torch.arange(3.0)}, step=1)
     return made
 
 
 def test_what_was_written_is_read_bit_for_bit(folder):
     again = Folder(folder.path)
-    assert again.entries("run")[0].values == {"name": "x"}
-    (entry,) = again.files("kernel")
+    assert again.entries(Kind.RUN)[0].values == {"name": "x"}
+    (entry,) = again.files(Kind.KERNEL)
     assert entry.values["step"] == 1
     assert torch.equal(again.read_tensors(entry)["values"], torch.arange(3.0))
     assert again.is_whole(entry)
@@ -36,8 +38,8 @@ def test_numbers_and_types_survive(tmp_path):
         "transposed": torch.arange(6.0).reshape(2, 3).T,
     }
     folder = Folder(tmp_path)
-    folder.write_tensors("kernel", "t.safetensors", tensors, lr=0.1 + 0.2, groups=[{"a": None}])
-    (entry,) = Folder(tmp_path).files("kernel")
+    folder.write_tensors(Kind.KERNEL, "t.safetensors", tensors, lr=0.1 + 0.2, groups=[{"a": None}])
+    (entry,) = Folder(tmp_path).files(Kind.KERNEL)
     assert entry.values["lr"] == 0.1 + 0.2
     assert entry.values["groups"] == [{"a": None}]
     read = Folder(tmp_path).read_tensors(entry)
@@ -56,7 +58,7 @@ def test_damage_is_found_and_named(folder, damage):
         "empty": b"",
     }
     file.unlink() if damage == "delete" else file.write_bytes(changed[damage])
-    (entry,) = folder.files("kernel")
+    (entry,) = folder.files(Kind.KERNEL)
     assert not folder.is_whole(entry)
     with pytest.raises(StoreError, match=r"kernels/1\.safetensors is (damaged|missing)"):
         folder.read_tensors(entry)
@@ -67,10 +69,10 @@ def test_a_torn_last_line_never_happened(folder, cut):
     journal = folder.path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-cut])
     torn = Folder(folder.path)
-    assert torn.files("kernel") == []
+    assert torn.files(Kind.KERNEL) == []
     with torn.owned():
-        torn.append("kernel", file="kernels/1.safetensors", sha256="0", step=1)
-    assert len(Folder(folder.path).entries("kernel")) == 1
+        torn.append(Kind.KERNEL, file="kernels/1.safetensors", sha256="0", step=1)
+    assert len(Folder(folder.path).entries(Kind.KERNEL)) == 1
 
 
 def test_a_damaged_line_is_named_and_does_not_count(folder):
@@ -79,17 +81,25 @@ def test_a_damaged_line_is_named_and_does_not_count(folder):
     journal.write_bytes(lines[0].replace(b'"x"', b'"y"') + lines[1])
     with pytest.warns(DamageWarning, match=r"journal\.jsonl: line 1 is damaged"):
         again = Folder(folder.path)
-    assert again.entries("run") == []
-    assert len(again.files("kernel")) == 1
+    assert again.entries(Kind.RUN) == []
+    assert len(again.files(Kind.KERNEL)) == 1
+
+
+def test_a_line_of_a_later_version_is_an_error_that_names_it(folder):
+    with (folder.path / "journal.jsonl").open("ab") as journal:
+        text = b'{"kind": "forecast", "seconds": 1.0}'
+        journal.write(hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n")
+    with pytest.raises(StoreError, match=r"journal\.jsonl: line 3 is of the kind 'forecast'"):
+        Folder(folder.path)
 
 
 def test_what_was_removed_is_gone_until_it_is_written_again(folder):
-    (entry,) = folder.files("kernel")
+    (entry,) = folder.files(Kind.KERNEL)
     folder.remove(entry)
-    assert Folder(folder.path).files("kernel") == []
+    assert Folder(folder.path).files(Kind.KERNEL) == []
     assert not (folder.path / "kernels/1.safetensors").exists()
-    folder.write_tensors("kernel", "kernels/1.safetensors", {"values": torch.ones(1)}, step=1)
-    assert len(Folder(folder.path).files("kernel")) == 1
+    folder.write_tensors(Kind.KERNEL, "kernels/1.safetensors", {"values": torch.ones(1)}, step=1)
+    assert len(Folder(folder.path).files(Kind.KERNEL)) == 1
 
 
 def test_a_second_owner_is_turned_away_at_once(folder):
@@ -112,7 +122,7 @@ def test_a_folder_that_cannot_be_written_has_no_owner_and_is_read(folder, monkey
 
     monkeypatch.setattr("conescope.runs.store.FileLock.acquire", read_only)
     assert not folder.is_owned()
-    assert folder.files("kernel") == Folder(folder.path).files("kernel") != []
+    assert folder.files(Kind.KERNEL) == Folder(folder.path).files(Kind.KERNEL) != []
 
 
 def refuse(*_):
@@ -123,13 +133,15 @@ def test_a_full_disk_is_said_and_costs_nothing(folder, monkeypatch):
     before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match=r"cannot write .*2\.safetensors: No space left on device"):
-        folder.write_tensors("kernel", "kernels/2.safetensors", {"values": torch.ones(1)}, step=2)
+        folder.write_tensors(
+            Kind.KERNEL, "kernels/2.safetensors", {"values": torch.ones(1)}, step=2
+        )
     with pytest.raises(StoreError, match=r"cannot write .*journal\.jsonl: No space left"):
-        folder.append("evaluation", step=2)
+        folder.append(Kind.EVALUATION, step=2)
     monkeypatch.undo()
     after = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
     assert after == before
-    assert Folder(folder.path).entries("evaluation") == []
+    assert Folder(folder.path).entries(Kind.EVALUATION) == []
 
 
 def test_a_limit_of_the_system_in_the_middle_of_a_write(folder):
@@ -138,12 +150,13 @@ def test_a_limit_of_the_system_in_the_middle_of_a_write(folder):
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from conescope.errors import StoreError\n"
+        "from conescope.runs.journal import Kind\n"
         "from conescope.runs.store import Folder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "folder = Folder(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
-        "    folder.write_tensors('kernel', 'big.safetensors', {'v': torch.ones(9999)})\n"
+        "    folder.write_tensors(Kind.KERNEL, 'big.safetensors', {'v': torch.ones(9999)})\n"
         "except StoreError as error:\n"
         "    print(error)\n"
     )
@@ -152,13 +165,13 @@ def test_a_limit_of_the_system_in_the_middle_of_a_write(folder):
     )
     assert "big.safetensors: File too large" in done.stdout
     assert sorted(p.name for p in folder.path.iterdir()) == ["journal.jsonl", "kernels"]
-    assert len(Folder(folder.path).files("kernel")) == 1
+    assert len(Folder(folder.path).files(Kind.KERNEL)) == 1
 
 
 def test_a_folder_that_cannot_be_is_said(tmp_path):
     folder = Folder(tmp_path / "run")
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*run"):
-        folder.append("run")
+        folder.append(Kind.RUN)
     with pytest.raises(StoreError, match=r"cannot write .*run"):
         folder.owned().__enter__()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan
-    from conescope.experiments.snapshots_again import measure_snapshots
+    from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
     from conescope.kernel import Kernel, KernelSeries, kernel_distance, kernel_velocity
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
@@ -40,7 +40,7 @@ __all__ = [
 
 _HOMES = {
     "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan"),
-    "experiments.snapshots_again": ("measure_snapshots",),
+    "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),
     "kernel": ("Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),

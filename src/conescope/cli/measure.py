@@ -12,7 +12,7 @@ from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
 from conescope.experiments.experiment import usable_device
-from conescope.experiments.snapshots_again import Snapshots
+from conescope.experiments.remeasure import Snapshots
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.checkpoints import load_labels, load_probe
 from conescope.measuring.checkpoints.measurement import measure

@@ -7,12 +7,11 @@ multiplies the factors. Each may import the next, never the one before: what is 
 values, so that a layer knows nothing of models, and arithmetic nothing of layers.
 """
 
-from conescope.engine.estimate import KernelEstimate, estimate_distance, estimate_entk
+from conescope.engine.estimate import estimate_distance, estimate_entk
 from conescope.engine.exact import entk
 from conescope.engine.plan import LayerPlan, Plan, plan
 
 __all__ = [
-    "KernelEstimate",
     "LayerPlan",
     "Plan",
     "entk",

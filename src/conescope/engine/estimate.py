@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +18,6 @@ from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel
-
-
-@dataclass(frozen=True)
-class KernelEstimate:
-    """An estimate of the class trace.
-
-    Attributes:
-        kernel: the mean over the draws, [n, m].
-        draws: the kernel of each random cotangent, [r, n, m].
-    """
-
-    kernel: Kernel
-    draws: Tensor
-
-    @property
-    def standard_error(self) -> Tensor:
-        """Standard error of each entry of `kernel`, from the spread of the draws; [n, m]."""
-        return self.draws.std(dim=0) / math.sqrt(len(self.draws))
 
 
 def estimate_entk(
@@ -48,7 +30,7 @@ def estimate_entk(
     params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
     check: bool = True,
-) -> KernelEstimate:
+) -> Kernel:
     """Estimate the class trace of the eNTK by shared random cotangents.
 
     Args:
@@ -62,7 +44,8 @@ def estimate_entk(
         check: as for `entk`.
 
     Returns:
-        The estimate; unbiased, its error falls as 1/√r.
+        The mean over the draws, with the kernel of each in `Kernel.draws`. It is unbiased, and
+        its error falls as 1/√r.
 
     Raises:
         ModelError: as `entk`.
@@ -82,14 +65,14 @@ def estimate_entk(
             problem = replace(problem, survey=survey)
         routes = {name: problem.survey.route(name) for name in problem.parameters}
     values = torch.stack(kernels)
-    return KernelEstimate(Kernel(values.mean(dim=0), "trace", {}, routes), values)
+    return Kernel(values.mean(dim=0), "trace", {}, routes, values)
 
 
-def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, float]:
-    """Distance S between two estimates of one model at two times, with its standard error.
+def estimate_distance(a: Kernel, b: Kernel) -> tuple[float, float]:
+    """Compute the kernel distance S between two estimates of one model, with its standard error.
 
     Args:
-        a: an estimate.
+        a: an estimate, as `estimate_entk` gives it.
         b: an estimate with the same samples, seed and number of draws r.
 
     Returns:
@@ -97,16 +80,21 @@ def estimate_distance(a: KernelEstimate, b: KernelEstimate) -> tuple[float, floa
         over the draws (Quenouille, 1956).
 
     Raises:
-        KernelError: if the estimates differ in shape or number of draws, or are zero.
+        KernelError: if one is not an estimate, the estimates differ in shape or number of draws,
+            or one is zero.
     """
-    if a.draws.shape != b.draws.shape:
+    if a.draws is None or b.draws is None:
+        raise KernelError(
+            "an exact kernel has no draws; take kernel_distance, or two kernels of estimate_entk"
+        )
+    first, second = a.draws, b.draws
+    if first.shape != second.shape:
         raise KernelError(
             f"estimates of different samples or draws cannot be compared: shapes "
-            f"{tuple(a.draws.shape)} and {tuple(b.draws.shape)}"
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
         )
-    r = len(a.draws)
-    without = [_distance(_without(a.draws, k), _without(b.draws, k)) for k in range(r)]
-    return _distance(a.draws.mean(dim=0), b.draws.mean(dim=0)), _jackknife(without)
+    without = [_distance(_without(first, k), _without(second, k)) for k in range(len(first))]
+    return _distance(first.mean(dim=0), second.mean(dim=0)), _jackknife(without)
 
 
 def _jackknife(values: Sequence[float]) -> float:

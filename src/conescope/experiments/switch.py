@@ -20,6 +20,7 @@ from conescope.experiments.forecast import iteration_seconds
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import read_status
 from conescope.kernel.distance import Float64Array
+from conescope.runs.contents import has_run
 from conescope.runs.progress import Progress
 from conescope.runs.reader import read_scalars
 from conescope.runs.snapshots import find_snapshot
@@ -46,7 +47,7 @@ class Child:
     @property
     def is_done(self) -> bool:
         """Whether it has nothing more to do: finished, or diverged."""
-        if not Folder(self.path).entries("run"):
+        if not has_run(Folder(self.path)):
             return False
         status = read_status(self.path)
         return status.finished or status.diverged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,12 +31,18 @@ class Kernel:
         by_layer: the same kernel of each layer's own parameters, shaped like `values`; they
             add up to `values`. Empty unless asked for.
         routes: parameter name → the route by which the engine took it. Empty if unknown.
+        draws: the kernel of each of r random cotangents, [r, n, m], whose mean `values` is, for an
+            estimate of the class trace; None for an exact kernel.
+
+    Raises:
+        KernelError: if the shapes do not fit together, or the values are no real numbers.
     """
 
     values: Tensor
     outputs: Outputs = "trace"
     by_layer: Mapping[str, Tensor] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
+    draws: Tensor | None = None
 
     def __post_init__(self) -> None:
         dims = 4 if self.outputs == "full" else 2
@@ -53,6 +60,32 @@ class Kernel:
                     f"the kernel of layer {name!r} has shape {tuple(part.shape)}, "
                     f"the whole kernel {shape}"
                 )
+        if self.draws is not None and (
+            self.outputs != "trace" or self.draws.shape[1:] != shape or len(self.draws) == 0
+        ):
+            raise KernelError(
+                f"draws of shape {tuple(self.draws.shape)} are no estimate of a kernel of shape "
+                f"{shape} with outputs={self.outputs!r}; give [r, n, m] of a class trace [n, m]"
+            )
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel itself, as results of `estimate_entk` have always been read."""
+        return self
+
+    @property
+    def standard_error(self) -> Tensor:
+        """The standard error of each entry of `values`, from the spread of the draws; [n, m].
+
+        Raises:
+            KernelError: if the kernel is not an estimate by at least two draws.
+        """
+        if self.draws is None or len(self.draws) < 2:
+            raise KernelError(
+                "only a kernel that is estimated by at least two draws has a standard error; see "
+                "conescope.estimate_entk"
+            )
+        return self.draws.std(dim=0) / math.sqrt(len(self.draws))
 
     @property
     def matrix(self) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conescope.engine import KernelEstimate, entk, estimate_entk
+from conescope.engine import entk, estimate_entk
 from conescope.engine.arguments import choose_parameters, refuse_absent_weights, unwrapped
 from conescope.engine.problem import convention, prepared
 from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure, feedable
@@ -67,7 +67,7 @@ class Adapted:
 
     def estimate(
         self, draws: int = 4, *, seed: int = 0, memory: str | float | None = None
-    ) -> KernelEstimate:
+    ) -> Kernel:
         """Estimate the class trace by shared random cotangents, for models of many outputs.
 
         Raises:
@@ -77,7 +77,7 @@ class Adapted:
         estimate = estimate_entk(
             self.module, self._here(), draws=draws, seed=seed, params=self.params, memory=memory
         )
-        return replace(estimate, kernel=_own_names(estimate.kernel))
+        return _own_names(estimate)
 
     def check(self, outputs: Outputs = "trace") -> None:
         """Try the model on two samples, and make all the checks of the engine.

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from conescope.engine import KernelEstimate
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel, Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select, adapt
@@ -59,7 +58,7 @@ class Choice:
         """What makes two kernels comparable beside `Adapted.description`, as plain values."""
         return {"outputs": self.outputs, "draws": self.draws, "by_layer": self.by_layer}
 
-    def of(self, adapted: Adapted) -> Kernel | KernelEstimate:
+    def of(self, adapted: Adapted) -> Kernel:
         """The kernel of a model as it stands."""
         if self.draws is not None:
             return adapted.estimate(self.draws, memory=self.memory)

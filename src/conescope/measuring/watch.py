@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from conescope.measuring.choice import Choice
 from conescope.measuring.pace import Pace
 from conescope.measuring.probe import Probe, class_labels, count
 from conescope.measuring.undisturbed import undisturbed
+from conescope.runs.contents import read_kernel
 from conescope.runs.environment import is_first_process
-from conescope.runs.reader import Run, read_kernel, read_run, seconds_spent, write_kernel
-from conescope.runs.record import begin_session, begin_source
+from conescope.runs.journal import Entry, Kind
+from conescope.runs.reader import Run, read_run
 from conescope.runs.schedule import Schedule
-from conescope.runs.store import Entry, Folder
+from conescope.runs.writer import RunWriter
 
 Told = Callable[[int, Mapping[str, float]], None]
 """Called with the step and the scalars of each new kernel (see `Watch`)."""
@@ -116,9 +115,8 @@ class Watch:
         self._last: int | None = None
         self._skipped: list[int] = []
         self._noted = 0
-        self._folder = Folder(self.path)
+        self._writer = RunWriter(self.path)
         self._stored: dict[int, Entry] = {}
-        self._owned = ExitStack()
         self._closed = False
         self._measures = is_first_process()
         if self._measures:
@@ -170,13 +168,13 @@ class Watch:
         if self._measures and not self._closed:
             self._note_skipped()
             if self._stored and self._total_steps in (None, self._last):
-                self._folder.append("finished", seconds=self._seconds())
+                self._writer.finish()
         self.release()
 
     def release(self) -> None:
         """Give the folder back, to be gone on with by another watch."""
         self._closed = True
-        self._owned.close()
+        self._writer.close()
 
     def __enter__(self) -> Watch:
         return self
@@ -204,23 +202,17 @@ class Watch:
 
     def _claim(self, source: Mapping[str, Any]) -> None:
         """Own the folder, and find out what it holds."""
-        self._owned.enter_context(self._folder.owned())
+        self._writer.open()
         try:
             command = shlex.join(["python", *sys.orig_argv[1:]])
-            begin_source(
-                self._folder, source, command, total_steps=self._total_steps, labels=self._labels
+            self._writer.begin_source(
+                source, command, total_steps=self._total_steps, labels=self._labels
             )
-            begin_session(self._folder, str(self._adapted.device))
+            self._writer.begin_session(str(self._adapted.device))
         except BaseException:
-            self._owned.close()
+            self._writer.close()
             raise
-        self._spent, self._begun = seconds_spent(self._folder), time.monotonic()
-        for entry in self._folder.files("kernel"):
-            if self._folder.is_whole(entry):
-                self._stored[entry.values["step"]] = entry
-
-    def _seconds(self) -> float:
-        return round(self._spent + time.monotonic() - self._begun, 3)
+        self._stored = self._writer.whole(Kind.KERNEL)
 
     def _is_new(self, step: int) -> bool:
         """Whether a step is another one than in the last call."""
@@ -257,22 +249,21 @@ class Watch:
 
     def _measure(self, step: int) -> None:
         with undisturbed(self._adapted.module):
-            measured = self._choice.of(self._adapted)
-        kernel = measured if isinstance(measured, Kernel) else measured.kernel
+            kernel = self._choice.of(self._adapted)
         kernel.check_usable()
         self._note_skipped()
         weights = self._adapted.weights()
-        write_kernel(self._folder, step, measured, self._seconds(), weights=weights)
+        entry = self._writer.write_kernel(step, kernel, weights=weights)
         if self._on_kernel is not None:
             self._on_kernel(step, self._scalars(step, kernel))
-        self._stored[step] = self._folder.files("kernel")[-1]
+        self._stored[step] = entry
 
     def _scalars(self, step: int, kernel: Kernel) -> dict[str, float]:
         scalars = {"trace": float(kernel.matrix.diagonal().sum())}
         earlier = [before for before in sorted(self._stored) if before < step]
         if earlier:
             first, previous = (
-                kernel_distance(read_kernel(self._folder, self._stored[before]), kernel)
+                kernel_distance(read_kernel(self._writer.folder, self._stored[before]), kernel)
                 for before in (earlier[0], earlier[-1])
             )
             scalars |= {
@@ -294,5 +285,5 @@ class Watch:
 
     def _note_skipped(self) -> None:
         if fresh := self._skipped[self._noted :]:
-            self._folder.append("skipped", steps=fresh, budget=self._pace.share)
+            self._writer.skip(fresh, self._pace.share)
         self._noted = len(self._skipped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,26 +12,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from conescope.engine import KernelEstimate
 from conescope.errors import StoreError
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.series import KernelSeries
-from conescope.runs.store import Entry, Folder
+from conescope.runs import contents
+from conescope.runs.journal import Entry, Kind
+from conescope.runs.store import Folder
 
 if TYPE_CHECKING:
     from conescope.training.recipe import Recipe
 
 RecipeOf = Callable[[Mapping[str, Any], str], "Recipe"]
-"""From a recipe's fields as the journal holds them, and the folder's name for messages, to it."""
-
-SCALARS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate")
-
-KERNEL_FOLDERS: Mapping[str, str] = MappingProxyType(
-    {"kernel": "kernels", "averaged kernel": "averaged"}
-)
-"""Kind of kernel, of the weights or of their average → the folder of its files."""
-
-_LAYER = "layer."
+"""Makes a recipe of its fields as the journal holds them, and of the folder's name for messages."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,6 @@ class Run:
         seconds: wall time spent on it.
         source: what was measured, where there is no recipe: "name", "description" and whatever
             else its maker noted; empty where there is one.
-        estimates: step → kernel with its random draws, for kernels that are estimates.
         skipped: moments at which no kernel was taken, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
         labels: [n], int64, the classes of the probe's images; None if not stored.
@@ -69,10 +59,15 @@ class Run:
     finished: bool
     seconds: float
     source: Mapping[str, Any] = field(default_factory=dict)
-    estimates: Mapping[int, KernelEstimate] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
     labels: Tensor | None = None
+
+    @property
+    def estimates(self) -> dict[int, Kernel]:
+        """The kernels that are estimates by random draws, by their step."""
+        pairs = zip(self.series.steps, self.series.kernels, strict=True)
+        return {step: kernel for step, kernel in pairs if kernel.draws is not None}
 
     @property
     def description(self) -> str:
@@ -133,29 +128,27 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
-    kernels = _by_step(folder, "kernel")
+    kernels = contents.by_step(folder, Kind.KERNEL)
     if not kernels:
         raise StoreError(
             f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
         )
-    averaged = _by_step(folder, "averaged kernel")
-    drawn = [step for step, entry in kernels.items() if "draws" in entry.values]
-    labels = stored_labels(folder)
+    averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
+    labels = contents.labels(folder)
     status = read_status(path, recipe_of)
     return Run(
         path=Path(path),
         name=status.name,
         recipe=_recipe(begun, path, recipe_of),
         series=_series(folder, kernels),
-        scalars=read_scalars(path),
-        environment=folder.entries("session")[-1].values["environment"],
+        scalars=contents.scalars(folder),
+        environment=folder.entries(Kind.SESSION)[-1].values["environment"],
         command=begun.values["command"],
         total_steps=status.total_steps,
         finished=status.finished,
         seconds=status.seconds,
         source=begun.values.get("source", {}),
-        estimates={step: read_estimate(folder, kernels[step]) for step in drawn},
-        skipped=skipped_steps(folder),
+        skipped=contents.skipped_steps(folder),
         averaged=_series(folder, averaged) if averaged else None,
         labels=None if labels is None else torch.tensor(labels),
     )
@@ -173,17 +166,16 @@ def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
     """
     folder, begun = _open(path)
     recipe = _recipe(begun, path, recipe_of)
-    timed = folder.entries("kernel", "evaluation", "snapshot")
     return Status(
         name=recipe.id if recipe else begun.values["source"]["name"],
-        step=max((entry.values["step"] for entry in timed), default=0),
+        step=contents.newest_step(folder),
         total_steps=recipe.training.steps if recipe else begun.values.get("total_steps"),
-        kernels=len(folder.files("kernel")),
-        snapshots=tuple(sorted(e.values["step"] for e in folder.files("snapshot"))),
-        finished=is_finished(folder),
+        kernels=len(contents.by_step(folder, Kind.KERNEL)),
+        snapshots=tuple(contents.by_step(folder, Kind.SNAPSHOT)),
+        finished=contents.is_finished(folder),
         running=folder.is_owned(),
-        diverged=bool(folder.entries("diverged")),
-        seconds=seconds_spent(folder),
+        diverged=contents.why_diverged(folder) is not None,
+        seconds=contents.seconds_spent(folder),
     )
 
 
@@ -205,105 +197,11 @@ def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         StoreError: if the folder holds no run.
     """
-    folder, _ = _open(path)
-    found = {entry.values["step"]: entry.values for entry in folder.entries("evaluation")}
-    return {
-        name: np.array([found[step][name] for step in sorted(found)]) for name in ("step", *SCALARS)
-    }
-
-
-def is_finished(folder: Folder) -> bool:
-    """Whether the run in a folder is complete: no kernel came after it was said to be."""
-    ends = folder.entries("finished", "kernel")
-    return bool(ends) and ends[-1].kind == "finished"
-
-
-def stored_labels(folder: Folder) -> list[int] | None:
-    """The classes of the probe's samples, as last noted in a folder; None if they are not."""
-    noted = [e.values["labels"] for e in folder.entries("run", "labels") if "labels" in e.values]
-    return noted[-1] if noted else None
-
-
-def skipped_steps(folder: Folder) -> tuple[int, ...]:
-    """The moments that were skipped to save time and not measured since, rising."""
-    skipped = {step for entry in folder.entries("skipped") for step in entry.values["steps"]}
-    return tuple(sorted(skipped - {entry.values["step"] for entry in folder.files("kernel")}))
-
-
-def seconds_spent(folder: Folder) -> float:
-    """Wall time spent on the run in a folder, over all its sessions."""
-    timed = folder.entries("kernel", "evaluation", "snapshot", "finished")
-    return max((entry.values["seconds"] for entry in timed), default=0.0)
-
-
-def write_kernel(
-    folder: Folder,
-    step: int,
-    kernel: Kernel | KernelEstimate,
-    seconds: float,
-    *,
-    weights: str | None = None,
-    kind: str = "kernel",
-) -> None:
-    """Store the kernel of one step, with what it has of layers or random draws.
-
-    Args:
-        folder: a run folder that the caller owns.
-        step: the iteration at which it was measured.
-        kernel: exact, or estimated by random cotangents.
-        seconds: wall time spent on the run so far.
-        weights: a hash of the weights, by which a later session knows them again.
-        kind: one of `KERNEL_FOLDERS`.
-
-    Raises:
-        StoreError: if it cannot be written.
-    """
-    exact = kernel.kernel if isinstance(kernel, KernelEstimate) else kernel
-    tensors = {"values": exact.values}
-    tensors |= {f"{_LAYER}{name}": part for name, part in exact.by_layer.items()}
-    noted: dict[str, Any] = {"step": step, "outputs": exact.outputs, "seconds": seconds}
-    if weights is not None:
-        noted["weights"] = weights
-    if isinstance(kernel, KernelEstimate):
-        tensors["draws"], noted["draws"] = kernel.draws, len(kernel.draws)
-    file = f"{KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
-    folder.write_tensors(kind, file, tensors, **noted)
-
-
-def read_kernel(folder: Folder, entry: Entry) -> Kernel:
-    """Read the kernel that a journal entry names.
-
-    Raises:
-        StoreError: if its file is missing or damaged.
-    """
-    return _kernel(folder.read_tensors(entry), entry)
-
-
-def read_estimate(folder: Folder, entry: Entry) -> KernelEstimate:
-    """Read an estimated kernel with its draws; the entry says how many "draws" there are.
-
-    Raises:
-        StoreError: if its file is missing or damaged.
-    """
-    tensors = folder.read_tensors(entry)
-    return KernelEstimate(_kernel(tensors, entry), tensors["draws"])
-
-
-def _kernel(tensors: Mapping[str, Tensor], entry: Entry) -> Kernel:
-    layers = {
-        name.removeprefix(_LAYER): part for name, part in tensors.items() if name.startswith(_LAYER)
-    }
-    return Kernel(tensors["values"], entry.values["outputs"], layers)
-
-
-def _by_step(folder: Folder, kind: str) -> dict[int, Entry]:
-    """The kernels of a kind, in the order of their steps."""
-    entries = {entry.values["step"]: entry for entry in folder.files(kind)}
-    return {step: entries[step] for step in sorted(entries)}
+    return contents.scalars(_open(path)[0])
 
 
 def _series(folder: Folder, entries: Mapping[int, Entry]) -> KernelSeries:
-    return KernelSeries(list(entries), [read_kernel(folder, e) for e in entries.values()])
+    return KernelSeries(list(entries), [contents.read_kernel(folder, e) for e in entries.values()])
 
 
 def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recipe | None:
@@ -317,7 +215,7 @@ def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recip
 
 def _open(path: str | Path) -> tuple[Folder, Entry]:
     folder = Folder(Path(path))
-    begun = folder.entries("run")
+    begun = folder.entries(Kind.RUN)
     if not begun:
         raise StoreError(f"{path} holds no run; give a folder that conescope made")
     return folder, begun[0]

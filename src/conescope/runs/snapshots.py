@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conescope.errors import StoreError
-from conescope.runs.store import Entry, Folder
+from conescope.runs.journal import Entry, Kind
+from conescope.runs.store import Folder
 from conescope.tangent import LINEARIZATION_POINT
 
 _SHOWN = 3
@@ -88,34 +89,18 @@ class SnapshotState:
             )
         model.load_state_dict(self.weights)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by which the state is stored, as `read_snapshot` reads them."""
+        named = {f"model.{name}": tensor for name, tensor in self.weights.items()}
+        named |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for index, slots in self.slots.items():
+            named |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
+        return named
+
     def restore_momentum(self, optimizer: Optimizer) -> None:
         """Give an optimiser this state's momentum; its own learning rate and decay stay."""
         settings = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": self.slots, "param_groups": settings})
-
-
-def write_snapshot(
-    folder: Folder, kind: str, name: str, state: SnapshotState, **values: Any
-) -> None:
-    """Write a snapshot file, then the journal's entry for it.
-
-    Args:
-        folder: the run folder.
-        kind: the entry's kind.
-        name: the file's path in the folder.
-        state: what to write.
-        values: what else the entry says.
-
-    Raises:
-        StoreError: if it cannot be written; everything before stays as it was.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in state.weights.items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
-    for index, slots in state.slots.items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
-    folder.write_tensors(
-        kind, name, tensors, step=state.step, param_groups=state.param_groups, **values
-    )
 
 
 def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
@@ -148,7 +133,7 @@ def find_snapshot(folder: Folder, step: int) -> Entry:
     Raises:
         StoreError: if there is none; the nearest ones are named.
     """
-    entries = {entry.values["step"]: entry for entry in folder.files("snapshot")}
+    entries = {entry.values["step"]: entry for entry in folder.files(Kind.SNAPSHOT)}
     if step in entries:
         return entries[step]
     if not entries:

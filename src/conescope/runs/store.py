@@ -1,7 +1,7 @@
-"""Run folders: files that are either whole or absent, a journal that says which, one owner.
+"""Files of a run folder that are either whole or absent, and the one process that owns it.
 
 `journal.jsonl` is the one source of truth. A file is written aside, synced and renamed, and only
-then does an entry with its checksum join the journal: what the journal does not name does not
+then does a line with its checksum join the journal: what the journal does not name does not
 exist. So a process may be killed at any moment, in the middle of a write too.
 """
 
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +20,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from conescope.errors import DamageWarning, StoreError
+from conescope.errors import StoreError
+from conescope.runs.journal import (
+    Entry,
+    Kind,
+    append_line,
+    drop_torn_line,
+    read_journal,
+    sync_folder,
+)
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the journal.
-
-    Attributes:
-        kind: what the line says something about.
-        values: what it says; JSON values.
-    """
-
-    kind: str
-    values: Mapping[str, Any]
 
 
 class Folder:
@@ -54,13 +46,13 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = _read_journal(path / _JOURNAL)
+        self._entries = read_journal(path / _JOURNAL)
 
-    def entries(self, *kinds: str) -> list[Entry]:
+    def entries(self, *kinds: Kind) -> list[Entry]:
         """The journal's entries of some kinds, oldest first."""
         return [entry for entry in self._entries if entry.kind in kinds]
 
-    def files(self, kind: str) -> list[Entry]:
+    def files(self, kind: Kind) -> list[Entry]:
         """The newest entry of each file of one kind that was not removed since, oldest first."""
         found: dict[str, Entry] = {}
         for entry in self._entries:
@@ -71,20 +63,19 @@ class Folder:
                 found[entry.values["file"]] = entry
         return list(found.values())
 
-    def append(self, kind: str, **values: Any) -> None:
-        """Add an entry to the journal; durable when the call returns.
+    def append(self, kind: Kind, **values: Any) -> None:
+        """Add a line to the journal; it is on the disk when the call returns.
 
         Raises:
             StoreError: if it cannot be written; the journal is then as before.
         """
-        line = _encode({"kind": kind, **values})
         with _explained(self.path / _JOURNAL):
             self.path.mkdir(parents=True, exist_ok=True)
-            _append_durably(self.path / _JOURNAL, line)
+            append_line(self.path / _JOURNAL, kind, values)
         self._entries.append(Entry(kind, values))
 
     def write_tensors(
-        self, kind: str, name: str, tensors: Mapping[str, Tensor], **values: Any
+        self, kind: Kind, name: str, tensors: Mapping[str, Tensor], **values: Any
     ) -> None:
         """Write a safetensors file, then an entry that names it.
 
@@ -121,7 +112,7 @@ class Folder:
                 with suppress(OSError):
                     aside.unlink(missing_ok=True)
                 raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def read_tensors(self, entry: Entry) -> dict[str, Tensor]:
         """Read the safetensors file that an entry names.
@@ -153,7 +144,7 @@ class Folder:
 
     def remove(self, entry: Entry) -> None:
         """Say in the journal that a file goes, then delete it."""
-        self.append("removed", file=entry.values["file"])
+        self.append(Kind.REMOVED, file=entry.values["file"])
         with _explained(self.path / entry.values["file"]):
             (self.path / entry.values["file"]).unlink(missing_ok=True)
 
@@ -175,8 +166,9 @@ class Folder:
                     f"it, or choose another folder with --out"
                 ) from None
         try:
-            self._entries = _read_journal(self.path / _JOURNAL)
-            _drop_torn_line(self.path / _JOURNAL)
+            self._entries = read_journal(self.path / _JOURNAL)
+            with _explained(self.path / _JOURNAL):
+                drop_torn_line(self.path / _JOURNAL)
             yield
         finally:
             lock.release()
@@ -199,71 +191,6 @@ class Folder:
 
 
 _REPAIR = "run the command that made this folder again, to make it anew"
-
-
-def _encode(values: Mapping[str, Any]) -> bytes:
-    text = json.dumps(values, allow_nan=False)
-    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n".encode()
-
-
-def _read_journal(path: Path) -> list[Entry]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    entries, damaged = [], []
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last \n is torn
-        checksum, _, text = line.partition(b" ")
-        if checksum.decode("ascii", "replace") != hashlib.sha256(text).hexdigest()[:16]:
-            damaged.append(number)
-            continue
-        values = json.loads(text)
-        entries.append(Entry(values.pop("kind"), values))
-    if damaged:
-        numbers = ", ".join(map(str, damaged))
-        warnings.warn(
-            f"{path}: line {numbers} is damaged and does not count", DamageWarning, stacklevel=3
-        )
-    return entries
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a kill left unfinished, so that the next one starts a line."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with _explained(path):
-            os.truncate(path, whole)
-
-
-def _append_durably(path: Path, line: bytes) -> None:
-    is_new = not path.exists()
-    with path.open("ab", buffering=0) as file:
-        before = file.tell()
-        try:
-            written = file.write(line)
-            if written != len(line):
-                raise OSError(28, "No space left on device")
-            os.fsync(file.fileno())
-        except OSError:
-            with suppress(OSError):
-                file.truncate(before)
-            raise
-    if is_new:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

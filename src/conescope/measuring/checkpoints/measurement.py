@@ -1,16 +1,14 @@
-"""Measuring a series of checkpoints into a run folder."""
+"""Measure the kernels of a series of checkpoints into a run folder."""
 
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from conescope.engine import KernelEstimate
 from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select
@@ -19,11 +17,11 @@ from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.probe import Probe
+from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
-from conescope.runs.reader import Run, is_finished, read_run, seconds_spent, write_kernel
-from conescope.runs.record import begin_session, begin_source
-from conescope.runs.store import Folder
+from conescope.runs.reader import Run, read_run
 from conescope.runs.user_code import build_model
+from conescope.runs.writer import RunWriter
 
 
 def measure_checkpoints(
@@ -97,15 +95,15 @@ def measure(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Measure whatever is not stored yet.
+    """Measure the kernels that are not stored yet.
 
     Args:
-        subject: the model and its past.
+        subject: the model, its probe, and the steps whose weights it can take on.
         choice: which kernel.
         path: the run folder; made if need be.
         command: what makes this run, for the record.
-        progress: who is told how many moments are done.
-        should_stop: asked between two moments.
+        progress: who is told how many steps are measured.
+        should_stop: asked between two steps; on true the measurement ends.
 
     Returns:
         Whether all is measured.
@@ -117,9 +115,8 @@ def measure(
     adapted = choice.adapt(subject.model, subject.probe)
     adapted.check()
     subject.check()
-    folder = Folder(path)
-    with folder.owned(), subject.computing():
-        series = _Series(folder, subject, adapted, choice, command)
+    with RunWriter(path) as writer, subject.computing():
+        series = _Series(writer, subject, adapted, choice, command)
         if progress is not None:
             progress.begin(path.name, 0, len(subject.paths))
         for done, step in enumerate(subject.paths, start=1):
@@ -128,68 +125,59 @@ def measure(
             series.measure(step)
             if progress is not None:
                 progress.advance(done)
-        series.finish()
+        writer.finish()
     return True
 
 
 class _Series:
-    """The kernels of a run folder, and of which weights they are."""
+    """The kernels of a run folder, each with a hash of the weights that it is of."""
 
     def __init__(
-        self, folder: Folder, subject: Subject, adapted: Adapted, choice: Choice, command: str
+        self, writer: RunWriter, subject: Subject, adapted: Adapted, choice: Choice, command: str
     ) -> None:
-        self._folder, self._subject, self._adapted = folder, subject, adapted
+        self._writer, self._subject, self._adapted = writer, subject, adapted
         self._choice, self._command = choice, command
         self._seen: dict[str, Path] = {}
-        self._spent, self._begun = seconds_spent(folder), time.monotonic()
         self._has_session = False
-        if folder.entries("run"):
+        if writer.has_begun:
             self._begin_session()
-        self._stored = {
-            entry.values["step"]: entry.values["weights"]
-            for entry in folder.files("kernel")
-            if folder.is_whole(entry)
-        }
+        whole = writer.whole(Kind.KERNEL)
+        self._stored = {step: entry.values["weights"] for step, entry in whole.items()}
 
     def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
         path = self._subject.paths[step]
         self._subject.load(step)
         weights = fingerprint(self._subject.model)
-        self._tell_same(weights, path)
+        self._warn_of_same(weights, path)
         if (stored := self._stored.get(step)) is not None:
             if stored != weights:
                 raise CheckpointError(
-                    f"{path} has changed since its kernel was stored in {self._folder.path}; "
+                    f"{path} has changed since its kernel was stored in {self._writer.path}; "
                     f"choose another folder as out"
                 )
             return
         try:
             kernel = self._choice.of(self._adapted)
-            (kernel.kernel if isinstance(kernel, KernelEstimate) else kernel).check_usable()
+            kernel.check_usable()
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
             self._begin_session()
-        write_kernel(self._folder, step, kernel, self._seconds(), weights=weights)
+        self._writer.write_kernel(step, kernel, weights=weights)
 
     def _begin_session(self) -> None:
         source = {
-            "name": self._folder.path.resolve().name,
+            "name": self._writer.path.resolve().name,
             **self._subject.source,
             **self._adapted.description(),
             **self._choice.description(),
         }
-        begin_source(self._folder, source, self._command, labels=self._subject.labels)
-        begin_session(self._folder, str(self._adapted.device))
+        self._writer.begin_source(source, self._command, labels=self._subject.labels)
+        self._writer.begin_session(str(self._adapted.device))
         self._has_session = True
 
-    def finish(self) -> None:
-        """Note that all is measured."""
-        if not is_finished(self._folder):
-            self._folder.append("finished", seconds=self._seconds())
-
-    def _tell_same(self, weights: str, path: Path) -> None:
+    def _warn_of_same(self, weights: str, path: Path) -> None:
         other = self._seen.setdefault(weights, path)
         if other != path:
             warnings.warn(
@@ -198,6 +186,3 @@ class _Series:
                 SameWeightsWarning,
                 stacklevel=5,
             )
-
-    def _seconds(self) -> float:
-        return round(self._spent + time.monotonic() - self._begun, 3)

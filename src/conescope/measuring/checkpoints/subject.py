@@ -1,4 +1,4 @@
-"""What is measured: a model, a probe, and the moments whose weights the model can take on."""
+"""What is measured: a model, a probe, and the steps whose weights the model can take on."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BatchNorm = Literal["running", "recalibrated"]
 
 
 class Subject(ABC):
-    """A model, and the moments of a training whose weights it can take on.
+    """A model, and the steps of a training whose weights it can take on.
 
     Attributes:
-        model: the model, in evaluation mode, with the weights of the moment loaded last.
+        model: the model, in evaluation mode, with the weights of the step loaded last.
         probe: its inputs for n samples.
         source: where all this is from, as text: "description", and what else must be equal for
             kernels to be comparable.

@@ -14,6 +14,7 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import BatchNorm, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
+from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
 from conescope.runs.snapshots import read_snapshot
@@ -39,7 +40,7 @@ class Snapshots(Subject):
         self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
     ) -> None:
         self._folder, self.recipe = Folder(path), read_recipe(path)
-        self._entries = {entry.values["step"]: entry for entry in self._folder.files("snapshot")}
+        self._entries = {entry.values["step"]: entry for entry in self._folder.files(Kind.SNAPSHOT)}
         if not self._entries:
             raise CheckpointError(
                 f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "

@@ -1,0 +1,110 @@
+"""What the journal and the files of a run folder hold, read one kind at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from torch import Tensor
+
+from conescope.kernel.matrix import Kernel
+from conescope.runs.journal import LINES, Entry, Kind
+from conescope.runs.store import Folder
+
+SCALARS = tuple(n for n in LINES[Kind.EVALUATION].fields if n not in ("step", "seconds"))
+"""What is evaluated: losses in nats, accuracies in [0, 1], and the learning rate."""
+
+KERNEL_FOLDERS: Mapping[Kind, str] = MappingProxyType(
+    {Kind.KERNEL: "kernels", Kind.AVERAGED_KERNEL: "averaged"}
+)
+"""Kind of kernel, of the weights or of their average → the folder of its files."""
+
+LAYER = "layer."
+"""How the names of the tensors begin that hold the kernels of single layers."""
+
+DRAWS = "draws"
+"""The name of the tensor that holds the kernel of each random cotangent."""
+
+_TIMED = (Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT, Kind.FINISHED)
+
+
+def has_run(folder: Folder) -> bool:
+    """Return whether the folder says what it is a run of."""
+    return bool(folder.entries(Kind.RUN))
+
+
+def by_step(folder: Folder, kind: Kind) -> dict[int, Entry]:
+    """Return the entries of the stored files of a kind by their step, in rising order."""
+    entries = {entry.values["step"]: entry for entry in folder.files(kind)}
+    return {step: entries[step] for step in sorted(entries)}
+
+
+def read_kernel(folder: Folder, entry: Entry) -> Kernel:
+    """Read the kernel that an entry names, with the draws and layers that were stored with it.
+
+    Raises:
+        StoreError: if its file is missing or damaged.
+    """
+    tensors = folder.read_tensors(entry)
+    layers = {
+        name.removeprefix(LAYER): part for name, part in tensors.items() if name.startswith(LAYER)
+    }
+    return Kernel(tensors["values"], entry.values["outputs"], layers, draws=tensors.get(DRAWS))
+
+
+def kernel_tensors(kernel: Kernel) -> dict[str, Tensor]:
+    """Return the tensors by which a kernel is stored, as `read_kernel` reads them."""
+    tensors = {"values": kernel.values}
+    tensors |= {f"{LAYER}{name}": part for name, part in kernel.by_layer.items()}
+    return tensors if kernel.draws is None else tensors | {DRAWS: kernel.draws}
+
+
+def scalars(folder: Folder) -> dict[str, np.ndarray]:
+    """Return the evaluations: "step" and each of `SCALARS`, an array [E] each."""
+    found = {entry.values["step"]: entry.values for entry in folder.entries(Kind.EVALUATION)}
+    return {
+        name: np.array([found[step][name] for step in sorted(found)]) for name in ("step", *SCALARS)
+    }
+
+
+def evaluated_steps(folder: Folder) -> set[int]:
+    """Return the iterations of which loss and accuracy are stored."""
+    return {entry.values["step"] for entry in folder.entries(Kind.EVALUATION)}
+
+
+def labels(folder: Folder) -> list[int] | None:
+    """Return the classes of the probe's samples, as last noted; None if they never were."""
+    entries = folder.entries(Kind.RUN, Kind.LABELS)
+    noted = [entry.values["labels"] for entry in entries if "labels" in entry.values]
+    return noted[-1] if noted else None
+
+
+def skipped_steps(folder: Folder) -> tuple[int, ...]:
+    """Return the steps that were skipped to save time and not measured since, rising."""
+    entries = folder.entries(Kind.SKIPPED)
+    skipped = {step for entry in entries for step in entry.values["steps"]}
+    return tuple(sorted(skipped - by_step(folder, Kind.KERNEL).keys()))
+
+
+def newest_step(folder: Folder) -> int:
+    """Return the newest step of which something is stored; 0 if nothing is."""
+    timed = folder.entries(Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT)
+    return max((entry.values["step"] for entry in timed), default=0)
+
+
+def seconds_spent(folder: Folder) -> float:
+    """Return the wall time spent on the run, over all its sessions, in seconds."""
+    return max((entry.values["seconds"] for entry in folder.entries(*_TIMED)), default=0.0)
+
+
+def why_diverged(folder: Folder) -> str | None:
+    """Return why the training could not go on; None if it did not diverge."""
+    diverged = folder.entries(Kind.DIVERGED)
+    return diverged[0].values["reason"] if diverged else None
+
+
+def is_finished(folder: Folder) -> bool:
+    """Return whether the run is complete: no kernel came after the entry that says so."""
+    ends = folder.entries(Kind.FINISHED, Kind.KERNEL)
+    return bool(ends) and ends[-1].kind == Kind.FINISHED

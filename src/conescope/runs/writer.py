@@ -1,0 +1,265 @@
+"""RunWriter: whatever is added to a run folder, by a run, a watch or a measurement."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from conescope.errors import DamageWarning, StoreError
+from conescope.kernel.matrix import Kernel
+from conescope.runs import contents
+from conescope.runs.environment import describe
+from conescope.runs.journal import Entry, Kind
+from conescope.runs.snapshots import SnapshotState
+from conescope.runs.store import Folder
+
+_RESUMABLE = 2
+"""The number of snapshots to go on from that are held, beside those that stay."""
+
+_MAY_CHANGE = ("name", "description", "when")
+_NO_CODE: Mapping[str, str] = MappingProxyType({})
+
+
+class RunWriter:
+    """The owner of a run folder, and the one thing that appends to its journal.
+
+    It owns the folder from `open` (or the beginning of a `with` block) to `close`, and writes
+    nothing before and after. Wall time goes on from that of earlier sessions. Each of the methods
+    that write raises `StoreError` if the folder cannot be written; what was stored before stays.
+
+    Args:
+        path: the run folder; it is made when something is written.
+
+    Attributes:
+        folder: the folder, to read from.
+
+    Raises:
+        StoreError: if the journal cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = Folder(path)
+        self._owned = ExitStack()
+        self._is_open, self._spent, self._begun = False, 0.0, 0.0
+
+    def open(self) -> None:
+        """Own the folder.
+
+        Raises:
+            StoreError: if another process owns it, or it cannot be made.
+        """
+        self._owned.enter_context(self.folder.owned())
+        self._is_open = True
+        self._spent, self._begun = contents.seconds_spent(self.folder), time.monotonic()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._is_open = False
+        self._owned.close()
+
+    def __enter__(self) -> RunWriter:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The run folder's path."""
+        return self.folder.path
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the folder says what it is a run of."""
+        return contents.has_run(self.folder)
+
+    @property
+    def _own(self) -> Folder:
+        """The folder, to write to."""
+        if not self._is_open:
+            raise StoreError(f"the writer of {self.path} is not open; open it before it writes")
+        return self.folder
+
+    def _seconds(self) -> float:
+        """Return the wall time spent on the run so far, over all sessions."""
+        return round(self._spent + time.monotonic() - self._begun, 3)
+
+    def begin_recipe(
+        self, recipe: Mapping[str, Any], text: str, command: str, labels: Sequence[int] | None
+    ) -> None:
+        """Note which recipe the run carries out, unless the folder says so already.
+
+        Args:
+            recipe: all its fields as nested plain values.
+            text: the same as YAML, for people.
+            command: the shell command that makes the run.
+            labels: the classes of the probe's samples, if there are any.
+        """
+        if not self.has_begun:
+            self._own.write_bytes("recipe.yaml", text.encode())
+            noted = {} if labels is None else {"labels": list(labels)}
+            self._own.append(Kind.RUN, recipe=recipe, command=command, **noted)
+
+    def begin_source(
+        self,
+        source: Mapping[str, Any],
+        command: str,
+        *,
+        total_steps: int | None = None,
+        labels: list[int] | None = None,
+    ) -> None:
+        """Note what a run without a recipe is of, or check that the folder is of the same.
+
+        Args:
+            source: "name", "description" and "when", which may change, and whatever else makes two
+                kernels comparable, which may not; JSON values.
+            command: the shell command that makes the run.
+            total_steps: its length in iterations, if known.
+            labels: the classes of the probe's samples, if known; newer ones replace older ones.
+
+        Raises:
+            StoreError: if the folder is of something else; the message says what differs.
+        """
+        begun = self.folder.entries(Kind.RUN)
+        if not begun:
+            noted = {"source": dict(source), "command": command, "total_steps": total_steps}
+            self._own.append(Kind.RUN, **noted)
+        else:
+            _check_same(self.path, begun[0].values.get("source"), source)
+        if labels is not None and labels != contents.labels(self.folder):
+            self._own.append(Kind.LABELS, labels=labels)
+
+    def begin_session(self, device: str, code: Mapping[str, str] = _NO_CODE) -> None:
+        """Note versions, machine and a user's own code; warn if the last session had others.
+
+        Args:
+            device: where to compute.
+            code: a name such as package.module:build → sha256 of the file of a user's own code.
+        """
+        environment = describe(device) | {f"code of {name}": code[name] for name in code}
+        sessions = self.folder.entries(Kind.SESSION)
+        if sessions and sessions[-1].values["environment"] != environment:
+            before = sessions[-1].values["environment"]
+            names = {**before, **environment}
+            changed = [name for name in names if environment.get(name) != before.get(name)]
+            warnings.warn(
+                f"{self.path} was begun with another {', '.join(changed)}: the rest may differ in "
+                f"the last digits from an uninterrupted run",
+                DamageWarning,
+                stacklevel=3,
+            )
+        self._own.append(Kind.SESSION, environment=environment)
+
+    def whole(self, kind: Kind, *, warn: bool = False) -> dict[int, Entry]:
+        """Return the entries of a kind, by step, whose files are there and undamaged.
+
+        Args:
+            kind: a kind of entry that names a file.
+            warn: whether to name each file that is missing or damaged in a `DamageWarning`.
+        """
+        found = {}
+        for entry in self.folder.files(kind):
+            if self.folder.is_whole(entry):
+                found[entry.values["step"]] = entry
+            elif warn:
+                file = self.path / entry.values["file"]
+                warnings.warn(
+                    f"{file} is missing or damaged; going back to before it",
+                    DamageWarning,
+                    stacklevel=3,
+                )
+        return found
+
+    def write_kernel(
+        self, step: int, kernel: Kernel, *, weights: str | None = None, kind: Kind = Kind.KERNEL
+    ) -> Entry:
+        """Store the kernel of one step, with what it has of layers or random draws.
+
+        Args:
+            step: the iteration at which it was measured.
+            kernel: exact, or estimated by random cotangents.
+            weights: a hash of the weights, by which a later session knows them again.
+            kind: one of `contents.KERNEL_FOLDERS`.
+
+        Returns:
+            The entry, by which `contents.read_kernel` reads the kernel again.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        noted = {"step": step, "outputs": kernel.outputs, "seconds": self._seconds()}
+        if weights is not None:
+            noted["weights"] = weights
+        if kernel.draws is not None:
+            noted["draws"] = len(kernel.draws)
+        file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
+        self._own.write_tensors(kind, file, contents.kernel_tensors(kernel), **noted)
+        return self.folder.files(kind)[-1]
+
+    def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Note the loss, accuracy and learning rate of one step.
+
+        Args:
+            step: the iteration.
+            values: each of `contents.SCALARS`.
+        """
+        self._own.append(Kind.EVALUATION, step=step, seconds=self._seconds(), **values)
+
+    def write_snapshot(self, state: SnapshotState, keep: Collection[int]) -> None:
+        """Store a snapshot, and remove old ones that served only to go on from.
+
+        Args:
+            state: the state of the training.
+            keep: the iterations whose snapshots stay; of the others the newest two do.
+
+        Raises:
+            StoreError: if it cannot be written; everything before stays as it was.
+        """
+        file = f"snapshots/{state.step:08d}.safetensors"
+        self._write_state(Kind.SNAPSHOT, file, state, seconds=self._seconds())
+        stored = contents.by_step(self.folder, Kind.SNAPSHOT)
+        passing = [entry for step, entry in stored.items() if step not in keep]
+        for entry in passing[:-_RESUMABLE]:
+            self._own.remove(entry)
+
+    def write_origin(self, state: SnapshotState) -> None:
+        """Store a branch's own copy of the snapshot that it starts from, unless it has one."""
+        if not self.whole(Kind.ORIGIN):
+            self._write_state(Kind.ORIGIN, "origin.safetensors", state)
+
+    def _write_state(self, kind: Kind, file: str, state: SnapshotState, **noted: Any) -> None:
+        noted |= {"step": state.step, "param_groups": state.param_groups}
+        self._own.write_tensors(kind, file, state.tensors(), **noted)
+
+    def skip(self, steps: Sequence[int], budget: float | None) -> None:
+        """Note the steps at which no kernel was taken, to keep to a share of the wall time."""
+        self._own.append(Kind.SKIPPED, steps=list(steps), budget=budget)
+
+    def diverge(self, step: int, reason: str) -> None:
+        """Note that the training cannot go on, and why."""
+        self._own.append(Kind.DIVERGED, step=step, reason=reason, seconds=self._seconds())
+
+    def finish(self) -> None:
+        """Note that the run is complete, unless the folder says so already."""
+        if not contents.is_finished(self.folder):
+            self._own.append(Kind.FINISHED, seconds=self._seconds())
+
+
+def _check_same(path: Path, held: Mapping[str, Any] | None, source: Mapping[str, Any]) -> None:
+    if held is None:
+        raise StoreError(f"{path} holds the run of a recipe; choose another folder as out")
+    names = [name for name in {**held, **source} if name not in _MAY_CHANGE]
+    changed = [name for name in names if held.get(name) != source.get(name)]
+    if changed:
+        differences = "; ".join(
+            f"{name} was {held.get(name)!r} and is {source.get(name)!r}" for name in changed
+        )
+        raise StoreError(
+            f"{path} holds kernels of something else: {differences}; choose another folder as out"
+        )
