@@ -26,9 +26,6 @@ class PReLUCall(Call):
         slopes = (g * self.source.clamp(max=0)).flatten(2).sum(dim=-1)
         return self.by_sample(slopes).sum(dim=1)
 
-    def bias_rows(self, g: Tensor) -> Tensor:
-        raise AssertionError("a PReLU has no bias")
-
 
 def _prelu(recorder: Recording, input: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
     recorder.note_uncovered(input)

@@ -30,7 +30,7 @@ from conescope.engine.tracing.writes import same_attributes, writes_weights
 from conescope.errors import ModelError
 
 Gradients = dict[str, Tensor]
-"""Parameter name → gradients in real numbers; their shape is said where they are returned."""
+"""Parameter name → gradients in real numbers, of the shape that the function names."""
 
 _FEW = 2**24
 """With more parameters, a pass of one sample takes so long that a plain loop costs no more than a
@@ -88,7 +88,7 @@ def _general_method(
     odd = any(p.is_complex() or p._backward_hooks for p in parameters.values())
     if not few or reentrant or odd:
         return False, reentrant
-    if writes_weights(model):  # torch.func does not follow it, and may end the process
+    if writes_weights(model):  # torch.func may crash the process then
         return False, reentrant
     copies = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
     try:

@@ -72,7 +72,7 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     except ModelError:
         if len(x) <= len(batch):
             raise
-        batch = x[:_ALONE]  # the model may go with some sizes of a batch only
+        batch = x[:_ALONE]  # the model may accept some batch sizes only
         outputs = forward(model, feedable(batch))
     _ROUNDING[model] = _rounding(model, outputs)
     together = outputs.detach()
@@ -192,7 +192,7 @@ class Recheck:
         if not self.thorough:
             return [order[: min(_PART, len(x) - 1)].tolist()]
         key = x.data_ptr(), len(x)
-        if key in self._seen:  # for other cotangents
+        if key in self._seen:  # was compared for other cotangents
             return []
         self._seen.add(key)
         return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]

@@ -104,7 +104,7 @@ def _is_of_sample(
     if together is None or alone is None:
         return together is alone
     if together.dim() != alone.dim() or together.dim() == 0:
-        return True  # nothing that numbers the samples
+        return True  # no axis numbers the samples
     if together.shape[1:] != alone.shape[1:] or len(together) < (sample + 1) * len(alone):
         return True
     part = together[sample * len(alone) : (sample + 1) * len(alone)]

@@ -85,7 +85,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
 
 def _is_known(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "placeholder":
-        return node.prev.op == "root"  # the first, and there is no second
+        return node.prev.op == "root"  # the one input
     if node.op == "output":
         return isinstance(node.args[0], fx.Node)
     if node.op == "call_module":

@@ -1,1 +1,1 @@
-"""Arithmetic on tensors: products, terms and sums of a kernel, and the memory that they take."""
+"""Arithmetic on tensors: the products, terms and sums of a kernel, and their memory."""

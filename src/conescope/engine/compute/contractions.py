@@ -25,11 +25,11 @@ _TRIANGLE_TILES = 4
 DIRECT_POSITIONS = 4
 """With outputs apart, up to so many positions are weighted after all products are made."""
 KNOWN_ELEMENTS = 2**24
-"""Features of all samples that are written once, rather than once a slice of outputs."""
+"""Up to so many elements, the features of all samples are written once and kept."""
 CHUNK_ELEMENTS = 2**22
 CHUNK_OUTPUTS = 8
-"""Gradients that are formed before they are multiplied, the larger of the two: few enough to be
-near the processor still, enough for its products to run at full speed."""
+"""Gradients are multiplied when so many elements, or those of so many outputs, are formed: few
+enough to stay in the processor's caches, and enough for fast products."""
 
 
 def together(cotangents: int, columns: int, full: bool) -> list[slice]:

@@ -84,7 +84,7 @@ def _is_lossy(left: Tensor, right: Tensor) -> bool:
 def _linear(left: Tensor, weight: Tensor) -> Tensor:
     """Return left weightᵀ, by oneDNN."""
     if not weight.T.is_contiguous():
-        weight = weight.contiguous()  # other strides crawl
+        weight = weight.contiguous()  # products of other strides are slow
     return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
 
 
@@ -128,7 +128,7 @@ def onednn_serves(like: Tensor) -> bool:
 @functools.cache
 def mkl_on_intel() -> bool:
     """Return whether MKL is available and runs on a processor of Intel, its maker."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch knows none
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
     intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
     return intel and torch.backends.mkl.is_available()
 

@@ -156,9 +156,9 @@ class Call(ABC):
     def weight_rows(self, g: Tensor) -> Tensor:
         """Return the gradient of the weight, [b, p], from the gradient at `target`."""
 
-    @abstractmethod
     def bias_rows(self, g: Tensor) -> Tensor:
-        """Return the gradient of the bias, [b, p], from the gradient at `target`."""
+        """Return the gradient of the bias, [b, p], if the call records one."""
+        raise NotImplementedError
 
 
 class OuterCall(Call):

@@ -1,1 +1,1 @@
-"""Calling anybody's model safely, and finding out which layer rules may take its parameters."""
+"""Call any model safely, and find out which of its parameters the layer rules may take."""

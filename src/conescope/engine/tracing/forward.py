@@ -1,4 +1,4 @@
-"""A forward pass of anybody's model: its outputs, its graph, and what it may raise.
+"""Run a forward pass of any model: its outputs, its graph, and what it may raise.
 
 Whatever is wrong with a model or its input becomes a `ModelError` that says so; `attempted` turns
 errors into `RoutesChangedError` where another route is tried next.
@@ -38,7 +38,7 @@ def attempted() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # the model's code is anybody's, and may raise anything
+    except Exception as error:  # the code of a model may raise anything
         raise RoutesChangedError from error
 
 

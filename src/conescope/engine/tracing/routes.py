@@ -174,7 +174,7 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
             torch.autograd.grad(outputs[i] @ cotangent, edges, retain_graph=True, allow_unused=True)
             for i in range(2)
         ]
-    except RuntimeError:  # a checkpoint that does not find its own operations again
+    except RuntimeError:  # of a checkpoint whose second pass differs
         return {name for call in calls for name in call.names.values()}, False, frozenset()
     idle = frozenset(n for n, g in enumerate(by_sample[0]) if g is None and by_sample[1][n] is None)
     silent = False

@@ -99,7 +99,7 @@ def _enters_autocast(function: Any) -> bool:
             code = found.__code__
             owner = code.co_qualname.rpartition(".")[0]
             if code.co_name == "forward" and owner and not owner.endswith("<locals>"):
-                continue  # a module's own code
+                continue  # autocast in there is part of the model
             if "autocast" in code.co_names:
                 return True
             pending += [cell.cell_contents for cell in found.__closure__ or () if _is_full(cell)]
