@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conescope.training.models import VGG16, LeNet5, ResNet20
+from conescope.training.models.lenet import LeNet5
+from conescope.training.models.resnet import ResNet20
+from conescope.training.models.vgg import VGG16
 
 OUTPUTS = ("full", "trace", "sum")
 CLASSES = 10

@@ -5,15 +5,9 @@ import pytest
 import torch
 
 from conescope.errors import DataError
-from conescope.training.data import (
-    BatchOrder,
-    Normalizer,
-    Split,
-    choose_probe,
-    flip_and_crop,
-    load_data,
-    seed_for,
-)
+from conescope.training.data.augmentation import flip_and_crop
+from conescope.training.data.dataset import Normalizer, Split, load_data
+from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
 
@@ -43,8 +37,8 @@ def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None)
 
 def test_digits_are_the_1797_of_scikit_learn(digits):
     assert len(digits.train) + len(digits.test) == 1797
-    assert digits.train.images.shape[1:] == (1, 8, 8)
-    assert digits.train.images.dtype == torch.uint8
+    assert digits.train.inputs.shape[1:] == (1, 8, 8)
+    assert digits.train.inputs.dtype == torch.uint8
     assert sorted(set(digits.test.labels.tolist())) == list(range(10))
 
 
@@ -53,7 +47,7 @@ def test_a_local_folder_is_read_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     images, labels = write_parquet(tmp_path)
     data = load_data(DataRecipe("mnist", str(tmp_path)))
-    np.testing.assert_array_equal(data.train.images[:, 0].numpy(), images)
+    np.testing.assert_array_equal(data.train.inputs[:, 0].numpy(), images)
     assert data.test.labels.tolist() == labels
 
 
@@ -61,7 +55,7 @@ def test_a_local_folder_is_read_bit_for_bit(tmp_path, monkeypatch):
 def test_colour_images_have_their_channels_first(tmp_path):
     images, _ = write_parquet(tmp_path, column="img", shape=(32, 32, 3))
     data = load_data(DataRecipe("cifar10", str(tmp_path)))
-    np.testing.assert_array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), images)
+    np.testing.assert_array_equal(data.train.inputs.permute(0, 2, 3, 1).numpy(), images)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -77,15 +71,15 @@ def test_another_layout_is_named(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match=r"cannot load .*train\.parquet"):
         load_data(DataRecipe("mnist", str(tmp_path)))
-    with pytest.raises(DataError, match="digits come with scikit-learn"):
+    with pytest.raises(DataError, match=r"data\.path is .*, and digits takes none"):
         load_data(DataRecipe("digits", str(tmp_path)))
 
 
 def test_inputs_have_mean_0_and_deviation_1(digits):
-    inputs = Normalizer(digits.train.images, torch.float64)(digits.train.images)
+    inputs = Normalizer(digits.train.inputs, torch.float64)(digits.train.inputs)
     assert float(inputs.mean()) == pytest.approx(0.0, abs=1e-12)
     assert float(inputs.std(correction=0)) == pytest.approx(1.0, abs=1e-12)
-    assert inputs.shape == digits.train.images.shape
+    assert inputs.shape == digits.train.inputs.shape
 
 
 def test_an_epoch_shows_every_image_once_in_a_new_order():
@@ -98,7 +92,7 @@ def test_an_epoch_shows_every_image_once_in_a_new_order():
     again = BatchOrder(count=103, batch_size=10, seed=1)
     assert again(15).tolist() == order(15).tolist()
     assert BatchOrder(103, 10, seed=2)(0).tolist() != order(0).tolist()
-    with pytest.raises(DataError, match="only 5 training images"):
+    with pytest.raises(DataError, match="only 5 training samples"):
         BatchOrder(count=5, batch_size=10, seed=0)
 
 
@@ -141,8 +135,8 @@ def test_a_stratified_probe_has_as_many_of_each_class(digits):
 def test_a_probe_larger_than_the_data_is_refused(digits):
     with pytest.raises(DataError, match=r"probe\.size is 5000, but the train split has only 1437"):
         choose_probe(digits.train, ProbeRecipe(size=5000), 10, seed=0)
-    lopsided = Split(digits.train.images[:20], torch.zeros(20, dtype=torch.int64))
-    with pytest.raises(DataError, match=r"needs 1 images of class 1, but the train split has 0"):
+    lopsided = Split(digits.train.inputs[:20], torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"needs 1 samples of class 1, but the train split has 0"):
         choose_probe(lopsided, ProbeRecipe(size=10), 10, seed=0)
     plain = ProbeRecipe(size=10, stratified=False)
     assert len(choose_probe(lopsided, plain, 10, seed=0)) == 10

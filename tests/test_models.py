@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from conescope.errors import RecipeError
-from conescope.training.models import VGG16, LeNet5, ResNet20, build_model
+from conescope.training.models import build_model
+from conescope.training.models.lenet import LeNet5
+from conescope.training.models.resnet import ResNet20
+from conescope.training.models.vgg import VGG16
 from conescope.training.recipe_fields import ModelRecipe
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -200,7 +203,7 @@ def test_an_unknown_variant_is_refused(build: Build, message: str):
 
 
 def test_a_recipe_builds_its_family_and_variant():
-    small = build_model(ModelRecipe("vgg16", width=0.1, head="small"), (3, 32, 32), 10)
+    small = build_model(ModelRecipe("vgg16", 0.1, {"head": "small"}), (3, 32, 32), 10)
     large = build_model(ModelRecipe("vgg16", width=0.1), (3, 32, 32), 10)
     assert count(small) < count(large)
     for name, shape in (("cnn", (1, 8, 8)), ("mlp", (3, 5, 4)), ("lenet5", (1, 28, 28))):
@@ -212,8 +215,11 @@ def test_a_recipe_builds_its_family_and_variant():
     ("recipe", "shape", "word"),
     [
         (ModelRecipe("lenet5"), (3, 32, 32), r"lenet5 takes images of shape \(1, 28, 28\)"),
-        (ModelRecipe("cnn", head="small"), (1, 8, 8), r"model\.head does not apply to cnn"),
-        (ModelRecipe("resnet20", head="small"), (3, 32, 32), r"model\.head does not apply"),
+        (ModelRecipe("cnn", 1.0, {"head": "small"}), (1, 8, 8), r"model\.head; cnn has no options"),
+        (ModelRecipe("vgg16", 1.0, {"haed": "x"}), (3, 32, 32), r"mean model\.head\? vgg16 has"),
+        (ModelRecipe("resnet20", 1.0, {"head": "small"}), (3, 32, 32), "options shortcut, norm"),
+        (ModelRecipe("resnet18"), (3, 32, 32), r"model\.name takes .* did you mean resnet20\?"),
+        (ModelRecipe("cnn"), (7,), "cnn needs images"),
         (ModelRecipe("cnn"), (1, 3, 8), "at least 4 × 4"),
     ],
 )

@@ -13,7 +13,9 @@ from conescope.engine import entk
 from conescope.errors import ModelError
 from conescope.measuring.undisturbed import recalibrated
 from conescope.tangent import linearize
-from conescope.training.models import VGG16, LeNet5, ResNet20
+from conescope.training.models.lenet import LeNet5
+from conescope.training.models.resnet import ResNet20
+from conescope.training.models.vgg import VGG16
 from problems import PROBLEMS, Apply, Problem
 
 

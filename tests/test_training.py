@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from conescope.errors import TrainingError
-from conescope.training.loop import build_optimizer, learning_rate_schedule, train
+from conescope.training.loop import train
+from conescope.training.lr_schedules import build_lr_schedule
+from conescope.training.optimizers import build_optimizer
 from conescope.training.recipe_fields import LearningRateRecipe, OptimizerRecipe
 
 
@@ -68,7 +70,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update():
 
 def test_the_learning_rate_warms_up_and_drops():
     recipe = LearningRateRecipe(warmup=4, drops="6, 8", factor=0.1)
-    multiplier = learning_rate_schedule(recipe, (6, 8))
+    multiplier = build_lr_schedule(recipe, (6, 8), steps=10, iterations_per_epoch=4)
     expected = [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
     assert [multiplier(step) for step in range(10)] == pytest.approx(expected)
     model, batches = problem()

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
-from conescope.training.recipe import Recipe
-from conescope.training.recipe_reading import field_names, field_parser, load_recipe, unknown_field
+from conescope.training.recipe import FIELDS, PARTS, Recipe
+from conescope.training.recipe_reading import (
+    field_parser,
+    load_recipe,
+    parts_of,
+    recipe_from_dict,
+    unknown_field,
+)
 
 Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""
@@ -85,6 +91,7 @@ class Commands:
             help="instead: branch from a snapshot of this run, with its recipe",
         )
         parser.add_argument("--at", metavar="STEP", type=int, help="the snapshot's iteration")
+        parser.set_defaults(takes_recipe=True)
         return parser
 
     def add_for_run(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
@@ -102,9 +109,10 @@ class Commands:
         parser = self._commands.get(words[0]) if words else None
         if parser is None or not parser.get_default("takes_fields"):
             return self._parser.parse_args(words, argparse.Namespace(words=words))
-        if not {"-h", "--help"}.isdisjoint(words):
-            parser.epilog = _fields_help()
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
+        if not {"-h", "--help"}.isdisjoint(own_words):
+            asked = [word for word in own_words if word not in ("-h", "--help")]
+            parser.epilog = _fields_help(parser, asked, overrides)
         arguments = parser.parse_args(own_words)
         arguments.overrides, arguments.words = overrides, words
         return arguments
@@ -129,7 +137,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
 
 def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
     """Part a command's own words from recipe fields, each with its value."""
-    known = field_names()
+    known = list(FIELDS)
     own_words, overrides = [], []
     remaining = iter(words)
     for word in remaining:
@@ -137,7 +145,7 @@ def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("--") or name in own:
             own_words.append(word)
             continue
-        if name[2:] not in known:
+        if name[2:] not in known and name[2:].partition(".")[0] not in PARTS:
             candidates = [*known, *(option[2:] for option in own if option.startswith("--"))]
             raise unknown_field(name[2:], candidates, "command line")
         overrides.append(word)
@@ -149,7 +157,16 @@ def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
     return own_words, overrides
 
 
-def _fields_help() -> str:
-    lines = field_parser().format_help().splitlines()
+def _fields_help(
+    parser: argparse.ArgumentParser, own_words: Sequence[str], overrides: Sequence[str]
+) -> str:
+    """List a recipe's fields, with the options of the network and so on that it names."""
+    recipe = recipe_from_dict({}, "command line", overrides)
+    if own_words and parser.get_default("takes_recipe"):
+        arguments = parser.parse_args(own_words)
+        arguments.overrides = overrides
+        recipe = chosen_recipe(arguments)
+    options = {section: part.options for section, part in parts_of(recipe).items()}
+    lines = field_parser(options).format_help().splitlines()
     fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
     return "recipe fields:\n" + "\n".join(fields)

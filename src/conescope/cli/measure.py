@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import get_args
 
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
@@ -13,7 +14,8 @@ from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
 from conescope.experiments.experiment import usable_device
 from conescope.experiments.remeasure import Snapshots
-from conescope.kernel.matrix import Outputs
+from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
+from conescope.measuring.adapt import POOLS
 from conescope.measuring.checkpoints import load_labels, load_probe
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
@@ -71,11 +73,11 @@ def add(commands: Commands) -> None:
         help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
     foreign("--steps", metavar="CSV", type=Path, help="file with a line 'file,step' a checkpoint")
     foreign("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
-    foreign("--pool", choices=("last", "mean"),
+    foreign("--pool", choices=tuple(POOLS),
         help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
     foreign("--device", help="cpu (default), cuda or another device of torch")
     own = parser.add_argument_group("for a run's snapshots").add_argument
-    own("--batchnorm", choices=("running", "recalibrated"),
+    own("--batchnorm", choices=get_args(BatchNorm),
         help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
     own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
@@ -136,8 +138,9 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 
 def _outputs(text: str) -> Outputs:
-    if text in ("trace", "full", "sum"):
-        return text
+    for name in get_args(NamedOutputs):
+        if text == name:
+            return name
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
     return int(text)

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT
-from conescope.training.recipe_reading import packaged_recipes
+from conescope.training.parts import REQUIRED
+from conescope.training.recipe_reading import packaged_recipes, parts_of
 
 
 def add(commands: Commands) -> None:
@@ -30,5 +31,13 @@ def _recipes(_: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     recipe = chosen_recipe(arguments)
-    STDOUT.out(f"# run id: {recipe.id}\n{recipe.to_yaml()}", end="")
+    lines = [f"# run id: {recipe.id}"]
+    for section, part in parts_of(recipe).items():
+        defaults = [
+            name if option.default is REQUIRED else f"{name} ({option.default})"
+            for name, option in part.options.items()
+        ]
+        if defaults:
+            lines.append(f"# {section} {part.name} also takes: {', '.join(defaults)}")
+    STDOUT.out("\n".join([*lines, recipe.to_yaml()]), end="")
     return 0

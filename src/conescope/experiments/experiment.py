@@ -16,19 +16,17 @@ from conescope.errors import RecipeError
 from conescope.kernel.matrix import Kernel
 from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibrated
 from conescope.runs.snapshots import SnapshotState
+from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
-from conescope.training.data import (
-    BatchOrder,
-    Dataset,
-    Normalizer,
-    choose_probe,
-    flip_and_crop,
-    load_data,
-    seed_for,
-)
-from conescope.training.loop import Snapshot, average_of, build_optimizer, learning_rate_schedule
-from conescope.training.models import build_model
-from conescope.training.recipe import Recipe
+from conescope.training.data import load_data
+from conescope.training.data.augmentation import flip_and_crop
+from conescope.training.data.dataset import Dataset, Normalizer
+from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
+from conescope.training.loop import Snapshot, average_of
+from conescope.training.lr_schedules import build_lr_schedule
+from conescope.training.models import build_model, check_network
+from conescope.training.optimizers import build_optimizer
+from conescope.training.recipe import PARTS, Recipe
 from conescope.training.recipe_fields import KernelRecipe
 
 _CALIBRATION_SIZE = 2000
@@ -67,38 +65,50 @@ class Experiment:
         self.recipe = recipe
         usable_device(recipe.device)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
-        train_split = self.data.train
-        self.order = BatchOrder(len(train_split), recipe.training.batch_size, recipe.seed)
+        samples = self.data.train.inputs
+        _check_augmentation(recipe, samples)
+        self.order = BatchOrder(len(samples), recipe.training.batch_size, recipe.seed)
+        per_epoch = self.order.iterations_per_epoch
         self.moments = Moments(
             evaluate=self._moments("training.evaluate"),
             kernel=self._moments("kernel.when"),
             keep=self._moments("snapshots.keep") | {recipe.training.steps},
             resume=self._moments("snapshots.resume"),
         )
-        drops = recipe.schedule("lr_schedule.drops", self.order.iterations_per_epoch)
-        self.multiplier = learning_rate_schedule(recipe.lr_schedule, drops)
-        self.normalize = Normalizer(train_split.images, getattr(torch, recipe.dtype))
+        drops = recipe.schedule("lr_schedule.drops", per_epoch)
+        self.multiplier = build_lr_schedule(
+            recipe.lr_schedule, drops, recipe.training.steps, per_epoch
+        )
+        self.normalize = Normalizer(samples, getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
-        self.probe = self.normalize(split.images[chosen.to(recipe.device)])
+        self.probe = self.normalize(split.inputs[chosen.to(recipe.device)])
         self.probe_labels: list[int] = split.labels[chosen.to(recipe.device)].tolist()
-        self.calibration = self.normalize(train_split.images[:_CALIBRATION_SIZE])
+        self.calibration = self.normalize(samples[:_CALIBRATION_SIZE])
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Name, such as package.module:build → sha256 of the file of a user's own code."""
+        names = (getattr(self.recipe, section).name for section in PARTS)
+        return {name: code_digest(name) for name in names if ":" in name}
 
     def begin(self, origin: SnapshotState | None = None) -> tuple[nn.Module, Optimizer]:
-        """What is trained, and its optimiser, before the first iteration.
+        """Build what is trained, and its optimiser, as they are before the first iteration.
 
         Args:
             origin: the snapshot that the run branches from; fresh weights without one.
 
         Raises:
+            RecipeError: if the network does not take the data, or an option is refused.
             StoreError: if the snapshot does not fit the network.
-            ModelError: if the network cannot be linearised.
+            ModelError: if the network gives no logits, or cannot be linearised.
         """
         recipe = self.recipe
         torch.manual_seed(seed_for(recipe.seed, "weights"))
-        shape = tuple(self.data.train.images.shape[1:])
-        model = build_model(recipe.model, shape, self.data.classes)
+        shape, classes = tuple(self.data.train.inputs.shape[1:]), self.data.classes
+        model = build_model(recipe.model, shape, classes)
         model.to(recipe.device, getattr(torch, recipe.dtype))
+        check_network(model, self.probe[:2], classes, recipe.model.name)
         if origin is not None:
             origin.load_weights(model)
         if recipe.dynamics.kind == "linearised":
@@ -110,7 +120,7 @@ class Experiment:
         return model, optimizer
 
     def average(self, model: nn.Module) -> AveragedModel | None:
-        """The average of a network's weights before the first iteration, if the recipe has one."""
+        """Build the average of a network's weights, as at its start, if the recipe has one."""
         decay = self.recipe.training.average
         return average_of(model, decay) if decay else None
 
@@ -119,38 +129,40 @@ class Experiment:
         return frozenset(step for step in steps if step >= self.recipe.branch.at)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of an iteration (0 is the first)."""
+        """Return inputs and labels of an iteration (0 is the first)."""
         chosen = self.order(step).to(self.recipe.device)
-        images = self.data.train.images[chosen]
+        samples = self.data.train.inputs[chosen]
         if self.recipe.data.augmentation == "flip-crop":
-            images = flip_and_crop(images, seed_for(self.recipe.seed, "augmentation", step))
-        return self.normalize(images), self.data.train.labels[chosen]
+            samples = flip_and_crop(samples, seed_for(self.recipe.seed, "augmentation", step))
+        return self.normalize(samples), self.data.train.labels[chosen]
 
     @property
     def evaluated(self) -> dict[str, int]:
-        """How many images of each split the network is evaluated on, the first ones."""
+        """How many samples of each split the network is evaluated on, the first ones."""
         train, test = len(self.data.train.labels), len(self.data.test.labels)
         return {"train": min(train, _TRAIN_EVALUATION_SIZE), "test": test}
 
     def evaluate(self, snapshot: Snapshot, most: int | None = None) -> dict[str, float]:
-        """Loss and accuracy on training and test images, at most so many of each; learning rate."""
+        """Measure loss and accuracy on each split, of at most so many samples; learning rate."""
         values = {"learning_rate": snapshot.optimizer.param_groups[0]["lr"]}
         for name, size in self.evaluated.items():
             split, limit = self.data.split(name), min(size, most or size)
-            images, labels = split.images[:limit], split.labels[:limit]
-            found = evaluate(snapshot.model, lambda part, i=images: self.normalize(i[part]), labels)
+            samples, labels = split.inputs[:limit], split.labels[:limit]
+            found = evaluate(
+                snapshot.model, lambda part, s=samples: self.normalize(s[part]), labels
+            )
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
 
     def measure(self, model: nn.Module) -> Kernel:
-        """The kernel of a network on the probe."""
+        """Measure the kernel of a network on the probe."""
         return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
     model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
 ) -> Kernel:
-    """The kernel of a network on the probe, in evaluation mode.
+    """Measure the kernel of a network on the probe, in evaluation mode.
 
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
@@ -173,7 +185,7 @@ def measure_kernel(
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of a name such as cpu or cuda:1.
+    """Return the device of a name such as cpu or cuda:1.
 
     Raises:
         RecipeError: if there is no such device here.
@@ -183,6 +195,14 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
+
+
+def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:
+    if recipe.data.augmentation == "flip-crop" and samples.dim() != 4:
+        raise RecipeError(
+            f"data.augmentation: flip-crop is for images [channels, height, width], and these "
+            f"samples have shape {list(samples.shape[1:])}; set it to none"
+        )
 
 
 @contextmanager

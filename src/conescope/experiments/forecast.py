@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
 from conescope.experiments.experiment import Experiment, reproducible
@@ -131,8 +133,9 @@ def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
     return seconds * sum(sizes) / timed
 
 
-def _slots(optimizer_state: dict) -> list:
-    return [value for slots in optimizer_state["state"].values() for value in slots.values()]
+def _slots(optimizer_state: dict) -> list[Tensor]:
+    slots = [value for held in optimizer_state["state"].values() for value in held.values()]
+    return [slot for slot in slots if isinstance(slot, Tensor)]
 
 
 def _seconds_each(work: Callable[[], object]) -> float:

@@ -9,9 +9,9 @@ from pathlib import Path
 from conescope.errors import CheckpointError
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.experiments.stored import load_run, read_recipe
-from conescope.kernel.matrix import Outputs
+from conescope.kernel.matrix import BatchNorm, Outputs
 from conescope.measuring.checkpoints.measurement import measure
-from conescope.measuring.checkpoints.subject import BatchNorm, Subject
+from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
 from conescope.runs.journal import Kind

@@ -25,7 +25,7 @@ from conescope.runs.progress import Progress
 from conescope.runs.reader import read_scalars
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
-from conescope.training.data import CLASSES
+from conescope.training.data import load_data
 from conescope.training.recipe import Recipe
 
 DYNAMICS = ("linearised", "standard")
@@ -190,12 +190,13 @@ def read_switch(switch: Switch) -> SwitchResult:
                 for quantity in QUANTITIES:
                     children[dynamics][quantity][place] = found[quantity]
     ends = [_scalars_at(parent, switch.until) for parent in switch.parents]
+    classes = load_data(switch.children["standard"][0][0].recipe.data).classes
     return SwitchResult(
         points=switch.points,
         until=switch.until,
         children=children,
         parents={q: np.array([end[q] for end in ends]) for q in QUANTITIES},
-        diverged={d: ~(children[d]["train_loss"] <= math.log(CLASSES)) for d in DYNAMICS},
+        diverged={d: ~(children[d]["train_loss"] <= math.log(classes)) for d in DYNAMICS},
     )
 
 

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from conescope.errors import KernelError
 
-Outputs = Literal["trace", "full", "sum"] | int
+NamedOutputs = Literal["trace", "full", "sum"]
+Outputs = NamedOutputs | int
 """Which outputs f_k enter the kernel (see `Kernel.outputs`)."""
+
+BatchNorm = Literal["running", "recalibrated"]
+"""Which statistics BatchNorm normalises by: its running ones, or ones estimated anew."""
 
 
 @dataclass(frozen=True)

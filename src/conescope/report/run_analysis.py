@@ -20,7 +20,8 @@ from conescope.statistics.cone import Cone, cone
 from conescope.statistics.cone.phases import MINIMUM
 from conescope.statistics.cone.verdict import ENOUGH
 from conescope.statistics.spectrum import SpectrumSeries, spectra
-from conescope.training.data import choose_probe, load_data
+from conescope.training.data.dataset import is_at_hand, load_data
+from conescope.training.data.sampling import choose_probe
 from conescope.training.recipe import Recipe
 
 
@@ -146,7 +147,7 @@ def known_labels(run: Run) -> Tensor | None:
     recipe = run.recipe
     if run.labels is not None or not isinstance(recipe, Recipe):
         return run.labels
-    if recipe.data.path is None and recipe.data.name != "digits":
+    if not is_at_hand(recipe.data):
         return None
     try:
         data = load_data(recipe.data)

@@ -53,7 +53,7 @@ class Line:
 
 
 _FILE = ("file", "sha256")
-_STATE = (*_FILE, "step", "param_groups")
+_STATE = (*_FILE, "step", "param_groups", "plain_slots")
 _MEASURED = (*_FILE, "step", "seconds", "outputs", "weights", "draws")
 _EVALUATED = ("learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,14 +26,15 @@ class SnapshotState:
     Attributes:
         step: iterations done.
         weights: the network's state dict, buffers included.
-        slots: the optimiser's state, by parameter number and name.
+        slots: the optimiser's state, by parameter number and name: tensors, and plain values as
+            JSON has them.
         param_groups: the optimiser's settings.
         average: the state dict of the weights' average; empty if there is none.
     """
 
     step: int
     weights: Mapping[str, Tensor]
-    slots: Mapping[int, Mapping[str, Tensor]]
+    slots: Mapping[int, Mapping[str, Any]]
     param_groups: list[dict[str, Any]]
     average: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -62,7 +65,7 @@ class SnapshotState:
             StoreError: if the weights do not fit the network; the first differences are named.
         """
         self.load_weights(model)
-        optimizer.load_state_dict({"state": self.slots, "param_groups": self.param_groups})
+        self._load_slots(optimizer, self.param_groups)
         if average is not None:
             average.load_state_dict(self.average)
 
@@ -94,13 +97,36 @@ class SnapshotState:
         named = {f"model.{name}": tensor for name, tensor in self.weights.items()}
         named |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         for index, slots in self.slots.items():
-            named |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
+            held = {key: value for key, value in slots.items() if isinstance(value, Tensor)}
+            named |= {f"optimizer.{index}.{key}": value for key, value in held.items()}
         return named
+
+    def plain_values(self) -> dict[str, Any]:
+        """Return what the journal has to say of the state beside its tensors, as JSON values.
+
+        Raises:
+            StoreError: if something of the optimiser's state would not be read back as it is.
+        """
+        plain = _plain_slots(self)
+        values = {"step": self.step, "param_groups": self.param_groups}
+        return values | ({"plain_slots": plain} if plain else {})
 
     def restore_momentum(self, optimizer: Optimizer) -> None:
         """Give an optimiser this state's momentum; its own learning rate and decay stay."""
-        settings = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": self.slots, "param_groups": settings})
+        self._load_slots(optimizer, optimizer.state_dict()["param_groups"])
+
+    def _load_slots(self, optimizer: Optimizer, param_groups: list[dict[str, Any]]) -> None:
+        optimizer.load_state_dict({"state": self.slots, "param_groups": param_groups})
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        is_same_type = {p.dtype for p in parameters} <= {w.dtype for w in self.weights.values()}
+        for index, slots in self.slots.items():
+            held = optimizer.state[parameters[index]]
+            for name, slot in slots.items():
+                # Torch casts tensors to the parameter's type, and makes other text of text.
+                if not isinstance(slot, Tensor):
+                    held[name] = copy.deepcopy(slot)
+                elif is_same_type and held[name].dtype != slot.dtype:
+                    held[name] = slot.to(held[name].device)
 
 
 def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
@@ -110,7 +136,8 @@ def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
         StoreError: if the file is absent or damaged.
     """
     networks: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
-    slots: dict[int, dict[str, Tensor]] = {}
+    plain = entry.values.get("plain_slots", {})
+    slots: dict[int, dict[str, Any]] = {int(index): dict(found) for index, found in plain.items()}
     for name, tensor in folder.read_tensors(entry).items():
         part, _, rest = name.partition(".")
         if part in networks:
@@ -125,6 +152,42 @@ def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
         param_groups=list(entry.values["param_groups"]),
         average=networks["average"],
     )
+
+
+def _plain_slots(state: SnapshotState) -> dict[str, dict[str, Any]]:
+    """Return what of the optimiser's state is no tensor: parameter number → name → value.
+
+    Raises:
+        StoreError: if something of it would not be read back as it is.
+    """
+    plain: dict[str, dict[str, Any]] = {}
+    for index, slots in state.slots.items():
+        if not isinstance(index, int):
+            raise StoreError(
+                f"the optimiser's state {index!r} belongs to no parameter, and cannot be stored"
+            )
+        for name, value in slots.items():
+            if isinstance(value, Tensor):
+                continue
+            if not _is_plain(value):
+                raise StoreError(
+                    f"the optimiser's state {name!r} is a {type(value).__name__}; a snapshot holds "
+                    f"tensors, finite numbers, text, lists of these, and None"
+                )
+            plain.setdefault(str(index), {})[name] = value
+    try:
+        json.dumps(state.param_groups, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the optimiser's param_groups cannot be stored: {error}") from None
+    return plain
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether JSON gives a value back as it is."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def find_snapshot(folder: Folder, step: int) -> Entry:

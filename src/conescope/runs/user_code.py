@@ -1,9 +1,11 @@
-"""A model from `package.module:callable`: code that runs because the user names it."""
+"""A user's own code from `package.module:name`: it runs because the user names it."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from functools import reduce
@@ -12,14 +14,66 @@ from typing import Any
 
 from torch import nn
 
-from conescope.errors import ModelError
+from conescope.errors import ConescopeError, ModelError
+
+
+def import_object(name: str, what: str = "model", error: type[ConescopeError] = ModelError) -> Any:
+    """Import what a name such as `package.module:build` stands for.
+
+    Modules are looked for in the current folder, too, as `python -m` does. What the user's own
+    code raises comes through as it is.
+
+    Args:
+        name: the module, a colon, and the name in it.
+        what: what it is for, in error messages.
+        error: the class of the errors.
+
+    Raises:
+        ConescopeError: of the class `error`, if the name is malformed, or there is no such module
+            or attribute.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not all(
+        map(str.isidentifier, [*module_name.split("."), *attribute.split(".")])
+    ):
+        raise error(f"the {what} {name!r} is not of the form package.module:callable")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
+            raise
+        raise error(
+            f"there is no module {missing.name!r} for the {what} {name!r}; run from the folder "
+            f"that holds it, or install it"
+        ) from None
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise error(f"{module_name} has no {attribute!r}{hint}") from None
+
+
+def code_digest(name: str) -> str:
+    """Return the sha256 of the file that defines what a name such as `package.module:build` means.
+
+    Files that this file imports do not count.
+
+    Raises:
+        ModelError: if there is no such module or attribute.
+    """
+    found = import_object(name)
+    is_defined = inspect.isclass(found) or inspect.isfunction(found)
+    module = found.__module__ if is_defined else name.partition(":")[0]
+    file = getattr(sys.modules[module], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "no file"
 
 
 def import_model(name: str) -> nn.Module:
     """Import and call what builds a model.
-
-    Modules are looked for in the current folder, too, as `python -m` does. What the user's own
-    code raises comes through as it is.
 
     Args:
         name: `package.module:build`, where `build()` returns the model (or is the model).
@@ -28,34 +82,11 @@ def import_model(name: str) -> nn.Module:
         ModelError: if the name is malformed, there is no such module or attribute, or it gives no
             torch.nn.Module.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not all(
-        map(str.isidentifier, [*module_name.split("."), *attribute.split(".")])
-    ):
-        raise ModelError(f"the model {name!r} is not of the form package.module:callable")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ModelError(
-            f"there is no module {error.name!r} for the model {name!r}; run from the folder that "
-            f"holds it, or install it"
-        ) from None
-    try:
-        build: Any = reduce(getattr, attribute.split("."), module)
-    except AttributeError:
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ModelError(f"{module_name} has no {attribute!r}{hint}") from None
-    return build_model(build, name)
+    return build_model(import_object(name), name)
 
 
 def build_model(build: Callable[[], nn.Module] | nn.Module, name: str) -> nn.Module:
-    """The model that `build` returns, or is.
+    """Return the model that `build` returns, or is.
 
     Raises:
         ModelError: if it is none.

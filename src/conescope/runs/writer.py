@@ -234,7 +234,7 @@ class RunWriter:
             self._write_state(Kind.ORIGIN, "origin.safetensors", state)
 
     def _write_state(self, kind: Kind, file: str, state: SnapshotState, **noted: Any) -> None:
-        noted |= {"step": state.step, "param_groups": state.param_groups}
+        noted |= state.plain_values()
         self._own.write_tensors(kind, file, state.tensors(), **noted)
 
     def skip(self, steps: Sequence[int], budget: float | None) -> None:

@@ -17,11 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.errors import TrainingError
-from conescope.training.data import seed_for
-from conescope.training.recipe_fields import LearningRateRecipe, OptimizerRecipe
+from conescope.training.data.sampling import seed_for
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
-"""From an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
+"""A function from an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def train(
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential average of a model's weights and buffers, which starts as a copy of it.
+    """Return an exponential average of a model's weights and buffers, which starts as a copy of it.
 
     Args:
         model: stays as it was.
@@ -101,56 +100,3 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
             back about 1 / (1 − decay) iterations.
     """
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser for a model's parameters.
-
-    Args:
-        recipe: which optimiser.
-        model: at the weights it starts from, which the penalty may pull towards.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    towards_start = recipe.decay_towards == "start"
-    decay = 0.0 if towards_start else recipe.weight_decay
-    if recipe.name == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=decay
-        )
-    else:
-        family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
-        optimizer = family(parameters, recipe.lr, weight_decay=decay)
-    if towards_start:
-        _pull_towards_start(optimizer, parameters, recipe.weight_decay)
-    return optimizer
-
-
-def _pull_towards_start(
-    optimizer: Optimizer, parameters: list[nn.Parameter], strength: float
-) -> None:
-    """Add the gradient of ½ strength |θ − θ_start|² before every step."""
-    start = [p.detach().clone() for p in parameters]
-
-    def add_penalty(*_: object) -> None:
-        for p, origin in zip(parameters, start, strict=True):
-            if p.grad is not None:
-                p.grad.add_(p.detach() - origin, alpha=strength)
-
-    optimizer.register_step_pre_hook(add_penalty)
-
-
-def learning_rate_schedule(
-    recipe: LearningRateRecipe, drops: tuple[int, ...]
-) -> Callable[[int], float]:
-    """What the learning rate is multiplied by, as a function of the iteration (0 is the first).
-
-    Args:
-        recipe: length of the linear warm-up and factor of a drop.
-        drops: the iterations from which on it is multiplied by the factor once more.
-    """
-
-    def multiplier(step: int) -> float:
-        warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
-        return warm * recipe.factor ** sum(step >= drop for drop in drops)
-
-    return multiplier

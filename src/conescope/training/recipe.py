@@ -1,6 +1,7 @@
 """Recipe: what to train and where to look, as a frozen, typed value.
 
-Where recipes come from (packaged, a user's file, the command line) is `conescope.training.recipes`.
+Where recipes come from (packaged, a user's file, the command line) is
+`conescope.training.recipe_reading`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 import yaml
@@ -17,6 +18,8 @@ import yaml
 from conescope.errors import RecipeError
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe_fields import (
+    IDLE_SCHEDULE,
+    PLACE,
     BranchRecipe,
     DataRecipe,
     DynamicsRecipe,
@@ -42,27 +45,27 @@ class Recipe:
         dtype: floating-point type of the network.
         threads: CPU threads; null for torch's choice. Small networks are fastest on one, where
             threads spend more time waiting for each other than computing.
-        data: which images.
+        data: which data set.
         model: which network.
         branch: from which snapshot of another run it starts.
         dynamics: the network, or its first-order Taylor model.
         optimizer: which optimiser.
         lr_schedule: how the learning rate changes.
-        training: how long, in which bites.
+        training: how long to train, in batches of which size, and when to evaluate.
         snapshots: when the whole state of the training is stored.
-        probe: on which images the kernel is taken.
+        probe: on which samples the kernel is taken.
         kernel: which kernel, and when.
 
     Raises:
         RecipeError: if a value is out of range; the message names the field.
     """
 
-    name: str = "run"
-    description: str = ""
-    seed: int = 0
+    name: str = field(default="run", metadata=PLACE)
+    description: str = field(default="", metadata=PLACE)
+    seed: int = field(default=0, metadata={"least": 0})
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    threads: int | None = None
+    threads: int | None = field(default=None, metadata={"least": 1})
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     branch: BranchRecipe = field(default_factory=BranchRecipe)
@@ -75,34 +78,11 @@ class Recipe:
     kernel: KernelRecipe = field(default_factory=KernelRecipe)
 
     def __post_init__(self) -> None:
-        for name, limit in _AT_LEAST.items():
-            value = self.get(name)
-            if not value >= limit:
-                raise RecipeError(f"{name} must be at least {limit}, not {value}")
-        for name in _POSITIVE:
-            if not 0 < self.get(name) < math.inf:
-                raise RecipeError(f"{name} must be positive, not {self.get(name)}")
-        for name in ("optimizer.momentum", "training.average"):
-            if not 0 <= self.get(name) < 1:
-                raise RecipeError(f"{name} is at least 0 and below 1, not {self.get(name)}")
-        if self.threads is not None and self.threads < 1:
-            raise RecipeError(f"threads must be at least 1, or null, not {self.threads}")
-        if self.optimizer.momentum and self.optimizer.name != "sgd":
-            raise RecipeError(
-                f"optimizer.momentum is for sgd; {self.optimizer.name} has its own: set it to 0"
-            )
-        if self.optimizer.decay_towards == "start" and self.optimizer.name == "adamw":
-            raise RecipeError(
-                "optimizer.decay_towards: adamw's own decay goes to zero; take sgd or adam, or zero"
-            )
+        for name, described in FIELDS.items():
+            _check(name, self.get(name), described.metadata)
         self._check_branch()
         if "/" in self.name or not self.name.strip(". "):
             raise RecipeError(f"name becomes part of a folder's name and cannot be {self.name!r}")
-        for name in SCHEDULES:
-            try:
-                Schedule(self.get(name))
-            except RecipeError as error:
-                raise RecipeError(f"{name}: {error}") from None
 
     def _check_branch(self) -> None:
         branch = self.branch
@@ -123,21 +103,21 @@ class Recipe:
             )
 
     def get(self, name: str) -> Any:
-        """The value of a field by its dotted name, such as `optimizer.lr`."""
+        """Return the value of a field by its dotted name, such as `optimizer.lr`."""
         value: Any = self
         for part in name.split("."):
             value = getattr(value, part)
         return value
 
     def schedule(self, name: str, iterations_per_epoch: int) -> tuple[int, ...]:
-        """The iterations at which a schedule field, such as `kernel.when`, fires.
+        """Return the iterations at which a schedule field, such as `kernel.when`, fires.
 
         Raises:
             RecipeError: if it never does, and neither is `never` nor may be idle in a short run.
         """
         schedule, total = Schedule(self.get(name)), self.training.steps
         steps = schedule.steps(total, iterations_per_epoch)
-        if not steps and not schedule.is_never and name not in _MAY_BE_IDLE:
+        if not steps and not schedule.is_never and FIELDS[name].metadata != IDLE_SCHEDULE:
             raise RecipeError(
                 f"{name}: {schedule.text!r} never fires in {total} iterations; name an earlier "
                 f"iteration, or write 'never' if that is meant"
@@ -149,12 +129,13 @@ class Recipe:
         """The name, and eight hexadecimal digits that hash what differs from the defaults.
 
         Name, description and the places of data and parent do not enter: they change no number.
+        An option that is given enters even where it is the part's own default.
         """
-        defaults = dict(_flatten(asdict(Recipe())))
         changed = {
             name: value
-            for name, value in _flatten(asdict(self))
-            if value != defaults[name] and name not in _PLACES
+            for name, value in _flatten(self.to_dict())
+            if name not in FIELDS
+            or (value != FIELDS[name].default and FIELDS[name].metadata != PLACE)
         }
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:8]}"
@@ -168,37 +149,58 @@ class Recipe:
         return None if is_ordinary else f"{self.dynamics.kind} from {beginnings}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as nested plain values."""
-        return asdict(self)
+        """Return all fields as nested plain values, options of parts beside the fields."""
+        values = asdict(self)
+        for section in PARTS:
+            values[section] |= values[section].pop("options")
+        return values
 
     def to_yaml(self) -> str:
-        """All fields as YAML, in the order of their definition."""
-        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+        """Return all fields as YAML, in the order of their definition."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-SCHEDULES = (
-    "lr_schedule.drops",
-    "training.evaluate",
-    "snapshots.keep",
-    "snapshots.resume",
-    "kernel.when",
-)
-_PLACES = ("name", "description", "data.path", "branch.run")
-_MAY_BE_IDLE = ("snapshots.resume", "lr_schedule.drops")
-_AT_LEAST = {
-    "seed": 0,
-    "training.steps": 1,
-    "training.batch_size": 1,
-    "probe.size": 1,
-    "optimizer.weight_decay": 0,
-    "lr_schedule.warmup": 0,
+SECTIONS: dict[str, Any] = {
+    section.name: section.default_factory
+    for section in fields(Recipe)
+    if is_dataclass(section.default_factory)
 }
-_POSITIVE = ("model.width", "optimizer.lr", "lr_schedule.factor")
+"""The sections of a recipe: name → the class of its fields."""
+
+PARTS = ("data", "model", "optimizer", "lr_schedule")
+"""The sections that name a part, whose own options stand beside their fields."""
 
 
-def field_names() -> list[str]:
-    """The dotted names of all fields, such as `optimizer.lr`."""
-    return [name for name, _ in _flatten(asdict(Recipe()))]
+def _fields() -> Iterator[tuple[str, Field[Any]]]:
+    for described in fields(Recipe):
+        if described.name not in SECTIONS:
+            yield described.name, described
+            continue
+        for inner in fields(SECTIONS[described.name]):
+            if inner.name != "options":
+                yield f"{described.name}.{inner.name}", inner
+
+
+FIELDS: Mapping[str, Field[Any]] = dict(_fields())
+"""All fields of a recipe: dotted name, such as `optimizer.lr` → how it is declared."""
+
+
+def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
+    """Raise `RecipeError` if a field's value is out of range, or is no schedule."""
+    if value is None:
+        return
+    if "least" in rules and not value >= rules["least"]:
+        or_null = ", or null" if FIELDS[name].default is None else ""
+        raise RecipeError(f"{name} must be at least {rules['least']}{or_null}, not {value}")
+    if "positive" in rules and not 0 < value < math.inf:
+        raise RecipeError(f"{name} must be positive, not {value}")
+    if "fraction" in rules and not 0 <= value < 1:
+        raise RecipeError(f"{name} is at least 0 and below 1, not {value}")
+    if "schedule" in rules:
+        try:
+            Schedule(value)
+        except RecipeError as error:
+            raise RecipeError(f"{name}: {error}") from None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

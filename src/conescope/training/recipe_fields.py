@@ -1,82 +1,103 @@
-"""The sections of a recipe: a frozen, typed value each, and what its fields mean."""
+"""The sections of a recipe: a frozen, typed value each, and what its fields mean.
+
+What a field's value has to satisfy beside its type is the field's metadata. The sections `data`,
+`model`, `optimizer` and `lr_schedule` name a part (see `conescope.training.parts`), whose own
+options stand in a recipe beside the section's fields.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from conescope.kernel.matrix import BatchNorm, Outputs
+
+PLACE = {"place": True}
+"""Metadata of a field that changes no number, and so does not enter a recipe's id."""
+
+SCHEDULE = {"schedule": "fires"}
+IDLE_SCHEDULE = {"schedule": "may be idle"}
+"""Metadata of a schedule; an idle one need not fire within the training."""
+
+POSITIVE = {"positive": True}
+FRACTION = {"fraction": True}
+"""Metadata of numbers above 0, and of numbers of at least 0 and below 1."""
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which images.
+    """The data set to train and to evaluate on.
 
     Args:
-        name: the data set; `digits` ships with scikit-learn, the others come from the Hub.
-        path: a folder with train.parquet and test.parquet to read instead of the Hub.
+        name: the data set, or `package.module:load` of your own.
+        path: where it is, for data sets that take a path; mnist and cifar10 read a folder with
+            train.parquet and test.parquet instead of the Hub.
         augmentation: `flip-crop` flips half the training images and shifts them by up to 4 pixels.
+        options: the data set's own options.
     """
 
-    name: Literal["digits", "mnist", "cifar10"] = "digits"
-    path: str | None = None
+    name: str = "digits"
+    path: str | None = field(default=None, metadata=PLACE)
     augmentation: Literal["none", "flip-crop"] = "none"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Which network.
+    """The network to train.
 
     Args:
-        name: the family.
+        name: the network, or `package.module:build` of your own.
         width: multiplies the number of channels of every hidden layer.
-        norm: normalisation of ResNet-20 and VGG-16; null for the family's own (batch).
-        shortcut: ResNet-20's shortcut where the shape changes; null for A.
-        head: VGG-16's classifier, 4096-4096-10 (large) or 512-10 (small); null for large.
+        options: the network's own options.
     """
 
-    name: Literal["cnn", "mlp", "lenet5", "resnet20", "vgg16"] = "cnn"
-    width: float = 1.0
-    norm: Literal["batch", "layer"] | None = None
-    shortcut: Literal["A", "B"] | None = None
-    head: Literal["large", "small"] | None = None
+    name: str = "cnn"
+    width: float = field(default=1.0, metadata=POSITIVE)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """Which optimiser of torch.optim.
+    """The optimiser, and what it is asked to do.
 
     Args:
-        name: the optimiser.
+        name: an optimiser of torch.optim, upper or lower case, or `package.module:build` of your
+            own.
         lr: the learning rate, before its schedule.
-        momentum: momentum of sgd; the others have their own and want 0 here.
-        weight_decay: L2 penalty (decoupled for adamw).
+        momentum: for optimisers that have a momentum; 0 for the others.
+        weight_decay: L2 penalty; decoupled for adamw and others that decouple it.
         decay_towards: the weights that the penalty pulls to: zero, or those the training starts
-            from (sgd and adam only).
+            from (not where the penalty is decoupled).
+        options: the optimiser's own options.
     """
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    name: str = "sgd"
+    lr: float = field(default=0.1, metadata=POSITIVE)
+    momentum: float = field(default=0.0, metadata=FRACTION)
+    weight_decay: float = field(default=0.0, metadata={"least": 0})
     decay_towards: Literal["zero", "start"] = "zero"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class DynamicsRecipe:
-    """What is trained, from the weights the training starts from.
+    """The dynamics: the network, or its first-order model at the weights it starts from.
 
     Args:
         kind: the network itself, or its first-order Taylor model (arXiv:2503.16316, section 4).
         batchnorm: where the Taylor model freezes BatchNorm: on the running statistics, or on
-            statistics estimated anew from training images; of no effect on the network itself.
+            statistics estimated anew from training samples; of no effect on the network itself.
     """
 
     kind: Literal["standard", "linearised"] = "standard"
-    batchnorm: Literal["running", "recalibrated"] = "running"
+    batchnorm: BatchNorm = "running"
 
 
 @dataclass(frozen=True)
 class BranchRecipe:
-    """From which snapshot of another run the training starts; `--from RUN --at STEP` sets it.
+    """The snapshot of another run that the training starts from, as `--from RUN --at STEP` sets it.
 
     Args:
         run: the other run's folder; null to start from fresh weights.
@@ -85,7 +106,7 @@ class BranchRecipe:
         optimizer: the optimiser begins afresh, or with the snapshot's momentum.
     """
 
-    run: str | None = None
+    run: str | None = field(default=None, metadata=PLACE)
     parent: str | None = None
     at: int = 0
     optimizer: Literal["fresh", "restored"] = "fresh"
@@ -93,81 +114,86 @@ class BranchRecipe:
 
 @dataclass(frozen=True)
 class LearningRateRecipe:
-    """How the learning rate changes.
+    """The learning rate's change along the training.
 
     Args:
-        warmup: iterations over which it rises linearly from 0.
+        name: `drops`, `cosine`, `one-cycle`, a scheduler of torch.optim.lr_scheduler, or
+            `package.module:build` of your own.
+        warmup: iterations over which the learning rate rises linearly from 0.
         drops: a schedule of the moments at which it is multiplied by `factor`.
         factor: what a drop multiplies it by.
+        options: the learning-rate schedule's own options.
     """
 
-    warmup: int = 0
-    drops: str = "never"
-    factor: float = 0.1
+    name: str = "drops"
+    warmup: int = field(default=0, metadata={"least": 0})
+    drops: str = field(default="never", metadata=IDLE_SCHEDULE)
+    factor: float = field(default=0.1, metadata=POSITIVE)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How long, in which bites.
+    """The length of the training, the size of its batches, and when it is evaluated.
 
     Args:
         steps: length of the training in iterations.
-        batch_size: images an iteration; the last batch of an epoch may be smaller.
+        batch_size: samples an iteration; the last batch of an epoch may be smaller.
         evaluate: a schedule of the moments at which loss and accuracy are measured.
         average: decay of an exponential average of the weights, such as 0.99, whose kernels are
             measured beside the network's own; 0 for none.
     """
 
-    steps: int = 2000
-    batch_size: int = 64
-    evaluate: str = "0, every 100, end"
-    average: float = 0.0
+    steps: int = field(default=2000, metadata={"least": 1})
+    batch_size: int = field(default=64, metadata={"least": 1})
+    evaluate: str = field(default="0, every 100, end", metadata=SCHEDULE)
+    average: float = field(default=0.0, metadata=FRACTION)
 
 
 @dataclass(frozen=True)
 class SnapshotRecipe:
-    """When the whole state of the training is stored.
+    """The moments at which the whole state of the training is stored.
 
     Args:
         keep: a schedule of snapshots that stay.
         resume: a schedule of snapshots to go on from; only the newest two stay.
     """
 
-    keep: str = "0, end"
-    resume: str = "every 500"
+    keep: str = field(default="0, end", metadata=SCHEDULE)
+    resume: str = field(default="every 500", metadata=IDLE_SCHEDULE)
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
-    """On which images the kernel is taken: fixed, and never augmented.
+    """The samples on which the kernel is taken: fixed, and never augmented.
 
     Args:
-        size: number of images.
-        stratified: as many of each class (or one more), instead of a plain random sample.
+        size: number of samples.
+        stratified: as many of each class (or one more), instead of a plain random choice.
         split: which part of the data they come from.
     """
 
-    size: int = 200
+    size: int = field(default=200, metadata={"least": 1})
     stratified: bool = True
     split: Literal["train", "test"] = "train"
 
 
 @dataclass(frozen=True)
 class KernelRecipe:
-    """Which kernel, and when.
+    """The kernel to measure, and when.
 
     Args:
         when: a schedule.
         outputs: which outputs enter the kernel, see `conescope.Kernel`.
         batchnorm: BatchNorm on its running statistics, or on statistics estimated anew from
-            training images before each measurement.
+            training samples before each measurement.
         memory: what the measurement may use beside the model and the result, such as 2GB; null
             for what the engine thinks best.
-        by_layer: whether to keep the summands of each layer, which say who moved the kernel.
+        by_layer: whether to keep the summands of each layer, which tell its share of a movement.
     """
 
-    when: str = "0, every 100"
-    outputs: Literal["trace", "full", "sum"] | int = "trace"
-    batchnorm: Literal["running", "recalibrated"] = "running"
+    when: str = field(default="0, every 100", metadata=SCHEDULE)
+    outputs: Outputs = "trace"
+    batchnorm: BatchNorm = "running"
     memory: str | None = None
     by_layer: bool = False

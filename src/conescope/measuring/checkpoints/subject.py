@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,8 +14,6 @@ from conescope.measuring.checkpoints.loading import fitted, load_weights, own_st
 from conescope.measuring.checkpoints.sources import find_checkpoints
 from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.probe import Probe, class_labels, count
-
-BatchNorm = Literal["running", "recalibrated"]
 
 
 class Subject(ABC):

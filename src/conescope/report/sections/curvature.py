@@ -32,7 +32,7 @@ def curvature(analysis: RunAnalysis) -> tuple[Float64Array, Float64Array] | None
     spectra, optimizer = analysis.spectra, run.recipe.optimizer
     limit = np.full(len(spectra.steps), np.nan)
     evaluated = np.asarray(run.scalars["step"])
-    if optimizer.name == "sgd" and len(evaluated):
+    if optimizer.name == "sgd" and not optimizer.options and len(evaluated):
         newest = np.searchsorted(evaluated, spectra.steps, side="right") - 1
         rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
         limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)

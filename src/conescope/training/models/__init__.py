@@ -1,60 +1,117 @@
-"""The networks; one family a file, logits out.
+"""The networks: from inputs to logits, one family a file.
 
-Every network takes a width multiplier, so that one experiment runs on two cores (narrow) and on
-a GPU (full width). Initial weights come from torch's global generator: `torch.manual_seed`
-before the call fixes them.
+A network is a class (or a function that returns a torch.nn.Module). It is given those of `shape`
+(of one sample), `classes` and `width` that its arguments name; its other arguments are its options
+in a recipe. Without `shape`, its attribute `input_shape` says which inputs it takes. Initial
+weights come from torch's global generator: `torch.manual_seed` before the call fixes them.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import asdict
+import torch
+from torch import Tensor, nn
 
-from torch import nn
-
-from conescope.errors import RecipeError
-from conescope.training.models.cnn import CNN
-from conescope.training.models.lenet import LeNet5
-from conescope.training.models.mlp import MLP
-from conescope.training.models.resnet import ResNet20
-from conescope.training.models.vgg import VGG16
+from conescope.engine.tracing.untouched import untouched
+from conescope.errors import ModelError, RecipeError
+from conescope.training.parts import Part, find_part
 from conescope.training.recipe_fields import ModelRecipe
 
-__all__ = ["CNN", "MLP", "VGG16", "LeNet5", "ResNet20", "build_model"]
-
-_FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    "cnn": CNN,
-    "mlp": MLP,
-    "lenet5": LeNet5,
-    "resnet20": ResNet20,
-    "vgg16": VGG16,
+NETWORKS = {
+    "cnn": "conescope.training.models.cnn:CNN",
+    "mlp": "conescope.training.models.mlp:MLP",
+    "lenet5": "conescope.training.models.lenet:LeNet5",
+    "resnet20": "conescope.training.models.resnet:ResNet20",
+    "vgg16": "conescope.training.models.vgg:VGG16",
 }
-_IMAGE_SHAPES = {"lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "vgg16": (3, 32, 32)}
+"""Name in a recipe → where the network is."""
+
+_FILLED = frozenset({"shape", "classes", "width"})
 
 
-def build_model(recipe: ModelRecipe, image_shape: tuple[int, ...], classes: int) -> nn.Module:
+def find_network(recipe: ModelRecipe) -> Part:
+    """Find the network that a recipe names: one of `NETWORKS`, or a user's own.
+
+    Raises:
+        RecipeError: if there is none of this name, it is a network that is built already, or it
+            takes no width and one is given.
+    """
+    part = find_part("model", recipe.name, NETWORKS, filled=_FILLED)
+    if isinstance(part.call, nn.Module):
+        raise RecipeError(
+            f"model.name: {recipe.name} is a network; name the class or a function that builds "
+            f"it, so that its first weights depend on the recipe's seed alone"
+        )
+    part.check_fields({"width": recipe.width}, {"width": ModelRecipe.width})
+    return part
+
+
+def build_model(recipe: ModelRecipe, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Build a recipe's network with fresh weights.
 
     Args:
-        recipe: family, width and variant.
-        image_shape: (channels, height, width) of the images it will see.
+        recipe: name, width and options.
+        shape: shape of one sample, such as (channels, height, width).
         classes: number of logits.
 
     Raises:
-        RecipeError: if the family does not take these images, or has no such variant.
+        RecipeError: if the network does not take such samples, or has no such option.
+        ModelError: if a user's own code gives no torch.nn.Module.
     """
-    family = _FAMILIES[recipe.name]
-    takes = inspect.signature(family).parameters
-    options = {name: v for name, v in asdict(recipe).items() if name != "name" and v is not None}
-    for option in options:
-        if option not in takes:
-            raise RecipeError(f"model.{option} does not apply to {recipe.name}; set it to null")
-    if "shape" in takes:
-        options["shape"] = image_shape
-    elif image_shape != _IMAGE_SHAPES[recipe.name]:
+    part = find_network(recipe)
+    wanted = getattr(part.call, "input_shape", shape)
+    if tuple(wanted) != tuple(shape):
         raise RecipeError(
-            f"model {recipe.name} takes images of shape {_IMAGE_SHAPES[recipe.name]}, and these "
-            f"have {image_shape}; choose other data, or model cnn, which takes any"
+            f"model {recipe.name} takes images of shape {tuple(wanted)}, and these have "
+            f"{tuple(shape)}; choose other data, or model cnn, which takes any"
         )
-    return family(**options, classes=classes)
+    available = {"shape": tuple(shape), "classes": classes, "width": recipe.width}
+    model = part(available=available, options=recipe.options)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{recipe.name} gives a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def check_network(model: nn.Module, inputs: Tensor, classes: int, name: str) -> None:
+    """Check what a network makes of a few samples; it is left as it was.
+
+    Lazy modules, which have no weights before they see an input, get theirs.
+
+    Args:
+        model: the network.
+        inputs: [b, …].
+        classes: the number of logits that it shall have.
+        name: its name in the recipe, for messages.
+
+    Raises:
+        ModelError: if it does not take the inputs, or does not give finite logits [b, classes].
+    """
+    shape = list(inputs.shape)
+    seen = f"for inputs {shape} of {inputs.dtype}"
+    try:
+        logits = _logits(model, inputs)
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {name} fails {seen}: {reason}") from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"model {name} gives a {type(logits).__name__} {seen}; it has to give one tensor, the "
+            f"logits [{shape[0]}, {classes}]"
+        )
+    if tuple(logits.shape) != (shape[0], classes):
+        raise ModelError(
+            f"model {name} gives {list(logits.shape)} {seen}; for these data it has to give the "
+            f"logits [{shape[0]}, {classes}]"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"model {name} gives {logits.dtype}; logits are floating-point numbers")
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(f"model {name} gives NaN or infinite logits {seen} at its first weights")
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> object:
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        with torch.no_grad():
+            model.eval()(inputs)
+        model.train()
+    with untouched(model):
+        return model.eval()(inputs)

@@ -22,11 +22,17 @@ class CNN(nn.Sequential):
         classes: number of logits.
 
     Raises:
-        RecipeError: if the images are too small, or `width` or `classes` is no number above 0.
+        RecipeError: if the samples are no images or too small ones, or `width` or `classes` is no
+            number above 0.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: float = 1.0, classes: int = 10):
+    def __init__(self, shape: tuple[int, ...], width: float = 1.0, classes: int = 10):
         check_classes(classes)
+        if len(shape) != 3:
+            raise RecipeError(
+                f"model cnn needs images [channels, height, width], and these samples have shape "
+                f"{tuple(shape)}; choose model mlp, which takes any"
+            )
         channels, height, columns = shape
         if min(height, columns) < 4:
             raise RecipeError(f"model cnn needs images of at least 4 × 4, not {height} × {columns}")

@@ -6,12 +6,12 @@ from torch import nn
 
 
 def kaiming_normal(module: nn.Module) -> None:
-    """Weights of convolutions and linear layers ~ N(0, 2 / fan-in); biases as torch sets them."""
+    """Draw weights of convolutions and linear layers from N(0, 2 / fan-in); leave the biases."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight)
 
 
 def uniform_scale(module: nn.Module) -> None:
-    """BatchNorm's scale γ ~ U(0, 1)."""
+    """Draw BatchNorm's scales γ from U(0, 1)."""
     if isinstance(module, nn.BatchNorm2d):
         nn.init.uniform_(module.weight)

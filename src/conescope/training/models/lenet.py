@@ -23,6 +23,8 @@ class LeNet5(nn.Sequential):
         RecipeError: if `width` or `classes` is not a number above 0.
     """
 
+    input_shape = (1, 28, 28)
+
     def __init__(self, width: float = 1.0, classes: int = 10):
         check_classes(classes)
         c1, c2, h1, h2 = (widened(units, width) for units in (6, 16, 120, 84))

@@ -11,12 +11,12 @@ from conescope.training.models.sizes import check_classes, widened
 
 
 class MLP(nn.Sequential):
-    """Two hidden layers of 128 rectified units on the flattened image.
+    """Two hidden layers of 128 rectified units on the flattened sample.
 
-    Maps [n, channels, height, width] to logits [n, classes]; weights start as torch sets them.
+    Maps [n, …] to logits [n, classes]; weights start as torch sets them.
 
     Args:
-        shape: (channels, height, width) of the images.
+        shape: the shape of one sample, such as (channels, height, width).
         width: multiplies the number of hidden units.
         classes: number of logits.
 
@@ -24,7 +24,7 @@ class MLP(nn.Sequential):
         RecipeError: if `width` or `classes` is no number above 0.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: float = 1.0, classes: int = 10):
+    def __init__(self, shape: tuple[int, ...], width: float = 1.0, classes: int = 10):
         check_classes(classes)
         hidden = widened(128, width)
         layers: list[tuple[str, nn.Module]] = [

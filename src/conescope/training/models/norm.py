@@ -30,7 +30,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 def norm2d(norm: Norm, channels: int) -> nn.Module:
-    """A normalisation for images of so many channels, scale 1 and shift 0 at the start.
+    """Build a normalisation for images of so many channels, with scale 1 and shift 0.
 
     Raises:
         RecipeError: if `norm` is neither "batch" nor "layer".

@@ -90,6 +90,8 @@ class ResNet20(nn.Sequential):
         RecipeError: if an argument is not one of these.
     """
 
+    input_shape = (3, 32, 32)
+
     def __init__(
         self,
         width: float = 1.0,

@@ -8,7 +8,7 @@ from conescope.errors import RecipeError
 
 
 def widened(channels: int, width: float) -> int:
-    """The number of channels at a width multiplier, rounded, at least 1.
+    """Return the number of channels at a width multiplier, rounded, at least 1.
 
     Args:
         channels: the published number, width 1.

@@ -20,7 +20,7 @@ _HIDDEN = 4096
 
 
 def _features(width: float, norm: Norm, last_pool: nn.Module) -> Layers:
-    """Thirteen normalised 3 × 3 convolutions in five groups, a pooling by 2 after each group."""
+    """Return thirteen normalised 3 × 3 convolutions in five groups, each pooled by 2 at its end."""
     layers: Layers = []
     c_in = 3
     for group, channels in enumerate(_CHANNELS, start=1):
@@ -51,7 +51,7 @@ def _large_head(c_in: int, hidden: int, classes: int) -> Layers:
 
 
 def _start_large(module: nn.Module) -> None:
-    """Convolutions ~ N(0, 2 / fan-out), linear weights ~ N(0, 0.01²), biases 0."""
+    """Draw convolutions from N(0, 2 / fan-out), linear weights from N(0, 0.01²); biases are 0."""
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return
     if isinstance(module, nn.Conv2d):
@@ -86,6 +86,8 @@ class VGG16(nn.Sequential):
     Raises:
         RecipeError: if an argument is not one of these.
     """
+
+    input_shape = (3, 32, 32)
 
     def __init__(
         self,

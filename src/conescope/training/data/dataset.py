@@ -1,0 +1,199 @@
+"""Data sets for classification, by name, and how their samples become a network's inputs.
+
+A whole data set is in memory, as one tensor of inputs and one of labels for each split, so that
+batches are indexed, normalised and augmented on the device, and no iteration ever waits for data.
+
+A data set is loaded by a function, in a file of its own, that is given `path` if it names this
+argument; its other arguments are its options in a recipe. It returns a `Dataset`, or what
+`conescope.training.data.given` makes one of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from conescope.errors import DataError
+from conescope.training.parts import Part, find_part
+from conescope.training.recipe_fields import DataRecipe
+
+DATASETS = {
+    "digits": "conescope.training.data.digits:load",
+    "mnist": "conescope.training.data.mnist:load",
+    "cifar10": "conescope.training.data.cifar10:load",
+}
+"""Name in a recipe → what loads the data set."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples and their classes.
+
+    Attributes:
+        inputs: [N, …]: uint8 images [N, channels, height, width], floating-point numbers, or
+            other whole numbers such as token ids.
+        labels: [N], int64, each at least 0.
+
+    Raises:
+        DataError: if these are no such tensors, hold nothing, or hold NaN or infinite numbers.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        inputs, labels = self.inputs, self.labels
+        if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() != 1:
+            raise DataError(
+                f"a split has inputs [N, …] and labels [N] of torch.int64, not {_of(inputs)} and "
+                f"{_of(labels)}"
+            )
+        if len(inputs) != len(labels):
+            raise DataError(f"there are {len(inputs)} inputs, but {len(labels)} labels")
+        if not len(labels):
+            raise DataError("there are no samples")
+        if inputs.dtype == torch.uint8 and inputs.dim() != 4:
+            raise DataError(
+                f"inputs of torch.uint8 are images [N, channels, height, width], not "
+                f"{list(inputs.shape)}; give token ids as torch.int64, and numbers as torch.float32"
+            )
+        if inputs.dtype == torch.bool or inputs.is_complex():
+            raise DataError(f"inputs are whole or floating-point numbers, not {inputs.dtype}")
+        if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+            raise DataError("inputs hold NaN or infinite numbers")
+        if int(labels.min()) < 0:
+            raise DataError(f"labels are whole numbers from 0, and one is {int(labels.min())}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str) -> Split:
+        """Return the same samples on another device."""
+        return Split(self.inputs.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set for classification.
+
+    Attributes:
+        name: what it is called.
+        train: the samples to train on.
+        test: the samples to evaluate on.
+        classes: number of classes.
+
+    Raises:
+        DataError: if the splits do not fit each other, or a label is not below `classes`.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+
+    def __post_init__(self) -> None:
+        train, test = self.train.inputs, self.test.inputs
+        if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+            raise DataError(
+                f"{self.name}: training inputs are {_of(train)}, test inputs {_of(test)}; both "
+                f"need samples of one shape and type"
+            )
+        largest = max(int(split.labels.max()) for split in (self.train, self.test))
+        if largest >= self.classes:
+            raise DataError(
+                f"{self.name}: labels must lie in 0 … {self.classes - 1}, and one is {largest}"
+            )
+
+    def split(self, name: str) -> Split:
+        """Return the split called "train" or "test"."""
+        return {"train": self.train, "test": self.test}[name]
+
+    def to(self, device: str) -> Dataset:
+        """Return the same data on another device."""
+        return Dataset(self.name, self.train.to(device), self.test.to(device), self.classes)
+
+
+class Normalizer:
+    """Turns a data set's samples into a network's inputs.
+
+    uint8 images get mean 0 and deviation 1 in each channel, floating-point samples the network's
+    floating-point type; other whole numbers, such as token ids, stay as they are.
+
+    Args:
+        samples: [N, …], those of training: where mean and deviation are taken from.
+        dtype: floating-point type of the network.
+
+    Raises:
+        DataError: if all images have one value throughout a channel.
+    """
+
+    def __init__(self, samples: Tensor, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        if samples.dtype != torch.uint8:
+            return
+        values = torch.arange(256, dtype=torch.float64)
+        rows = []
+        for number, channel in enumerate(samples.cpu().transpose(0, 1).flatten(1)):
+            share = torch.bincount(channel, minlength=256).double() / channel.numel()
+            mean = (share * values).sum()
+            deviation = (share * (values - mean).square()).sum().sqrt()
+            if not deviation > 0:
+                raise DataError(
+                    f"all training images have the value {channel[0]} throughout channel {number}, "
+                    f"which cannot be normalised; leave the channel out"
+                )
+            rows.append((values - mean) / deviation)
+        self._table = torch.stack(rows).to(samples.device, dtype)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Return a network's inputs [n, …] from samples [n, …]."""
+        if samples.dtype == torch.uint8:
+            channels = [row[samples[:, c].int()] for c, row in enumerate(self._table)]
+            return torch.stack(channels, dim=1)
+        return samples.to(self._dtype) if samples.is_floating_point() else samples
+
+
+def find_dataset(recipe: DataRecipe) -> Part:
+    """Find what loads the data set that a recipe names: one of `DATASETS`, or a user's own.
+
+    Raises:
+        RecipeError: if there is none of this name.
+    """
+    return find_part("data", recipe.name, DATASETS, filled=frozenset({"path"}))
+
+
+@lru_cache(maxsize=1)
+def load_data(recipe: DataRecipe) -> Dataset:
+    """Load a whole data set into memory; the newest one stays there for the next call.
+
+    What a user's own code raises comes through as it is; random numbers that it draws from torch's
+    global generator are the same each time.
+
+    Raises:
+        RecipeError: if there is no such data set, or it has no such option.
+        DataError: if the data cannot be found or read, are none that a network can train on, or
+            the recipe gives a path to a data set that takes none.
+    """
+    part = find_dataset(recipe)
+    if recipe.path is not None and not part.takes("path"):
+        raise DataError(f"data.path is {recipe.path}, and {recipe.name} takes none; set it to null")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = part(available={"path": recipe.path}, options=recipe.options)
+    if isinstance(found, Dataset):
+        return found
+    from conescope.training.data.given import as_dataset  # which imports this file
+
+    return as_dataset(found, recipe.name)
+
+
+def is_at_hand(recipe: DataRecipe) -> bool:
+    """Return whether a data set loads without a download, and without a user's own code."""
+    return recipe.name == "digits" or (recipe.name in DATASETS and recipe.path is not None)
+
+
+def _of(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {tensor.dtype}"

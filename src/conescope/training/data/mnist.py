@@ -1,0 +1,18 @@
+"""MNIST: 28 × 28 grey images of the ten digits, 60,000 to train on and 10,000 to test on."""
+
+from __future__ import annotations
+
+from conescope.training.data.dataset import Dataset
+from conescope.training.data.parquet import load_images
+
+
+def load(path: str | None = None) -> Dataset:
+    """Load MNIST.
+
+    Args:
+        path: a folder with train.parquet and test.parquet to read instead of the Hub.
+
+    Raises:
+        DataError: if it cannot be found or read, or has another layout.
+    """
+    return load_images("mnist", "ylecun/mnist", "image", path, classes=10)

@@ -1,0 +1,91 @@
+"""Which samples are taken: those of each iteration, and those of the probe.
+
+Every random choice is a function of the seed and of what it is for, never of a generator's state:
+a run that goes on later, or is measured, sees the same samples in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from conescope.errors import DataError
+from conescope.training.data.dataset import Split
+from conescope.training.recipe_fields import ProbeRecipe
+
+
+def seed_for(seed: int, purpose: str, index: int = 0) -> int:
+    """Return a seed for a purpose and index: the same on every machine, in [0, 2⁶³)."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class BatchOrder:
+    """The training samples of each iteration: every epoch is a new permutation.
+
+    Args:
+        count: number of training samples.
+        batch_size: samples an iteration; an epoch's last batch may be smaller.
+        seed: the recipe's seed.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        if batch_size > count:
+            raise DataError(
+                f"training.batch_size is {batch_size}, but there are only {count} training samples"
+            )
+        self.iterations_per_epoch = -(-count // batch_size)
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._permutation = lru_cache(maxsize=1)(self._permute)
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the indices of the samples of iteration `step`, from 0 on; [≤ batch_size]."""
+        epoch, place = divmod(step, self.iterations_per_epoch)
+        start = place * self._batch_size
+        return self._permutation(epoch)[start : start + self._batch_size]
+
+    def _permute(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_for(self._seed, "order", epoch))
+        return torch.randperm(self._count, generator=generator)
+
+
+def choose_probe(split: Split, recipe: ProbeRecipe, classes: int, seed: int) -> Tensor:
+    """Choose the samples on which the kernel is taken.
+
+    Args:
+        split: where they come from.
+        recipe: how many, and whether stratified by class.
+        classes: number of classes.
+        seed: the recipe's seed.
+
+    Returns:
+        Rising indices into the split, [size].
+
+    Raises:
+        DataError: if the split, or one of its classes, has too few samples.
+    """
+    if recipe.size > len(split):
+        raise DataError(
+            f"probe.size is {recipe.size}, but the {recipe.split} split has only {len(split)} "
+            f"samples; choose a smaller probe"
+        )
+    generator = torch.Generator().manual_seed(seed_for(seed, "probe"))
+    order = torch.randperm(len(split), generator=generator)
+    if not recipe.stratified:
+        return order[: recipe.size].sort().values
+    labels = split.labels.cpu()[order]
+    wanted = [recipe.size // classes + (c < recipe.size % classes) for c in range(classes)]
+    chosen = []
+    for label, size in enumerate(wanted):
+        members = order[labels == label]
+        if len(members) < size:
+            raise DataError(
+                f"a stratified probe of {recipe.size} needs {size} samples of class {label}, but "
+                f"the {recipe.split} split has {len(members)}; choose a smaller probe, or set "
+                f"probe.stratified to false"
+            )
+        chosen.append(members[:size])
+    return torch.cat(chosen).sort().values
