@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -163,6 +164,21 @@ def test_a_snapshot_is_read_back(writer):
             assert was.keys() == now.keys()
             assert all(torch.equal(was[name], now[name]) for name in was)
         assert torch.equal(read.slots[0]["momentum_buffer"], state.slots[0]["momentum_buffer"])
+
+
+def test_plain_values_of_an_optimiser_are_read_back_and_others_are_refused(writer):
+    state = replace(state_at(30), slots={0: {"count": 3, "kind": "warm", "mean": torch.ones(2)}})
+    writer.write_snapshot(state, keep=(30,))
+    slots = read_snapshot(writer.folder, find_snapshot(writer.folder, 30)).slots[0]
+    assert (slots["count"], slots["kind"], slots["mean"].tolist()) == (3, "warm", [1.0, 1.0])
+    before = (writer.path / "journal.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="a snapshot holds tensors, finite numbers"):
+        writer.write_snapshot(replace(state, slots={0: {"count": {1, 2}}}), keep=(30,))
+    assert (writer.path / "journal.jsonl").read_bytes() == before
+    assert torch.equal(
+        read_snapshot(writer.folder, find_snapshot(writer.folder, 30)).slots[0]["mean"],
+        torch.ones(2),
+    )
 
 
 def test_an_origin_is_written_again_only_if_it_is_damaged(writer):

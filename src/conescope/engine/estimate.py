@@ -1,4 +1,4 @@
-"""The class trace estimated from a few random cotangents, with its standard error.
+"""Estimate the class trace of the eNTK from a few random cotangents, with a standard error.
 
 For v with independent signs ±1, shared by all samples, the kernel of v·f has the class trace as
 its mean (Hutchinson, 1990): r backward passes take the place of c.
@@ -38,7 +38,7 @@ def estimate_entk(
         x: n samples.
         y: m samples; None for y = x.
         draws: number r of cotangents, at least 2 for a standard error.
-        seed: of the signs; kernels to be compared should share it.
+        seed: decides the signs; kernels that are to be compared need the same one.
         params: as for `entk`.
         memory: as for `entk`.
         check: as for `entk`.

@@ -1,1 +1,1 @@
-"""What is done with a recipe: run it, branch from it, switch, reproduce."""
+"""What is done with a recipe: run it, branch from it, switch to linearised training, reproduce."""

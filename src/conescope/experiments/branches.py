@@ -12,7 +12,7 @@ from conescope.training.recipe_reading import recipe_from_dict
 
 
 def branch_recipe(parent: Path, at: int, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a branch: its parent's, from iteration `at` on.
+    """Return the recipe of a branch: its parent's, from iteration `at` on.
 
     Args:
         parent: the parent's folder.

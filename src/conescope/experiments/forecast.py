@@ -1,4 +1,4 @@
-"""Forecast: what a recipe will cost, measured on a few iterations before it is carried out."""
+"""Forecast what a recipe will cost, from a few iterations that are timed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ENDLESS = 10**9
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a recipe will cost on this machine, data loading and figures not included.
+    """The cost of a recipe on this machine, without loading data and drawing figures.
 
     Attributes:
         kernel: the plan of one kernel.
         kernels: number of kernels.
         iterations: number of iterations.
-        iteration_seconds: expected time of one iteration.
+        iteration_seconds: expected time of one iteration, in seconds.
         evaluations: number of evaluations.
-        evaluation_seconds: expected time of one evaluation.
-        stored_bytes: size of all kernels and kept snapshots on disk.
+        evaluation_seconds: expected time of one evaluation, in seconds.
+        stored_bytes: size of all kernels and kept snapshots on disk, in bytes.
     """
 
     kernel: Plan
@@ -46,7 +46,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """The expected time of the whole run."""
+        """The expected time of the whole run, in seconds."""
         return (
             self.iterations * self.iteration_seconds
             + self.evaluations * self.evaluation_seconds
@@ -55,7 +55,7 @@ class Forecast:
 
 
 def forecast(recipe: Recipe) -> Forecast:
-    """Measure a few iterations and a small evaluation, and plan the kernel.
+    """Forecast the cost of a recipe: time a few iterations and an evaluation, plan the kernel.
 
     Args:
         recipe: what would be done; nothing is stored.
@@ -96,7 +96,7 @@ def forecast(recipe: Recipe) -> Forecast:
 
 
 def iteration_seconds(recipe: Recipe) -> float:
-    """Measure the time of one iteration.
+    """Measure the time of one iteration, in seconds.
 
     Args:
         recipe: what would be trained; nothing is stored.
@@ -111,7 +111,7 @@ def iteration_seconds(recipe: Recipe) -> float:
 
 
 def _training(experiment: Experiment) -> Iterator[Snapshot]:
-    """A training from fresh weights, also for a branch: the cost is the same."""
+    """Return a training from fresh weights; that of a branch costs the same."""
     model, optimizer = experiment.begin()
     return train(
         model,
@@ -126,7 +126,7 @@ def _training(experiment: Experiment) -> Iterator[Snapshot]:
 
 
 def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
-    """The time of one evaluation, from that of a few images of each split."""
+    """Estimate the time of one evaluation from that of a few samples of each split."""
     sizes = experiment.evaluated.values()
     timed = sum(min(size, _TIMED_IMAGES) for size in sizes)
     seconds = _seconds_each(lambda: experiment.evaluate(snapshot, _TIMED_IMAGES))
@@ -139,7 +139,7 @@ def _slots(optimizer_state: dict) -> list[Tensor]:
 
 
 def _seconds_each(work: Callable[[], object]) -> float:
-    """Median time of a call, after one to warm up."""
+    """Return the median time of a call, in seconds, after one call that is not timed."""
     work()
     times: list[float] = []
     while len(times) < _TIMED_CALLS or sum(times) < _TIMED_SECONDS:

@@ -1,4 +1,4 @@
-"""The snapshots that a run kept, measured again by another kernel than it did."""
+"""Measure another kernel of the snapshots that a run kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
+from conescope.runs.contents import by_step
 from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
@@ -22,7 +23,7 @@ from conescope.runs.store import Folder
 
 
 class Snapshots(Subject):
-    """The snapshots that a run of conescope kept; model and probe are those of its recipe.
+    """The snapshots that a run of a recipe kept, with the recipe's model and probe.
 
     Args:
         path: the run's folder.
@@ -40,14 +41,14 @@ class Snapshots(Subject):
         self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
     ) -> None:
         self._folder, self.recipe = Folder(path), read_recipe(path)
-        self._entries = {entry.values["step"]: entry for entry in self._folder.files(Kind.SNAPSHOT)}
+        self._entries = by_step(self._folder, Kind.SNAPSHOT)
         if not self._entries:
             raise CheckpointError(
                 f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "
                 f"example to 'every 1000'"
             )
         self._experiment = Experiment(self.recipe)
-        chosen = sorted(self._entries) if when is None else self._kept_when(when)
+        chosen = list(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
         self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
         self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
@@ -65,12 +66,12 @@ class Snapshots(Subject):
         if not chosen:
             raise CheckpointError(
                 f"{self._folder.path} kept no snapshot at {when!r}; it has those of "
-                f"{', '.join(f'{step:,}' for step in sorted(self._entries))}"
+                f"{', '.join(f'{step:,}' for step in self._entries)}"
             )
         return chosen
 
     def check(self) -> None:
-        """See `Subject.check`; the journal vouches for names and shapes."""
+        """Do nothing: the run's own recipe makes a model that fits its snapshots."""
 
     def load(self, step: int) -> None:
         """See `Subject.load`."""
@@ -80,7 +81,7 @@ class Snapshots(Subject):
             self.model.load_state_dict(estimated.state_dict())
 
     def computing(self) -> AbstractContextManager[None]:
-        """On the recipe's threads, by algorithms that give the same bits."""
+        """Compute on the recipe's threads, by algorithms that give the same bits."""
         return reproducible(self.recipe)
 
 
@@ -96,7 +97,7 @@ def measure_snapshots(
     by_layer: bool = False,
     memory: str | float | None = None,
 ) -> Run:
-    """Measure the snapshots that a run kept, by another kernel than it did.
+    """Measure another kernel of the snapshots that a run kept.
 
     Args:
         run: the folder of a run that conescope trained.

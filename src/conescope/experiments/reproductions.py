@@ -1,4 +1,4 @@
-"""Reproductions: which recipes make the paper's figures, at which scale; as data, in YAML."""
+"""Reproductions: the recipes that make the paper's figures at each scale, read from YAML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conescope.training.recipe_reading import load_recipe
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How one network's figures are made at one scale.
+    """The recipe and the settings that make one network's figures at one scale.
 
     Attributes:
         recipe_name: the packaged recipe.
@@ -31,7 +31,7 @@ class Reproduction:
     caption: str
 
     def recipe(self, seed: int, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe of one seed.
+        """Return the recipe of one seed.
 
         Args:
             seed: its seed.
@@ -44,17 +44,17 @@ class Reproduction:
 
 
 def networks() -> list[str]:
-    """The networks of the paper."""
+    """Return the names of the paper's networks."""
     return list(_table())
 
 
 def scales() -> list[str]:
-    """The sizes at which each network can be reproduced."""
+    """Return the names of the scales at which each network can be reproduced."""
     return list(next(iter(_table().values()))["scales"])
 
 
 def find_reproduction(network: str, scale: str) -> Reproduction:
-    """How a network's figures are made.
+    """Find the recipe and the settings that make a network's figures.
 
     Args:
         network: one of `networks()`.

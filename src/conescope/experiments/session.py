@@ -17,7 +17,7 @@ from conescope.experiments.experiment import Experiment, reproducible
 from conescope.experiments.stored import read_recipe
 from conescope.runs import contents
 from conescope.runs.journal import Entry, Kind
-from conescope.runs.progress import Progress, Silent
+from conescope.runs.progress import Progress
 from conescope.runs.snapshots import SnapshotState, find_snapshot, read_snapshot
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
@@ -40,7 +40,7 @@ def run_experiment(
         recipe: what to do.
         path: the run folder; made if need be.
         command: the shell command that makes this run, for the record.
-        progress: who is told how far it is.
+        progress: what is told how far it is.
         should_stop: asked after every iteration; on true the state is stored and the run left.
 
     Returns:
@@ -64,8 +64,8 @@ def run_experiment(
             writer.write_origin(origin)
         recorder = _Recorder(writer, experiment)
         start = recorder.restore(begun)
-        progress = progress or Silent()
-        progress.begin(recipe.id, start, recipe.training.steps)
+        if progress is not None:
+            progress.begin(recipe.id, start, recipe.training.steps)
         return recorder.follow(begun, start, progress, should_stop)
 
 
@@ -105,7 +105,11 @@ class _Recorder:
         return start
 
     def follow(
-        self, begun: Snapshot, start: int, progress: Progress, should_stop: Callable[[], bool]
+        self,
+        begun: Snapshot,
+        start: int,
+        progress: Progress | None,
+        should_stop: Callable[[], bool],
     ) -> bool:
         """Train from iteration `start` on, and store; return whether the run is complete."""
         experiment, recipe = self._experiment, self._experiment.recipe
@@ -124,7 +128,8 @@ class _Recorder:
             for snapshot in snapshots:
                 step = snapshot.step
                 self._look(snapshot)
-                progress.advance(step)
+                if progress is not None:
+                    progress.advance(step)
                 if step < recipe.training.steps and should_stop():
                     self._store(snapshot)
                     return False

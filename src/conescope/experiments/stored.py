@@ -1,4 +1,4 @@
-"""Run folders with their recipes: what `conescope.runs` reads, and the recipe as a value."""
+"""Read run folders together with their recipes, which `conescope.runs` does not know."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_status(path: str | Path) -> Status:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read what a run was to do.
+    """Read the recipe of a run.
 
     Raises:
         StoreError: if the folder holds no run, or one that conescope did not train.

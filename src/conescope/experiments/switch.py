@@ -1,7 +1,8 @@
-"""The switch experiment: what is lost when training is linearised from iteration t on.
+"""The switch experiment: linearised training from iteration t on against standard training.
 
-From each switch point t two children of a run train on to the end: its Taylor model at θ_t, and,
-as a control, the network itself by the same procedure (arXiv:2503.16316, figure 2).
+From each switch point t two branches of a run, its children, are trained to the end: the Taylor
+model of first order of the network at θ_t, and, as a control, the network itself by the same
+procedure (arXiv:2503.16316, figure 2).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ QUANTITIES = ("test_accuracy", "test_loss", "train_loss")
 
 @dataclass(frozen=True)
 class Child:
-    """A branch of the experiment.
+    """A branch that the experiment trains.
 
     Attributes:
         path: its run folder.
@@ -55,7 +56,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Switch:
-    """R runs, P switch points, and a child of each run, point and dynamics.
+    """The plan of an experiment: R runs, P switch points, a child of each run, point and dynamics.
 
     Attributes:
         parents: the R runs' folders.
@@ -70,14 +71,14 @@ class Switch:
     children: dict[str, list[list[Child]]]
 
     def to_do(self) -> list[Child]:
-        """The children that are not done, run by run."""
+        """Return the children that are not done, run by run."""
         rows = [row for dynamics in DYNAMICS for row in self.children[dynamics]]
         return [child for row in rows for child in row if not child.is_done]
 
 
 @dataclass(frozen=True)
 class SwitchResult:
-    """What became of a switch experiment.
+    """The results of a switch experiment.
 
     Attributes:
         points: the P switch points t.
@@ -99,7 +100,7 @@ class SwitchResult:
 def plan_switch(
     parents: Sequence[Path], points: Sequence[int], overrides: Sequence[str] = ()
 ) -> Switch:
-    """Lay out a switch experiment; nothing is trained or written.
+    """Plan a switch experiment; nothing is trained or written.
 
     Args:
         parents: folders of runs that differ in nothing but their seeds.
@@ -131,7 +132,7 @@ def plan_switch(
 
 
 def switch_seconds(switch: Switch) -> float:
-    """How long the children that are not done will take, from timing a few iterations here.
+    """Estimate how long the children that are not done will take, in seconds, on this machine.
 
     Raises:
         ConescopeError: if they cannot be trained here.
@@ -156,9 +157,9 @@ def carry_out(
     """Train a child to its end, or until it diverges, which its folder notes.
 
     Args:
-        child: which.
+        child: the child.
         command: the shell command that makes it, for the record.
-        progress: who is told how far it is.
+        progress: what is told how far it is.
         should_stop: asked after every iteration; on true the state is stored and the child left.
 
     Returns:
@@ -173,7 +174,7 @@ def carry_out(
 
 
 def read_switch(switch: Switch) -> SwitchResult:
-    """Read what a switch experiment gave.
+    """Read the results of a switch experiment.
 
     Raises:
         StoreError: if a child is not done.
@@ -201,7 +202,7 @@ def read_switch(switch: Switch) -> SwitchResult:
 
 
 def write_table(switch: Switch, result: SwitchResult, file: Path) -> None:
-    """Write every number of the experiment as CSV, a line a child and one a parent.
+    """Write the results as CSV, one line for each child and each parent.
 
     Raises:
         StoreError: if the file cannot be written.

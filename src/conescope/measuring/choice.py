@@ -16,7 +16,7 @@ from conescope.measuring.probe import Probe
 
 @dataclass(frozen=True)
 class Choice:
-    """Which kernel.
+    """The kernel to measure, and how.
 
     Attributes:
         outputs: see `Kernel.outputs`.
@@ -51,15 +51,15 @@ class Choice:
             raise KernelError(f"a standard error needs at least 2 draws, not {self.draws}")
 
     def adapt(self, model: nn.Module, probe: Probe) -> Adapted:
-        """A model made ready for the engine, see `conescope.measuring.adapt.adapt`."""
+        """Make a model ready for the engine, see `conescope.measuring.adapt.adapt`."""
         return adapt(model, probe, select=self.select, pool=self.pool, params=self.params)
 
     def description(self) -> dict[str, Any]:
-        """What makes two kernels comparable beside `Adapted.description`, as plain values."""
+        """Return, beside `Adapted.description`, what makes two kernels comparable; plain values."""
         return {"outputs": self.outputs, "draws": self.draws, "by_layer": self.by_layer}
 
     def of(self, adapted: Adapted) -> Kernel:
-        """The kernel of a model as it stands."""
+        """Measure the kernel of a model as it stands."""
         if self.draws is not None:
             return adapted.estimate(self.draws, memory=self.memory)
         return adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)

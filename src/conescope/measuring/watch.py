@@ -1,4 +1,4 @@
-"""Watch: the kernel measured inside anybody's training loop, which it leaves as it was."""
+"""Watch: measure the kernel during a training loop without changing what the loop does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conescope.measuring.choice import Choice
 from conescope.measuring.pace import Pace
 from conescope.measuring.probe import Probe, class_labels, count
 from conescope.measuring.undisturbed import undisturbed
-from conescope.runs.contents import read_kernel
+from conescope.runs.contents import read_kernel, weights_hash
 from conescope.runs.environment import is_first_process
 from conescope.runs.journal import Entry, Kind
 from conescope.runs.reader import Run, read_run
@@ -32,7 +32,7 @@ Told = Callable[[int, Mapping[str, float]], None]
 
 
 class Watch:
-    """Measures a model's kernel during a training loop, and stores it in a run folder.
+    """A watch measures a model's kernel during a training loop, and stores it in a run folder.
 
     Call `step` after every optimiser step, and once before the first:
 
@@ -49,13 +49,13 @@ class Watch:
     Args:
         model: any module, also compiled or wrapped for data-parallel training.
         probe: its inputs for n samples: a tensor, or several as a tuple or by name.
-        when: at which steps, such as "0, 50, every 100".
+        when: the schedule of the steps to measure at, such as "0, 50, every 100".
         out: the run folder.
         labels: [n], the classes of the samples as whole numbers, for alignment with them and
             class blocks; a later watch of the same folder may add or correct them.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         select: from what the model returns to its outputs, see `conescope.measuring.adapt.adapt`.
-        pool: for outputs of T tokens, which to take.
+        pool: for outputs [n, T, …] of T tokens, "last" or "mean"; None to leave them as they are.
         params: names or patterns of the parameters whose kernel is taken; None for every one that
             is not frozen now.
         by_layer: whether to store the summands of each layer, too.
@@ -63,12 +63,12 @@ class Watch:
             for the exact kernel. For models of many outputs, such as a vocabulary.
         memory: budget of one measurement beyond the model and the result, "2GB" or bytes.
         budget: the share of the wall time that measuring may take, in (0, 1); None for no limit.
-            Where it does not suffice, every second, fourth, … moment is measured.
+            Where it does not suffice, only every second, fourth, … scheduled step is measured.
         total_steps: the length of the training, if known.
-        name: of the run; by default that of the folder.
-        on_kernel: told the step and the scalars of each new kernel: "trace", and from the second
-            on "distance_from_first" and "distance_from_previous" (S, arXiv:2503.16316, eq. 4) and
-            "velocity" (eq. 5, per iteration).
+        name: the name of the run; by default that of the folder.
+        on_kernel: called with the step and the scalars of each new kernel: "trace", and from the
+            second on "distance_from_first" and "distance_from_previous" (the kernel distance S,
+            arXiv:2503.16316, eq. 4) and "velocity" (eq. 5, per iteration).
 
     Attributes:
         path: the run folder.
@@ -132,7 +132,7 @@ class Watch:
             )
 
     def step(self, step: int) -> bool:
-        """Measure, if it is time to.
+        """Measure the kernel, if the schedule says so and the budget allows it.
 
         Args:
             step: number of optimiser steps done; rising from call to call. The same step again
@@ -164,7 +164,7 @@ class Watch:
         return True
 
     def close(self) -> None:
-        """Give the folder back, as that of a training that is over."""
+        """End the watch of a training that is over, and give the folder back."""
         if self._measures and not self._closed:
             self._note_skipped()
             if self._stored and self._total_steps in (None, self._last):
@@ -172,7 +172,7 @@ class Watch:
         self.release()
 
     def release(self) -> None:
-        """Give the folder back, to be gone on with by another watch."""
+        """Give the folder back as unfinished, so that another watch can go on with it."""
         self._closed = True
         self._writer.close()
 
@@ -197,11 +197,11 @@ class Watch:
 
     @property
     def skipped(self) -> tuple[int, ...]:
-        """The moments of this session at which no kernel was taken, to keep to the budget."""
+        """The steps of this session at which no kernel was measured, to keep to the budget."""
         return tuple(self._skipped)
 
     def _claim(self, source: Mapping[str, Any]) -> None:
-        """Own the folder, and find out what it holds."""
+        """Own the folder, begin the run or go on with it, and find out what it holds."""
         self._writer.open()
         try:
             command = shlex.join(["python", *sys.orig_argv[1:]])
@@ -215,7 +215,7 @@ class Watch:
         self._stored = self._writer.whole(Kind.KERNEL)
 
     def _is_new(self, step: int) -> bool:
-        """Whether a step is another one than in the last call."""
+        """Return whether a step is another one than in the last call."""
         if self._closed:
             raise StoreError("the watch is closed; make a new one to go on in its folder")
         if self._last is not None and step < self._last:
@@ -228,12 +228,12 @@ class Watch:
         return step != before
 
     def _check_weights(self, step: int) -> None:
-        """See to it that a stored kernel is of this training.
+        """Check that a stored kernel is of this training.
 
         A session that begins at the folder's first kernel begins a training; if its weights
         differ, it is another one. Later on, a resumed training may not be reproducible.
         """
-        if self._adapted.weights() == self._stored[step].values.get("weights"):
+        if self._adapted.weights() == weights_hash(self._stored[step]):
             return
         message = (
             f"the weights at step {step} are not those whose kernel {self.path} holds; that "
@@ -277,7 +277,7 @@ class Watch:
         if not self._skipped:
             warnings.warn(
                 f"budget={self._pace.share} leaves no time for a kernel at step {step}; such "
-                f"moments are skipped from here on, see watch.skipped",
+                f"steps are skipped from here on, see watch.skipped",
                 BudgetWarning,
                 stacklevel=3,
             )

@@ -53,6 +53,11 @@ def read_kernel(folder: Folder, entry: Entry) -> Kernel:
     return Kernel(tensors["values"], entry.values["outputs"], layers, draws=tensors.get(DRAWS))
 
 
+def weights_hash(entry: Entry) -> str | None:
+    """Return the hash of the weights that a kernel's entry holds; None if it holds none."""
+    return entry.values.get("weights")
+
+
 def kernel_tensors(kernel: Kernel) -> dict[str, Tensor]:
     """Return the tensors by which a kernel is stored, as `read_kernel` reads them."""
     tensors = {"values": kernel.values}

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, device, processes."""
+"""What a number depends on beside its inputs: versions, machine, device, processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import distributed
 
 
 def describe(device: str) -> dict[str, str]:
-    """Versions and machine, as text, for a computation on `device`."""
+    """Return the versions and the machine, as text, of a computation on `device`."""
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else _processor()
     return {
@@ -25,7 +25,7 @@ def describe(device: str) -> dict[str, str]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the first of those that train together, or the only one."""
+    """Return whether this process is the first of those that train together, or the only one."""
     trains_alone = not (distributed.is_available() and distributed.is_initialized())
     return trains_alone or distributed.get_rank() == 0
 

@@ -1,4 +1,4 @@
-"""Run: what a run folder holds, as values."""
+"""Read a run folder: the run with its kernels, how far it is, its recipe."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ class Run:
 
     Attributes:
         path: its folder.
-        name: its recipe's id, such as digits-1a2b3c4d, or the name that its source has.
-        recipe: what was trained, and where it was looked at; None if conescope did not train it.
+        name: its recipe's id, such as digits-1a2b3c4d, or the name of its source.
+        recipe: what was trained and when it was measured; None if conescope did not train it.
         series: the kernels measured so far.
-        scalars: "step" and each of `SCALARS`, [E] each; losses in nats, accuracies in [0, 1].
+        scalars: "step" and each of `contents.SCALARS`, [E] each; losses in nats, accuracies in
+            [0, 1].
         environment: versions and machine of its newest session.
-        command: the shell command that makes it.
+        command: the shell command that made it.
         total_steps: its length in iterations; None if unknown.
         finished: whether it is complete.
-        seconds: wall time spent on it.
+        seconds: wall time spent on it, over all sessions.
         source: what was measured, where there is no recipe: "name", "description" and whatever
-            else its maker noted; empty where there is one.
-        skipped: moments at which no kernel was taken, to keep to a share of the wall time.
+            else was noted of it; empty where there is a recipe.
+        skipped: steps at which no kernel was measured, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
-        labels: [n], int64, the classes of the probe's images; None if not stored.
+        labels: [n], int64, the classes of the probe's samples; None if they are not stored.
     """
 
     path: Path
@@ -65,18 +66,18 @@ class Run:
 
     @property
     def estimates(self) -> dict[int, Kernel]:
-        """The kernels that are estimates by random draws, by their step."""
+        """The kernels that were estimated by random draws, by their step."""
         pairs = zip(self.series.steps, self.series.kernels, strict=True)
         return {step: kernel for step, kernel in pairs if kernel.draws is not None}
 
     @property
     def description(self) -> str:
-        """What was trained or measured, in a line."""
+        """What was trained or measured, as one line of text."""
         return self.recipe.description if self.recipe else self.source["description"]
 
     @property
     def details(self) -> str:
-        """All that is known of what was trained or measured, as YAML."""
+        """Everything that is known of what was trained or measured, as YAML."""
         if self.recipe:
             return self.recipe.to_yaml()
         return yaml.safe_dump(dict(self.source), sort_keys=False, allow_unicode=True)
@@ -94,8 +95,8 @@ class Status:
         snapshots: iterations of the snapshots stored, rising.
         finished: whether it is complete.
         running: whether a process works on it at this moment.
-        diverged: whether its training came to a loss that is not finite.
-        seconds: wall time spent on it, up to its newest entry.
+        diverged: whether its training ended, since its loss was not finite.
+        seconds: wall time spent on it, over all sessions.
     """
 
     name: str
@@ -121,8 +122,8 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
 
     Args:
         path: the folder.
-        recipe_of: reads the recipe of a run that conescope trained; without it, `Run.recipe` is
-            None and only runs of other trainings can be read.
+        recipe_of: makes the recipe of a run that conescope trained; without it only runs of other
+            trainings can be read.
 
     Raises:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
@@ -180,7 +181,11 @@ def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
 
 
 def read_recipe(path: str | Path, recipe_of: RecipeOf) -> Recipe:
-    """Read what a run was to do.
+    """Read the recipe of a run.
+
+    Args:
+        path: its folder.
+        recipe_of: as for `read_run`.
 
     Raises:
         StoreError: if the folder holds no run, or one that conescope did not train.
@@ -192,7 +197,7 @@ def read_recipe(path: str | Path, recipe_of: RecipeOf) -> Recipe:
 
 
 def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a run's evaluations: "step" and each of `SCALARS`, [E] each.
+    """Read a run's evaluations: "step" and each of `contents.SCALARS`, [E] each.
 
     Raises:
         StoreError: if the folder holds no run.

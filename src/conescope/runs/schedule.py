@@ -1,4 +1,4 @@
-"""Schedule: when to look, as a value parsed from text such as `0, 50, every 100`."""
+"""Schedules: sets of iterations, parsed from text such as `0, 50, every 100`."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Schedule:
                 raise RecipeError(f"{self.text!r} is no schedule: every 0 is never; {_GRAMMAR}")
 
     def steps(self, total: int, iterations_per_epoch: int = 1) -> tuple[int, ...]:
-        """The iterations from 0 to `total`, both included, at which the schedule fires.
+        """Return the iterations from 0 to `total`, both included, at which the schedule fires.
 
         Args:
             total: the last iteration.
-            iterations_per_epoch: what one `ep` is worth.
+            iterations_per_epoch: the number of iterations that one `ep` stands for.
 
         Returns:
             The iterations, rising, each once; none if it does not fire by then.
@@ -66,7 +66,7 @@ class Schedule:
         return tuple(sorted(step for step in found if step <= total))
 
     def fires(self, step: int, total: int | None = None) -> bool:
-        """Whether the schedule fires at one iteration of a run whose length may be unknown.
+        """Return whether the schedule fires at an iteration of a run whose length may be unknown.
 
         Args:
             step: the iteration, at least 0.
@@ -81,7 +81,7 @@ class Schedule:
         )
 
     def check_loop(self, total: int | None) -> None:
-        """Check that it says when in a loop that counts iterations, whose length may be unknown.
+        """Check that the schedule fits a loop that counts iterations, of a length maybe unknown.
 
         Raises:
             RecipeError: if the text counts epochs, or says `end` without a length.
@@ -109,7 +109,7 @@ def _expand(term: str, total: int, per_epoch: int) -> range:
 
 @cache
 def _bounds(term: str, per_epoch: int) -> tuple[int, int | None, int]:
-    """The first iteration of a term, the last one if it has one, and the distance between two."""
+    """Return a term's first iteration, its last one if it has one, and the distance of two."""
     if match := _ONCE.fullmatch(term):
         once = _iterations(match[1], match[2], per_epoch)
         return once, once, 1

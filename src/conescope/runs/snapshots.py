@@ -1,4 +1,4 @@
-"""Snapshots: the whole state of a training as a file of a run folder, and back."""
+"""Snapshots: the whole state of a training, to be stored in a run folder and read again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class SnapshotState:
-    """What a snapshot file holds.
+    """The state of a training, as a snapshot file holds it.
 
     Attributes:
         step: iterations done.
@@ -42,13 +42,13 @@ class SnapshotState:
     def of(
         cls, step: int, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
     ) -> SnapshotState:
-        """The state of a training at this moment; live, so write it before the next iteration."""
+        """Return the state of a training now; the next iteration changes it, so write it before."""
         state = optimizer.state_dict()
         averaged = {} if average is None else average.state_dict()
         return cls(step, model.state_dict(), state["state"], state["param_groups"], averaged)
 
     def without_linearization(self) -> SnapshotState:
-        """The network's own state, if it is a linearised model's; itself otherwise."""
+        """Return the state without the point that a linearised model is linearised at."""
         weights = {
             name: tensor
             for name, tensor in self.weights.items()
@@ -59,7 +59,7 @@ class SnapshotState:
     def load_into(
         self, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
     ) -> None:
-        """Set a network, its optimiser and its average, if it has one, to this state.
+        """Give a network, its optimiser and its average, if it has one, this state.
 
         Raises:
             StoreError: if the weights do not fit the network; the first differences are named.
@@ -70,7 +70,7 @@ class SnapshotState:
             average.load_state_dict(self.average)
 
     def load_weights(self, model: nn.Module) -> None:
-        """Set a network to this state.
+        """Give a network the weights of this state.
 
         Raises:
             StoreError: if the weights do not fit the network; the first differences are named.
@@ -191,7 +191,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def find_snapshot(folder: Folder, step: int) -> Entry:
-    """The entry of the snapshot at an iteration.
+    """Find the entry of the snapshot at an iteration.
 
     Raises:
         StoreError: if there is none; the nearest ones are named.

@@ -49,11 +49,11 @@ class Folder:
         self._entries = read_journal(path / _JOURNAL)
 
     def entries(self, *kinds: Kind) -> list[Entry]:
-        """The journal's entries of some kinds, oldest first."""
+        """Return the journal's entries of some kinds, oldest first."""
         return [entry for entry in self._entries if entry.kind in kinds]
 
     def files(self, kind: Kind) -> list[Entry]:
-        """The newest entry of each file of one kind that was not removed since, oldest first."""
+        """Return the newest entry of each file of one kind that is not removed, oldest first."""
         found: dict[str, Entry] = {}
         for entry in self._entries:
             file = entry.values.get("file")
@@ -83,7 +83,7 @@ class Folder:
             kind: the entry's kind.
             name: the file's path in the folder.
             tensors: what to write.
-            values: what else the entry says.
+            values: the entry's other fields.
 
         Raises:
             StoreError: if it cannot be written; everything before stays as it was.
@@ -135,7 +135,7 @@ class Folder:
             raise StoreError(f"{path} is no safetensors file: {error}") from error
 
     def is_whole(self, entry: Entry) -> bool:
-        """Whether the file that an entry names is there, with the right checksum."""
+        """Return whether the file that an entry names is there, with the right checksum."""
         try:
             data = (self.path / entry.values["file"]).read_bytes()
         except OSError:
@@ -143,14 +143,20 @@ class Folder:
         return hashlib.sha256(data).hexdigest() == entry.values["sha256"]
 
     def remove(self, entry: Entry) -> None:
-        """Say in the journal that a file goes, then delete it."""
+        """Note in the journal that a file is no longer part of the run, then delete it.
+
+        Raises:
+            StoreError: if it cannot be done.
+        """
         self.append(Kind.REMOVED, file=entry.values["file"])
         with _explained(self.path / entry.values["file"]):
             (self.path / entry.values["file"]).unlink(missing_ok=True)
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Own the folder: no second process may write to it. Freed even by kill -9.
+        """Own the folder in a `with` block: no second process may write to it.
+
+        The system frees it when the process ends, even by kill -9.
 
         Raises:
             StoreError: if another process owns it, or the folder cannot be made.
@@ -174,7 +180,7 @@ class Folder:
             lock.release()
 
     def is_owned(self) -> bool:
-        """Whether some process owns the folder at this moment."""
+        """Return whether some process owns the folder at this moment."""
         if not (self.path / _LOCK).exists():
             return False
         lock = FileLock(self.path / _LOCK, timeout=0)

@@ -234,8 +234,7 @@ class RunWriter:
             self._write_state(Kind.ORIGIN, "origin.safetensors", state)
 
     def _write_state(self, kind: Kind, file: str, state: SnapshotState, **noted: Any) -> None:
-        noted |= state.plain_values()
-        self._own.write_tensors(kind, file, state.tensors(), **noted)
+        self._own.write_tensors(kind, file, state.tensors(), **state.plain_values(), **noted)
 
     def skip(self, steps: Sequence[int], budget: float | None) -> None:
         """Note the steps at which no kernel was taken, to keep to a share of the wall time."""

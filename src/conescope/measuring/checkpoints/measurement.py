@@ -17,6 +17,7 @@ from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.probe import Probe
+from conescope.runs.contents import weights_hash
 from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
@@ -102,7 +103,7 @@ def measure(
         choice: which kernel.
         path: the run folder; made if need be.
         command: what makes this run, for the record.
-        progress: who is told how many steps are measured.
+        progress: what is told how many steps are measured.
         should_stop: asked between two steps; on true the measurement ends.
 
     Returns:
@@ -141,8 +142,7 @@ class _Series:
         self._has_session = False
         if writer.has_begun:
             self._begin_session()
-        whole = writer.whole(Kind.KERNEL)
-        self._stored = {step: entry.values["weights"] for step, entry in whole.items()}
+        self._stored = writer.whole(Kind.KERNEL)
 
     def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
@@ -151,7 +151,7 @@ class _Series:
         weights = fingerprint(self._subject.model)
         self._warn_of_same(weights, path)
         if (stored := self._stored.get(step)) is not None:
-            if stored != weights:
+            if weights_hash(stored) != weights:
                 raise CheckpointError(
                     f"{path} has changed since its kernel was stored in {self._writer.path}; "
                     f"choose another folder as out"

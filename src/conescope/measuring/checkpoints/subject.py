@@ -1,4 +1,4 @@
-"""What is measured: a model, a probe, and the steps whose weights the model can take on."""
+"""Subjects of a measurement: a model, a probe, and weights of several steps for the model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from conescope.measuring.probe import Probe, class_labels, count
 
 
 class Subject(ABC):
-    """A model, and the steps of a training whose weights it can take on.
+    """A model, a probe, and the weights that a training gave the model at several steps.
 
     Attributes:
         model: the model, in evaluation mode, with the weights of the step loaded last.
         probe: its inputs for n samples.
-        source: where all this is from, as text: "description", and what else must be equal for
-            kernels to be comparable.
-        paths: step → what to call the weights of that step by; the steps rise.
+        source: where the weights are from, as text: "description", and what else must be equal
+            for kernels to be comparable.
+        paths: step → the path that names its weights in messages; the steps rise.
         labels: the classes of the samples; None if they are not known.
     """
 
@@ -36,7 +36,7 @@ class Subject(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Look at all weights without loading them, so that what cannot fit is told early.
+        """Check that all weights fit, without loading them, before anything is measured.
 
         Raises:
             CheckpointError: if some cannot be read, or do not fit the model.
@@ -52,12 +52,12 @@ class Subject(ABC):
         """
 
     def computing(self) -> AbstractContextManager[None]:
-        """How to compute while measuring; as torch is set, unless there is a reason."""
+        """Return the context to measure in; by default torch computes as it is set."""
         return nullcontext()
 
 
 class Checkpoints(Subject):
-    """Files that some other training wrote.
+    """Checkpoints that any training wrote.
 
     Args:
         model: the model; its weights will change.

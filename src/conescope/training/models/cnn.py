@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from conescope.errors import RecipeError
-from conescope.training.models.sizes import check_classes, widened
+from conescope.training.models import check_classes, widened
 
 
 class CNN(nn.Sequential):

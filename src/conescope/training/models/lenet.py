@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from conescope.training.models.sizes import check_classes, widened
+from conescope.training.models import check_classes, widened
 
 
 class LeNet5(nn.Sequential):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conescope.errors import RecipeError
+from conescope.training.models import check_classes, widened
 from conescope.training.models.initial import kaiming_normal, uniform_scale
 from conescope.training.models.norm import Norm, norm2d
-from conescope.training.models.sizes import check_classes, widened
 
 Shortcut = Literal["A", "B"]
 

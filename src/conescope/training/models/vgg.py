@@ -8,9 +8,9 @@ from typing import Literal
 from torch import nn
 
 from conescope.errors import RecipeError
+from conescope.training.models import check_classes, widened
 from conescope.training.models.initial import kaiming_normal, uniform_scale
 from conescope.training.models.norm import Norm, norm2d
-from conescope.training.models.sizes import check_classes, widened
 
 Head = Literal["large", "small"]
 Layers = list[tuple[str, nn.Module]]

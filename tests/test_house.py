@@ -1,0 +1,69 @@
+"""The rules by which the code stays easy to inherit; docs/architecture.md says why."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from benchmarks.paths import PATHS, files_touched
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "conescope"
+FILES = sorted(SOURCE.rglob("*.py"))
+ROOMS = {
+    "cli", "engine", "experiments", "kernel", "measuring", "report", "runs", "statistics",
+    "tangent", "training",
+}  # fmt: skip
+
+
+def functions(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def test_there_are_ten_rooms():
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} == ROOMS
+
+
+def test_no_file_is_longer_than_300_lines():
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in FILES}
+    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
+
+
+def test_no_function_is_longer_than_60_lines():
+    long = {
+        f"{file.relative_to(ROOT)}:{node.name}": lines
+        for file in FILES
+        for node in functions(file)
+        if (lines := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert long == {}
+
+
+def test_no_file_name_is_used_for_two_things():
+    """A file of cli/ is named after its command, and may have the name of what it calls."""
+    names = Counter(
+        file.name for file in FILES if file.parent.name != "cli" and file.name[:2] != "__"
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_test_imports_from_another_test():
+    tests = Path(__file__).parent
+    importing = [
+        (file.name, node.module)
+        for file in tests.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("test_")
+    ]
+    assert importing == []
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_through_the_code_is_short(name):
+    files = files_touched(PATHS[name])
+    beside = [file for file in files if not file.startswith("engine/")]
+    assert 0 < len(beside) < 25
+    assert 0 < len(files) - len(beside) < 25
