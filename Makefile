@@ -9,7 +9,7 @@ BENCH ?= --json docs/performance.json --doc docs/performance.md
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
-	@echo "make check  lint, format, types, import floors"
+	@echo "make check  lint, format, types, import contracts"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
 	@echo "make clean  remove environments and caches; runs/ stays"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import kinds
+from conescope.runs.journal import LINES
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,3 +25,11 @@ def test_files_that_contributing_names_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:src|tests)/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_table_of_the_journals_lines_is_the_one_that_the_code_declares():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("| kind | what such a line states | fields |\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[1:]]
+    declared = [[kind, line.states, ", ".join(line.fields)] for kind, line in LINES.items()]
+    assert rows == declared
