@@ -119,7 +119,7 @@ def test_another_sessions_environment_and_code_are_compared(writer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         writer.begin_session("cpu", code)
-    with pytest.warns(DamageWarning, match=r"another code of mine:build: the rest may differ"):
+    with pytest.warns(DamageWarning, match=r"of mine:build: the rest may differ from an"):
         writer.begin_session("cpu", {"mine:build": "2" * 64})
     with pytest.warns(DamageWarning, match=r"another code of mine:build: "):
         writer.begin_session("cpu")  # a session that says nothing of the code differs, too

@@ -22,6 +22,7 @@ _RESUMABLE = 2
 """The number of snapshots to go on from that are held, beside those that stay."""
 
 _MAY_CHANGE = ("name", "description", "when")
+_CODE = "code of "
 _NO_CODE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -142,15 +143,17 @@ class RunWriter:
             device: where to compute.
             code: a name such as package.module:build → sha256 of the file of a user's own code.
         """
-        environment = describe(device) | {f"code of {name}": code[name] for name in code}
+        environment = describe(device) | {_CODE + name: code[name] for name in code}
         sessions = self.folder.entries(Kind.SESSION)
         if sessions and sessions[-1].values["environment"] != environment:
             before = sessions[-1].values["environment"]
             names = {**before, **environment}
             changed = [name for name in names if environment.get(name) != before.get(name)]
+            other_code = any(name.startswith(_CODE) for name in changed)
+            extent = "" if other_code else "in the last digits "
             warnings.warn(
-                f"{self.path} was begun with another {', '.join(changed)}: the rest may differ in "
-                f"the last digits from an uninterrupted run",
+                f"{self.path} was begun with another {', '.join(changed)}: the rest may differ "
+                f"{extent}from an uninterrupted run",
                 DamageWarning,
                 stacklevel=3,
             )
