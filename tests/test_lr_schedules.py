@@ -97,7 +97,7 @@ def test_after_the_last_iteration_the_last_value_stays():
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (LearningRateRecipe("ReduceLROnPlateau"), "it looks at the loss"),
+        (LearningRateRecipe("ReduceLROnPlateau"), "it depends on the loss"),
         (LearningRateRecipe("LambdaLR"), "it needs a function"),
         (LearningRateRecipe("SequentialLR"), "made of other schedulers"),
         (LearningRateRecipe("one-cycle", warmup=3), "warmup is 3, and one-cycle takes none"),

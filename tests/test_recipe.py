@@ -113,7 +113,7 @@ def test_yaml_and_dict_round_trips():
         (["--model.depth", "3"], ["unknown field model.depth", "cnn has no options"]),
         (["--optimizer.nesterov", "maybe"], ["optimizer.nesterov takes true or false", "'maybe'"]),
         (["--optimizer.name=nadm"], ["optimizer.name takes", "did you mean nadam?"]),
-        (["--lr_schedule.name=ReduceLROnPlateau"], ["looks at the loss"]),
+        (["--lr_schedule.name=ReduceLROnPlateau"], ["it depends on the loss"]),
         (["--lr_schedule.name=ExponentialLR"], ["lr_schedule.gamma: exponentiallr needs a value"]),
         (["--lr_schedule.name=one-cycle", "--lr_schedule.warmup=3"], ["one-cycle takes none"]),
         (["--data.name=mnits"], ["data.name takes digits or mnist", "did you mean mnist?"]),

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print; one file a command or a family of them."""
+"""The command line: parse, call, print; one file for each command or family of commands."""
 
 from conescope.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Commands and their arguments: argparse's, and a recipe's fields beside them."""
+"""Parse commands: arguments by argparse, and the fields of a recipe beside them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
-    """Part a command's own words from recipe fields, each with its value."""
+    """Separate a command's own words from recipe fields, each with its value."""
     known = list(FIELDS)
     own_words, overrides = [], []
     remaining = iter(words)

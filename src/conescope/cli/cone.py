@@ -25,15 +25,22 @@ def add(commands: Commands) -> None:
         metavar="RUN",
         nargs="+",
         type=Path,
-        help="a run's folder; several that differ in their seed only are put together",
+        help="a run's folder; several that differ in their seed only are combined",
     )
     cone.add_argument(
-        "--out", metavar="DIR", type=Path, help="where to draw (default: figures/ in each run)"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="folder for the figures (default: figures/ in each run)",
     )
     compare = commands.add("compare", _compare, "set runs side by side: one table, one figure")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder")
     compare.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path(), help="where to draw (default: here)"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path(),
+        help="folder for the figure (default: the current one)",
     )
 
 

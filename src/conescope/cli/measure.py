@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
     foreign("--labels", metavar="NAME", help="the probe's column with the samples' classes")
     foreign("--step-pattern", metavar="REGEX",
         help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
-    foreign("--steps", metavar="CSV", type=Path, help="file with a line 'file,step' a checkpoint")
+    foreign("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
     foreign("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
     foreign("--pool", choices=tuple(POOLS),
         help="take the outputs of the last token, or their mean over tokens")  # fmt: skip

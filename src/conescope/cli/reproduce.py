@@ -49,7 +49,9 @@ def add(commands: Commands) -> None:
         help="full: the paper's own size, for a GPU (--device cuda); two-cores: narrower or "
         "shorter, and the figure says how (default)",
     )
-    parser.add_argument("--seeds", metavar="LIST", default="0", help="such as 0,1,2 (default 0)")
+    parser.add_argument(
+        "--seeds", metavar="LIST", default="0", help="seeds, such as 0,1,2 (default 0)"
+    )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs"),
         help="where the runs' folders are, and the figures go (default runs)",

@@ -1,4 +1,4 @@
-"""`conescope switch`: what is lost when training is linearised from iteration t on."""
+"""`conescope switch`: compare linearised training from iteration t on with standard training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ def add(commands: Commands) -> None:
         "train children of runs, linearised and not, from each of several iterations",
         "RUN… --at STEP,STEP,…",
     )
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="runs, one a seed")
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="run folders, one for each seed"
+    )
     parser.add_argument(
         "--at", metavar="STEPS", required=True, help="the switch points, such as 0,500,2000"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="where figure and table go (default RUN/figures)"
+        "--out", metavar="DIR", type=Path, help="folder for figure and table (default RUN/figures)"
     )
 
 

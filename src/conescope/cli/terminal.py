@@ -1,4 +1,4 @@
-"""Print tables, news and warnings for all commands, and notice a request to stop."""
+"""Print tables, messages and warnings for all commands, and notice a request to stop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def print_columns(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> No
 
 
 def say(what: str, text: str) -> None:
-    """Print one line of news on standard error."""
+    """Print a one-line message on standard error."""
     STDERR.print(Text(f"conescope: {what}: {text}"))
 
 
@@ -71,7 +71,7 @@ def stopping() -> Iterator[list[int]]:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as news, without their line of code; leave out those to developers."""
+    """Print warnings as one-line messages, and leave out those meant for developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)

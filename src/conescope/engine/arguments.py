@@ -1,4 +1,4 @@
-"""Check the arguments of a kernel: choose parameters by pattern, and cotangents of the outputs."""
+"""Check the arguments of `entk`: the samples, the parameters chosen, and the cotangents."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _decisive(values: Tensor, symmetric: bool) -> Tensor:
 def _by_some_route(
     problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool
 ) -> tuple[dict[str, Tensor], Problem]:
-    """Compute by the routes of the survey, or by the next ones that the model keeps to."""
+    """Compute by the routes of the survey, or by plainer ones if the model departs from them."""
     try:
         return _kernel(problem, by_layer, precision, budget, verify), problem
     except RoutesChangedError:
@@ -170,7 +170,7 @@ def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
 
 
 def _checked(problem: Problem, budget: int) -> Problem:
-    """Return the problem with routes that agree with plain autograd, the plainest if need be."""
+    """Return the problem with routes that pass the self-check, the plainest if no other does."""
     for survey in (problem.survey, *_plainer(problem.survey, problem)):
         small = dataclasses.replace(sample_problem(problem), survey=survey)
         try:

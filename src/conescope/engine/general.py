@@ -40,7 +40,7 @@ transform, which needs more memory."""
 def complete(
     routes: Routes, model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
 ) -> Routes:
-    """Return the routes with the method for those parameters that have no rule."""
+    """Add to the routes how gradients of the parameters without a rule are taken."""
     chosen = {name: parameters[name] for name in routes.general}
     if not chosen:
         return routes

@@ -152,7 +152,7 @@ def _rounding(model: nn.Module, outputs: Tensor) -> float:
 
 
 class Recheck:
-    """The choice of the samples that are computed again, apart from the others in their batch.
+    """The choice of the samples that are computed again without the others in their batch.
 
     When samples are first measured, these are all samples of all batches; later they are a few of
     one batch, drawn anew for each kernel.

@@ -79,7 +79,7 @@ def describe_gradient_mixing(
     Args:
         model: the network.
         batch: two or more samples, [b, …].
-        cotangent: of the outputs of each sample, [c].
+        cotangent: the cotangent of each sample's outputs, [c].
         tolerance: largest difference that is allowed, relative to the largest gradient.
     """
     together = _boundaries(model, batch, cotangent)

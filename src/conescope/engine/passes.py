@@ -30,13 +30,13 @@ Open = Mapping[str, tuple[slice, OuterTerm]]
 
 
 class Factory:
-    """Makes the terms of any samples for any cotangents.
+    """A maker of the terms of any samples for any cotangents.
 
     Args:
         problem: what is computed.
         by_layer: whether terms of different layers have to stay apart.
         block: samples of one forward pass.
-        dtype: of the factors, and so of the products.
+        dtype: the dtype of the factors, and so of the products.
         scratch: buffers.
         verify: whether to check that the model keeps the order of samples in every batch, which
             is done in any case for models that pick by an index.

@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """The expected time of the whole kernel."""
+        """The expected time of the whole kernel, in seconds."""
         return self.passes + sum(layer.seconds for layer in self.layers)
 
     @property
@@ -115,9 +115,9 @@ def plan(
         model: as for `entk`.
         x: n samples.
         y: m samples, or None.
-        outputs: the convention.
-        params: names of parameters or modules.
-        memory: budget.
+        outputs: as for `entk`.
+        params: as for `entk`.
+        memory: as for `entk`.
 
     Raises:
         ModelError: as `entk`.

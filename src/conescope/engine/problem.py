@@ -128,7 +128,7 @@ class Problem:
 
 
 def convention(outputs: Outputs) -> Convention:
-    """Return the cotangents of a convention, for any number of outputs."""
+    """Return a function that makes the cotangents of a convention for any number of outputs."""
     return lambda width, like: Cotangents.of(outputs, width, like)
 
 
@@ -149,7 +149,7 @@ def prepared(
         x: n samples.
         y: m samples, or None.
         params: see `choose_parameters`.
-        cotangents: which vectors.
+        cotangents: makes the cotangents from the number of outputs and a tensor like them.
         full: whether they stay apart.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What is done with a recipe: run it, branch from it, switch to linearised training, reproduce."""
+"""Carry out recipes: run, branch, switch to linearised training, forecast, reproduce the paper."""

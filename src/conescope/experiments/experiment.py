@@ -35,13 +35,13 @@ _TRAIN_EVALUATION_SIZE = 2000
 
 @dataclass(frozen=True)
 class Moments:
-    """The iterations at which a recipe wants something.
+    """The iterations at which a recipe asks for an evaluation, a kernel or a snapshot.
 
     Attributes:
-        evaluate: loss and accuracy.
-        kernel: a kernel.
-        keep: a snapshot that stays; the last iteration is always among them.
-        resume: a snapshot to go on from.
+        evaluate: those at which loss and accuracy are evaluated.
+        kernel: those at which a kernel is measured.
+        keep: those whose snapshots stay; the last iteration is always among them.
+        resume: those whose snapshots serve only to go on from.
     """
 
     evaluate: frozenset[int]
@@ -51,14 +51,14 @@ class Moments:
 
 
 class Experiment:
-    """A recipe made concrete: data on the device, the probe, the moments to look.
+    """A recipe made concrete: data on the device, the probe, the iterations to measure at.
 
     Args:
-        recipe: what to do.
+        recipe: the recipe to carry out.
 
     Raises:
         RecipeError: if the recipe cannot be carried out here.
-        DataError: if its data cannot be had, or are too few.
+        DataError: if its data cannot be loaded, or are too few.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -143,7 +143,7 @@ class Experiment:
         return {"train": min(train, _TRAIN_EVALUATION_SIZE), "test": test}
 
     def evaluate(self, snapshot: Snapshot, most: int | None = None) -> dict[str, float]:
-        """Measure loss and accuracy on each split, of at most so many samples; learning rate."""
+        """Return loss and accuracy on at most `most` samples of a split, and the learning rate."""
         values = {"learning_rate": snapshot.optimizer.param_groups[0]["lr"]}
         for name, size in self.evaluated.items():
             split, limit = self.data.split(name), min(size, most or size)

@@ -58,7 +58,7 @@ def forecast(recipe: Recipe) -> Forecast:
     """Forecast the cost of a recipe: time a few iterations and an evaluation, plan the kernel.
 
     Args:
-        recipe: what would be done; nothing is stored.
+        recipe: the recipe whose cost is forecast; nothing is stored.
 
     Raises:
         ConescopeError: if the recipe cannot be carried out here.
@@ -99,7 +99,7 @@ def iteration_seconds(recipe: Recipe) -> float:
     """Measure the time of one iteration, in seconds.
 
     Args:
-        recipe: what would be trained; nothing is stored.
+        recipe: the recipe that would be trained; nothing is stored.
 
     Raises:
         ConescopeError: if the recipe cannot be carried out here.

@@ -28,11 +28,11 @@ class Snapshots(Subject):
     Args:
         path: the run's folder.
         batchnorm: whether BatchNorm's statistics are those of the snapshot, or estimated anew on
-            training images; None for the recipe's choice.
+            training inputs; None for the recipe's choice.
         when: a schedule of the snapshots to measure; None for all that were kept.
 
     Raises:
-        CheckpointError: if the run kept no snapshot, or none then.
+        CheckpointError: if the run kept no snapshot, or none that `when` names.
         StoreError: if the folder holds no run that conescope trained.
         ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
     """
@@ -104,7 +104,7 @@ def measure_snapshots(
         out: the run folder to write.
         when: which snapshots, such as "0, every 50 until 500"; None for all that it kept.
         batchnorm: BatchNorm on its "running" statistics, or on ones "recalibrated" on training
-            images; None for the recipe's choice.
+            inputs; None for the recipe's choice.
         outputs: as for `measure_checkpoints`; None for the recipe's choice.
         draws: as for `measure_checkpoints`.
         params: as for `measure_checkpoints`.

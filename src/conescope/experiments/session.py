@@ -37,7 +37,7 @@ def run_experiment(
     """Carry out a recipe in a run folder, from where the folder's journal ends.
 
     Args:
-        recipe: what to do.
+        recipe: the recipe to carry out.
         path: the run folder; made if need be.
         command: the shell command that makes this run, for the record.
         progress: what is told how far it is.

@@ -1,4 +1,4 @@
-"""Kernels as values, series of them, and the distance between two."""
+"""Kernels, series of kernels, and the kernel distance S between two."""
 
 from conescope.kernel.distance import kernel_distance, kernel_velocity
 from conescope.kernel.matrix import Kernel, Outputs

@@ -74,7 +74,7 @@ class Kernel:
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel itself, as results of `estimate_entk` have always been read."""
+        """This kernel, under the name that results of `estimate_entk` have always had for it."""
         return self
 
     @property

@@ -120,7 +120,7 @@ class KernelSeries:
         return classical_mds(self._distances, dimensions)
 
     def index(self, step: int) -> int:
-        """Return the place in the series of the kernel taken at `step`.
+        """Return the index in the series of the kernel taken at `step`.
 
         Raises:
             KernelError: if there is no kernel at `step`; the message names the nearest.

@@ -1,4 +1,4 @@
-"""How often to measure, so that measuring keeps to a share of the wall time."""
+"""Decide how often to measure, so that measuring keeps to a share of the wall time."""
 
 from __future__ import annotations
 

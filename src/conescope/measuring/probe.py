@@ -20,7 +20,7 @@ is.
 
 
 def items(probe: Probe) -> Iterable[tuple[str, Any]]:
-    """Return the parts of a probe with their names: "" for one tensor, numbers for a sequence."""
+    """Return the tensors of a probe with their names: "" for one tensor, numbers for a sequence."""
     if isinstance(probe, Tensor):
         return [("", probe)]
     if isinstance(probe, Mapping):

@@ -43,7 +43,7 @@ class Watch:
                 watch.step(step)
 
     Weights, buffers, gradients, modes and random states are the same bits with and without it.
-    A folder of the same model and probe is gone on with; what it holds is not measured again.
+    A folder of the same model and probe is continued; what it holds is not measured again.
     Of several processes that train together, the first one measures.
 
     Args:
@@ -78,7 +78,7 @@ class Watch:
         RecipeError: if `when` is no schedule, or `budget` no share.
         DataError: if the labels are no classes, or not as many as samples.
         KernelError: if `outputs` and `draws` do not go together.
-        StoreError: if the folder is of something else, or belongs to another process.
+        StoreError: if the folder holds kernels of something else, or belongs to another process.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML file."""
+"""Show what a run measured: sections of its analysis, figures, and a self-contained HTML page."""
 
 from conescope.report.page import write_report
 

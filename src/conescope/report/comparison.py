@@ -1,4 +1,4 @@
-"""Several runs: side by side, or together if they differ in their seed only."""
+"""Compare several runs, or combine them if they differ in their seed only."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def check_only_seeds(analyses: Sequence[RunAnalysis]) -> None:
 
 
 def numbers_over_seeds(analyses: Sequence[RunAnalysis]) -> dict[str, str]:
-    """Return what runs that differ in their seed only say together, with intervals over runs.
+    """Return the numbers of runs that differ only in their seed, with intervals over the runs.
 
     Raises:
         KernelError: if there are fewer than two, the runs differ in more than their seed, or the

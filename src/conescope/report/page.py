@@ -1,4 +1,4 @@
-"""A run as one HTML file: texts are escaped, charts and plotly's script inlined."""
+"""Write a run as one HTML file: texts are escaped, charts and plotly's script inlined."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def readable_scale(lines: Iterable[np.ndarray]) -> Scale:
 
 @dataclass(frozen=True)
 class Described:
-    """What every plot has.
+    """The texts that every plot has.
 
     Attributes:
         title: a heading.
@@ -52,8 +52,8 @@ class Line:
 
     Attributes:
         label: its name in the legend; lines of one label share an entry.
-        x: [P].
-        y: [P]; NaN makes a gap.
+        x: [P], places on the horizontal axis.
+        y: [P], values; NaN makes a gap.
         low: [P], lower border of a band about it, or None.
         high: [P], upper border.
         style: a "solid" line, a "dashed" one, or only "points" or "crosses".
@@ -79,7 +79,7 @@ class Mark:
         value: its place on that axis.
         low: lower end of its interval; `value` if it has none.
         high: upper end.
-        style: of the line.
+        style: the style of the line.
     """
 
     label: str
@@ -95,12 +95,12 @@ class LinePlot(Described):
     """Lines against iterations, lags or ranks.
 
     Attributes:
-        y_label: of the vertical axis, with its unit.
+        y_label: label of the vertical axis, with its unit.
         lines: at least one.
-        x_label: of the horizontal axis, with its unit.
-        marks: drawn behind the lines.
-        x_scale: of the horizontal axis.
-        y_scale: of the vertical axis; "readable" for that of `readable_scale`.
+        x_label: label of the horizontal axis, with its unit.
+        marks: values that are drawn behind the lines.
+        x_scale: scale of the horizontal axis.
+        y_scale: scale of the vertical axis; "readable" for that of `readable_scale`.
         y_range: limits of the vertical axis; None for those of the lines.
         from_zero: whether a linear vertical axis without such limits begins at 0.
         percent: whether the vertical axis shows shares as per cent.
@@ -134,8 +134,8 @@ class BarPlot(Described):
     """Shares side by side, as horizontal bars.
 
     Attributes:
-        x_label: of the bars' length, a share.
-        names: one a group of bars, top to bottom.
+        x_label: label of the bars' length, a share.
+        names: the name of each group of bars, top to bottom.
         shares: label of a bar in each group → a share for each name; 1 is the whole.
     """
 
@@ -149,9 +149,9 @@ class MatrixPlot(Described):
     """A square matrix as coloured cells.
 
     Attributes:
-        x_label: of the columns.
-        y_label: of the rows.
-        value_label: of the colour.
+        x_label: label of the columns.
+        y_label: label of the rows.
+        value_label: label of the colour bar.
         places: [c], iterations, to whose scale the cells are drawn, rising upwards; or names, whose
             cells are of one size, top to bottom.
         values: [c, c], at least 0.
@@ -178,7 +178,7 @@ class PathPlot(Described):
     """A path through a plane or through space, with one scale for all axes.
 
     Attributes:
-        labels: of the two or three axes.
+        labels: the labels of the two or three axes.
         points: [T, 2] or [T, 3].
         steps: [T], iterations, which give the points their colours: later is darker.
         names: [T], what each point is; that of the first, which is black, is in the legend.

@@ -51,10 +51,10 @@ class _Panel:
 
     Attributes:
         traces: what is drawn.
-        x: of the horizontal axis.
-        y: of the vertical axis.
-        scene: of a panel in space, instead of both axes.
-        layout: of the whole chart.
+        x: settings of the horizontal axis.
+        y: settings of the vertical axis.
+        scene: settings of the three axes of a panel in space, instead of `x` and `y`.
+        layout: settings of the whole chart.
         marks: lines and bands across the panel.
     """
 

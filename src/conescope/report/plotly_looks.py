@@ -50,7 +50,7 @@ def colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str
 
 
 def coloured_by(steps: Sequence[int], size: int) -> dict[str, Any]:
-    """Return the look of points that are coloured by iteration, with a bar that says how."""
+    """Return the look of points that are coloured by iteration, with a colour bar."""
     return {
         "size": size,
         "color": steps,

@@ -34,7 +34,7 @@ class Stretch:
         first: iteration of the evaluation that first saw it; 0 for the first.
         last: iteration of the evaluation that last saw it, or of the last kernel. Between
             the two evaluations that a drop lies between, no kernel counts.
-        kernels: their number.
+        kernels: the number of kernels in it.
     """
 
     rate: float

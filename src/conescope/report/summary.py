@@ -113,7 +113,7 @@ def _extent(run: Run) -> dict[str, str]:
     series = run.series
     first = series.kernels[0]
     span = f"steps {series.steps[0]:,} to {series.steps[-1]:,}"
-    skipped = {"skipped to save time": f"{len(run.skipped):,} moments"} if run.skipped else {}
+    skipped = {"skipped to save time": f"{len(run.skipped):,} iterations"} if run.skipped else {}
     lineage = run.recipe.lineage if run.recipe else None
     return {
         "state": state(run),

@@ -30,7 +30,7 @@ _TIMED = (Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT, Kind.FINISHED)
 
 
 def has_run(folder: Folder) -> bool:
-    """Return whether the folder says what it is a run of."""
+    """Return whether the journal names the recipe or the source of the run."""
     return bool(folder.entries(Kind.RUN))
 
 

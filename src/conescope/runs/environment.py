@@ -1,4 +1,4 @@
-"""What a number depends on beside its inputs: versions, machine, device, processes."""
+"""Describe what numbers depend on beside their inputs: versions, machine, device, processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protocol by which long work tells how far it is."""
+"""The protocol by which a long computation reports its progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What is told how far a run is, such as a progress bar."""
+    """An object that is told how far a run is, such as a progress bar."""
 
     def begin(self, name: str, step: int, total: int) -> None:
         """Take note that a run called `name` goes on at iteration `step` of `total`."""

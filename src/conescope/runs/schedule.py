@@ -109,7 +109,7 @@ def _expand(term: str, total: int, per_epoch: int) -> range:
 
 @cache
 def _bounds(term: str, per_epoch: int) -> tuple[int, int | None, int]:
-    """Return a term's first iteration, its last one if it has one, and the distance of two."""
+    """Return a term's first iteration, its last one if it has one, and the gap between two."""
     if match := _ONCE.fullmatch(term):
         once = _iterations(match[1], match[2], per_epoch)
         return once, once, 1

@@ -59,7 +59,7 @@ class SnapshotState:
     def load_into(
         self, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
     ) -> None:
-        """Give a network, its optimiser and its average, if it has one, this state.
+        """Load this state into a network, its optimiser and, if it has one, its average.
 
         Raises:
             StoreError: if the weights do not fit the network; the first differences are named.
@@ -70,7 +70,7 @@ class SnapshotState:
             average.load_state_dict(self.average)
 
     def load_weights(self, model: nn.Module) -> None:
-        """Give a network the weights of this state.
+        """Load the weights of this state into a network.
 
         Raises:
             StoreError: if the weights do not fit the network; the first differences are named.
@@ -112,7 +112,7 @@ class SnapshotState:
         return values | ({"plain_slots": plain} if plain else {})
 
     def restore_momentum(self, optimizer: Optimizer) -> None:
-        """Give an optimiser this state's momentum; its own learning rate and decay stay."""
+        """Load this state's momentum into an optimiser, which keeps its learning rate and decay."""
         self._load_slots(optimizer, optimizer.state_dict()["param_groups"])
 
     def _load_slots(self, optimizer: Optimizer, param_groups: list[dict[str, Any]]) -> None:
@@ -122,7 +122,7 @@ class SnapshotState:
         for index, slots in self.slots.items():
             held = optimizer.state[parameters[index]]
             for name, slot in slots.items():
-                # Torch casts tensors to the parameter's type, and makes other text of text.
+                # torch casts these tensors to the type of the parameter, and alters text.
                 if not isinstance(slot, Tensor):
                     held[name] = copy.deepcopy(slot)
                 elif is_same_type and held[name].dtype != slot.dtype:

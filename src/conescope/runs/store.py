@@ -1,8 +1,8 @@
 """Files of a run folder that are either whole or absent, and the one process that owns it.
 
-`journal.jsonl` is the one source of truth. A file is written aside, synced and renamed, and only
-then does a line with its checksum join the journal: what the journal does not name does not
-exist. So a process may be killed at any moment, in the middle of a write too.
+`journal.jsonl` is the one source of truth. A file is written under a temporary name, synced and
+renamed, and only then is a line with its checksum added to the journal. Files that the journal does
+not name are ignored. So a process may be killed at any moment, in the middle of a write too.
 """
 
 from __future__ import annotations

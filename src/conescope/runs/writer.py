@@ -1,4 +1,4 @@
-"""RunWriter: whatever is added to a run folder, by a run, a watch or a measurement."""
+"""RunWriter: the only way to write to a run folder, for a run, a watch or a measurement."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RunWriter:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the folder says what it is a run of."""
+        """Whether the journal names the recipe or the source of the run."""
         return contents.has_run(self.folder)
 
     @property
@@ -115,7 +115,7 @@ class RunWriter:
         total_steps: int | None = None,
         labels: list[int] | None = None,
     ) -> None:
-        """Note what a run without a recipe is of, or check that the folder is of the same.
+        """Note the source of a run without a recipe, or check that the folder has the same source.
 
         Args:
             source: "name", "description" and "when", which may change, and whatever else makes two
@@ -125,7 +125,7 @@ class RunWriter:
             labels: the classes of the probe's samples, if known; newer ones replace older ones.
 
         Raises:
-            StoreError: if the folder is of something else; the message says what differs.
+            StoreError: if the folder has another source; the message says what differs.
         """
         begun = self.folder.entries(Kind.RUN)
         if not begun:
@@ -182,7 +182,7 @@ class RunWriter:
     def write_kernel(
         self, step: int, kernel: Kernel, *, weights: str | None = None, kind: Kind = Kind.KERNEL
     ) -> Entry:
-        """Store the kernel of one step, with what it has of layers or random draws.
+        """Store the kernel of one step, with its layers and random draws if it has any.
 
         Args:
             step: the iteration at which it was measured.
@@ -244,7 +244,7 @@ class RunWriter:
         self._own.append(Kind.SKIPPED, steps=list(steps), budget=budget)
 
     def diverge(self, step: int, reason: str) -> None:
-        """Note that the training cannot go on, and why."""
+        """Note that the training has diverged, and why."""
         self._own.append(Kind.DIVERGED, step=step, reason=reason, seconds=self._seconds())
 
     def finish(self) -> None:

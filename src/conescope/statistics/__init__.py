@@ -1,4 +1,4 @@
-"""What kernels and series of kernels say: plain functions from kernels to numbers.
+"""Statistics of kernels and of series of kernels, as functions from kernels to numbers.
 
 - `spectrum`: eigenvalues, effective rank and sharpness;
 - `alignment`: alignment with labels and with other kernels;

@@ -1,4 +1,4 @@
-"""Error bars of the kernel distance S: the probe is a random sample, and the arithmetic rounds.
+"""Error bars of the kernel distance S, over the choice of the probe, and its floor by rounding.
 
 With the probe's samples drawn from a population, ⟨K, K′⟩ = Σ_ij K_ij K′_ij is a V-statistic of
 degree two: its diagonal pairs a sample with itself, and biases it. Without the diagonal it is a

@@ -69,7 +69,7 @@ def add(x: Dual, y: Dual) -> Dual:
 
 
 def relu(x: Dual, owned: bool) -> Dual:
-    """Return max(x, 0), whose derivative at 0 is 0; in place if `owned`: nothing else reads `x`."""
+    """Return max(x, 0), whose derivative at 0 is 0; in place if `owned` (only this reads `x`)."""
     primal = torch.relu_(x.primal) if owned else torch.relu(x.primal)
     if x.tangent is None:
         return Dual(primal)
@@ -107,7 +107,7 @@ def affine_tangent(
         product: called with x, a weight and, as third argument, a bias or None.
         x: the input.
         weight: the weight.
-        bias: None for none.
+        bias: the bias, or None.
     """
     shift = None if bias is None else bias.tangent
     if shift is not None and weight.tangent is None:

@@ -139,7 +139,7 @@ def _fold(node: fx.Node, modules: Mapping[str, nn.Module]) -> None:
 
 
 class _Walk(fx.Interpreter):
-    """Evaluates the network node by node."""
+    """An evaluation of the network, node by node."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph, tangents: Tangents):
         super().__init__(network, graph=graph)

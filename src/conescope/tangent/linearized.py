@@ -44,7 +44,7 @@ def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
             networks with operations that lack a forward derivative.
 
     Raises:
-        ModelError: if the model has nothing to train, is lazy or linear in its weights already,
+        ModelError: if the model has nothing to train, has lazy parameters, is linearised already,
             or has a BatchNorm without running statistics; or if the route is neither of these.
     """
     _check(model, route)
@@ -165,7 +165,7 @@ class LinearizedModel(nn.Module):
 
 
 class _HeldAt(torch.autograd.Function):
-    """The identity in value on θ_t, which passes its gradient on to θ.
+    """A function whose value is θ_t, and which passes its gradient on to θ.
 
     A network evaluated with it has the output at θ_t, and gives its gradients Jᵀu to θ.
     """

@@ -1,1 +1,1 @@
-"""The training of a network by a recipe."""
+"""Train a network by a recipe: recipes, data sets, networks, optimisers, and the loop."""

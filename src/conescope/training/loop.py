@@ -1,7 +1,7 @@
-"""Training: a generator that yields after every iteration, and knows nothing else.
+"""Training: a generator that yields the state after every iteration, and does nothing else.
 
-It takes no measurement, writes no file and prints nothing: whoever iterates looks at the model
-between two iterations and leaves it as it was.
+It takes no measurement, writes no file and prints nothing: its caller may measure the model between
+two iterations, and has to leave it as it was.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ LR_SCHEDULES = {
 """Name in a recipe → where the schedule is."""
 
 _REFUSED = {
-    "reducelronplateau": "it looks at the loss, and a schedule here depends on the iteration alone",
+    "reducelronplateau": "it depends on the loss, and a schedule here on the iteration alone",
     "lambdalr": "it needs a function, which a recipe cannot hold",
     "multiplicativelr": "it needs a function, which a recipe cannot hold",
     "chainedscheduler": "it is made of other schedulers, which a recipe cannot hold",

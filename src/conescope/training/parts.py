@@ -114,7 +114,7 @@ class Part:
             defaults: their defaults.
 
         Raises:
-            RecipeError: if one is set for nothing.
+            RecipeError: if such a field is set to another value.
         """
         for name, value in values.items():
             if value != defaults[name] and not self.takes(name):

@@ -1,4 +1,4 @@
-"""Recipe: what to train and where to look, as a frozen, typed value.
+"""Recipe: what to train and when to measure, as a frozen, typed value.
 
 Where recipes come from (packaged, a user's file, the command line) is
 `conescope.training.recipe_reading`.

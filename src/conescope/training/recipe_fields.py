@@ -60,7 +60,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """The optimiser, and what it is asked to do.
+    """The optimiser and its settings.
 
     Args:
         name: an optimiser of torch.optim, upper or lower case, or `package.module:build` of your
@@ -120,7 +120,7 @@ class LearningRateRecipe:
         name: `drops`, `cosine`, `one-cycle`, a scheduler of torch.optim.lr_scheduler, or
             `package.module:build` of your own.
         warmup: iterations over which the learning rate rises linearly from 0.
-        drops: a schedule of the moments at which it is multiplied by `factor`.
+        drops: a schedule of the iterations at which it is multiplied by `factor`.
         factor: what a drop multiplies it by.
         options: the learning-rate schedule's own options.
     """
@@ -139,7 +139,7 @@ class TrainingRecipe:
     Args:
         steps: length of the training in iterations.
         batch_size: samples an iteration; the last batch of an epoch may be smaller.
-        evaluate: a schedule of the moments at which loss and accuracy are measured.
+        evaluate: a schedule of the iterations at which loss and accuracy are measured.
         average: decay of an exponential average of the weights, such as 0.99, whose kernels are
             measured beside the network's own; 0 for none.
     """
@@ -152,11 +152,11 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class SnapshotRecipe:
-    """The moments at which the whole state of the training is stored.
+    """The iterations at which the whole state of the training is stored.
 
     Args:
-        keep: a schedule of snapshots that stay.
-        resume: a schedule of snapshots to go on from; only the newest two stay.
+        keep: a schedule of snapshots that are never removed.
+        resume: a schedule of snapshots from which a stopped run goes on; only the newest two stay.
     """
 
     keep: str = field(default="0, end", metadata=SCHEDULE)
@@ -183,7 +183,7 @@ class KernelRecipe:
     """The kernel to measure, and when.
 
     Args:
-        when: a schedule.
+        when: a schedule of the iterations at which a kernel is measured.
         outputs: which outputs enter the kernel, see `conescope.Kernel`.
         batchnorm: BatchNorm on its running statistics, or on statistics estimated anew from
             training samples before each measurement.

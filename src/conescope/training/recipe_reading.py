@@ -1,4 +1,4 @@
-"""Reading recipes: packaged, from a user's YAML file, changed on the command line.
+"""Read recipes that come with the package or from a YAML file, with changes by the command line.
 
 Values come from the defaults, the file and the command line, in this order; jsonargparse checks
 their types. The options of the parts that a recipe names are declared by these parts.
@@ -96,7 +96,7 @@ def parts_of(recipe: Recipe) -> dict[str, Part]:
     """Return the parts that a recipe names, by section.
 
     Raises:
-        RecipeError: if there is none of a name, or a field is set that it does not take.
+        RecipeError: if a part does not exist, or a field is set that it does not take.
     """
     return {section: _FIND[section](recipe.get(section)) for section in PARTS}
 

@@ -27,7 +27,7 @@ _LIBRARIES = 48 * 2**20
 
 @dataclass(frozen=True)
 class Work:
-    """What the terms of a kernel, and the passes that fill them, hold for one sample, in elements.
+    """How many elements the terms of a kernel, and the passes that fill them, hold for one sample.
 
     Attributes:
         passing: what a forward pass keeps, with one backward pass's cotangents.
@@ -120,7 +120,7 @@ class Cut:
 
 
 def default_memory() -> int:
-    """Return a quarter of the machine's memory: the same each time, so that results are, too."""
+    """Return a quarter of the machine's memory: always the same, so that results are, too."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
@@ -197,7 +197,7 @@ def least_bytes(work: Work, cotangents: int, together: bool, element: int, fixed
 
 
 def too_small(budget: int, least: int) -> str:
-    """Say that a budget does not suffice, and what does; both in bytes."""
+    """Return a message that a budget is too small, and which one is enough; both in bytes."""
     return (
         f"memory={budget / 1e6:.4g} MB is too small: one sample at a time takes "
         f"{least / 1e6:.4g} MB; allow at least memory={-(-least // 10**6)}e6 (bytes)"

@@ -117,7 +117,7 @@ class Factors:
     """The cotangents and features of a weight, for n samples and q cotangents.
 
     Args:
-        shape: of the weight.
+        shape: the sizes of the weight.
         samples: n.
         cotangents: q.
         allocate: makes the tensor of cotangents, [n, q, g, o, T], from its shape.
@@ -196,7 +196,7 @@ class Features:
     """The features of many samples, kept block by block and written out where they are needed.
 
     Args:
-        shape: of the weight.
+        shape: the sizes of the weight.
     """
 
     def __init__(self, shape: Shape) -> None:

@@ -86,7 +86,7 @@ class FormedTerm:
     a tensor of their own.
 
     Args:
-        shape: of the weight.
+        shape: the sizes of the weight.
         samples: n.
         cotangents: q.
         full: whether the products need all cotangents at once.
@@ -150,7 +150,7 @@ class Accumulator:
     """The kernel of each layer while it is made, as matrices [n·q, m·q] or [n, m].
 
     Args:
-        layers: their names.
+        layers: the names of the layers.
         samples: n and m; m None for the kernel between x and itself.
         cotangents: q if the cotangents stay apart, otherwise 1.
         parameters: how many real numbers the parameters hold.

@@ -69,7 +69,7 @@ class ChannelNormCall(Call):
         return self._by_channel(g.flatten(2).sum(dim=-1) if g.dim() > 2 else g)
 
     def _both(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradients of γ and β in one pass: a group norm's, with every map as a channel."""
+        """Return gradients of γ and β by one backward pass, with every map as its own channel."""
         maps, size = len(g) * g.shape[1], math.prod(g.shape[2:])
         dtype = torch.promote_types(g.dtype, self.source.dtype)
         g, source = g.to(dtype), self.source.to(dtype)

@@ -1,4 +1,4 @@
-"""Run a forward pass of any model: its outputs, its graph, and what it may raise.
+"""Run a forward pass of any model, and turn whatever goes wrong into clear errors.
 
 Whatever is wrong with a model or its input becomes a `ModelError` that says so; `attempted` turns
 errors into `RoutesChangedError` where another route is tried next.
@@ -106,8 +106,8 @@ def reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[st
     """Find the parameters to which autograd's graph leads from the outputs.
 
     Args:
-        outputs: of a forward pass.
-        parameters: those looked for, by name.
+        outputs: the outputs of a forward pass.
+        parameters: the parameters to look for, by name.
 
     Returns:
         Their names, and whether a re-entrant checkpoint hides part of the graph; then no names.

@@ -43,8 +43,8 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
     """Assign factors to weights whose calls have them and agree in shape; rows to the others.
 
     Args:
-        calls: of a pass.
-        idle: numbers of those that no output depends on.
+        calls: the recorded calls of one pass.
+        idle: numbers of the calls that no output depends on.
     """
     uses: dict[str, list[tuple[int, Role]]] = {}
     for number, call in enumerate(calls):

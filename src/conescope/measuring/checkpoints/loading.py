@@ -151,7 +151,7 @@ def _fitting(
 
 
 def _excused(trial: Trial, model: nn.Module, given: StateDict, left_out: set[str]) -> Trial:
-    """Take from a trial the objections that do not matter."""
+    """Remove from a trial the objections that do not matter."""
     needless = needless_in_the_file(model, given, trial.unexpected)
     trial.unexpected = [name for name in trial.unexpected if name not in needless]
     excused = left_out | known_without_the_file(model, trial.missing)

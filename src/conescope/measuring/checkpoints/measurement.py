@@ -131,7 +131,7 @@ def measure(
 
 
 class _Series:
-    """The kernels of a run folder, each with a hash of the weights that it is of."""
+    """The kernels of a run folder, each with a hash of the weights it was measured at."""
 
     def __init__(
         self, writer: RunWriter, subject: Subject, adapted: Adapted, choice: Choice, command: str

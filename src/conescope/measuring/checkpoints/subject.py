@@ -1,4 +1,4 @@
-"""Subjects of a measurement: a model, a probe, and weights of several steps for the model."""
+"""Subject of a measurement: a model, its probe, and the weights of the model at several steps."""
 
 from __future__ import annotations
 

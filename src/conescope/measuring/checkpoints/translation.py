@@ -207,7 +207,7 @@ def _adapter_names(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _bare(names: Iterable[str]) -> list[dict[str, str]]:
-    """Map names without wrappers to names, once for each number of wrappers to take off."""
+    """Map names without their 0, 1, 2 … outer wrappers to the names, one map for each number."""
     names = list(names)
     paths = [tuple(p for p in name.split(".") if p not in _INNER_WRAPPERS) for name in names]
     if len(set(paths)) < len(paths):

@@ -1,4 +1,4 @@
-"""Load a checkpoint on trial, and find out what the model itself says against it.
+"""Load a checkpoint on trial into a copy of the model, and collect what does not fit.
 
 Modules may translate names and values when they load, by hooks or by methods of their own, so
 names cannot be compared before the model's own code has run. It runs on a copy whose tensors are on

@@ -1,1 +1,1 @@
-"""Callbacks for other libraries' trainers, and adapters to trackers; import what you need."""
+"""Callbacks for other libraries' trainers, and adapters to experiment trackers."""

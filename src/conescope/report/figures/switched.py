@@ -24,7 +24,7 @@ def switched(result: SwitchResult, note: str = "") -> Panels:
     """Return the plot of test accuracy and loss at T against t (arXiv:2503.16316, figure 2).
 
     Args:
-        result: of the experiment.
+        result: the results of the experiment.
         note: text below the figure.
     """
     loss = _plot(result, "test_loss", "test loss at *T*")

@@ -1,4 +1,4 @@
-"""Whether the motion of the kernel is only SGD's noise: the same motion with less of it."""
+"""Whether the motion of the kernel is only SGD's noise, by the same motion with less noise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NoiseTest:
     """The motion of the kernel against the same motion with less noise.
 
     Attributes:
-        name: of the test.
-        less: what makes the noise less.
+        name: the name of the test.
+        less: what reduces the noise.
         found: None if there are fewer than ten kernels on either side.
     """
 
@@ -31,7 +31,7 @@ class NoiseTest:
 
 
 def noise_tests(analysis: RunAnalysis) -> list[NoiseTest]:
-    """Return what the run has to tell noise by: averaged weights, and drops of the learning rate.
+    """Return the tests that the run allows: by averaged weights, and by drops of the learning rate.
 
     Raises:
         KernelError: if the motion of the kernel cannot be told at all.
@@ -64,7 +64,7 @@ def _content(analysis: RunAnalysis) -> Content:
 
 
 def _numbers(test: NoiseTest) -> dict[str, str]:
-    """Return whether floor and plateau are SGD's noise, by what becomes of them with less of it."""
+    """Return whether floor and plateau are SGD's noise, by how they change with less noise."""
     found = test.found
     if found is None:
         return {

@@ -1,4 +1,4 @@
-"""What a section of the analysis is, and what it says of one run."""
+"""A section of the analysis, and its content for one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was trained, and how well, in a comparison of runs."""
+"""Columns of a comparison of runs: what was trained, and the accuracy reached."""
 
 from __future__ import annotations
 

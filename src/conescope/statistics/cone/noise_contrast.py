@@ -1,4 +1,4 @@
-"""contrast(): whether a motion is only SGD's noise, by a second motion with less of it."""
+"""contrast(): tell whether a motion is only SGD's noise, by a second motion with less noise."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ MINIMUM = 10
 
 @dataclass(frozen=True)
 class Boundary:
-    """The end of phase I.
+    """The boundary t* between phase I and phase II.
 
     Attributes:
         index: place of the first kernel of phase II in the series.
-        step: t*, the iteration of that kernel; its interval, which contains the change at the
-            given level, ends at kernels.
+        step: t*, the iteration of that kernel; its confidence interval ends at iterations of
+            kernels.
     """
 
     index: int
@@ -48,7 +48,7 @@ def phase_boundary(
         start: iteration at which phase I began.
 
     Returns:
-        None if there is one phase only, or too few kernels to tell.
+        The boundary; None if there is only one phase, or too few kernels to tell.
     """
     kept = _evenly(np.asarray(steps, dtype=float))
     times = np.asarray(steps, dtype=float)[kept]

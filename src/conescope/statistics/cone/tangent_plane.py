@@ -1,4 +1,4 @@
-"""The tangent plane at the cone's axis of the sphere of unit-length kernels, from distances."""
+"""The tangent plane, at the cone's axis, of the sphere of unit-length kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small convolutional network for images of any size: the embedded default."""
+"""A small convolutional network for images of any size: a recipe's default."""
 
 from __future__ import annotations
 
