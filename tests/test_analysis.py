@@ -273,6 +273,16 @@ def test_a_short_run_beside_a_long_one(found):
         compared({"a": single, "b": single})
 
 
+@pytest.mark.parametrize("name", ["_run", "run*{*1", "a$b$c", "* *"])
+def test_any_name_of_a_folder_stands_in_the_legend_of_a_comparison(name):
+    found = contents(RunAnalysis(made_run(made_series([0, 20, 40]))))
+    figure = draw(compared({name: found, "b": found}))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    shown = legend.get_texts()[0].get_text().strip().replace("\\$", "$").replace("∗", "*")
+    assert shown == name
+
+
 def test_the_labels_of_a_recipes_probe(run):
     read = known_labels(run)
     assert read is not None

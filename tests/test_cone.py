@@ -233,6 +233,12 @@ def test_identical_kernels_are_named():
         cone(cs.KernelSeries(range(12), some))
 
 
+def test_kernels_that_differ_in_scale_only_have_no_motion():
+    some = [cs.Kernel(torch.ones(4, 4) * 2.0**step) for step in range(12)]
+    with pytest.raises(KernelError, match="from step 0 to 11 the kernels differ in their scale"):
+        cone(cs.KernelSeries(range(12), some))
+
+
 def test_a_kernel_of_nan_is_named():
     some = kernels(12)
     some[5] = cs.Kernel(torch.full_like(some[5].values, torch.nan))

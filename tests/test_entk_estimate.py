@@ -86,6 +86,14 @@ def test_draws_that_are_none_of_the_kernel_are_refused(outputs, values, draws):
         Kernel(torch.ones(values), outputs, draws=torch.ones(draws))
 
 
+def test_draws_of_whole_numbers_and_values_that_are_no_tensor_are_refused():
+    with pytest.raises(KernelError, match=r"type torch\.int64 are no estimate"):
+        Kernel(torch.eye(3), draws=torch.ones(2, 3, 3, dtype=torch.int64))
+    for held in (torch.eye(3).numpy(), torch.eye(3).tolist()):
+        with pytest.raises(KernelError, match="the values of a kernel are a tensor, not"):
+            Kernel(held)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 @pytest.mark.parametrize("outputs", ["full", "trace"])
 def test_plan_covers_every_layer(problem, outputs):

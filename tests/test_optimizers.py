@@ -204,3 +204,22 @@ def test_the_trial_of_a_step_leaves_the_weights_as_they_are():
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.state_dict()["state"] == {}
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Own:\n    def __init__(self, parameters, lr): pass", "gives a Own, not a"),
+        ("class Own(torch.optim.SGD):\n    def __init__(self, parameters, lr):\n"
+         "        super().__init__(parameters, lr=lr)\n"
+         "        self.inner = torch.optim.Adam(parameters, lr=lr)",
+         "holds another optimiser, 'inner'"),
+    ],
+)  # fmt: skip
+def test_an_own_class_that_is_no_whole_optimiser_is_refused(text, message, tmp_path, monkeypatch):
+    name = f"optimisers_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(f"import torch\n{text}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RecipeError, match=message):
+        build_optimizer(OptimizerRecipe(f"{name}:Own"), torch.nn.Linear(2, 2))

@@ -1,9 +1,11 @@
 """A user's own network and data in a recipe: run, stopped and gone on with, switched, measured."""
 
+import re
 import sys
 import textwrap
 from itertools import count
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +19,7 @@ from conescope.experiments.experiment import Experiment
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.runs.store import Folder
+from conescope.runs.user_code import code_digest
 from conescope.training.data.dataset import Dataset, Split, load_data
 from conescope.training.data.given import as_dataset
 from conescope.training.models import build_model, check_network
@@ -302,7 +305,7 @@ class Odd(nn.Module):
         (lambda y: {"logits": y}, "gives a dict .* has to give one tensor"),
         (lambda y: y.round().long(), "gives torch.int64; logits are floating-point"),
         (lambda y: y / 0, "gives NaN or infinite logits"),
-        (lambda y: y @ y, r"fails for inputs \[2, 4\] of torch.float32: mat1 and mat2"),
+        (lambda y: y @ y, r"fails for inputs \[2, 4\] of torch.float32: RuntimeError: mat1 and"),
     ],
 )
 def test_a_network_without_logits_is_one_clear_error(make, message):
@@ -325,3 +328,208 @@ def test_a_build_that_gives_no_module_is_refused(place, tmp_path):
     (tmp_path / f"{place}.py").write_text("def build(classes):\n    return classes\n")
     with pytest.raises(ModelError, match=rf"{place}:build gives a int, not a torch\.nn\.Module"):
         build_model(ModelRecipe(f"{place}:build"), (4,), 3)
+
+
+def module(place, tmp_path, text):
+    """Put other code into the user's module, which nothing has imported yet."""
+    (tmp_path / f"{place}.py").write_text("import torch\nfrom torch import nn\n" + text)
+
+
+TIED = """
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, classes)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.last(self.b(self.a(x).tanh()))
+"""
+NOISY = """
+import random
+import numpy as np
+class Net(nn.Linear):
+    def __init__(self, classes):
+        super().__init__(4, classes)
+
+    def forward(self, x):
+        noise = random.random() + np.random.rand() if self.training else 0
+        return super().forward(x + noise)
+"""
+
+
+@pytest.mark.parametrize("text", [TIED, NOISY], ids=["tied", "noise"])
+def test_tied_weights_and_numpys_noise_go_on_to_the_same_bits(place, tmp_path, text):
+    own = CODE[CODE.index("def blobs") :]
+    module(place, tmp_path, text + own)
+    recipe = load_recipe("digits", words(place))
+    run_experiment(recipe, tmp_path / "whole", command="test")
+    asked = count(1)
+    while not run_experiment(
+        recipe, tmp_path / "stopped", command="test", should_stop=lambda: next(asked) % 8 == 0
+    ):
+        pass
+    whole, stopped = ({e.values["file"]: e.values["sha256"] for e in Folder(tmp_path / n).files(k)}
+                      for n in ("whole", "stopped") for k in ("kernel",))  # fmt: skip
+    assert whole == stopped
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys\nsys.exit(0)", "exits when it is imported"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "exits when it is imp"),
+        ("def Net():\n    raise SystemExit(0)", "Net exits Python"),
+        ("def Net(shape, /, classes): pass", "takes shape by position only"),
+    ],
+)
+def test_code_that_exits_or_takes_no_names_is_a_clear_error(place, tmp_path, capsys, text, message):
+    module(place, tmp_path, text)
+    assert main(["run", "digits", f"--model.name={place}:Net", *TINY]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_a_module_prints_is_no_part_of_a_recipe(place, tmp_path, capsys):
+    module(place, tmp_path, "print('hello')\ndef Net(classes): pass")
+    assert main(["show", "digits", f"--model.name={place}:Net"]) == 0
+    said = capsys.readouterr()
+    assert "hello" in said.err
+    assert yaml.safe_load(said.out)["model"]["name"] == f"{place}:Net"
+
+
+def test_a_module_of_the_same_name_from_elsewhere_is_not_taken_for_it(place, tmp_path, monkeypatch):
+    load_recipe("digits", words(place))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in (place, "code"):
+        (tmp_path / "elsewhere" / f"{name}.py").write_text("def Net(classes): pass")
+        with pytest.raises(RecipeError, match=rf"elsewhere/{name}\.py cannot be imported"):
+            load_recipe("digits", [f"--model.name={name}:Net"])
+
+
+def test_code_that_comes_from_no_file_has_no_digest(place, tmp_path):
+    module(place, tmp_path, "exec('def made(classes): pass', {'__name__': 'none'}, globals())")
+    assert code_digest(f"{place}:made") == "no file"
+
+
+def test_help_lists_options_that_a_recipe_needs_and_those_beside_a_file(place, tmp_path, capsys):
+    meaning = '    """Net.\n\n    Args:\n        depth: 50 % more.\n    """'
+    module(place, tmp_path, f"def Net(classes, depth: int):\n{meaning}")
+    (tmp_path / "mine.yaml").write_text(f"model: {{name: '{place}:Net'}}")
+    for asked in (["digits", f"--model.name={place}:Net"], ["mine.yaml", "--model.depth=3"]):
+        with pytest.raises(SystemExit):
+            main(["run", *asked, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--model.depth DEPTH 50 % more. (required)" in text
+    assert main(["plan", "mine.yaml"]) == 2
+    assert f"model.depth: {place}:Net needs a value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-01-01", ".nan", ".inf", "!!binary aGVsbG8=", "!!set {a}", "{1: 2}", "[[.inf]]"]
+)
+def test_an_option_that_a_journal_does_not_give_back_is_refused(place, tmp_path, value):
+    module(place, tmp_path, "def Net(classes, depth=None): pass")
+    (tmp_path / "mine.yaml").write_text(f"model: {{name: '{place}:Net', depth: {value}}}")
+    with pytest.raises(RecipeError, match=r"model\.depth cannot be .*; an option is a finite"):
+        load_recipe("mine.yaml")
+
+
+def test_an_empty_mapping_is_an_option_that_is_given(place, tmp_path):
+    module(place, tmp_path, "def Net(classes, depth: dict = None, **more): pass")
+    name = f"--model.name={place}:Net"
+    ids = {load_recipe("digits", [name, *more]).id for more in ([], ["--model.depth={}"])}
+    assert len(ids) == 2
+    with pytest.raises(RecipeError, match=r"unknown field model\.a-b"):
+        load_recipe("digits", [name, "--model.a-b=1"])
+
+
+ONE = "super().__init__(); self.l = nn.Linear(4, classes)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def Net(classes): return nn.Sequential(nn.BatchNorm2d(4))",
+         r"fails for inputs \[1, 4\] .* ValueError: expected 4D"),
+        ("class Net(nn.Bilinear):\n"
+         "    def __init__(self, classes): super().__init__(4, 4, classes)",
+         "missing 1 required positional argument"),
+        (f"class Net(nn.Module):\n    def __init__(self, classes): {ONE}\n"
+         "    def forward(self, x): return (self.l(x), 0) if self.training else self.l(x)",
+         "in training mode gives a tuple"),
+        ("def Net(classes): return nn.Linear(4, classes).requires_grad_(False)",
+         "depend on no parameter that requires a gradient"),
+        ("def Net(classes): return nn.Sequential(nn.Linear(4, classes), nn.BatchNorm1d(classes))",
+         r"in training mode fails for inputs \[1, 4\].*more than 1 value"),
+        ("class Net(nn.Linear):\n    def __init__(self, classes): super().__init__(4, classes)\n"
+         "    def get_extra_state(self): return {}\n    def set_extra_state(self, state): pass",
+         "state '_extra_state' is a dict; a snapshot holds tensors"),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_trained_here_is_one_clear_error(
+    place, tmp_path, capsys, text, message
+):
+    module(place, tmp_path, text + "\n" + CODE[CODE.index("def blobs") :])
+    asked = words(place, "--training.batch_size=89", "--kernel.when=never")
+    assert main(["run", "digits", *asked, "--out", "one"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("shape", ["None", "4", "property(lambda self: 4)"])
+def test_an_input_shape_that_is_no_shape_says_nothing(place, tmp_path, shape):
+    text = f"class Net(nn.Linear):\n    input_shape = {shape}\n    def __init__(self, classes):\n"
+    module(place, tmp_path, text + "        super().__init__(4, classes)")
+    assert build_model(ModelRecipe(f"{place}:Net"), (4,), 3).weight.shape == (3, 4)
+
+
+def test_gradients_that_a_module_turns_off_are_on_in_training(place, tmp_path):
+    module(place, tmp_path, CODE + "\ntorch.set_grad_enabled(False)")
+    try:
+        assert run_experiment(load_recipe("digits", words(place)), tmp_path / "one", command="t")
+    finally:
+        torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (((X.numpy(), np.array(["a"] * 6)), (X, Y)), "an array of <U1 instead of numbers"),
+        (((X.numpy().astype(object), Y), (X, Y)), "an array of object instead of numbers"),
+        (((X.numpy().astype(np.longdouble), Y), (X, Y)), "can't convert np.ndarray of type"),
+        (((X, Y + 2**62), (X, Y)), "the largest label is .* but there are only 12 samples"),
+        (((X.to_sparse(), Y), (X, Y)), "plain dense tensors, not sparse"),
+        (((X.to("meta"), Y), (X, Y)), "plain dense tensors"),
+        (((X.to(torch.float8_e4m3fn), Y), (X, Y)), "floating-point numbers, not torch.float8"),
+        (((X[:, :0], Y), (X, Y)), "the samples hold no numbers"),
+        (((IMAGES[:, :0], Y), (X, Y)), "the samples hold no numbers"),
+    ],
+)
+def test_what_torch_cannot_hold_or_count_is_one_clear_error(found, message):
+    with pytest.raises(DataError, match=message) as caught:
+        as_dataset(found, "mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_any_layout_are_taken():
+    labels = Y.numpy().astype(np.uint16)
+    for array in (X.numpy().astype(">f4"), X.numpy()[::-1][::-1], X.numpy()[:, ::-1][:, ::-1]):
+        data = as_dataset([(array, labels), (array, labels.astype(">u8"))], "mine")
+        assert torch.equal(data.train.inputs, X)
+        assert torch.equal(data.test.labels, Y)
+    assert (
+        not Dataset("mine", *[Split(X.clone().requires_grad_() * 2, Y)] * 2, 3)
+        .to("cpu")
+        .train.inputs.requires_grad
+    )
+
+
+@pytest.mark.parametrize("classes", ["3", 3.0, True, np.int64(3)])
+def test_a_data_set_that_counts_its_classes_wrongly_is_refused(classes):
+    split = Split(X, Y)
+    with pytest.raises(DataError, match="classes has to be an int"):
+        Dataset("mine", split, split, classes)
+    with pytest.raises(DataError, match="of the class Split"):
+        Dataset("mine", (X, Y), (X, Y), 3)

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from conescope.errors import RecipeError
+from conescope.experiments.experiment import Experiment
 from conescope.training.models import build_model
 from conescope.training.recipe import FIELDS, Recipe
 from conescope.training.recipe_fields import OptimizerRecipe
@@ -114,7 +115,6 @@ def test_yaml_and_dict_round_trips():
         (["--optimizer.nesterov", "maybe"], ["optimizer.nesterov takes true or false", "'maybe'"]),
         (["--optimizer.name=nadm"], ["optimizer.name takes", "did you mean nadam?"]),
         (["--lr_schedule.name=ReduceLROnPlateau"], ["it depends on the loss"]),
-        (["--lr_schedule.name=ExponentialLR"], ["lr_schedule.gamma: exponentiallr needs a value"]),
         (["--lr_schedule.name=one-cycle", "--lr_schedule.warmup=3"], ["one-cycle takes none"]),
         (["--data.name=mnits"], ["data.name takes digits or mnist", "did you mean mnist?"]),
         (["--model.name=no.such:build"], ["there is no module 'no'", "model.name"]),
@@ -242,3 +242,45 @@ def test_every_field_has_a_documented_name():
     shown = field_parser({}).format_help()
     for name in FIELDS:
         assert re.search(rf"^  --{name} .*\n? +\S", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["name", "seed", "device", "optimizer.lr", "data.augmentation"])
+def test_null_is_refused_where_it_means_nothing(name, tmp_path):
+    section, _, field = name.rpartition(".")
+    text = f"{section}: {{{field}: null}}" if section else f"{field}: null"
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=rf"{name} cannot be null; its default is "):
+        load_recipe(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2", "seed is written twice"),
+        ("model: {name: mlp, width: 2, width: 3}", "width is written twice"),
+        ("description: 2024-13-45", "is no YAML file: month must be in 1..12"),
+        ("optimizer: {weight_decay: .inf}", "weight_decay must be at least 0, not inf"),
+    ],
+)
+def test_yaml_that_would_be_read_otherwise_than_it_looks_is_refused(text, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_a_text_of_several_lines_is_refused_in_one():
+    with pytest.raises(RecipeError, match=r"nesterov takes true or false or null, not 'a b'$"):
+        load_recipe("digits", ["--optimizer.nesterov=a\nb"])
+
+
+def test_no_field_is_suggested_that_does_not_exist():
+    with pytest.raises(RecipeError, match=r"did you mean data\.augmentation\?"):
+        load_recipe("digits", ["--data.augmentatio=none"])
+    with pytest.raises(RecipeError, match=r"unknown field lr_schedule\.last_epoch; Exp"):
+        load_recipe("digits", ["--lr_schedule.name=ExponentialLR", "--lr_schedule.last_epoch=3"])
+
+
+def test_an_option_that_a_part_needs_is_missed_before_any_data_are_loaded():
+    recipe = load_recipe("lenet-mnist", ["--lr_schedule.name=ExponentialLR"])
+    with pytest.raises(RecipeError, match=r"lr_schedule\.gamma: exponentiallr needs a value"):
+        Experiment(recipe)

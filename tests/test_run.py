@@ -103,6 +103,26 @@ def test_estimates_keep_their_draws_and_say_their_error(tmp_path):
     assert numbers["standard error of S(10, 0)"] == f"{error:.2g}"
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (2, 3)])
+def test_estimates_by_one_draw_or_by_other_numbers_of_draws_have_no_error(tmp_path, counts):
+    with begun(tmp_path) as writer:
+        for step, count in enumerate(counts):
+            features = torch.randn(count, 4, 9, generator=torch.Generator().manual_seed(step))
+            draws = features @ features.mT
+            writer.write_kernel(step, Kernel(draws.mean(dim=0), draws=draws))
+    assert not any(name.startswith("standard error") for name in main_numbers(load_run(tmp_path)))
+
+
+def test_a_session_whose_line_is_lost_leaves_the_run_readable(path):
+    journal = path / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(line for line in lines if b'"kind": "session"' not in line))
+    run = load_run(path)
+    assert run.environment == {}
+    assert len(run.series) == 3
+    assert write_report(run, path / "report.html").exists()
+
+
 def test_a_folder_is_of_one_thing(path):
     other = {**SOURCE, "probe": "[5, 3] float32"}
     with RunWriter(path) as writer:

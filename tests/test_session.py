@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_divergence_is_an_error_and_what_came_before_stays(tmp_path, tiny_overri
     assert not read_status(tmp_path / "wild").finished
 
 
+def test_divergence_that_an_evaluation_sees_first_is_the_same_error(tmp_path, tiny_overrides):
+    wild = load_recipe(
+        "digits",
+        [*tiny_overrides, "--optimizer.lr=1e30", "--training.evaluate=0, every 1"],
+    )
+    with pytest.raises(TrainingError, match=r"the loss on the train data is nan after iteration 1"):
+        run_experiment(wild, tmp_path / "wild", command="test")
+    assert read_status(tmp_path / "wild").diverged
+    assert load_run(tmp_path / "wild").scalars["step"].tolist() == [0]
+
+
 def test_a_run_computes_on_its_recipes_threads(finished, tmp_path, tiny_overrides):
     before = torch.get_num_threads()
     run_experiment(
@@ -179,3 +191,24 @@ def test_folders_without_a_run_are_said(tmp_path):
     Folder(tmp_path).append(Kind.RUN, recipe=yaml.safe_load("seed: 1"), command="test")
     with pytest.raises(StoreError, match="holds no kernel yet"):
         load_run(tmp_path)
+
+
+def test_a_layer_that_dies_in_training_has_the_same_kernels_when_the_run_goes_on(tmp_path):
+    """The engine's check of a dead layer says nothing, and it takes another route for it."""
+    words = ["--model.name=mlp", "--optimizer.name=rmsprop", "--optimizer.lr=0.05",
+             "--optimizer.momentum=0", "--training.steps=7", "--training.batch_size=10",
+             "--kernel.when=every 1", "--snapshots.keep=end", "--snapshots.resume=every 1",
+             "--training.evaluate=end", "--probe.size=12", "--threads=1"]  # fmt: skip
+    recipe = load_recipe("digits", words)
+    run_experiment(recipe, tmp_path / "whole", command="test")
+    asked = count(1)
+    while not run_experiment(
+        recipe, tmp_path / "stopped", command="test", should_stop=lambda: next(asked) % 2 == 0
+    ):
+        pass
+    whole, stopped = (
+        [e.values["sha256"] for e in Folder(tmp_path / name).files(Kind.KERNEL)]
+        for name in ("whole", "stopped")
+    )
+    assert len(whole) == 7
+    assert whole == stopped

@@ -37,6 +37,7 @@ def test_numbers_and_types_survive(tmp_path):
         "scalar": torch.tensor(3.0),
         "transposed": torch.arange(6.0).reshape(2, 3).T,
     }
+    tensors |= {"tied": tensors["i64"], "view": tensors["f64"].view(1)}
     folder = Folder(tmp_path)
     folder.write_tensors(Kind.KERNEL, "t.safetensors", tensors, lr=0.1 + 0.2, groups=[{"a": None}])
     (entry,) = Folder(tmp_path).files(Kind.KERNEL)

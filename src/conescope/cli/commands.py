@@ -161,11 +161,12 @@ def _fields_help(
     parser: argparse.ArgumentParser, own_words: Sequence[str], overrides: Sequence[str]
 ) -> str:
     """List a recipe's fields, with the options of the network and so on that it names."""
-    recipe = recipe_from_dict({}, "command line", overrides)
     if own_words and parser.get_default("takes_recipe"):
         arguments = parser.parse_args(own_words)
         arguments.overrides = overrides
         recipe = chosen_recipe(arguments)
+    else:
+        recipe = recipe_from_dict({}, "command line", overrides)
     options = {section: part.options for section, part in parts_of(recipe).items()}
     lines = field_parser(options).format_help().splitlines()
     fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from conescope.engine import entk
-from conescope.errors import RecipeError
+from conescope.errors import RecipeError, TrainingError
 from conescope.kernel.matrix import Kernel
 from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibrated
 from conescope.runs.snapshots import SnapshotState
@@ -21,13 +22,14 @@ from conescope.tangent import linearize
 from conescope.training.data import load_data
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Dataset, Normalizer
-from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
+from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for, seed_generators
 from conescope.training.loop import Snapshot, average_of
 from conescope.training.lr_schedules import build_lr_schedule
-from conescope.training.models import build_model, check_network
+from conescope.training.models import build_model, check_network, find_network
 from conescope.training.optimizers import build_optimizer
 from conescope.training.recipe import PARTS, Recipe
 from conescope.training.recipe_fields import KernelRecipe
+from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
@@ -64,6 +66,8 @@ class Experiment:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         usable_device(recipe.device)
+        for section, part in parts_of(recipe).items():
+            part.check(recipe.get(section).options)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
         samples = self.data.train.inputs
         _check_augmentation(recipe, samples)
@@ -104,11 +108,13 @@ class Experiment:
             ModelError: if the network gives no logits, or cannot be linearised.
         """
         recipe = self.recipe
-        torch.manual_seed(seed_for(recipe.seed, "weights"))
+        find_network(recipe.model)  # imports own code, which may draw random numbers
+        seed_generators(seed_for(recipe.seed, "weights"))
         shape, classes = tuple(self.data.train.inputs.shape[1:]), self.data.classes
         model = build_model(recipe.model, shape, classes)
         model.to(recipe.device, getattr(torch, recipe.dtype))
-        check_network(model, self.probe[:2], classes, recipe.model.name)
+        batch = self.order.smallest(recipe.training.steps)
+        check_network(model, self.probe[: min(2, batch)], classes, recipe.model.name)
         if origin is not None:
             origin.load_weights(model)
         if recipe.dynamics.kind == "linearised":
@@ -143,14 +149,24 @@ class Experiment:
         return {"train": min(train, _TRAIN_EVALUATION_SIZE), "test": test}
 
     def evaluate(self, snapshot: Snapshot, most: int | None = None) -> dict[str, float]:
-        """Return loss and accuracy on at most `most` samples of a split, and the learning rate."""
-        values = {"learning_rate": snapshot.optimizer.param_groups[0]["lr"]}
+        """Return loss and accuracy on at most `most` samples of a split, and the learning rate.
+
+        Raises:
+            TrainingError: if a loss is NaN or infinite.
+        """
+        values = {"learning_rate": float(snapshot.optimizer.param_groups[0]["lr"])}
         for name, size in self.evaluated.items():
             split, limit = self.data.split(name), min(size, most or size)
             samples, labels = split.inputs[:limit], split.labels[:limit]
             found = evaluate(
                 snapshot.model, lambda part, s=samples: self.normalize(s[part]), labels
             )
+            if not math.isfinite(found["loss"]):
+                raise TrainingError(
+                    f"the loss on the {name} data is {found['loss']} after iteration "
+                    f"{snapshot.step}: training diverged; lower optimizer.lr, warm it up with "
+                    f"lr_schedule.warmup, or look at the data"
+                )
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
 

@@ -95,10 +95,16 @@ class _Recorder:
         """Load the newest snapshot before anything that is missing, and return its iteration."""
         moments, stored = self._experiment.moments, self._stored
         missing = (moments.evaluate - stored.evaluations) | (moments.keep - stored.snapshots.keys())
-        for kind in _measured(begun):
-            missing |= moments.kernel - stored.kernels[kind]
+        kernels = {
+            moment for k in _measured(begun) for moment in moments.kernel - stored.kernels[k]
+        }
+        missing |= kernels
         first = min(missing, default=self._experiment.recipe.training.steps)
         start = max((step for step in stored.snapshots if step <= first), default=begun.step)
+        if kernels and (start > begun.step or begun.step not in kernels):
+            # The engine chooses its routes once: by the same weights in every session.
+            for model in _measured(begun).values():
+                self._experiment.measure(model)
         if start in stored.snapshots:
             state = read_snapshot(self._writer.folder, stored.snapshots[start])
             state.load_into(begun.model, begun.optimizer, begun.average)

@@ -49,6 +49,12 @@ class Kernel:
     draws: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, held in {"values": self.values, "draws": self.draws}.items():
+            if not isinstance(held, Tensor | None):
+                raise KernelError(
+                    f"the {name} of a kernel are a tensor, not {type(held).__name__}; give "
+                    f"torch.as_tensor({name})"
+                )
         dims = 4 if self.outputs == "full" else 2
         shape = tuple(self.values.shape)
         if self.values.dim() != dims:
@@ -65,11 +71,15 @@ class Kernel:
                     f"the whole kernel {shape}"
                 )
         if self.draws is not None and (
-            self.outputs != "trace" or self.draws.shape[1:] != shape or len(self.draws) == 0
+            self.outputs != "trace"
+            or self.draws.shape[1:] != shape
+            or len(self.draws) == 0
+            or not self.draws.is_floating_point()
         ):
             raise KernelError(
-                f"draws of shape {tuple(self.draws.shape)} are no estimate of a kernel of shape "
-                f"{shape} with outputs={self.outputs!r}; give [r, n, m] of a class trace [n, m]"
+                f"draws of shape {tuple(self.draws.shape)} and type {self.draws.dtype} are no "
+                f"estimate of a kernel of shape {shape} with outputs={self.outputs!r}; give real "
+                f"numbers [r, n, m] of a class trace [n, m]"
             )
 
     @property

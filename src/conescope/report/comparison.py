@@ -48,7 +48,7 @@ def compared(runs: Mapping[str, Sequence[Content]]) -> Panels:
     panels = []
     for key in _all_names(plots.values()):
         lines = [
-            replace(drawn[key].lines[0], label=name, colour=place)
+            replace(drawn[key].lines[0], label=name.replace("*", "∗"), colour=place)
             for place, (name, drawn) in enumerate(plots.items())
             if key in drawn
         ]

@@ -283,5 +283,9 @@ def _text(label: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text in which matplotlib finds no mathematics of its own."""
-    return text.replace("$", r"\$")
+    """Return a text in which matplotlib finds no mathematics, and which its legend shows.
+
+    A legend leaves out labels that begin with an underscore.
+    """
+    shown = f" {text}" if text.startswith("_") else text
+    return shown.replace("$", r"\$")

@@ -157,9 +157,14 @@ def _movement(series: KernelSeries) -> dict[str, str]:
 
 
 def _errors(run: Run) -> dict[str, str]:
-    """Return the standard error of S from the first kernel to the last, if they are estimates."""
+    """Return the standard error of S from the first kernel to the last.
+
+    It takes estimates by the same number of draws, two or more; else nothing is returned.
+    """
     first, last = run.series.steps[0], run.series.steps[-1]
-    if first == last or not {first, last} <= run.estimates.keys():
+    ends = [run.series.kernels[place].draws for place in (0, -1)]
+    counts = {0 if draws is None else len(draws) for draws in ends}
+    if first == last or len(counts) > 1 or max(counts) < 2:
         return {}
     _, error = estimate_distance(run.estimates[first], run.estimates[last])
     return {f"standard error of S({last:,}, {first:,})": f"{error:.2g}"}

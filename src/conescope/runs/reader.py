@@ -37,7 +37,7 @@ class Run:
         series: the kernels measured so far.
         scalars: "step" and each of `contents.SCALARS`, [E] each; losses in nats, accuracies in
             [0, 1].
-        environment: versions and machine of its newest session.
+        environment: versions and machine of its newest session; empty if its line is damaged.
         command: the shell command that made it.
         total_steps: its length in iterations; None if unknown.
         finished: whether it is complete.
@@ -137,13 +137,14 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
     averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
     labels = contents.labels(folder)
     status = read_status(path, recipe_of)
+    sessions = folder.entries(Kind.SESSION)
     return Run(
         path=Path(path),
         name=status.name,
         recipe=_recipe(begun, path, recipe_of),
         series=_series(folder, kernels),
         scalars=contents.scalars(folder),
-        environment=folder.entries(Kind.SESSION)[-1].values["environment"],
+        environment=sessions[-1].values["environment"] if sessions else {},
         command=begun.values["command"],
         total_steps=status.total_steps,
         finished=status.finished,

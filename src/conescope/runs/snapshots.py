@@ -105,8 +105,14 @@ class SnapshotState:
         """Return what the journal has to say of the state beside its tensors, as JSON values.
 
         Raises:
-            StoreError: if something of the optimiser's state would not be read back as it is.
+            StoreError: if something of the state would not be read back as it is.
         """
+        for name, value in {**self.weights, **self.average}.items():
+            if not isinstance(value, Tensor):
+                raise StoreError(
+                    f"the network's state {name!r} is a {type(value).__name__}; a snapshot holds "
+                    f"tensors: keep it in a buffer"
+                )
         plain = _plain_slots(self)
         values = {"step": self.step, "param_groups": self.param_groups}
         return values | ({"plain_slots": plain} if plain else {})

@@ -88,8 +88,7 @@ class Folder:
         Raises:
             StoreError: if it cannot be written; everything before stays as it was.
         """
-        flat = {key: value.detach().contiguous() for key, value in tensors.items()}
-        self.write_bytes(name, data := save(flat))
+        self.write_bytes(name, data := save(_apart(tensors)))
         self.append(kind, file=name, sha256=hashlib.sha256(data).hexdigest(), **values)
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -194,6 +193,18 @@ class Folder:
             raise
         lock.release()
         return False
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors that share no memory, as safetensors writes no others."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        tensor = value.detach().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return found
 
 
 _REPAIR = "run the command that made this folder again, to make it anew"

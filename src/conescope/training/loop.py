@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.errors import TrainingError
-from conescope.training.data.sampling import seed_for
+from conescope.training.data.sampling import seed_for, seed_generators
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """A function from an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
@@ -60,7 +60,7 @@ def train(
         schedule: what the learning rate is multiplied by in each iteration.
         start: iterations already done.
         stop: iterations to do in all.
-        seed: decides dropout, together with the iteration alone.
+        seed: decides dropout and other random numbers, together with the iteration alone.
         average: takes part in the weights after every iteration.
 
     Raises:
@@ -74,8 +74,9 @@ def train(
     for step in range(start, stop):
         model.train()
         inputs, labels = batches(step)
-        torch.manual_seed(seed_for(seed, "iteration", step))
-        loss = F.cross_entropy(model(inputs), labels)
+        seed_generators(seed_for(seed, "iteration", step))
+        with torch.enable_grad():  # which a user's own module may have turned off
+            loss = F.cross_entropy(model(inputs), labels)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "

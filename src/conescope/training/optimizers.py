@@ -42,7 +42,7 @@ def find_optimizer(recipe: OptimizerRecipe) -> Part:
             f"optimizer.name: {recipe.name} is for sparse gradients, and those here are dense; "
             f"take adam"
         )
-    if inspect.isclass(part.call):
+    if inspect.isclass(part.call) and issubclass(part.call, Optimizer):
         _refuse_closure(part.call, recipe.name)
     if not part.takes("lr"):
         raise RecipeError(
@@ -86,6 +86,7 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
                 f"torch.optim.Optimizer"
             )
         _refuse_closure(type(optimizer), recipe.name)
+        _refuse_inner(optimizer, recipe.name)
         if refusals:
             tried = parameters[0].detach().clone().requires_grad_()
             tried.grad = torch.zeros_like(tried)  # some options are refused at a step only
@@ -105,6 +106,15 @@ def _refuse_closure(kind: type, name: str) -> None:
             f"optimizer.name: {name} evaluates the loss several times an iteration (its step "
             f"needs a closure), and training here evaluates it once; take another"
         )
+
+
+def _refuse_inner(optimizer: Optimizer, name: str) -> None:
+    for attribute, value in vars(optimizer).items():
+        if isinstance(value, Optimizer):
+            raise RecipeError(
+                f"optimizer.name: {name} holds another optimiser, {attribute!r}, whose state a "
+                f"snapshot would not store; derive from its class instead"
+            )
 
 
 def _pull_towards_start(

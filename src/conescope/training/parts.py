@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from conescope.errors import RecipeError
 from conescope.runs.user_code import import_object
+from conescope.training.recipe import FIELDS
 
 REQUIRED = inspect.Parameter.empty
 """Default of an option that has none."""
@@ -72,6 +73,12 @@ class Part:
                 f"{self.section}.name: {self.name} is no class or function whose arguments "
                 f"Python can tell"
             ) from None
+        for p in found:
+            if p.kind is p.POSITIONAL_ONLY and p.default is p.empty:
+                raise RecipeError(
+                    f"{self.section}.name: {self.name} takes {p.name} by position only; options "
+                    f"are passed by name"
+                )
         return {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)}
 
     @cached_property
@@ -129,15 +136,26 @@ class Part:
         """Call it with its first arguments, what it takes of `available`, and its options.
 
         Raises:
-            RecipeError: as `check`. What the part itself raises comes through as it is.
+            RecipeError: as `check`, or if the part exits Python. What it raises otherwise comes
+                through as it is.
         """
         self.check(options)
         own = {name: value for name, value in available.items() if self.takes(name)}
-        return self.call(*first, **own, **options)
+        try:
+            return self.call(*first, **own, **options)
+        except SystemExit:
+            raise RecipeError(
+                f"{self.section}.name: {self.name} exits Python (sys.exit) instead of returning"
+            ) from None
 
     def unknown(self, name: str) -> str:
         """Return what is wrong with an option that the part does not have."""
-        near = difflib.get_close_matches(name, [*self.options, *self.filled], n=1)
+        fields = [field.partition(".") for field in FIELDS]
+        candidates = [
+            *self.options,
+            *(inner for section, _, inner in fields if section == self.section),
+        ]
+        near = difflib.get_close_matches(name, candidates, n=1)
         meant = f"did you mean {self.section}.{near[0]}? " if near else ""
         has = f"has the options {', '.join(self.options)}" if self.options else "has no options"
         return f"unknown field {self.section}.{name}; {meant}{self.name} {has}"

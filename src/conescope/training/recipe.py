@@ -188,8 +188,10 @@ FIELDS: Mapping[str, Field[Any]] = dict(_fields())
 def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     """Raise `RecipeError` if a field's value is out of range, or is no schedule."""
     if value is None:
-        return
-    if "least" in rules and not value >= rules["least"]:
+        if FIELDS[name].default is None:
+            return
+        raise RecipeError(f"{name} cannot be null; its default is {FIELDS[name].default!r}")
+    if "least" in rules and not rules["least"] <= value < math.inf:
         or_null = ", or null" if FIELDS[name].default is None else ""
         raise RecipeError(f"{name} must be at least {rules['least']}{or_null}, not {value}")
     if "positive" in rules and not 0 < value < math.inf:
@@ -205,7 +207,7 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

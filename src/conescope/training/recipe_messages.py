@@ -18,10 +18,10 @@ def explain(message: str, options: Options) -> str:
         message: the message.
         options: the options of parts that the parser knows beside the fields.
     """
-    match = re.match(r'Parser key "(.+?)":.*?(?:Got|Given) value: (.*)', message, re.DOTALL)
+    match = re.match(r'Parser key "(.+?)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
     if not match:
         return " ".join(message.split())
-    name, value = match[1], match[2].strip()
+    name, value = match[1], " ".join(match[2].split())
     section, _, inner = name.partition(".")
     option = options.get(section, {}).get(inner)
     kind = option.kind | None if option else _type_of(name)

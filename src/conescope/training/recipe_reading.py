@@ -7,6 +7,7 @@ their types. The options of the parts that a recipe names are declared by these 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -74,8 +75,8 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     text = _read(source)
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        values = yaml.load(text, _Loader) or {}
+    except (yaml.YAMLError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise RecipeError(f"{source} is no YAML file: {detail}") from None
     if not isinstance(values, dict):
@@ -114,13 +115,24 @@ def field_parser(options: Options) -> ArgumentParser:
                 f"--{section}.{name}",
                 type=option.kind if option.kind is Any else option.kind | None,
                 default=None if needed else option.default,
-                help=(option.meaning + needed).strip().replace("%", "%%") or None,
+                help=(option.meaning + needed).strip() or None,
             )
     for action in parser._actions:
         section = action.dest.removesuffix(".name")
         if section in _NAMES and section != action.dest:
             action.metavar = f"{{{','.join(_NAMES[section])},…}}"
     return parser
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a field that is written twice, of which YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{name} is written twice in a group of fields")
+        return super().construct_mapping(node, deep)
 
 
 def _packaged() -> Traversable:
@@ -173,8 +185,7 @@ def _parse(values: Mapping[str, Any], overrides: Sequence[str] | None, source: s
         parsed[section] = {**(parsed.get(section) or {}), **held}
     recipe = _recipe(parsed)
     if overrides is not None:
-        for section, part in parts_of(recipe).items():
-            part.check(recipe.get(section).options)
+        parts_of(recipe)  # which checks the fields that parts take
     return recipe
 
 
@@ -244,7 +255,7 @@ def _declared(part: Part, names: Sequence[str]) -> dict[str, Option]:
             )
     for name in names if part.takes_any else ():
         section, _, option = name.partition(".")
-        if section == part.section and name not in FIELDS:
+        if section == part.section and name not in FIELDS and option.isidentifier():
             found.setdefault(option, Option(Any))
     return found
 
@@ -261,7 +272,7 @@ def _recipe(parsed: Mapping[str, Any]) -> Recipe:
             if f"{section}.{name}" in FIELDS:
                 own[name] = value
             elif value is not None:
-                options[name] = _as_yaml(value)
+                options[name] = _as_yaml(value, f"{section}.{name}")
         if section in PARTS:
             name = own.get("name", kind.name)
             own |= {"options": options, "name": name if ":" in name else name.lower()}
@@ -269,5 +280,16 @@ def _recipe(parsed: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
-def _as_yaml(value: Any) -> Any:
-    return [_as_yaml(inner) for inner in value] if isinstance(value, tuple | list) else value
+def _as_yaml(value: Any, name: str) -> Any:
+    """Return an option's value with lists for tuples, if a run folder gives it back as it is."""
+    if isinstance(value, tuple | list):
+        return [_as_yaml(inner, name) for inner in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _as_yaml(inner, name) for key, inner in value.items()}
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, str | int | float | None) or not is_finite:
+        raise RecipeError(
+            f"{name} cannot be {value!r}; an option is a finite number, text, true, false, null, "
+            f"or a list or a mapping (of text) to these"
+        )
+    return value

@@ -140,8 +140,8 @@ def cone(
         level: confidence of all intervals, in (0, 1).
 
     Raises:
-        KernelError: if there are fewer than ten kernels in the span, some are identical, hold
-            NaN or are zero, or an argument is out of range.
+        KernelError: if there are fewer than ten kernels in the span, some are identical, NaN or
+            zero, phase II's differ in scale only, or an argument is out of range.
     """
     steps = np.array(series.steps)
     begin, end = _places(steps, span)
@@ -182,7 +182,16 @@ def cone(
 
 
 def _fit_motion(steps: np.ndarray, distances: Float64Array, floor: float) -> _Motion:
-    """Fit all models to the motion of one phase, and weigh them."""
+    """Fit all models to the motion of one phase, and weigh them.
+
+    Raises:
+        KernelError: if all distances are zero.
+    """
+    if not distances.any():
+        raise KernelError(
+            f"from step {steps[0]} to {steps[-1]} the kernels differ in their scale only (S = 0 "
+            "between any two), so there is no motion to tell; measure more samples"
+        )
     tangents = tangents_at_axis(distances)
     likelihood = Likelihood(time_modes(steps, tangents.gram))
     fits = [likelihood.fit(parts) for parts in MODELS]

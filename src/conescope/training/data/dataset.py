@@ -27,6 +27,11 @@ DATASETS = {
 }
 """Name in a recipe → what loads the data set."""
 
+_TYPES = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Split:
@@ -46,6 +51,9 @@ class Split:
 
     def __post_init__(self) -> None:
         inputs, labels = self.inputs, self.labels
+        for tensor in (inputs, labels):
+            if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+                raise DataError("samples are plain dense tensors, not sparse, nested or meta ones")
         if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() != 1:
             raise DataError(
                 f"a split has inputs [N, …] and labels [N] of torch.int64, not {_of(inputs)} and "
@@ -55,13 +63,18 @@ class Split:
             raise DataError(f"there are {len(inputs)} inputs, but {len(labels)} labels")
         if not len(labels):
             raise DataError("there are no samples")
+        if not inputs.numel():
+            raise DataError(f"the samples hold no numbers: inputs are {_of(inputs)}")
         if inputs.dtype == torch.uint8 and inputs.dim() != 4:
             raise DataError(
                 f"inputs of torch.uint8 are images [N, channels, height, width], not "
                 f"{list(inputs.shape)}; give token ids as torch.int64, and numbers as torch.float32"
             )
-        if inputs.dtype == torch.bool or inputs.is_complex():
-            raise DataError(f"inputs are whole or floating-point numbers, not {inputs.dtype}")
+        if inputs.dtype not in _TYPES:
+            raise DataError(
+                f"inputs are whole or floating-point numbers, not {inputs.dtype}; give them as "
+                f"torch.int64 or torch.float32"
+            )
         if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
             raise DataError("inputs hold NaN or infinite numbers")
         if int(labels.min()) < 0:
@@ -72,7 +85,7 @@ class Split:
 
     def to(self, device: str) -> Split:
         """Return the same samples on another device."""
-        return Split(self.inputs.to(device), self.labels.to(device))
+        return Split(self.inputs.detach().to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,8 @@ class Dataset:
         classes: number of classes.
 
     Raises:
-        DataError: if the splits do not fit each other, or a label is not below `classes`.
+        DataError: if these are no splits that fit each other, `classes` is no int, or a label is
+            not below it.
     """
 
     name: str
@@ -95,6 +109,10 @@ class Dataset:
     classes: int
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.train, Split) and isinstance(self.test, Split)):
+            raise DataError(f"{self.name}: train and test have to be of the class Split")
+        if type(self.classes) is not int:
+            raise DataError(f"{self.name}: classes has to be an int, not {self.classes!r}")
         train, test = self.train.inputs, self.test.inputs
         if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
             raise DataError(

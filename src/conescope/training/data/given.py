@@ -45,7 +45,13 @@ def as_dataset(found: object, name: str) -> Dataset:
     train, test = (
         _split(part, f"{name}, {kind}") for part, kind in zip(parts, _KINDS, strict=True)
     )
-    return Dataset(name, train, test, classes=1 + int(max(train.labels.max(), test.labels.max())))
+    classes, samples = 1 + int(max(train.labels.max(), test.labels.max())), len(train) + len(test)
+    if classes > samples:
+        raise DataError(
+            f"{name}: the largest label is {classes - 1}, but there are only {samples} samples; "
+            f"number the classes from 0, or return a Dataset, which says how many there are"
+        )
+    return Dataset(name, train, test, classes)
 
 
 def _split(found: object, where: str) -> Split:
@@ -89,13 +95,21 @@ def _tensor(found: object, where: str) -> Tensor:
     if isinstance(found, Tensor):
         return found.detach()
     if isinstance(found, np.ndarray | np.generic | int | float):
-        return torch.as_tensor(found)
+        array = np.asarray(found, order="C")
+        if array.dtype.kind not in "biufc":
+            raise DataError(f"{where}: there is an array of {array.dtype} instead of numbers")
+        try:
+            return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except TypeError as error:
+            raise DataError(f"{where}: {str(error).partition('. ')[0]}") from None
     raise DataError(f"{where}: there is {_described(found)} instead of a tensor or a number")
 
 
 def _whole(labels: Tensor) -> Tensor:
     """Return labels as int64, if they are whole numbers."""
     whole = labels.to(torch.int64)
+    if not labels.is_floating_point() and not labels.is_complex():
+        return whole
     if labels.is_complex() or not bool((whole == labels).all()):
         raise DataError("labels are whole numbers from 0, and some are not")
     return whole

@@ -7,8 +7,10 @@ a run that goes on later, or is measured, sees the same samples in the same orde
 from __future__ import annotations
 
 import hashlib
+import random
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,13 @@ def seed_for(seed: int, purpose: str, index: int = 0) -> int:
     """Return a seed for a purpose and index: the same on every machine, in [0, 2⁶³)."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of torch, numpy and Python, from which own networks may draw."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 class BatchOrder:
@@ -40,6 +49,11 @@ class BatchOrder:
         self.iterations_per_epoch = -(-count // batch_size)
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._permutation = lru_cache(maxsize=1)(self._permute)
+
+    def smallest(self, steps: int) -> int:
+        """Return the size of the smallest batch of the first `steps` iterations."""
+        rest = self._count % self._batch_size
+        return rest if rest and steps >= self.iterations_per_epoch else self._batch_size
 
     def __call__(self, step: int) -> Tensor:
         """Return the indices of the samples of iteration `step`, from 0 on; [≤ batch_size]."""

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure
 from conescope.engine.tracing.untouched import untouched
 from conescope.errors import ModelError, RecipeError
 from conescope.training.parts import Part, find_part
@@ -61,7 +62,7 @@ def build_model(recipe: ModelRecipe, shape: tuple[int, ...], classes: int) -> nn
     """
     part = find_network(recipe)
     wanted = getattr(part.call, "input_shape", shape)
-    if tuple(wanted) != tuple(shape):
+    if isinstance(wanted, tuple | list) and tuple(wanted) != tuple(shape):
         raise RecipeError(
             f"model {recipe.name} takes images of shape {tuple(wanted)}, and these have "
             f"{tuple(shape)}; choose other data, or model cnn, which takes any"
@@ -87,36 +88,48 @@ def check_network(model: nn.Module, inputs: Tensor, classes: int, name: str) -> 
     Raises:
         ModelError: if it does not take the inputs, or does not give finite logits [b, classes].
     """
-    shape = list(inputs.shape)
-    seen = f"for inputs {shape} of {inputs.dtype}"
-    try:
-        logits = _logits(model, inputs)
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {name} fails {seen}: {reason}") from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"model {name} gives a {type(logits).__name__} {seen}; it has to give one tensor, the "
-            f"logits [{shape[0]}, {classes}]"
-        )
-    if tuple(logits.shape) != (shape[0], classes):
-        raise ModelError(
-            f"model {name} gives {list(logits.shape)} {seen}; for these data it has to give the "
-            f"logits [{shape[0]}, {classes}]"
-        )
-    if not logits.is_floating_point():
-        raise ModelError(f"model {name} gives {logits.dtype}; logits are floating-point numbers")
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError(f"model {name} gives NaN or infinite logits {seen} at its first weights")
-
-
-def _logits(model: nn.Module, inputs: Tensor) -> object:
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         with torch.no_grad():
-            model.eval()(inputs)
+            _logits(model.eval(), inputs, f"model {name}")
         model.train()
-    with untouched(model):
-        return model.eval()(inputs)
+    for training in (False, True):
+        what = f"model {name}" + " in training mode" * training
+        with untouched(model):
+            logits = _logits(model.train(training), inputs, what)
+        _check_logits(logits, inputs, classes, what)
+
+
+def _logits(model: nn.Module, inputs: Tensor, what: str) -> object:
+    try:
+        return model(inputs)
+    except FORWARD_ERRORS as error:
+        raise ModelError(
+            f"{what} fails for inputs {list(inputs.shape)} of {inputs.dtype}: "
+            f"{describe_failure(error, model)}"
+        ) from error
+
+
+def _check_logits(logits: object, inputs: Tensor, classes: int, what: str) -> None:
+    seen = f"for inputs {list(inputs.shape)} of {inputs.dtype}"
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"{what} gives a {type(logits).__name__} {seen}; it has to give one tensor, the "
+            f"logits [{len(inputs)}, {classes}]"
+        )
+    if tuple(logits.shape) != (len(inputs), classes):
+        raise ModelError(
+            f"{what} gives {list(logits.shape)} {seen}; for these data it has to give the "
+            f"logits [{len(inputs)}, {classes}]"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"{what} gives {logits.dtype}; logits are floating-point numbers")
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(f"{what} gives NaN or infinite logits {seen} at its first weights")
+    if not logits.requires_grad:
+        raise ModelError(
+            f"{what} gives logits that depend on no parameter that requires a gradient, so there "
+            f"is nothing to train"
+        )
 
 
 def widened(channels: int, width: float) -> int:
