@@ -25,7 +25,7 @@ from conescope.kernel.matrix import Kernel, Outputs
 from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items
 
 Select = Callable[[Any], Tensor] | str | int
-"""How to get the outputs from what a model returns: a function, or a field's name or number."""
+"""A way from what a model returns to its outputs: a function, or a field's name or number."""
 
 Pool = Literal["last", "mean"]
 """Which of the outputs of a sequence of tokens is taken: that of the last one, or the mean."""
@@ -255,7 +255,7 @@ def _mean_token(outputs: Tensor, mask: Tensor) -> Tensor:
 
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": _last_token, "mean": _mean_token}
-"""How to get outputs [n, …] from those of T tokens, [n, T, …], with their mask [n, T]."""
+"""Name → function from outputs of T tokens [n, T, …], and their mask [n, T], to outputs [n, …]."""
 
 
 def _own_names(kernel: Kernel) -> Kernel:

@@ -1,4 +1,4 @@
-"""How all plotly charts look: axes, margins, legend, and the colour maps of the paper figures."""
+"""The template of all plotly charts: axes, margins, legend, and the paper figures' colour maps."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
 
 
 class Recording(Protocol):
-    """What an interception may ask of the recorder."""
+    """The part of the recorder that an interception uses."""
 
     def name(self, parameter: Tensor | None) -> str | None:
         """Return the name of a parameter that rules may take; None for any other tensor."""
@@ -110,7 +110,7 @@ class Call(ABC):
 
     @property
     def signature(self) -> tuple[str, str | None, str | None]:
-        """What has to be the same each time for the routes to stay valid."""
+        """The facts of a call that are equal in every pass while the routes are valid."""
         return type(self).__name__, self.weight, self.bias
 
     @property
@@ -178,7 +178,7 @@ class OuterCall(Call):
 
     @property
     def joins(self) -> tuple[object, ...]:
-        """What has to be the same in all calls of a weight for their factors to be joined."""
+        """The facts that are equal in all calls of a weight whose factors can be joined."""
         shape = self.shape
         return shape.groups, shape.outputs, shape.inputs, shape.sparse, self.transposed
 
