@@ -1,4 +1,4 @@
-"""What the journal and the files of a run folder hold, read one kind at a time."""
+"""Read what a run folder holds, one kind of journal line or file at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KERNEL_FOLDERS: Mapping[Kind, str] = MappingProxyType(
 """Kind of kernel, of the weights or of their average → the folder of its files."""
 
 LAYER = "layer."
-"""How the names of the tensors begin that hold the kernels of single layers."""
+"""The prefix of the names of tensors that hold the kernel of a single layer."""
 
 DRAWS = "draws"
 """The name of the tensor that holds the kernel of each random cotangent."""

@@ -93,7 +93,7 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         Kind.FINISHED: Line("the run is complete, unless a kernel follows", ("seconds",)),
     }
 )
-"""What the lines of each kind state."""
+"""Kind of line → what its lines state, and by which fields."""
 
 
 @dataclass(frozen=True)

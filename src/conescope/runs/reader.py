@@ -72,7 +72,7 @@ class Run:
 
     @property
     def description(self) -> str:
-        """What was trained or measured, as one line of text."""
+        """One line of text that says what was trained or measured."""
         return self.recipe.description if self.recipe else self.source["description"]
 
     @property

@@ -142,7 +142,7 @@ class Recipe:
 
     @property
     def lineage(self) -> str | None:
-        """Where a branch starts and what it trains, as text; None for standard training afresh."""
+        """Text that says from where and what a run trains; None for standard training afresh."""
         start = f"iteration {self.branch.at:,} of {self.branch.parent}"
         beginnings = "fresh weights" if self.branch.run is None else start
         is_ordinary = self.branch.run is None and self.dynamics.kind == "standard"

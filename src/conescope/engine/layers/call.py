@@ -157,7 +157,10 @@ class Call(ABC):
         """Return the gradient of the weight, [b, p], from the gradient at `target`."""
 
     def bias_rows(self, g: Tensor) -> Tensor:
-        """Return the gradient of the bias, [b, p], if the call records one."""
+        """Return the gradient of the bias, [b, p].
+
+        A layer without a bias does not define it: its calls name none, so nothing asks for it.
+        """
         raise NotImplementedError
 
 
