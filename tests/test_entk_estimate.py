@@ -107,11 +107,11 @@ def test_plan_covers_every_layer(problem, outputs):
 
 
 def test_plan_counts_a_linear_layer():
-    model, x = torch.nn.Sequential(torch.nn.Linear(4, 3)), torch.randn(6, 4)
+    model, x = torch.nn.Sequential(torch.nn.Linear(40, 30)), torch.randn(6, 40)
     (layer,) = plan(model, x, outputs="sum").layers
     assert layer.route == "positions"
-    assert layer.flops == 2 * (4 + 1 + 3) * 6 * 6 / 2
-    (doubled,) = plan(model, torch.randn(12, 4), outputs="sum").layers
+    assert layer.flops == 2 * (40 + 1 + 30) * 6 * 6 / 2
+    (doubled,) = plan(model, torch.randn(12, 40), outputs="sum").layers
     assert doubled.flops == 4 * layer.flops
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.products import Scratch
-from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term
+from conescope.engine.arguments import Cotangents
+from conescope.engine.compute.products import Pairing, Scratch
+from conescope.engine.compute.spill import Memory
+from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.independence import compare, compare_part
-from conescope.engine.layers.call import Call, Role
+from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.problem import Problem
 from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
@@ -23,10 +26,10 @@ from conescope.engine.tracing.forward import (
     refuse_other_outputs,
 )
 from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
-from conescope.engine.tracing.survey import layer_of
+from conescope.engine.tracing.survey import Part, layer_of
 
-Open = Mapping[str, tuple[slice, OuterTerm]]
-"""Weight → (where in a term the block goes, the term that takes the factors of the block)."""
+Open = Mapping[str, Sequence[tuple[Part, slice, OuterTerm]]]
+"""Weight → its uses of each kind, where in a term the block goes, and the term that takes it."""
 
 
 class Factory:
@@ -59,14 +62,19 @@ class Factory:
         self.scratch = scratch
         self.verify = verify or self.survey.routes.picks
 
-    def __call__(self, x: Tensor, cotangents: Tensor) -> dict[str, list[Term]]:
+    def __call__(self, x: Tensor, cotangents: Tensor, store: Memory) -> dict[str, list[Term]]:
         """Return layer → terms of the samples x; all under "" unless by layer.
+
+        Args:
+            x: [n, …].
+            cotangents: [q, c].
+            store: where factors wait for their products.
 
         Raises:
             RoutesChangedError: if the model does not keep to the routes.
             ModelError: if samples depend on each other, or no route follows the model.
         """
-        collector = _Collector(self, len(x), cotangents)
+        collector = _Collector(self, len(x), cotangents, store)
         routes = self.survey.routes
         for start in range(0, len(x), self.block):
             block = slice(start, min(len(x), start + self.block))
@@ -74,6 +82,7 @@ class Factory:
                 collector.add_by_rules(block, x[block])
             if routes.general:
                 collector.add_by_general_route(block, x[block])
+            store.release()
         return collector.terms
 
     def layer(self, parameter: str) -> str:
@@ -84,12 +93,12 @@ class Factory:
 class _Collector:
     """Terms that are filled block by block."""
 
-    def __init__(self, factory: Factory, samples: int, cotangents: Tensor) -> None:
-        self.factory = factory
+    def __init__(self, factory: Factory, samples: int, cotangents: Tensor, store: Memory) -> None:
+        self.factory, self.store = factory, store
         self.cotangents = cotangents
         self.assignment = factory.survey.assignment
         self.terms: dict[str, list[Term]] = {}
-        self.outer: dict[str, OuterTerm] = {}
+        self.outer: dict[str, list[OuterTerm]] = {}
         self.formed: dict[str, FormedTerm] = {}
         self.rows: dict[str, RowsTerm] = {}
         self.row_uses: dict[int, dict[Role, str]] = {}
@@ -104,27 +113,28 @@ class _Collector:
         routes = factory.survey.routes
         outputs, calls = follow(problem.model, problem.parameters, x, routes)
         refuse_other_outputs(outputs, self.cotangents.shape[1])
-        if factory.verify and calls:
-            refuse_exchanged_samples(outputs, calls)
         open_terms = self._open(block, calls)
-        targets = [call.target for call in calls]
         last = len(self.cotangents) - 1
         gradients: Sequence[Tensor | None] = ()
+        verify = factory.verify and bool(calls)
+        if verify and problem.pairing is not Pairing.APART:  # draws are random enough
+            cotangent = Cotangents.normal(outputs.shape[1], 0, outputs).part(0, 1)[0]
+            gradients = _backward(outputs, calls, cotangent, True)
+            refuse_exchanged_samples(outputs, calls, cotangent, gradients)
+            verify = False
         for k, cotangent in enumerate(self.cotangents if calls else ()):
-            with attempted():
-                gradients = torch.autograd.grad(
-                    outputs,
-                    targets,
-                    cotangent.expand_as(outputs),
-                    retain_graph=k < last,
-                    allow_unused=True,
-                )
+            gradients = _backward(outputs, calls, cotangent, verify or k < last)
+            if verify:
+                refuse_exchanged_samples(outputs, calls, cotangent, gradients)
+                verify = False
             if any(gradients[number] is not None for number in routes.idle):
                 raise RoutesChangedError
             self._take_outer(open_terms, k, calls, gradients)
             self._take_rows(block, k, calls, gradients)
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
         self._form(block, slice(0, last + 1), open_terms, stacked=True)
+        for term in itertools.chain.from_iterable(self.outer.values()):
+            term.features.keep_in(self.store)
         # only now: another forward pass may write what the backward passes need
         self._compare(x, outputs.detach(), calls, gradients)
 
@@ -143,10 +153,7 @@ class _Collector:
         for part in parts:
             alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
             compare_part(problem.model, x, outputs, part, alone.detach())
-            with attempted():
-                targets = [call.target for call in again]
-                cotangent = self.cotangents[-1].expand_as(alone)
-                found = torch.autograd.grad(alone, targets, cotangent, allow_unused=True)
+            found = _backward(alone, again, self.cotangents[-1], False)
             bound = bounds_of(problem).alone
             for call, g, other, h in zip(calls, gradients, again, found, strict=True):
                 if g is None or h is None:
@@ -182,38 +189,49 @@ class _Collector:
     def _form(self, block: slice, cotangents: slice, terms: Open, stacked: bool) -> None:
         """Form the gradients of a block, in terms that stack cotangents or in those that do not."""
         for name, formed in self.formed.items():
-            if self.factory.survey.work.shapes[name].stacks(len(self.cotangents)) == stacked:
-                formed.form(block, cotangents, terms[name][1], self.factory.scratch)
+            ((_, _, term),) = terms[name]
+            if term.shape.stacks(len(self.cotangents)) == stacked:
+                formed.form(block, cotangents, term, self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> Open:
         """Return the terms that take the factors of a block."""
-        terms: dict[str, tuple[slice, OuterTerm]] = {}
-        for name, (numbers, _) in self.assignment.outer.items():
-            uses = [use for n in numbers if (use := calls[n].outer) is not None]
-            if name in self.outer:
-                self.outer[name].features.append(block, uses)
-                terms[name] = block, self.outer[name]
-            else:
-                whole = slice(0, block.stop - block.start)
-                shape, like = self.factory.survey.work.shapes[name], self.formed[name].rows
-                held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
-                allocate = partial(self.factory.scratch.take, name, like=like)
-                term = OuterTerm(shape, whole.stop, held, allocate)
-                term.features.append(whole, uses)
-                terms[name] = whole, term
-        return terms
+        return {
+            name: [
+                (
+                    part,
+                    *self._open_part(name, number, block, [_outer(calls[n]) for n in part.calls]),
+                )
+                for number, part in enumerate(parts)
+            ]
+            for name, parts in self.assignment.outer.items()
+        }
+
+    def _open_part(
+        self, name: str, number: int, block: slice, uses: Sequence[OuterCall]
+    ) -> tuple[slice, OuterTerm]:
+        if name in self.outer:
+            term = self.outer[name][number]
+            term.features.append(block, uses)
+            return block, term
+        whole = slice(0, block.stop - block.start)
+        (shape,), like = self.factory.survey.work.shapes[name], self.formed[name].rows
+        held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
+        allocate = partial(self.factory.scratch.take, name, like=like)
+        term = OuterTerm(shape, whole.stop, held, allocate)
+        term.features.append(whole, uses)
+        return whole, term
 
     def _take_outer(
         self, terms: Open, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
     ) -> None:
-        for name, (block, term) in terms.items():
-            for use, number in enumerate(self.assignment.outer[name][0]):
-                g, call = gradients[number], calls[number].outer
+        for part, block, term in itertools.chain.from_iterable(terms.values()):
+            for use, number in enumerate(part.calls):
+                g = gradients[number]
                 place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
-                if g is None or call is None:
+                if g is None:
                     place.zero_()
                 else:
-                    place.copy_(call.cotangent(g))
+                    place.copy_(_outer(calls[number]).cotangent(g))
 
     def _take_rows(
         self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
@@ -227,16 +245,42 @@ class _Collector:
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.cotangents)
         work = factory.survey.work
-        for name, shape in work.shapes.items():
-            if shape.formed:
-                term = self.formed[name] = FormedTerm(shape, samples, q, factory.problem.full, like)
+        for name, shapes in work.shapes.items():
+            if shapes[0].formed:
+                pairing = factory.problem.pairing
+                term = self.formed[name] = FormedTerm(
+                    shapes[0], samples, q, pairing, like, self.store
+                )
             else:
-                term = self.outer[name] = OuterTerm(shape, samples, q, like.new_empty)
+                allocate = partial(self.store.take, like=like)
+                kinds = [OuterTerm(shape, samples, q, allocate) for shape in shapes]
+                self.outer[name] = kinds
+                term = kinds[0] if len(kinds) == 1 else TiedTerm(kinds)
             self.terms.setdefault(factory.layer(name), []).append(term)
         sizes: dict[str, dict[str, int]] = {}
         for name, size in (*work.rows.items(), *work.general.items()):
             sizes.setdefault(factory.layer(name), {})[name] = size
         for layer, together in sizes.items():
-            term = RowsTerm(together, samples, q, like)
+            term = RowsTerm(together, samples, q, like, self.store)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
+
+
+def _backward(
+    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, retain: bool
+) -> Sequence[Tensor | None]:
+    """Return the gradients of cotangent · outputs at the targets of all calls."""
+    with attempted():
+        return torch.autograd.grad(
+            outputs,
+            [call.target for call in calls],
+            cotangent.expand_as(outputs),
+            retain_graph=retain,
+            allow_unused=True,
+        )
+
+
+def _outer(call: Call) -> OuterCall:
+    """Return a call whose weight has factors, as the survey has found."""
+    assert call.outer is not None
+    return call.outer

@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from conescope.engine.compute.budget import Cut, parse_memory
-from conescope.engine.compute.contractions import DIRECT_POSITIONS
 from conescope.engine.compute.outer import Shape
 from conescope.engine.compute.products import Scratch
 from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
+from conescope.engine.compute.spill import Memory
 from conescope.engine.general import without_rules
 from conescope.engine.passes import Factory
 from conescope.engine.problem import Problem, convention, prepared
@@ -35,8 +35,8 @@ class LayerPlan:
 
     Attributes:
         layer: the module that owns the parameters.
-        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
-            "general" or "unused".
+        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "tokens",
+            "rows", "general" or "unused".
         flops: operations of forming gradients and of products, network passes not included.
         bytes: what its factors hold.
         seconds: the expected time of its products.
@@ -124,7 +124,7 @@ def plan(
         KernelError: as `entk`.
     """
     budget = parse_memory(memory)
-    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+    with prepared(model, x, y, params, *convention(outputs)) as problem:
         problem = dataclasses.replace(problem, recheck=None)
         try:
             return _plan(problem, budget)
@@ -140,8 +140,9 @@ def _plan(problem: Problem, budget: int) -> Plan:
     for part in problem.parts(budget):
         pieces = part.pieces(budget)
         cuts.append((part, pieces))
-        for name, shape in part.survey.work.shapes.items():
-            layers.setdefault(layer_of(name), []).append(_outer(part, name, shape, pieces, speed))
+        for name, shapes in part.survey.work.shapes.items():
+            planned = [_outer(part, name, shape, pieces, speed) for shape in shapes]
+            layers.setdefault(layer_of(name), []).extend(planned)
         work = part.survey.work
         for name, size in (*work.rows.items(), *work.general.items()):
             layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
@@ -165,10 +166,10 @@ def _passes(problem: Problem, pieces: Cut) -> float:
     few = problem.x[: min(most, pieces.chunk)]
     factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
-    one = seconds_of(lambda: factory(few, first))
+    one = seconds_of(lambda: factory(few, first, Memory()))
     if pieces.cotangents > 1:
         several = min(3, pieces.cotangents)
-        more = seconds_of(lambda: factory(few, first.expand(several, -1)))
+        more = seconds_of(lambda: factory(few, first.expand(several, -1), Memory()))
         backward = max(0.0, more - one) / (several - 1)
     else:
         backward = max(0.0, one - seconds_of(lambda: forward(problem.model, feedable(few))))
@@ -216,32 +217,18 @@ def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) ->
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
     n, m = problem.samples
-    q, full = len(problem.cotangents), problem.full
-    both = n + (m or 0)
-    gradients = shape.gradient_cost(n, m, q, full)
-    positions = shape.position_cost(n, m, q, full)
-    forming = 2.0 * both * q * shape.positions * shape.size
-    copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
-    if not shape.by_positions(n, m, q, full):
-        route = "gradients, in blocks" if shape.formed else "gradients"
-        flops = gradients
-        seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
-        if not shape.formed:
-            seconds += forming / speed.batched + copied / speed.copy
-    else:
-        route, flops = "positions", positions
-        pairs = n * (n / 2 if m is None else m) * shape.positions**2
-        passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
-        seconds = positions / speed.product + (2 * copied + passes) / speed.copy
+    cost = shape.cost(n, m, len(problem.cotangents), problem.pairing)
     rows = min(pieces.chunk, n) * pieces.cotangents * shape.held
-    return LayerPlan(layer_of(name), route, flops, rows * problem.element, seconds)
+    return LayerPlan(
+        layer_of(name), cost.route, cost.flops, rows * problem.element, cost.seconds(speed)
+    )
 
 
 def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
     n, m = problem.samples
     q = len(problem.cotangents)
     columns = n / 2 if m is None else m
-    flops = 2.0 * n * columns * size * (q * q if problem.full else q)
+    flops = 2.0 * n * columns * size * problem.pairing.pairs(q)
     route = "general" if name in problem.survey.routes.general else "rows"
     held = (n + (m or 0)) * q * size * problem.element
     return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)

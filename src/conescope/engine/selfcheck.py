@@ -1,9 +1,11 @@
 """The self-check: compare a small kernel with plain autograd before a large one is computed.
 
-Two samples and one random cotangent suffice. Gradients that plain autograd takes in the very pass
-that the rules record differ from theirs by nothing but the order of sums, so they are held to a
-narrow bound, layer by layer. Gradients of each sample alone come from other passes, in which
-rounding may flip a ReLU, so the bound between the two is wide.
+Two samples and one random cotangent v suffice. With a weight w of the second sample, the gradient
+of v·f(x_0) + w v·f(x_1) has the squared norm K_00 + 2 w K_01 + w² K_11, so that one backward pass
+checks the kernel of each layer. Gradients that plain autograd takes in the very pass that the rules
+record differ from theirs by nothing but the order of sums, so they are held to a narrow bound,
+layer by layer. Gradients of each sample alone come from other passes, in which rounding may flip a
+ReLU, so the bound between the two is wide.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
-from conescope.engine.compute.products import add_gram
+from conescope.engine.compute.products import Pairing, add_gram
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
 from conescope.engine.independence import compare
 from conescope.engine.mixing import describe_gradient_mixing
@@ -32,9 +34,11 @@ _FEW = 2**20
 """Parameters of so few numbers in all are checked in one go, whatever the budget."""
 _MOST = 16
 """Samples whose gradients are compared with those of each alone."""
-_HELD = 8
-"""Gradients of a sample held at once: two of a batch, one of the sample alone, those being computed
-(three of a tied weight), and what the allocator cannot hand out again at once."""
+_HELD = 6
+"""Gradients held at once: that of a batch, that of its samples alone, one being computed (three of
+a tied weight), and what the allocator cannot hand out again at once."""
+_WEIGHT = 0.5
+"""w, of the second sample; a power of two, so that multiplying by it rounds nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def sample_problem(problem: Problem) -> Problem:
         problem,
         x=problem.x[chosen.to(problem.x.device)],
         y=None,
-        full=False,
+        pairing=Pairing.SUMMED,
         cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
         recheck=None,
     )
@@ -85,15 +89,15 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
 
     Args:
         problem: two samples and one cotangent.
-        layers: layer → kernel, [2, 2].
+        layers: layer → kernel, [1, 2, 2].
         budget: bytes.
 
     Raises:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
     """
     bounds = bounds_of(problem)
-    expected = {name: v.new_zeros(2, 2, dtype=torch.float64) for name, v in layers.items()}
-    apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
+    expected = dict.fromkeys(layers, 0.0)
+    apart = norm = 0.0
     general, reentrant = set(problem.survey.routes.general), problem.survey.routes.reentrant
     for group in _groups(problem, budget):
         try:
@@ -102,29 +106,35 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
             if problem.survey.routes.ruled:
                 raise
             batch = None  # only gradients of samples alone are used then
-        for name in (batch or {}).keys() - general:
-            _add(expected, name, batch[name])  # pyright: ignore[reportOptionalSubscript]
-        rows: Gradients = {}
-        for sample, _, gradients in plain_gradients(
-            problem.model, group, problem.x, problem.cotangents.part(0, 1), reentrant
-        ):
-            for name in list(gradients):
-                gradient = gradients.pop(name)
-                norms[sample] += _squares(gradient[None])[0]
-                if name in general:
-                    _place(rows, sample, {name: gradient})
-                if batch is not None and name in batch:
-                    batch[name][sample] -= gradient
-                elif batch is not None:
-                    apart[sample] += _squares(gradient[None])[0]
-        for name, found in rows.items():
-            _add(expected, name, found)
-        apart += sum(map(_squares, (batch or {}).values()))
-    if bool((apart > bounds.alone**2 * norms).any()):
+        alone = _alone(problem, group, reentrant)
+        for name in list(alone.keys() | (batch or {}).keys()):
+            found = None if batch is None else batch.pop(name, None)
+            single = alone.pop(name, None)
+            norm += 0.0 if single is None else _square(single)
+            kept = single if name in general else found
+            expected[layer_of(name)] += 0.0 if kept is None else _square(kept)
+            if batch is not None:
+                apart += _square_of_difference(found, single)
+    if apart > bounds.alone**2 * norm:
         if problem.survey.routes.ruled:
             return False
         _refuse_mixing(problem, problem.x, bounds)
     return _near(problem, layers, expected, bounds)
+
+
+def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:
+    """Return the weighted sum of the gradients of each sample alone, name → [p]."""
+    total: Gradients = {}
+    passes = plain_gradients(
+        problem.model, group, problem.x, problem.cotangents.part(0, 1), reentrant
+    )
+    for sample, _, gradients in passes:
+        for name in list(gradients):
+            gradient = gradients.pop(name)
+            if sample == 1:
+                gradient = gradient * _WEIGHT
+            total[name] = gradient if name not in total else total[name].add_(gradient)
+    return total
 
 
 def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
@@ -156,10 +166,8 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 part = gradient * weights[sample].to(gradient)
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
-            found = [g[None] for g in (together.get(name), alone.get(name)) if g is not None]
-            difference = found[0] - found[1] if len(found) == 2 else found[0]
-            apart += float(_squares(difference))
-            norm += float(_squares(alone[name][None])) if name in alone else 0.0
+            apart += _square_of_difference(together.get(name), alone.get(name))
+            norm += _square(alone[name]) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
 
@@ -177,22 +185,24 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
 
 
 def _near(
-    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, Tensor], bounds: Bounds
+    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], bounds: Bounds
 ) -> bool:
-    scale = float(torch.stack([*expected.values()]).sum(dim=0).diagonal().max())
+    values = {layer: matrices[0].double() for layer, matrices in layers.items()}
+    sizes = {layer: float(v[0, 0] + _WEIGHT**2 * v[1, 1]) for layer, v in values.items()}
+    found = {layer: sizes[layer] + 2 * _WEIGHT * float(v[1, 0]) for layer, v in values.items()}
+    scale = max(sum(sizes.values()), sum(expected.values()))
     loose = {layer_of(name) for name in problem.survey.routes.general}
-    error = torch.zeros_like(next(iter(expected.values())))
-    for layer, values in layers.items():
-        off = values.double() - expected[layer]
+    error = 0.0
+    for layer, value in found.items():
+        off, own = value - expected[layer], max(sizes[layer], expected[layer])
         if layer in loose:
-            if bool((off.abs() > bounds.alone * scale).any()):
+            if abs(off) > bounds.alone * scale:
                 return False
+        elif abs(off) > bounds.layer * own + bounds.total * scale:
+            return False
         else:
-            own = float(expected[layer].diagonal().max())
-            if bool((off.abs() > bounds.layer * own + bounds.total * scale).any()):
-                return False
             error += off
-    return not bool((error.abs() > bounds.total * scale).any())
+    return abs(error) <= bounds.total * scale
 
 
 def bounds_of(problem: Problem) -> Bounds:
@@ -206,7 +216,7 @@ def bounds_of(problem: Problem) -> Bounds:
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
-    """Return gradients of both samples, name → [2, p], from one pass that the recorder follows."""
+    """Return the weighted sum of both gradients, name → [p], from a pass that the rules record."""
     survey = problem.survey
     if survey.routes.ruled:
         ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
@@ -214,35 +224,26 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
             outputs, _ = record(problem.model, ruled, problem.x, attached=True)
     else:
         outputs = forward(problem.model, feedable(problem.x))
-    rows: Gradients = {}
-    cotangent = problem.cotangents.part(0, 1)[0]
-    for sample, row in enumerate(outputs):
-        with attempted():
-            gradients = autograd_gradients(
-                cotangent @ row, problem.model, group, survey.routes.reentrant, sample == 0
-            )
-        _place(rows, sample, gradients)
-    return rows
+    weights = outputs.new_tensor([1.0, _WEIGHT])
+    with attempted():
+        scalar = weights @ (outputs @ problem.cotangents.part(0, 1)[0])
+        return autograd_gradients(scalar, problem.model, group, survey.routes.reentrant, False)
 
 
-def _add(kernels: Mapping[str, Tensor], name: str, rows: Tensor) -> None:
-    """Add the products of a parameter's gradients [2, p] to the kernel of its layer."""
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    add_gram(kernels[layer_of(name)], rows.to(dtype), None)
+def _square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
+    """Return ‖first − second‖², where None is zero."""
+    present = [g for g in (first, second) if g is not None]
+    if not present:
+        return 0.0
+    return _square(present[0] if len(present) == 1 else present[0] - present[1])
 
 
-def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
-    for name, gradient in gradients.items():
-        if name not in rows:
-            rows[name] = gradient.new_zeros(2, len(gradient))
-        rows[name][sample] = gradient
-
-
-def _squares(rows: Tensor) -> Tensor:
-    """Return squared norms of rows [r, p] in float64, without copying the rows to float64."""
-    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    add_gram(gram, rows.to(torch.promote_types(rows.dtype, torch.float32)), None)
-    return gram.diagonal()
+def _square(gradient: Tensor) -> float:
+    """Return the squared norm of [p] in float64, without copying it to float64."""
+    row = gradient.to(torch.promote_types(gradient.dtype, torch.float32))[None]
+    gram = row.new_zeros(1, 1, dtype=torch.float64)
+    add_gram(gram, row, None)
+    return float(gram)
 
 
 def least_for_check(problem: Problem) -> int:

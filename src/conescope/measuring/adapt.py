@@ -101,7 +101,7 @@ class Adapted:
                 f"two samples give outputs of shape {tuple(output.shape)}, but the first "
                 f"dimension must number the samples; choose the outputs with `select`"
             )
-        with prepared(self.module, x, None, self.params, convention(outputs), outputs == "full"):
+        with prepared(self.module, x, None, self.params, *convention(outputs)):
             pass
 
     def weights(self) -> str:

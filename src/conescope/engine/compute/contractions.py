@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from conescope.engine.compute.outer import FEATURE_ELEMENTS, Factors
+from conescope.engine.compute.outer import DIRECT_POSITIONS, FEATURE_ELEMENTS, Factors
 from conescope.engine.compute.products import (
     LONG_SUM,
+    Pairing,
     Scratch,
-    add_gram,
-    matrix,
+    add_products,
     multiply,
     multiply_batch,
     multiply_long,
@@ -22,8 +21,6 @@ from conescope.engine.compute.products import (
 
 _TILE_ELEMENTS = 2**21
 _TRIANGLE_TILES = 4
-DIRECT_POSITIONS = 4
-"""With outputs apart, up to so many positions are weighted after all products are made."""
 KNOWN_ELEMENTS = 2**24
 """Up to so many elements, the features of all samples are written once and kept."""
 CHUNK_ELEMENTS = 2**22
@@ -32,20 +29,8 @@ CHUNK_OUTPUTS = 8
 enough to stay in the processor's caches, and enough for fast products."""
 
 
-def together(cotangents: int, columns: int, full: bool) -> list[slice]:
-    """Group the cotangents whose inner products are computed together.
-
-    Args:
-        cotangents: number of cotangents.
-        columns: numbers that one cotangent adds to an inner product.
-        full: whether the cotangents stay apart, so that an inner product is of one anyway.
-    """
-    step = cotangents if full else max(1, LONG_SUM // columns)
-    return [slice(k, min(k + step, cotangents)) for k in range(0, cotangents, step)]
-
-
 def add_gradient_products(
-    out: Tensor, left: Factors, right: Factors | None, full: bool, scratch: Scratch
+    out: Tensor, left: Factors, right: Factors | None, pairing: Pairing, scratch: Scratch
 ) -> None:
     """Form the per-sample gradients, for a slice of the outputs at a time, and multiply them."""
     _, q, g, o, _ = left.cotangents.shape
@@ -59,7 +44,7 @@ def add_gradient_products(
     chunk = max(1, min(o, room // each, most, LONG_SUM // (g * width)))
     for start in range(0, o, chunk):
         outputs = slice(start, min(o, start + chunk))
-        parts = together(q, g * (outputs.stop - start) * width, full)
+        parts = pairing.together(q, g * (outputs.stop - start) * width)
         formed: dict[str, list[Tensor]] = {}
         for use, term in terms.items():
             formed[use] = []
@@ -69,8 +54,8 @@ def add_gradient_products(
             places = list(zip(parts, formed[use], strict=True))
             term.write_gradients(outputs, places, scratch, known.get(use))
         others = formed.get("right", [None] * len(parts))
-        for rows, other in zip(formed["left"], others, strict=True):
-            add_gram(out, matrix(rows, full), None if other is None else matrix(other, full))
+        for part, rows, other in zip(parts, formed["left"], others, strict=True):
+            add_products(out, part, rows, other, pairing)
 
 
 def _written_once(terms: Mapping[str, Factors], scratch: Scratch) -> dict[str, Tensor]:
@@ -87,38 +72,35 @@ def _written_once(terms: Mapping[str, Factors], scratch: Scratch) -> dict[str, T
 
 
 def add_position_products(
-    out: Tensor, left: Factors, right: Factors | None, full: bool, scratch: Scratch
+    out: Tensor, left: Factors, right: Factors | None, pairing: Pairing, scratch: Scratch
 ) -> None:
     """Add the sums over pairs of positions of (A_i[t] · A_j[t′]) (G_i[t] · G_j[t′])."""
     other = left if right is None else right
     q = left.cotangents.shape[1]
-    t, sparse = left.shape.positions, left.shape.sparse
+    t, full = left.shape.positions, pairing is Pairing.FULL
     direct = full and t <= DIRECT_POSITIONS
     side = math.isqrt(min(_TILE_ELEMENTS, scratch.limit)) // (t * q if direct else t)
-    wide = max(q * left.shape.outputs, 0 if sparse else left.features.width)
+    wide = max(q * left.shape.outputs, left.features.width)
     held = min(2 * FEATURE_ELEMENTS, scratch.limit) // (t * wide * left.shape.groups)
     step = max(1, min(side, held, -(-left.samples // _TRIANGLE_TILES)))
     terms = {"left": left} if right is None else {"left": left, "right": right}
-    known = {} if sparse else _written_once(terms, scratch)
+    known = _written_once(terms, scratch)
     if right is None and known:
         known["right"] = known["left"]
-    add = _add_direct if direct else _add_weighted if full else _add_summed
+    add = _add_direct if direct else _add_weighted
     for rows, columns in tiles(left.samples, other.samples, step, right is None):
         a = _features("left", left, rows, known, scratch)
         b = _features("right", other, columns, known, scratch)
-        grams = _equal(a, b, left.cotangents.dtype) if sparse else _feature_grams(a, b, scratch)
+        grams = _feature_grams(a, b, scratch)
         for group in range(left.shape.groups):
             g, h = left.cotangents[rows, :, group], other.cotangents[columns, :, group]
             if full:
-                place = out.view(-1, q, out.shape[1] // q, q)[rows, :, columns]
-            else:
-                place = out[rows, columns]
-            add(place, g, h, grams[group])
-
-
-def _equal(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 1 where tokens [I, 1, T, 1] and [J, 1, T′, 1] agree, else 0; [1, I, T, J, T′]."""
-    return (a[:, 0, :, :, None] == b[:, 0, :, 0])[None].to(dtype)
+                place = out[0].view(-1, q, out.shape[2] // q, q)[rows, :, columns]
+                add(place, g, h, grams[group])
+                continue
+            for part in [slice(0, q)] if pairing is Pairing.SUMMED else pairing.together(q, 1):
+                place = out[part.start, rows, columns]
+                _add_summed(place, g[:, part], h[:, part], grams[group])
 
 
 def _features(

@@ -14,10 +14,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.products import Scratch, multiply_batch
+from conescope.engine.compute.products import Pairing, Scratch, multiply_batch
+from conescope.engine.compute.speed import Cost
+from conescope.engine.compute.spill import Memory
 
 FEATURE_ELEMENTS = 2**21
 """About so many elements of features are written out at once."""
+DIRECT_POSITIONS = 4
+"""With every pair of cotangents, up to so many positions are weighted after all products."""
 FEW_COTANGENTS = 3
 """Products serve more cotangents better than convolutions do: features are written only once."""
 
@@ -39,6 +43,8 @@ class Shape:
             convolutions, one at a time, than by products of matrices.
         by_gradients: whether products are made of gradients even where pairs of positions are
             cheaper.
+        tied: whether the weight has uses of another kind, too, so that the factors are needed.
+        transposed: whether the weight is stored as [inputs, outputs].
     """
 
     groups: int
@@ -48,6 +54,8 @@ class Shape:
     sparse: bool = False
     convolved: int = 0
     by_gradients: bool = False
+    tied: bool = False
+    transposed: bool = False
 
     @property
     def size(self) -> int:
@@ -60,9 +68,14 @@ class Shape:
         return self.groups * self.outputs * self.positions
 
     @property
+    def features(self) -> int:
+        """Elements of a sample's features when they are written out."""
+        return self.groups * self.positions * (1 if self.sparse else self.inputs)
+
+    @property
     def formed(self) -> bool:
         """Whether the gradient takes about as little memory as its factors, or less."""
-        return not self.sparse and self.inputs <= 1.0 * self.positions
+        return not self.sparse and not self.tied and self.inputs <= 1.0 * self.positions
 
     @property
     def held(self) -> int:
@@ -73,29 +86,62 @@ class Shape:
         """Return whether a block keeps so many cotangents, to multiply them together."""
         return not self.formed or cotangents > self.convolved
 
-    def gradient_cost(self, n: int, m: int | None, q: int, full: bool) -> float:
-        """Return the operations of forming and multiplying gradients; m None for x with itself."""
-        formed = 2.0 * (n + (m or 0)) * q * self.positions * self.size
-        pairs = n * n / 2 if m is None else n * m
-        return formed + 2.0 * pairs * self.size * (q * q if full else q)
+    def cost(self, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:
+        """Return the route of the products, and their cost.
 
-    def position_cost(self, n: int, m: int | None, q: int, full: bool) -> float:
-        """Return the operations over pairs of positions; m None for x with itself."""
+        Args:
+            n: samples of the first index.
+            m: samples of the second index; None for the kernel between x and itself.
+            q: cotangents.
+            pairing: which of them are multiplied.
+        """
+        if self.sparse:
+            return self._by_tokens(n, m, q, pairing)
+        gradients = self._by_gradients(n, m, q, pairing)
+        if self.formed or self.by_gradients:
+            return gradients
+        positions = self._by_positions(n, m, q, pairing)
+        return min(positions, gradients, key=lambda cost: cost.weight)
+
+    def _by_gradients(self, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:
+        samples = n + (m or 0)
+        forming = 2.0 * samples * q * self.positions * self.size
+        products = 2.0 * _pairs(n, m) * self.size * pairing.pairs(q)
+        if self.formed:  # in the passes
+            return Cost("gradients, in blocks", products, 0.0, samples * q * self.size, forming)
+        copied = samples * self.groups * self.positions * (self.inputs + q * self.outputs)
+        return Cost("gradients", products, forming, samples * q * self.size + copied)
+
+    def _by_positions(self, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:
         t, o = self.positions, self.groups * self.outputs
-        pair = 2.0 * t * t * (self.groups * self.inputs + q * o)
-        if full:
-            pair += 2.0 * q * q * t * o
-        return pair * (n * n / 2 if m is None else n * m)
+        products = 2.0 * t * t * (self.groups * self.inputs + q * o)
+        written = t * t * (1 + 2 * q)
+        if pairing is Pairing.FULL:
+            products += 2.0 * q * q * t * o
+            written = t * t * (1 + 2 * (q * q if t <= DIRECT_POSITIONS else 1)) + 2 * q * o * t
+        copied = (n + (m or 0)) * self.groups * t * (self.inputs + q * self.outputs)
+        pairs = _pairs(n, m)
+        return Cost("positions", products * pairs, 0.0, written * pairs + 2 * copied)
 
-    def by_positions(self, n: int, m: int | None, q: int, full: bool) -> bool:
-        """Return whether pairs of positions are the cheaper contraction, or the only one."""
-        if self.sparse or self.formed or self.by_gradients:
-            return self.sparse
-        return self.position_cost(n, m, q, full) < self.gradient_cost(n, m, q, full)
+    def _by_tokens(self, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:
+        """Count every token as if half of the samples held it, which is more than they do."""
+        samples = n + (m or 0)
+        products = 2.0 * _pairs(n, m) * self.positions * self.outputs * pairing.pairs(q) / 2
+        return Cost("tokens", 0.0, products, 3 * samples * q * self.cotangent)
+
+
+def _pairs(n: int, m: int | None) -> float:
+    return n * n / 2 if m is None else n * m
 
 
 class Use(Protocol):
-    """One use of the weight by an operation, for a block of samples."""
+    """One use of the weight by an operation, for a block of samples.
+
+    Attributes:
+        source: what the features are written from.
+    """
+
+    source: Tensor
 
     @property
     def shape(self) -> Shape:
@@ -136,6 +182,11 @@ class Factors:
         self.cotangents = allocate(
             (samples, cotangents, shape.groups, shape.outputs, shape.positions)
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the factors are."""
+        return self.cotangents.device
 
     def write_gradients(
         self, outputs: slice, places: Places, scratch: Scratch, known: Tensor | None = None
@@ -205,6 +256,11 @@ class Features:
         self.spans: list[slice] = []
         self.blocks: list[tuple[slice, Sequence[Use]]] = []
 
+    def keep_in(self, store: Memory) -> None:
+        """Move what the uses of the last block hold to where it waits for the products."""
+        for use in self.blocks[-1][1]:
+            use.source = store.keep(use.source)
+
     def append(self, block: slice, uses: Sequence[Use]) -> None:
         """Take in the uses of the weight for a block of samples."""
         self.blocks.append((block, uses))
@@ -214,7 +270,7 @@ class Features:
     @property
     def elements(self) -> int:
         """Numbers that a sample's features take when they are written out."""
-        return self.shape.groups * self.shape.positions * self.width
+        return self.shape.features
 
     @property
     def inputs(self) -> int:

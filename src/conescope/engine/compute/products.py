@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -27,6 +28,41 @@ _FEW_ROWS = 16
 _COPIED = 2**22
 _NARROW = 2**13
 """Long rows are copied in blocks of `_COPIED` elements, at least `_NARROW` wide, and multiplied."""
+
+
+class Pairing(Enum):
+    """Which cotangents of two samples are multiplied, and what becomes of the q products.
+
+    A kernel is computed as matrices [n · rows, m · rows], of which there are `matrices`.
+    """
+
+    SUMMED = "each cotangent with itself, summed: one matrix [n, m]"
+    FULL = "every cotangent with every other: one matrix [n·q, m·q]"
+    APART = "each cotangent with itself, kept apart: q matrices [n, m]"
+
+    def matrices(self, cotangents: int) -> int:
+        """Return how many matrices there are."""
+        return cotangents if self is Pairing.APART else 1
+
+    def rows(self, cotangents: int) -> int:
+        """Return how many rows of a matrix belong to a sample."""
+        return cotangents if self is Pairing.FULL else 1
+
+    def together(self, cotangents: int, columns: int) -> list[slice]:
+        """Group the cotangents whose inner products are computed together.
+
+        Args:
+            cotangents: q.
+            columns: numbers that one cotangent adds to an inner product.
+        """
+        step = {
+            Pairing.SUMMED: max(1, LONG_SUM // columns), Pairing.FULL: cotangents, Pairing.APART: 1
+        }[self]  # fmt: skip
+        return [slice(k, min(k + step, cotangents)) for k in range(0, cotangents, step)]
+
+    def pairs(self, cotangents: int) -> int:
+        """Return how many pairs of cotangents are multiplied."""
+        return cotangents**2 if self is Pairing.FULL else cotangents
 
 
 @functools.cache
@@ -217,6 +253,21 @@ def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple
             yield slice(start, stop), slice(begin, min(columns, begin + step))
 
 
-def matrix(factor: Tensor, full: bool) -> Tensor:
-    """Return [n, q, …] as [n·q, p] if `full`, else, summing over the cotangents, as [n, q·p]."""
-    return factor.flatten(0, 1).flatten(1) if full else factor.flatten(1)
+def add_products(
+    out: Tensor, part: slice, left: Tensor, right: Tensor | None, pairing: Pairing
+) -> None:
+    """Add the inner products of per-sample gradients of some cotangents.
+
+    Args:
+        out: the matrices of all cotangents, [matrices, n · rows, m · rows].
+        part: which cotangents, as `Pairing.together` groups them.
+        left: [n, q′, …].
+        right: [m, q′, …]; None for `left` itself, as in `add_gram`.
+        pairing: which cotangents are multiplied.
+    """
+    place = out[part.start if pairing is Pairing.APART else 0]
+    rows = [None if r is None else r.flatten(0, 1) if pairing is Pairing.FULL else r
+            for r in (left, right)]  # fmt: skip
+    first, second = (None if r is None else r.flatten(1) for r in rows)
+    assert first is not None
+    add_gram(place, first, second)

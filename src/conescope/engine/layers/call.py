@@ -30,7 +30,7 @@ Interception = Callable[..., Tensor]
 INTERCEPTIONS: dict[Any, Interception] = {}
 """Operation → what the recorder calls in its place."""
 
-_VARYING = {"source", "edge", "samples", "version", "copies"}
+_VARYING = {"source", "edge", "samples", "reached", "index", "version", "copies"}
 
 
 def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
@@ -41,6 +41,10 @@ def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
         return interception
 
     return register
+
+
+class RoutesChangedError(Exception):
+    """The model has not called the same operations as when its routes were found."""
 
 
 class Recording(Protocol):
@@ -79,6 +83,8 @@ class Call(ABC):
         edge: the place of the operation's output in autograd's graph.
         batch_axis: which axis of input and output numbers the samples, 0 or 1.
         samples: b; axis 0 may number b·r slices, r for each sample in turn.
+        reached: how many positions of a sample gradients reach at most, if they are few, as in a
+            head of which one token is used; None for all.
     """
 
     weight: str | None
@@ -87,6 +93,7 @@ class Call(ABC):
     edge: GradientEdge
     batch_axis: int = 0
     samples: int = 0
+    reached: int | None = None
     version: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +138,11 @@ class Call(ABC):
         shape = self.source.shape
         return axis == 0 and len(shape) > 1 and shape[0] % samples == 0
 
+    def count_reached(self, g: Tensor) -> int | None:
+        """Return what `reached` is if no gradient reaches more than the one at `edge` does."""
+        del g
+        return None
+
     def shaped(self, g: Tensor) -> Tensor:
         """Return the gradient at `edge` in the shape of the operation's output."""
         return g
@@ -140,7 +152,7 @@ class Call(ABC):
         return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
 
     def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
-        """Return the part of the gradient at `target` that belongs to some samples."""
+        """Return the part of the gradient at `target` that belongs to some samples, first axis."""
         return self.samples_first(g)[numbers]
 
     def by_sample(self, tensor: Tensor) -> Tensor:
@@ -168,7 +180,10 @@ class OuterCall(Call):
     """A call whose weight [g·o, a] has the gradient Σ_t cotangent[t] ⊗ feature[t]."""
 
     transposed = False
-    """Whether the weight is stored as [a, o]; kernels do not depend on it."""
+    """Whether the weight is stored as [a, o]."""
+    ties = False
+    """Whether the weight may have uses of a transposed kind, too: g is 1, and a and o are stored in
+    this order."""
 
     @property
     def outer(self) -> OuterCall:
@@ -188,6 +203,11 @@ class OuterCall(Call):
     @property
     def cotangent_elements(self) -> int:
         return self.shape.cotangent
+
+    @property
+    def kept(self) -> int:
+        """Elements of a sample's features until they are written out."""
+        return self.source.numel() // self.samples
 
     @abstractmethod
     def write_features(self, out: Tensor, start: int, stop: int) -> None:

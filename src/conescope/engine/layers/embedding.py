@@ -15,6 +15,8 @@ from conescope.engine.layers.call import OuterCall, Recording, intercepts
 class EmbeddingCall(OuterCall):
     """Rows of W by token; a feature is the token itself, which stands for a one-hot vector."""
 
+    transposed = True
+    ties = True
     vocabulary: int = 0
     width: int = 0
     padding_idx: int | None = None

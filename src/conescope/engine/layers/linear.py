@@ -12,14 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conescope.engine.compute.outer import Shape
-from conescope.engine.layers.call import Interception, OuterCall, Recording, intercepts
+from conescope.engine.layers.call import (
+    Interception,
+    OuterCall,
+    Recording,
+    RoutesChangedError,
+    intercepts,
+)
+
+_FEW = 4
+"""Positions that gradients reach are worth picking out if all are so many times as many."""
 
 
 @dataclass
 class LinearCall(OuterCall):
-    """y = W x + b over the last axis; every other axis beside the samples is a position."""
+    """y = W x + b over the last axis; every other axis beside the samples is a position.
 
+    Attributes:
+        index: the positions that gradients reach, [b, reached], once they are known.
+    """
+
+    ties = True
     out_features: int = 0
+    index: Tensor | None = None
 
     def fits(self, samples: int, axis: int) -> bool:
         shape = self.source.shape
@@ -29,19 +44,61 @@ class LinearCall(OuterCall):
 
     @property
     def shape(self) -> Shape:
-        positions = math.prod(self.source.shape[:-1]) // self.samples
+        positions = self._positions if self.reached is None else self.reached
         return Shape(1, self.out_features, self.source.shape[-1], positions)
 
+    @property
+    def cotangent_elements(self) -> int:
+        return self._positions * self.out_features
+
+    @property
+    def kept(self) -> int:
+        return self.shape.positions * self.source.shape[-1]
+
+    def count_reached(self, g: Tensor) -> int | None:
+        most = int(self._vectors(g).any(dim=-1).sum(dim=1).max())
+        return most if 0 < _FEW * most <= self._positions else None
+
     def write_features(self, out: Tensor, start: int, stop: int) -> None:
-        out[:, 0] = self._vectors(self.source)[start:stop]
+        vectors = self._vectors(self.source) if self.index is None else self.source
+        out[:, 0] = vectors[start:stop]
 
     def cotangent(self, g: Tensor) -> Tensor:
-        return self._vectors(g).mT[:, None]
+        vectors = self._vectors(g)
+        if self.reached is not None:
+            vectors = self._picked(vectors, self.reached)
+        return vectors.mT[:, None]
+
+    @property
+    def _positions(self) -> int:
+        return math.prod(self.source.shape[:-1]) // self.samples
 
     def _vectors(self, tensor: Tensor) -> Tensor:
         if self.batch_axis == 1:
             tensor = tensor.movedim(1, 0)
         return tensor.reshape(self.samples, -1, tensor.shape[-1])
+
+    def _picked(self, vectors: Tensor, most: int) -> Tensor:
+        """Return the rows of [b, T, o] that are not zero, [b, reached, o].
+
+        The features of all other positions are dropped.
+
+        Raises:
+            RoutesChangedError: if gradients reach other positions.
+        """
+        nonzero = vectors.any(dim=-1)
+        if self.index is None:
+            first = nonzero.byte().sort(dim=1, descending=True, stable=True).indices
+            index = first[:, :most].sort(dim=1).values
+            self.source = _rows(self._vectors(self.source), index)
+            self.index = index
+        if bool((nonzero.gather(1, self.index).sum(dim=1) < nonzero.sum(dim=1)).any()):
+            raise RoutesChangedError
+        return _rows(vectors, self.index)
+
+
+def _rows(vectors: Tensor, index: Tensor) -> Tensor:
+    return vectors.gather(1, index[..., None].expand(-1, -1, vectors.shape[-1]))
 
 
 @dataclass

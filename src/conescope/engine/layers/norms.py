@@ -35,7 +35,7 @@ class BatchNormCall(Call):
         return g.reshape(self.source.shape)
 
     def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
-        return g.view(len(g), self.samples, -1)[:, numbers]
+        return g.view(len(g), self.samples, -1)[:, numbers].transpose(0, 1)
 
     @property
     def target(self) -> GradientEdge:

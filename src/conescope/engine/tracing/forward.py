@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conescope.engine.layers.call import RoutesChangedError
 from conescope.errors import ModelError
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -24,10 +25,6 @@ FORWARD_ERRORS = (
     ArithmeticError,
 )  # fmt: skip
 """The exceptions that a forward pass raises if its input or its code is wrong."""
-
-
-class RoutesChangedError(Exception):
-    """The model has not called the same operations as when its routes were found."""
 
 
 @contextmanager

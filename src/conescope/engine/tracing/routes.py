@@ -31,6 +31,7 @@ class Routes:
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
+        reached: for each call, how many of its positions gradients reach; None for all.
         geometry: settings and sizes of each call.
         picks: whether an operation picks by an index, so that samples may change places.
         provisional: whether a call was left to the general route only because no gradient
@@ -44,6 +45,7 @@ class Routes:
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
+    reached: tuple[int | None, ...] = ()
     geometry: tuple[tuple[object, ...], ...] = ()
     picks: bool = False
     provisional: bool = False
@@ -84,6 +86,7 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
                 signature=tuple(call.signature for call in recorder.calls),
                 axes=tuple(call.batch_axis for call in recorder.calls),
                 idle=idle,
+                reached=tuple(call.reached for call in recorder.calls),
                 geometry=tuple(
                     () if number in idle else call.geometry
                     for number, call in enumerate(recorder.calls)
@@ -111,49 +114,60 @@ def follow(
         raise RoutesChangedError
     if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
-    places = zip(calls, routes.axes, routes.geometry, strict=True)
-    for number, (call, axis, geometry) in enumerate(places):
+    places = zip(calls, routes.axes, routes.reached, routes.geometry, strict=True)
+    for number, (call, axis, reached, geometry) in enumerate(places):
         if number in routes.idle:
             continue
         if not call.fits(len(x), axis) or call.source._version != call.version:
             raise RoutesChangedError
-        call.batch_axis, call.samples = axis, len(x)
+        call.batch_axis, call.samples, call.reached = axis, len(x), reached
         if call.geometry != geometry:
             raise RoutesChangedError
     return outputs, calls
 
 
-def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
-    """Check by two more backward passes that the model keeps the order of the samples of a batch.
+def refuse_exchanged_samples(
+    outputs: Tensor,
+    calls: Sequence[Call],
+    cotangent: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> None:
+    """Check by one more backward pass that the model keeps the order of the samples of a batch.
 
     If the outputs of each sample are weighted by a power of two, so are the gradients in its slice
     of each call, unless the model has changed the order.
 
+    Args:
+        outputs: [b, c], whose graph is kept.
+        calls: the recorded calls.
+        cotangent: [c].
+        gradients: those of cotangent · outputs, summed over the samples, at each call's target.
+
     Raises:
         RoutesChangedError: if it has.
     """
-    samples = len(outputs)
     generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(samples, generator=generator, device="cpu") % 4
+    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
     weights = (0.5**exponents).to(outputs)
-    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
-    edges = [call.edge for call in calls]
-
-    def norms(cotangents: Tensor) -> list[Tensor | None]:
-        gradients = torch.autograd.grad(
-            outputs, edges, cotangents, retain_graph=True, allow_unused=True
-        )
-        return [
-            None if g is None else call.samples_first(call.shaped(g)).flatten(1).norm(dim=1)
-            for call, g in zip(calls, gradients, strict=True)
-        ]
-
-    plain = norms(cotangent.expand_as(outputs))
-    for norm, weighted in zip(plain, norms(weights[:, None] * cotangent), strict=True):
-        if norm is not None and weighted is not None:
+    weighted = torch.autograd.grad(
+        outputs,
+        [call.target for call in calls],
+        weights[:, None] * cotangent,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    everyone = slice(None)
+    for call, g, h in zip(calls, gradients, weighted, strict=True):
+        if g is not None and h is not None:
+            norm, found = (_norms(call.of_samples(part, everyone), len(outputs)) for part in (g, h))
             expected = norm * weights.to(norm)
-            if bool(((weighted - expected).abs() > _LOOSE * expected).any()):
+            if bool(((found - expected).abs() > _LOOSE * expected).any()):
                 raise RoutesChangedError
+
+
+def _norms(gradient: Tensor, samples: int) -> Tensor:
+    """Return the norm of each sample's part of a gradient [samples, …]."""
+    return gradient.reshape(samples, -1).norm(dim=1)
 
 
 def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
@@ -192,7 +206,18 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         if number not in idle and not (fitting and arrived):
             refused |= set(call.names.values())
             silent |= bool(fitting)
+        elif number not in idle and (whole := _sum(found)) is not None:
+            call.reached = call.count_reached(whole)
     return refused, silent, idle
+
+
+def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the sum of the gradients of two samples, each of which is zero where the other is not.
+
+    None if one of them is missing.
+    """
+    first, second = gradients
+    return None if first is None or second is None else first + second
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
