@@ -16,8 +16,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from conescope.engine.layers.call import INTERCEPTIONS, Call
+from conescope.engine.layers.elementwise import CopiedCall
 from conescope.engine.layers.embedding import EmbeddingCall
-from conescope.engine.layers.pointwise import CopiedCall
 from conescope.engine.tracing.derived import KnownTensors
 from conescope.engine.tracing.forward import forward
 from conescope.engine.tracing.operations import (

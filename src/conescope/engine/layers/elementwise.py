@@ -38,7 +38,7 @@ class CopiedCall(Call):
         return (g if self.axis == 1 else g.sum(dim=1)).flatten(1)
 
 
-def _pointwise(operation: Callable[..., Tensor]) -> Interception:
+def _elementwise(operation: Callable[..., Tensor]) -> Interception:
     in_place = operation.__name__.endswith("_") and not operation.__name__.endswith("__")
 
     def operate(recorder: Recording, *args: Any, **kwargs: Any) -> Tensor:
@@ -60,4 +60,4 @@ for _place in (torch, Tensor):
     for _name in (*_NAMES, *(f"{name}_" for name in _NAMES), *_REFLECTED):
         _operation = getattr(_place, _name, None)
         if _operation is not None:
-            intercepts(_operation)(_pointwise(_operation))
+            intercepts(_operation)(_elementwise(_operation))
