@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.layers.call import Call
+from conescope.engine.layers.call import INTERLEAVED, Call, Pull
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
 from conescope.engine.tracing.recorder import record
 
@@ -34,6 +34,7 @@ class Routes:
         reached: for each call, how many of its positions gradients reach; None for all.
         geometry: settings and sizes of each call.
         picks: whether an operation picks by an index, so that samples may change places.
+        choices: what the recorder chose where shapes did not tell.
         provisional: whether a call was left to the general route only because no gradient
             arrived at it, as in front of a head that starts at zero.
     """
@@ -48,6 +49,7 @@ class Routes:
     reached: tuple[int | None, ...] = ()
     geometry: tuple[tuple[object, ...], ...] = ()
     picks: bool = False
+    choices: tuple[int, ...] = ()
     provisional: bool = False
 
 
@@ -67,10 +69,11 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
         name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
     }
     provisional = False
+    unlikely: dict[str, int] = {}
     while ruled:
         try:
             with attempted():
-                outputs, recorder = record(model, ruled, pair)
+                outputs, recorder = record(model, ruled, pair, unlikely=unlikely)
                 reached, opaque = reachable(outputs, ruled)
                 refused = set(ruled) if opaque else recorder.uncovered | reached
                 silent, idle = False, frozenset()
@@ -92,10 +95,24 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
                     for number, call in enumerate(recorder.calls)
                 ),
                 picks=recorder.picks,
+                choices=tuple(recorder.chosen),
                 provisional=provisional,
             )
-        ruled = {name: p for name, p in ruled.items() if name not in refused}
+        again = {
+            name: kinds
+            for name in refused
+            if (kinds := _next_kinds(unlikely.get(name, 0), recorder.doubtful.get(name, 0)))
+        }
+        # others may be refused only because of what was tried in vain
+        dropped = (refused & unlikely.keys() or refused) - again.keys()
+        unlikely |= again
+        ruled = {name: p for name, p in ruled.items() if name not in dropped}
     return Routes((), tuple(parameters), provisional=provisional)
+
+
+def _next_kinds(tried: int, doubtful: int) -> int:
+    """Return the kinds of choices to make differently after those tried; 0 if all were tried."""
+    return next((k for k in range(tried + 1, doubtful + 1) if not k & ~doubtful), 0)
 
 
 def follow(
@@ -108,7 +125,7 @@ def follow(
     """
     ruled = {name: parameters[name] for name in routes.ruled}
     with attempted():
-        outputs, recorder = record(model, ruled, x)
+        outputs, recorder = record(model, ruled, x, choices=routes.choices)
     calls = recorder.calls
     if recorder.uncovered or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
@@ -197,12 +214,14 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         arrived = all(g is not None and bool(g.any()) for g in gradients)
         fitting = [
             axis
-            for axis in range(2)
+            for axis in (0, 1, INTERLEAVED)
             if call.source._version == call.version
             and call.fits(2, axis)
             and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
         ]
         call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
+        if not all(map(_works, call.pulls.values())):
+            fitting = []
         if number not in idle and not (fitting and arrived):
             refused |= set(call.names.values())
             silent |= bool(fitting)
@@ -220,10 +239,22 @@ def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
     return None if first is None or second is None else first + second
 
 
+def _works(pull: Pull) -> bool:
+    """Return whether gradients of a tensor made of parameters become those of a parameter."""
+    try:
+        with attempted():
+            pull(pull.tensor.new_zeros(2, pull.tensor.numel()))
+    except RoutesChangedError:
+        return False
+    return True
+
+
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
     """Return whether a cotangent vanishes outside one of two samples."""
     if g is None:
         return True
+    if axis == INTERLEAVED and g.dim() and g.shape[0] % 2 == 0:
+        return not bool(g.unflatten(0, (-1, 2))[:, 1 - sample].any())
     if g.dim() <= axis or g.shape[axis] % 2:
         return False
     half = g.shape[axis] // 2

@@ -90,7 +90,8 @@ def _is_tied(calls: Sequence[Call]) -> bool:
     if len(calls) == 1:
         return True
     uses = [use for call in calls if (use := call.outer) is not None]
-    return len(uses) == 2 and all(use.ties for use in uses) and (
+    whole = all(use.ties and "weight" not in use.pulls for use in uses)
+    return whole and len(uses) == 2 and (
         uses[0].transposed != uses[1].transposed
     )  # fmt: skip
 
