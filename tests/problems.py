@@ -463,7 +463,6 @@ PROBLEMS = [
             head=nn.Linear(4, 2),
         ),
         _normal(4, 3),
-        None,
     ),
     Problem(
         "gru cell",
@@ -471,6 +470,51 @@ PROBLEMS = [
             lambda m, x: m.cell(x[:, 0], torch.tanh(m.cell(x[:, 1]))), cell=nn.GRUCell(3, 3)
         ),
         _normal(2, 3),
+    ),
+    *(
+        Problem(
+            f"{kind}, {what}",
+            lambda kind=kind, options=options: Apply(
+                lambda m, x: m.a(x)[0].sin().flatten(1),
+                a=getattr(nn, kind)(3, 3, batch_first=True, **options),
+            ),
+            _normal(4, 3),
+        )
+        for kind, what, options in (
+            ("LSTM", "two layers, both ways", {"num_layers": 2, "bidirectional": True}),
+            ("LSTM", "projected", {"proj_size": 2, "bias": False, "num_layers": 2}),
+            ("GRU", "both ways", {"bidirectional": True}),
+            ("GRU", "without biases", {"bias": False}),
+            ("RNN", "two layers", {"num_layers": 2}),
+            ("RNN", "rectified", {"nonlinearity": "relu", "bidirectional": True}),
+        )
+    ),
+    Problem(
+        "lstm, sequence first",
+        lambda: Apply(
+            lambda m, x: torch.cat([part[-1] for part in m.a(x.transpose(0, 1))[1]], 1),
+            a=nn.LSTM(3, 4),
+        ),
+        _normal(4, 3),
+    ),
+    Problem(
+        "cells",
+        lambda: Apply(
+            lambda m, x: m.b(x[:, 0], m.b(x[:, 1])) + m.a(x[:, 0], m.a(x[:, 1]))[0],
+            a=nn.LSTMCell(3, 3),
+            b=nn.RNNCell(3, 3),
+        ),
+        _normal(2, 3),
+    ),
+    Problem(
+        "packed sequence",
+        lambda: Apply(
+            lambda m, x: m.a(nn.utils.rnn.pack_padded_sequence(x, [3] * len(x), batch_first=True))[
+                1
+            ][0],
+            a=nn.GRU(3, 2),
+        ),
+        _normal(4, 3),
         False,
     ),
     Problem(

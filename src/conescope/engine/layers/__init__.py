@@ -12,3 +12,4 @@ from conescope.engine.layers import elementwise as elementwise
 from conescope.engine.layers import embedding as embedding
 from conescope.engine.layers import linear as linear
 from conescope.engine.layers import norms as norms
+from conescope.engine.layers import recurrent as recurrent
