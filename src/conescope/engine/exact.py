@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
 from conescope.engine.compute.products import Pairing, Scratch, keep_freed_pages
-from conescope.engine.compute.spill import Memory, TemporaryFile
+from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.general import without_rules

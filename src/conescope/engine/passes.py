@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.compute.products import Pairing, Scratch
-from conescope.engine.compute.spill import Memory
+from conescope.engine.compute.products import Memory, Pairing, Scratch
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.independence import compare, compare_part

@@ -13,10 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from conescope.engine.compute.budget import Cut, parse_memory
-from conescope.engine.compute.outer import Shape
-from conescope.engine.compute.products import Scratch
+from conescope.engine.compute.products import Memory, Scratch
+from conescope.engine.compute.shape import Shape
 from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
-from conescope.engine.compute.spill import Memory
 from conescope.engine.general import without_rules
 from conescope.engine.passes import Factory
 from conescope.engine.problem import Problem, convention, prepared

@@ -106,7 +106,7 @@ class Problem:
             KernelError: if the budget is too small.
         """
         q, full = len(self.cotangents), self.pairing is Pairing.FULL
-        disk = room_on_disk() if self.x.device.type == "cpu" else 0
+        disk = room_on_disk if self.x.device.type == "cpu" else lambda: 0
         return cut(self.survey.work, self.samples, q, full, self.element, budget, fixed, disk)
 
     def parts(self, budget: int) -> list[Problem]:

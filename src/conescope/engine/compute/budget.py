@@ -6,11 +6,11 @@ import bisect
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from conescope.engine.compute.contractions import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 from conescope.errors import KernelError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -163,7 +163,7 @@ def cut(
     element: int,
     budget: int,
     fixed: int = 0,
-    disk: int = 0,
+    disk: Callable[[], int] = lambda: 0,
 ) -> Cut:
     """Return the largest pieces that fit.
 
@@ -175,7 +175,7 @@ def cut(
         element: bytes of a number.
         budget: bytes.
         fixed: bytes that are held whatever the pieces, beside the result.
-        disk: bytes that factors may take in a temporary file.
+        disk: returns the bytes that factors may take in a temporary file.
 
     Raises:
         KernelError: if the budget is too small for one sample; the message says how much works.
@@ -193,7 +193,7 @@ def cut(
             return pieces
     for q in choices:
         stored = whole * (work.kept + q * work.factors) * element
-        pieces = _spill(work, q, whole, element, budget) if stored <= disk else None
+        pieces = _spill(work, q, whole, element, budget) if stored <= disk() else None
         if pieces is not None:
             return pieces
     for q in reversed(choices):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from conescope.engine.compute.outer import DIRECT_POSITIONS, FEATURE_ELEMENTS, Factors
+from conescope.engine.compute.factors import FEATURE_ELEMENTS, Factors
 from conescope.engine.compute.products import (
     LONG_SUM,
     Pairing,
@@ -18,6 +18,7 @@ from conescope.engine.compute.products import (
     multiply_long,
     tiles,
 )
+from conescope.engine.compute.shape import DIRECT_POSITIONS
 
 _TILE_ELEMENTS = 2**21
 _TRIANGLE_TILES = 4

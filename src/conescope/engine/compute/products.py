@@ -96,6 +96,24 @@ class Scratch:
         return buffer[:count].view(shape)
 
 
+class Memory:
+    """Where factors wait for their products; `spill.TemporaryFile` is another place."""
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return an uninitialised tensor of a shape, of the dtype and device of another one."""
+        return like.new_empty(shape)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the same values that may be kept until all products are made."""
+        return tensor
+
+    def release(self) -> None:
+        """Let go of the memory of all factors, which are read again when they are needed."""
+
+    def close(self) -> None:
+        """Take no more factors."""
+
+
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """Multiply two matrices.
 

@@ -12,49 +12,6 @@ import torch
 from conescope.engine.compute.products import multiply, multiply_batch
 
 _LONG_SECONDS = 0.5
-_COPY_OPERATIONS = 24
-"""Copying an element takes about as long as so many floating-point operations of a product."""
-_BATCHED_OPERATIONS = 1.5
-"""An operation in products of small matrices takes about as long as so many in a large one."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the products of a term will take, the passes that fill it not included.
-
-    Attributes:
-        route: how they are made: "gradients, in blocks", "gradients", "positions", "tokens",
-            "rows" or "general".
-        products: floating-point operations in products of large matrices.
-        batched: the same in products of many small matrices.
-        copied: elements written or copied.
-        formed: operations by which gradients are formed during the passes.
-    """
-
-    route: str
-    products: float
-    batched: float = 0.0
-    copied: float = 0.0
-    formed: float = 0.0
-
-    @property
-    def flops(self) -> float:
-        """All floating-point operations."""
-        return self.products + self.batched + self.formed
-
-    @property
-    def weight(self) -> float:
-        """What routes are compared by: the same on every machine, so that results are, too."""
-        batched = _BATCHED_OPERATIONS * self.batched
-        return self.products + batched + _COPY_OPERATIONS * self.copied + self.formed
-
-    def seconds(self, speed: Speed) -> float:
-        """Estimate the time of the products."""
-        return (
-            self.products / speed.product
-            + self.batched / speed.batched
-            + self.copied / speed.copy
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

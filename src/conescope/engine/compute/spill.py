@@ -1,4 +1,4 @@
-"""Where factors wait for their products: in memory, or in a temporary file that memory maps.
+"""Factors that wait for their products in a temporary file, which memory maps.
 
 Factors that do not fit into the budget would have to be computed again for every pair of chunks of
 samples. On a CPU they are written to a file instead, and read again one term at a time.
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from conescope.engine.compute.products import Memory
 from conescope.errors import KernelError
 
 _ARENA = 2**26
@@ -24,24 +25,6 @@ _ALIGNED = 64
 _IN_MEMORY = ("tmpfs", "ramfs")
 _SPARE = 2**30
 """Bytes of the file system that are left to others."""
-
-
-class Memory:
-    """Factors are kept in memory."""
-
-    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return an uninitialised tensor of a shape, of the dtype and device of another one."""
-        return like.new_empty(shape)
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the same values that may be kept until all products are made."""
-        return tensor
-
-    def release(self) -> None:
-        """Let go of the memory of all factors, which are read again when they are needed."""
-
-    def close(self) -> None:
-        """Take no more factors."""
 
 
 class TemporaryFile(Memory):

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.contractions import add_gradient_products, add_position_products
-from conescope.engine.compute.outer import Factors, Shape
-from conescope.engine.compute.products import Pairing, Scratch, add_products, mirror
-from conescope.engine.compute.spill import Memory
+from conescope.engine.compute.factors import Factors, add_gradient_products, add_position_products
+from conescope.engine.compute.products import Memory, Pairing, Scratch, add_products, mirror
+from conescope.engine.compute.shape import Shape
 from conescope.engine.compute.tied import add_tied_products, add_token_products
 
 _MANY_PARAMETERS = 2**20

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.outer import Factors
+from conescope.engine.compute.factors import Factors
 from conescope.engine.compute.products import Pairing, Scratch, tiles
 
 _GATHERED = 2**22

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 
 Role = Literal["weight", "bias"]
 
@@ -257,11 +257,6 @@ class OuterCall(Call):
         No kernel depends on it, but the uses of a weight can be joined only if they agree.
         """
         return "oa"
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the weight is stored with its features first."""
-        return self.order == "ao"
 
     @property
     def joins(self) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import INTERLEAVED, OuterCall, Recording, intercepts
 
 _GREEK = "αβγδεζηθικλμνξοπρστυφχψω"

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.engine.compute.outer import FEW_COTANGENTS, Shape
+from conescope.engine.compute.factors import FEW_COTANGENTS
 from conescope.engine.compute.products import mkl_on_intel, onednn_serves
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import Call, Interception, OuterCall, Recording, intercepts
 
 _ONEDNN_CHANNELS = 16

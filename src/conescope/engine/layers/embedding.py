@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import OuterCall, Recording, intercepts
 
 

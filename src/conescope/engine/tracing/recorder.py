@@ -18,15 +18,15 @@ from torch.overrides import TorchFunctionMode
 from conescope.engine.layers.call import INTERCEPTIONS, Call
 from conescope.engine.layers.elementwise import CopiedCall
 from conescope.engine.layers.embedding import EmbeddingCall
-from conescope.engine.tracing.derived import KnownTensors
-from conescope.engine.tracing.forward import forward
-from conescope.engine.tracing.operations import (
+from conescope.engine.tracing.derived import (
+    KnownTensors,
     inside_a_transform,
     picks,
     replaced,
     tensors_in,
     writes,
 )
+from conescope.engine.tracing.forward import forward
 
 CONSTANT = 1
 """The choice whether an operation on parameters and constants is the same for all samples."""

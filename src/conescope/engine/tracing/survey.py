@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine.compute.budget import Work
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.routes import Routes, follow
@@ -92,7 +92,7 @@ def _is_tied(calls: Sequence[Call]) -> bool:
     uses = [use for call in calls if (use := call.outer) is not None]
     whole = all(use.ties and "weight" not in use.pulls for use in uses)
     return whole and len(uses) == 2 and (
-        uses[0].transposed != uses[1].transposed
+        uses[0].order != uses[1].order
     )  # fmt: skip
 
 
@@ -223,6 +223,6 @@ def _shape(calls: Sequence[Call], part: Part, tied: bool) -> Shape:
         inputs=shapes[0].inputs + part.bias,
         positions=sum(shape.positions for shape in shapes),
         convolved=min(shape.convolved for shape in shapes),
-        transposed=uses[0].transposed,
+        transposed=uses[0].order == "ao",
         tied=tied,
     )
