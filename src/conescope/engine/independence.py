@@ -11,14 +11,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from conescope.engine.mixing import describe_mixing
-from conescope.engine.tracing.forward import feedable, forward, reachable, shown
+from conescope.engine.tracing.forward import (
+    feedable,
+    forward,
+    reachable,
+    rounding_in_graph,
+    shown,
+)
 from conescope.engine.tracing.writes import same_attributes
 from conescope.errors import ModelError
 
 _LARGEST = 0.05
 """Relative to the outputs; larger differences are not taken for rounding even in half precision."""
 _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
-"""Model → the coarsest rounding, relative, of the parameters on which its outputs depend."""
+"""Model → the coarsest rounding, relative, of the numbers on which its outputs depend."""
 _ALONE = 16
 """When a model is first measured, batches of up to so many samples are compared with every sample
 alone, larger ones with so many parts."""
@@ -139,16 +145,22 @@ def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
     logit, does not loosen the others; but it is at least that of the median size.
     """
     sizes = outputs.abs().amax(dim=0)
-    share = min(1e3 * max(_ROUNDING.get(model, 0.0), torch.finfo(outputs.dtype).eps), _LARGEST)
+    share = min(1e3 * max(rounding_of(model), torch.finfo(outputs.dtype).eps), _LARGEST)
     return share * torch.maximum(sizes, sizes.median())
 
 
 def _rounding(model: nn.Module, outputs: Tensor) -> float:
-    """Return the coarsest relative rounding of the parameters on which outputs depend."""
+    """Return the coarsest relative rounding of the numbers on which outputs depend."""
     named = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     found, opaque = reachable(outputs, named)
     used = named if opaque else found
-    return max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
+    coarsest = max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
+    return max(coarsest, rounding_in_graph(outputs))
+
+
+def rounding_of(model: nn.Module) -> float:
+    """Return the coarsest relative rounding that was found when the model was first compared."""
+    return _ROUNDING.get(model, 0.0)
 
 
 class Recheck:

@@ -221,6 +221,7 @@ class _Collector:
         for number, names in self.row_uses.items():
             g = gradients[number]
             if g is not None:
+                g = g.to(torch.promote_types(g.dtype, torch.float32))  # before sums over positions
                 for role, rows in calls[number].rows(g, names).items():
                     self.rows[names[role]].place(names[role], block, k).add_(rows)
 

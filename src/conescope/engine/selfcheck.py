@@ -20,7 +20,7 @@ from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
 from conescope.engine.compute.products import add_gram
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
-from conescope.engine.independence import compare
+from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
@@ -44,17 +44,24 @@ class Bounds:
     Attributes:
         total: of the whole kernel, relative to its diagonal.
         layer: of the kernel of a layer, relative to its own diagonal.
+        least: what is added to that, relative to the diagonal of the whole kernel.
         alone: of gradients of samples alone from those in a batch, relative to their norm.
     """
 
     total: float
     layer: float
+    least: float
     alone: float
 
 
-_SINGLE = Bounds(total=2e-6, layer=1e-4, alone=0.05)
-_DOUBLE = Bounds(total=1e-11, layer=1e-9, alone=1e-5)
-_HALF = Bounds(total=1e-2, layer=0.1, alone=0.3)
+_BOUNDS = {
+    torch.float64: Bounds(total=1e-11, layer=1e-9, least=1e-11, alone=1e-5),
+    torch.float32: Bounds(total=2e-6, layer=1e-4, least=2e-6, alone=0.05),
+    torch.float16: Bounds(total=2e-3, layer=1e-2, least=1e-4, alone=0.3),
+    torch.bfloat16: Bounds(total=1e-2, layer=5e-2, least=1e-4, alone=0.3),
+}
+"""By the coarsest dtype. Autograd rounds gradients to their dtype, which rules do not: in half
+precision a kernel differs by up to that rounding, however small the layer's share of it is."""
 
 
 def sample_problem(problem: Problem) -> Problem:
@@ -189,20 +196,19 @@ def _near(
                 return False
         else:
             own = float(expected[layer].diagonal().max())
-            if bool((off.abs() > bounds.layer * own + bounds.total * scale).any()):
+            if bool((off.abs() > bounds.layer * own + bounds.least * scale).any()):
                 return False
             error += off
     return not bool((error.abs() > bounds.total * scale).any())
 
 
 def bounds_of(problem: Problem) -> Bounds:
-    """Return the bounds for the coarsest dtype of outputs and parameters."""
+    """Return the bounds for the coarsest dtype of outputs, parameters and what is between them."""
     survey = problem.survey
     used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
-    dtypes = {problem.cotangents.like.dtype, *used}
-    real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
-    coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)
-    return {torch.float64: _DOUBLE, torch.float32: _SINGLE}.get(coarsest, _HALF)
+    known = [torch.finfo(dtype).eps for dtype in {problem.cotangents.like.dtype, *used}]
+    coarsest = max(rounding_of(problem.model), *known)
+    return next(b for dtype, b in _BOUNDS.items() if coarsest <= torch.finfo(dtype).eps)
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from conescope.errors import ModelError
 
@@ -114,20 +115,34 @@ def reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[st
     """
     names = {id(p): name for name, p in parameters.items()}
     found: set[str] = set()
-    pending: list[Any] = [outputs.grad_fn]
-    seen: set[Any] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _graph(outputs):
         if node.name() == "CheckpointFunctionBackward":
             return set(), True
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) in names:
             found.add(names[id(variable)])
-        pending.extend(child for child, _ in node.next_functions)
     return found, False
+
+
+def rounding_in_graph(outputs: Tensor) -> float:
+    """Return the coarsest relative rounding of the numbers that autograd's graph has gradients of.
+
+    Operations under autocast are coarser than the parameters and the outputs may tell.
+    """
+    dtypes = {made.dtype for node in _graph(outputs) for made in node._input_metadata}
+    return max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
+
+
+def _graph(outputs: Tensor) -> Iterator[Node]:
+    """Yield the nodes of autograd's graph, from the outputs on."""
+    pending: list[Node | None] = [outputs.grad_fn]
+    seen: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            pending.extend(child for child, _ in node.next_functions)
 
 
 def shown(model: nn.Module, name: str) -> str:
