@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -172,8 +172,8 @@ def refuse_absent_weights(model: nn.Module) -> None:
             )
 
 
-def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raise `ModelError` unless `x` is a batch of finite numbers on the parameters' device."""
+def check_inputs(name: str, x: Tensor) -> None:
+    """Raise `ModelError` unless `x` is a batch of finite numbers."""
     if not isinstance(x, Tensor):
         raise ModelError(f"`{name}` is a {type(x).__name__}; give the samples as one tensor")
     if x.layout is not torch.strided or x.is_nested:
@@ -186,12 +186,8 @@ def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -
             f"`{name}` holds no samples (shape {tuple(x.shape)}); its first dimension numbers "
             f"them, at least 1"
         )
-    for parameter_name, p in parameters.items():
-        if p.device != x.device:
-            raise ModelError(
-                f"`{name}` is on {x.device} but parameter {parameter_name!r} on {p.device}; "
-                f"move one of them with .to(…)"
-            )
+    if x.is_meta:
+        raise ModelError(f"`{name}` is on the meta device, without values; make it on another one")
     if x.is_floating_point() and not is_finite(x):
         raise ModelError(f"`{name}` holds NaN or infinite values; look at the data")
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.products import Scratch
+from conescope.engine.compute.products import Scratch, full_precision
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.independence import compare, compare_part
@@ -183,7 +183,8 @@ class _Collector:
         """Form the gradients of a block, in terms that stack cotangents or in those that do not."""
         for name, formed in self.formed.items():
             if self.factory.survey.work.shapes[name].stacks(len(self.cotangents)) == stacked:
-                formed.form(block, cotangents, terms[name][1], self.factory.scratch)
+                with full_precision():
+                    formed.form(block, cotangents, terms[name][1], self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> Open:
         """Return the terms that take the factors of a block."""
@@ -223,7 +224,9 @@ class _Collector:
             if g is not None:
                 g = g.to(torch.promote_types(g.dtype, torch.float32))  # before sums over positions
                 for role, rows in calls[number].rows(g, names).items():
-                    self.rows[names[role]].place(names[role], block, k).add_(rows)
+                    self.rows[names[role]].place(names[role], block, k).add_(
+                        rows.to(self.cotangents.device)
+                    )
 
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.cotangents)

@@ -123,8 +123,8 @@ def plan(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory)
     with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+        budget = parse_memory(memory, problem.devices)
         problem = dataclasses.replace(problem, recheck=None)
         try:
             return _plan(problem, budget)

@@ -99,8 +99,8 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
     """
     bounds = bounds_of(problem)
-    expected = {name: v.new_zeros(2, 2, dtype=torch.float64) for name, v in layers.items()}
-    apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
+    expected = {name: torch.zeros(2, 2, dtype=torch.float64, device="cpu") for name in layers}
+    apart, norms = (torch.zeros(2, dtype=torch.float64, device="cpu") for _ in range(2))
     general, reentrant = set(problem.survey.routes.general), problem.survey.routes.reentrant
     for group in _groups(problem, budget):
         try:
@@ -151,7 +151,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
     weights = 0.5 ** (torch.arange(len(x), device=x.device) % 4)
     cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
     apart = norm = 0.0
-    for group in _groups(problem, default_memory()):
+    for group in _groups(problem, default_memory(problem.devices)):
         outputs = forward(problem.model, feedable(x))
         scalar = weights.to(outputs) @ (outputs @ cotangent[0])
         reentrant = problem.survey.routes.reentrant
@@ -190,7 +190,7 @@ def _near(
     loose = {layer_of(name) for name in problem.survey.routes.general}
     error = torch.zeros_like(next(iter(expected.values())))
     for layer, values in layers.items():
-        off = values.double() - expected[layer]
+        off = values.double().cpu() - expected[layer]
         if layer in loose:
             if bool((off.abs() > bounds.alone * scale).any()):
                 return False
@@ -234,7 +234,9 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
 def _add(kernels: Mapping[str, Tensor], name: str, rows: Tensor) -> None:
     """Add the products of a parameter's gradients [2, p] to the kernel of its layer."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    add_gram(kernels[layer_of(name)], rows.to(dtype), None)
+    gram = rows.new_zeros(2, 2, dtype=torch.float64)
+    add_gram(gram, rows.to(dtype), None)
+    kernels[layer_of(name)].add_(gram.cpu())
 
 
 def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
@@ -248,7 +250,7 @@ def _squares(rows: Tensor) -> Tensor:
     """Return squared norms of rows [r, p] in float64, without copying the rows to float64."""
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     add_gram(gram, rows.to(torch.promote_types(rows.dtype, torch.float32)), None)
-    return gram.diagonal()
+    return gram.diagonal().cpu()
 
 
 def least_for_check(problem: Problem) -> int:

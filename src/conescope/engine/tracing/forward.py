@@ -27,6 +27,10 @@ FORWARD_ERRORS = (
 """The exceptions that a forward pass raises if its input or its code is wrong."""
 
 
+_TF32 = 2.0**-10
+"""The relative rounding of TF32."""
+
+
 class RoutesChangedError(Exception):
     """The model has not called the same operations as when its routes were found."""
 
@@ -53,9 +57,9 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         output = model(x)
     except FORWARD_ERRORS as error:
         raise ModelError(
-            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"{describe_failure(error, model)}; check that model(x) works by itself, and shape and "
-            f"dtype (x.to(…)) against what it expects"
+            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}"
+            f"{_elsewhere(model, x)}: {describe_failure(error, model)}; check that model(x) works "
+            f"by itself, and shape, dtype and device (x.to(…)) against what it expects"
         ) from error
     if not isinstance(output, Tensor):
         raise ModelError(
@@ -81,6 +85,14 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
             f"return at least one for each sample"
         )
     return output.reshape(len(x), -1)
+
+
+def _elsewhere(model: nn.Module, x: Tensor) -> str:
+    """Say where the parameters are, if none is where the input is."""
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if str(x.device) in devices:
+        return ""
+    return f" on {x.device} (its parameters are on {', '.join(devices)})"
 
 
 def refuse_other_outputs(outputs: Tensor, width: int) -> None:
@@ -127,10 +139,19 @@ def reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[st
 def rounding_in_graph(outputs: Tensor) -> float:
     """Return the coarsest relative rounding of the numbers that autograd's graph has gradients of.
 
-    Operations under autocast are coarser than the parameters and the outputs may tell.
+    Operations under autocast are coarser than the parameters and the outputs may tell, and so are
+    convolutions and products of matrices on a GPU for which TF32 is allowed.
     """
-    dtypes = {made.dtype for node in _graph(outputs) for made in node._input_metadata}
-    return max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
+    made = [number for node in _graph(outputs) for number in node._input_metadata]
+    dtypes = {number.dtype for number in made if number.dtype.is_floating_point}
+    on_gpu = any(number.device.type == "cuda" for number in made)
+    tf32 = on_gpu and torch.float32 in dtypes and _tf32_is_allowed()
+    return max([_TF32 * tf32, *(torch.finfo(dtype).eps for dtype in dtypes)])
+
+
+def _tf32_is_allowed() -> bool:
+    backends = getattr(torch.backends.cudnn, "conv", None), torch.backends.cuda.matmul
+    return any(getattr(b, "fp32_precision", "tf32") == "tf32" for b in backends)  # or older torch
 
 
 def _graph(outputs: Tensor) -> Iterator[Node]:

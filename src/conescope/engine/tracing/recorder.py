@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
     ) -> Tensor:
         """Record a call, and return its output as part of autograd's graph."""
         if not output.requires_grad:
-            output = output + self.anchor
+            output = output + self.anchor.to(output.device)
         names = self.name(weight), self.name(bias)
         edge = get_gradient_edge(output)
         self.calls.append(kind(*names, source.detach(), edge, **geometry))
