@@ -16,6 +16,12 @@ from conescope.engine.tracing.forward import shown
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Outputs
 
+_UNFREEZE = "unfreeze some (requires_grad_(True)) or name them in `params`"
+_QUANTISED = (
+    "its weights are quantised to whole numbers: measure the model that they were made of, or "
+    "adapters of real numbers on it"
+)
+
 
 @dataclass(frozen=True)
 class Cotangents:
@@ -143,8 +149,8 @@ def choose_parameters(
                 "`params` names no parameter; leave it out for all that are not frozen"
             )
         raise ModelError(
-            "the model has no trainable parameters with a derivative, so it has no tangent kernel; "
-            "unfreeze some (requires_grad_(True)) or name them in `params`"
+            f"the model has no trainable parameters with a derivative, so it has no tangent "
+            f"kernel; {_QUANTISED if _is_quantised(model) else _UNFREEZE}"
         )
     return {name: p for name, p in model.named_parameters() if id(p) in meant}
 
@@ -159,7 +165,14 @@ def refuse_absent_weights(model: nn.Module) -> None:
         if isinstance(p, UninitializedParameter):
             raise ModelError(f"parameter {name!r} is lazy and has no shape yet; run a batch first")
         if p.is_meta:
-            raise ModelError(f"parameter {name!r} is on the meta device; load its values first")
+            offloaded = any(hasattr(m, "_hf_hook") for m in model.modules())
+            cure = (
+                "accelerate loads it for each call from a disk or from memory: load the model "
+                "whole, without offloading, or over several devices"
+                if offloaded
+                else "load its values first"
+            )
+            raise ModelError(f"parameter {name!r} is on the meta device; {cure}")
         if p.is_inference():
             raise ModelError(
                 f"parameter {name!r} was made in inference mode and has no gradient; make the "
@@ -188,6 +201,11 @@ def check_inputs(name: str, x: Tensor) -> None:
         )
     if x.is_meta:
         raise ModelError(f"`{name}` is on the meta device, without values; make it on another one")
+    if x.numel() == 0 and not x.is_floating_point():
+        raise ModelError(
+            f"`{name}` holds samples without a token (shape {tuple(x.shape)}); give sequences of "
+            f"at least one"
+        )
     if x.is_floating_point() and not is_finite(x):
         raise ModelError(f"`{name}` holds NaN or infinite values; look at the data")
 
@@ -214,6 +232,12 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
+def _is_quantised(model: nn.Module) -> bool:
+    """Return whether weights are whole numbers, or kept where autograd does not see them."""
+    whole = any(not (p.is_floating_point() or p.is_complex()) for p in model.parameters())
+    return whole or any("quantized" in type(m).__module__.split(".") for m in model.modules())
+
+
 def _matches(pattern: str, parameter: str) -> bool:
     parts = parameter.split(".")
     prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
@@ -227,4 +251,5 @@ def _unknown(pattern: str, model: nn.Module) -> ModelError:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if pattern in known:
         hint = ", since what it names has no real or complex numbers with a derivative"
+        hint += f"; {_QUANTISED}" if _is_quantised(model) else ""
     return ModelError(f"`params` names {pattern!r}, which no parameter of the model matches{hint}")

@@ -135,7 +135,7 @@ class _Collector:
         problem, recheck = self.factory.problem, self.factory.problem.recheck
         if recheck is None:
             return
-        recheck.refuse_not_finite(outputs, x.dtype)
+        recheck.refuse_not_finite(outputs, x, {"x": problem.x, "y": problem.y})
         parts = recheck.parts(x)
         if recheck.thorough or not calls or not problem.checks_gradients:
             compare(problem.model, x, outputs, parts)

@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
@@ -64,11 +65,15 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         raise ModelError(
             f"the model returns a {type(output).__name__}, not a tensor; wrap it in a module that "
-            f"returns the outputs whose kernel is wanted"
+            f"returns the outputs whose kernel is wanted{_example(output)}"
         )
     if output.dim() == 0 or len(output) != len(x):
         hint = ""
-        if len(x) == 1:
+        if output.numel() == 1 and len(x) > 1:
+            hint = (
+                " (the loss of a whole batch is one number: return the outputs that it is made of)"
+            )
+        elif len(x) == 1:
             hint = " (a final squeeze() drops the axis of a lone sample: write squeeze(-1))"
         raise ModelError(
             f"a batch of size {len(x)} gives outputs of shape {tuple(output.shape)}; the first "
@@ -188,7 +193,7 @@ def describe_failure(error: BaseException, model: nn.Module) -> str:
         model: the model, whose modules may carry hooks of other libraries.
     """
     said = (str(error).strip() or "no message").splitlines()[0]
-    told = f"{type(error).__name__}: {said}"
+    told = f"{type(error).__name__}: {said}{_row_asked_for(error, model)}"
     hooks = _hooks(model)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code in hooks:
@@ -198,6 +203,39 @@ def describe_failure(error: BaseException, model: nn.Module) -> str:
                 f"measure the model without {package}'s wrapper"
             )
     return told
+
+
+def _example(output: object) -> str:
+    """Return an example of how to take the outputs out of what a model returns."""
+    keys = output if isinstance(output, Mapping) else {}
+    if "logits" in keys:
+        return ", such as model(ids).logits[:, -1], those of a sequence's next token"
+    known = next((key for key, value in keys.items() if isinstance(value, Tensor)), None)
+    if known is not None:
+        return f", such as model(x)[{known!r}]"
+    sequence = isinstance(output, tuple | list) and any(isinstance(t, Tensor) for t in output)
+    return ", such as model(x)[0]" if sequence else ""
+
+
+def _row_asked_for(error: BaseException, model: nn.Module) -> str:
+    """Say which row of which embedding an operation asked for, if that is what went wrong."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is not F.embedding.__code__:
+            continue
+        rows, weight = frame.f_locals["input"], frame.f_locals["weight"]
+        names = (name for name, p in model.named_parameters() if p.data_ptr() == weight.data_ptr())
+        table = f"embedding {shown(model, next(names, '?'))!r}"
+        if rows.dtype not in (torch.int64, torch.int32):
+            return f": {table} takes whole numbers of int64 or int32, such as x.long()"
+        outside = rows[(rows < 0) | (rows >= len(weight))]
+        if outside.numel() > 0:
+            row = int(outside[0])
+            return (
+                f": {table} has rows 0 to {len(weight) - 1}, and is asked for row {row}: a token "
+                f"of another vocabulary ((x == {row}).nonzero() finds it), or a position beyond "
+                f"the longest sequence"
+            )
+    return ""
 
 
 def _hooks(model: nn.Module) -> dict[CodeType, tuple[str, str]]:
