@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from conescope.engine import entk, estimate_entk, plan
 from conescope.engine.layers.norms import ElementNormCall
 from conescope.engine.selfcheck import _BOUNDS
+from conescope.errors import KernelError
 from problems import PROBLEMS, Apply, Problem
 from reference import kernel, total
 
@@ -114,3 +115,15 @@ def test_a_wrong_rule_of_a_small_layer_is_found(monkeypatch, dtype: torch.dtype)
     monkeypatch.setattr(ElementNormCall, "bias_rows", lambda call, g: 1.2 * right(call, g))
     assert entk(model, x).routes["1.bias"] == "general"
     assert_near_reference(model, x)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_memory_is_that_of_sums_in_single_precision(dtype: torch.dtype):
+    torch.manual_seed(0)
+    model, x = nn.Linear(3000, 1000), torch.randn(4, 3000)
+    least = []
+    for kind in (torch.float32, dtype):
+        with pytest.raises(KernelError) as refusal:
+            entk(model.to(kind), x.to(kind), outputs="sum", memory="1MB")
+        least.append(str(refusal.value).partition("allow at least")[2])
+    assert least[0] == least[1]

@@ -151,7 +151,9 @@ class _Collector:
             for call, g, other, h in zip(calls, gradients, again, found, strict=True):
                 if g is None or h is None:
                     continue
-                whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
+                dtype = torch.promote_types(g.dtype, torch.float32)  # norms overflow float16
+                whole = call.of_samples(g, part).to(dtype)
+                single = other.of_samples(h, slice(None)).to(dtype)
                 same_shape = whole.shape == single.shape
                 if same_shape and bool((whole - single).norm() > bound * single.norm()):
                     refuse_mixed_gradients(problem, x)

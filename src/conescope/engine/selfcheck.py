@@ -256,13 +256,12 @@ def _squares(rows: Tensor) -> Tensor:
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
     largest = max(real_numbers(p) for p in problem.parameters.values())
-    return _HELD * problem.cotangents.like.element_size() * largest
+    return _HELD * problem.element * largest
 
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
-    element = problem.cotangents.like.element_size()
-    most = max(_FEW, budget // (2 * _HELD * element))
+    most = max(_FEW, budget // (2 * _HELD * problem.element))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     group: dict[str, nn.Parameter] = {}
     for name, p in problem.parameters.items():
