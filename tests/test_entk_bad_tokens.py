@@ -219,3 +219,12 @@ def test_the_least_memory_for_a_large_vocabulary(tied: bool):
     kernel = entk(model, ids, outputs="sum", memory=least)
     expected = entk(model, ids, outputs="sum").values
     assert float((kernel.values - expected).abs().max() / expected.diagonal().max()) <= 1e-5
+
+
+def test_the_hooks_of_a_device_map_change_nothing():
+    plain = entk(Reads(gpt2(), last), IDS[:4], outputs="sum")
+    places = {"transformer": "cpu", "lm_head": "cpu"}
+    mapped = accelerate.dispatch_model(gpt2(), places, force_hooks=True)
+    found = entk(Reads(mapped, last), IDS[:4], outputs="sum")
+    assert found.routes == plain.routes
+    assert torch.equal(found.values, plain.values)
