@@ -13,6 +13,7 @@ import torch
 
 from conescope.engine.compute import spill
 from conescope.engine.compute.budget import Cut
+from conescope.engine.compute.products import Memory
 from conescope.engine.compute.spill import TemporaryFile, room_on_disk
 from conescope.engine.problem import Problem
 from conescope.errors import KernelError

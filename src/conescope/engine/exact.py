@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Pairing, Scratch, keep_freed_pages
+from conescope.engine.compute.products import (
+    Memory,
+    Pairing,
+    Scratch,
+    keep_freed_pages,
+)
 from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
@@ -66,14 +71,15 @@ def entk(
         model: any module in evaluation mode that maps a batch [n, …] to outputs [n, …]; outputs
             of more than one dimension are flattened to c numbers a sample. Complex parameters
             count with their real and their imaginary parts.
-        x: n samples, on the model's device.
+        x: n samples, on the device on which the model takes them. Its parameters may be on several
+            devices, between which it moves its activations itself.
         y: m samples for the second index; None for y = x, whose kernel is exactly symmetric.
         outputs: which outputs enter, see `Kernel.outputs`.
         by_layer: whether to keep the summands of each layer, too.
         params: names or patterns (`*`, `?`) of parameters or modules to restrict the kernel to;
             None for all that are not frozen.
         memory: budget beyond the model and the result, "2GB" or bytes; None for a quarter of the
-            machine's memory.
+            memory of the machine, or of the smallest GPU that holds the model or its outputs.
         check: whether to compare two samples' kernel with plain autograd, the first time that a
             model of these routes is measured; routes that fail are replaced by the general one.
         precision: "bfloat16" rounds the factors of the products to 8 bits, for speed; the sums
@@ -113,7 +119,7 @@ def compute(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, problem.devices)
     first = check and not problem.survey.checked
     if first:
         parts = (part.least_bytes for part in problem.parts(budget))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.compute.products import Memory, Pairing, Scratch
+from conescope.engine.compute.products import Memory, Pairing, Scratch, full_precision
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.independence import compare, compare_part
@@ -144,7 +144,7 @@ class _Collector:
         problem, recheck = self.factory.problem, self.factory.problem.recheck
         if recheck is None:
             return
-        recheck.refuse_not_finite(outputs, x.dtype)
+        recheck.refuse_not_finite(outputs, x, {"x": problem.x, "y": problem.y})
         parts = recheck.parts(x)
         if recheck.thorough or not calls or not problem.checks_gradients:
             compare(problem.model, x, outputs, parts)
@@ -157,7 +157,9 @@ class _Collector:
             for call, g, other, h in zip(calls, gradients, again, found, strict=True):
                 if g is None or h is None:
                     continue
-                whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
+                dtype = torch.promote_types(g.dtype, torch.float32)  # norms overflow float16
+                whole = call.of_samples(g, part).to(dtype)
+                single = other.of_samples(h, slice(None)).to(dtype)
                 same_shape = whole.shape == single.shape
                 if same_shape and bool((whole - single).norm() > bound * single.norm()):
                     refuse_mixed_gradients(problem, x)
@@ -190,7 +192,8 @@ class _Collector:
         for name, formed in self.formed.items():
             ((_, _, term),) = terms[name]
             if term.shape.stacks(len(self.cotangents)) == stacked:
-                formed.form(block, cotangents, term, self.factory.scratch)
+                with full_precision():
+                    formed.form(block, cotangents, term, self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> Open:
         """Return the terms that take the factors of a block."""
@@ -238,29 +241,33 @@ class _Collector:
         for number, names in self.row_uses.items():
             g = gradients[number]
             if g is not None:
+                g = g.to(torch.promote_types(g.dtype, torch.float32))  # before sums over positions
                 for role, rows in calls[number].rows(g, names).items():
-                    self.rows[names[role]].place(names[role], block, k).add_(rows)
+                    place = self.rows[names[role]].place(names[role], block, k)
+                    place.add_(rows.to(place.device))
 
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.cotangents)
-        work = factory.survey.work
+        work, parameters = factory.survey.work, factory.problem.parameters
         for name, shapes in work.shapes.items():
+            here = like.to(parameters[name].device)
             if shapes[0].formed:
                 pairing = factory.problem.pairing
                 term = self.formed[name] = FormedTerm(
-                    shapes[0], samples, q, pairing, like, self.store
+                    shapes[0], samples, q, pairing, here, self.store
                 )
             else:
-                allocate = partial(self.store.take, like=like)
+                allocate = partial(self.store.take, like=here)
                 kinds = [OuterTerm(shape, samples, q, allocate) for shape in shapes]
                 self.outer[name] = kinds
                 term = kinds[0] if len(kinds) == 1 else TiedTerm(kinds)
             self.terms.setdefault(factory.layer(name), []).append(term)
-        sizes: dict[str, dict[str, int]] = {}
+        sizes: dict[tuple[str, torch.device], dict[str, int]] = {}
         for name, size in (*work.rows.items(), *work.general.items()):
-            sizes.setdefault(factory.layer(name), {})[name] = size
-        for layer, together in sizes.items():
-            term = RowsTerm(together, samples, q, like, self.store)
+            place = factory.layer(name), parameters[name].device
+            sizes.setdefault(place, {})[name] = size
+        for (layer, device), together in sizes.items():
+            term = RowsTerm(together, samples, q, like.to(device), self.store)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
 

@@ -122,8 +122,8 @@ def plan(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory)
     with prepared(model, x, y, params, *convention(outputs)) as problem:
+        budget = parse_memory(memory, problem.devices)
         problem = dataclasses.replace(problem, recheck=None)
         try:
             return _plan(problem, budget)

@@ -84,6 +84,11 @@ class Problem:
         return torch.promote_types(self.cotangents.like.dtype, torch.float32)
 
     @property
+    def devices(self) -> set[torch.device]:
+        """The devices of the parameters and of the outputs, where the kernel is made."""
+        return {self.cotangents.like.device, *(p.device for p in self.parameters.values())}
+
+    @property
     def element(self) -> int:
         """Bytes of a number of the kernel, and of its factors."""
         return self.dtype.itemsize
@@ -167,7 +172,7 @@ def prepared(
     refuse_absent_weights(model)
     for name, samples in (("x", x), ("y", y)):
         if samples is not None:
-            check_inputs(name, samples, parameters)
+            check_inputs(name, samples)
     check_parameters(model)
     refuse_coupling_modules(model)
     x, y = x.detach(), None if y is None else y.detach()

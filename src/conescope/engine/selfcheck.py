@@ -22,7 +22,7 @@ from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
 from conescope.engine.compute.products import Pairing, add_gram
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
-from conescope.engine.independence import compare
+from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
@@ -48,17 +48,24 @@ class Bounds:
     Attributes:
         total: of the whole kernel, relative to its diagonal.
         layer: of the kernel of a layer, relative to its own diagonal.
+        least: what is added to that, relative to the diagonal of the whole kernel.
         alone: of gradients of samples alone from those in a batch, relative to their norm.
     """
 
     total: float
     layer: float
+    least: float
     alone: float
 
 
-_SINGLE = Bounds(total=2e-6, layer=1e-4, alone=0.05)
-_DOUBLE = Bounds(total=1e-11, layer=1e-9, alone=1e-5)
-_HALF = Bounds(total=1e-2, layer=0.1, alone=0.3)
+_BOUNDS = {
+    torch.float64: Bounds(total=1e-11, layer=1e-9, least=1e-11, alone=1e-5),
+    torch.float32: Bounds(total=2e-6, layer=1e-4, least=2e-6, alone=0.05),
+    torch.float16: Bounds(total=2e-3, layer=1e-2, least=1e-4, alone=0.3),
+    torch.bfloat16: Bounds(total=1e-2, layer=5e-2, least=1e-4, alone=0.3),
+}
+"""By the coarsest dtype. Autograd rounds gradients to their dtype, which rules do not: in half
+precision a kernel differs by up to that rounding, however small the layer's share of it is."""
 
 
 def sample_problem(problem: Problem) -> Problem:
@@ -154,7 +161,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
     weights = 0.5 ** (torch.arange(len(x), device=x.device) % 4)
     cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
     apart = norm = 0.0
-    for group in _groups(problem, default_memory()):
+    for group in _groups(problem, default_memory(problem.devices)):
         outputs = forward(problem.model, feedable(x))
         scalar = weights.to(outputs) @ (outputs @ cotangent[0])
         reentrant = problem.survey.routes.reentrant
@@ -198,7 +205,7 @@ def _near(
         if layer in loose:
             if abs(off) > bounds.alone * scale:
                 return False
-        elif abs(off) > bounds.layer * own + bounds.total * scale:
+        elif abs(off) > bounds.layer * own + bounds.least * scale:
             return False
         else:
             error += off
@@ -206,13 +213,12 @@ def _near(
 
 
 def bounds_of(problem: Problem) -> Bounds:
-    """Return the bounds for the coarsest dtype of outputs and parameters."""
+    """Return the bounds for the coarsest dtype of outputs, parameters and what is between them."""
     survey = problem.survey
     used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
-    dtypes = {problem.cotangents.like.dtype, *used}
-    real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
-    coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)
-    return {torch.float64: _DOUBLE, torch.float32: _SINGLE}.get(coarsest, _HALF)
+    known = [torch.finfo(dtype).eps for dtype in {problem.cotangents.like.dtype, *used}]
+    coarsest = max(rounding_of(problem.model), *known)
+    return next(b for dtype, b in _BOUNDS.items() if coarsest <= torch.finfo(dtype).eps)
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
@@ -249,13 +255,12 @@ def _square(gradient: Tensor) -> float:
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
     largest = max(real_numbers(p) for p in problem.parameters.values())
-    return _HELD * problem.cotangents.like.element_size() * largest
+    return _HELD * problem.element * largest
 
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
-    element = problem.cotangents.like.element_size()
-    most = max(_FEW, budget // (2 * _HELD * element))
+    most = max(_FEW, budget // (2 * _HELD * problem.element))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     group: dict[str, nn.Parameter] = {}
     for name, p in problem.parameters.items():

@@ -6,8 +6,10 @@ import bisect
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+
+import torch
 
 from conescope.engine.compute.contractions import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.engine.compute.shape import Shape
@@ -126,19 +128,30 @@ class Cut:
     spilled: bool = False
 
 
-def default_memory() -> int:
-    """Return a quarter of the machine's memory: always the same, so that results are, too."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+def default_memory(devices: Iterable[torch.device]) -> int:
+    """Return a quarter of the smallest memory: always the same, so that results are, too.
+
+    Args:
+        devices: those that hold the model and its outputs; GPUs have a memory of their own, all
+            others count as the machine.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpus = [torch.cuda.get_device_properties(d).total_memory for d in devices if d.type == "cuda"]
+    return min(gpus or [machine]) // 4
 
 
-def parse_memory(memory: str | float | None) -> int:
+def parse_memory(memory: str | float | None, devices: Iterable[torch.device]) -> int:
     """Return a budget in bytes from a number of bytes or text such as "2GB", "512 MiB".
+
+    Args:
+        memory: the number or the text; None for `default_memory` of the devices.
+        devices: those that hold the model and its outputs.
 
     Raises:
         KernelError: if the text is no amount of memory, or it is not positive.
     """
     if memory is None:
-        return default_memory()
+        return default_memory(devices)
     match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
     try:
         if match is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +74,31 @@ def keep_freed_pages() -> None:
     Freeing one block of just under 32 MB lifts its two adaptive thresholds as far as they go
     (mallopt(3), M_MMAP_THRESHOLD); the block itself is never written, so it costs nothing.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 numbers as such, whatever torch's settings allow the network itself.
+
+    TF32 on a GPU keeps 11 bits of each factor, bfloat16 on a CPU 8.
+    """
+    matmuls: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", 0)]
+    known = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
+    if known and not any(set_to in ("tf32", "bf16") for _, set_to in known):
+        yield
+        return
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for one library only
+        before = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for matmul, set_to in known:
+            matmul.fp32_precision = set_to
 
 
 class Scratch:
@@ -90,7 +116,11 @@ class Scratch:
         """Return an uninitialised tensor, valid until the next call with the same `use`."""
         count = math.prod(shape)
         buffer = self._buffers.get(use)
-        if buffer is None or len(buffer) < count or buffer.dtype != like.dtype:
+        if (
+            buffer is None
+            or len(buffer) < count
+            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+        ):
             self._buffers.pop(use, None)
             buffer = self._buffers[use] = like.new_empty(count)
         return buffer[:count].view(shape)

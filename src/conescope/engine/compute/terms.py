@@ -13,8 +13,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.factors import Factors, add_gradient_products, add_position_products
-from conescope.engine.compute.products import Memory, Pairing, Scratch, add_products, mirror
+from conescope.engine.compute.contractions import add_gradient_products, add_position_products
+from conescope.engine.compute.factors import Factors
+from conescope.engine.compute.products import (
+    Memory,
+    Pairing,
+    Scratch,
+    add_products,
+    full_precision,
+    mirror,
+)
 from conescope.engine.compute.shape import Shape
 from conescope.engine.compute.tied import add_tied_products, add_token_products
 
@@ -258,7 +266,8 @@ class Accumulator:
                 place = self._matrices(layer, term.device)
                 place = place[part, row * self.rows :, column * self.rows :]
                 place = place[:, : term.samples * self.rows, : other.samples * self.rows]
-                term.add_to(place, None if right is None else other, self.pairing, scratch)
+                with full_precision():
+                    term.add_to(place, None if right is None else other, self.pairing, scratch)
                 store.release()
 
     def _matrices(self, layer: str, device: torch.device) -> Tensor:

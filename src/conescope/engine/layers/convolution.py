@@ -125,7 +125,7 @@ class TransposedConvCall(_SlidingCall):
         positions = math.prod(self.source.shape[2:])
         windows = windows.unflatten(-1, (self.groups, -1)).movedim(-2, 1).movedim(-1, 2)
         windows = windows.reshape(len(g), self.groups, windows.shape[2], positions, -1)
-        x = self.source.reshape(len(g), self.groups, -1, positions)
+        x = self.source.to(g.dtype).reshape(len(g), self.groups, -1, positions)
         rows = torch.einsum("zgit,zgotk->zgiok", x, windows).flatten(1)
         return self.by_sample(rows).sum(dim=1)
 

@@ -152,7 +152,7 @@ class Recorder(TorchFunctionMode):
     ) -> Tensor:
         """Record a call, and return its output as part of autograd's graph."""
         if not output.requires_grad:
-            output = output + self.anchor
+            output = output + self.anchor.to(output.device)
         self._note(kind, weight, bias, source, get_gradient_edge(output), **geometry)
         return output
 

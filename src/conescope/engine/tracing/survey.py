@@ -188,7 +188,7 @@ def survey_pair(
     for call in calls:
         note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
-    activations //= outputs.element_size()
+    activations //= torch.promote_types(outputs.dtype, torch.float32).itemsize
     used = [call for number, call in enumerate(calls) if number not in routes.idle]
     assignment = assign(calls, routes.idle)
     shapes: dict[str, tuple[Shape, ...]] = {}
