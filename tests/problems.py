@@ -482,7 +482,7 @@ PROBLEMS = [
         )
         for kind, what, options in (
             ("LSTM", "two layers, both ways", {"num_layers": 2, "bidirectional": True}),
-            ("LSTM", "projected", {"proj_size": 2, "bias": False, "num_layers": 2}),
+            ("LSTM", "without biases", {"bias": False, "num_layers": 2}),
             ("GRU", "both ways", {"bidirectional": True}),
             ("GRU", "without biases", {"bias": False}),
             ("RNN", "two layers", {"num_layers": 2}),

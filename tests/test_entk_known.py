@@ -119,3 +119,13 @@ def test_frozen_parameters_are_constants():
     kernel = entk(model, x)
     assert kernel.routes == {"s": "rule", "w": "rule"}
     assert_matches_reference(model, x, outputs="full")
+
+
+def test_a_projected_lstm():
+    """In double precision only: in single precision torch warns that oneDNN has none."""
+    torch.manual_seed(0)
+    options = {"proj_size": 2, "num_layers": 2, "bidirectional": True, "batch_first": True}
+    model = Apply(lambda m, x: m.a(x)[0].flatten(1), a=nn.LSTM(3, 4, **options)).double()
+    x = torch.randn(3, 4, 3, dtype=torch.float64)
+    assert set(entk(model, x).routes.values()) == {"rule"}
+    assert_matches_reference(model, x, outputs="full")
