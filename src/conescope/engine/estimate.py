@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.compute.products import Pairing
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
 from conescope.errors import KernelError

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import (
-    Memory,
-    Pairing,
-    Scratch,
-    keep_freed_pages,
-)
+from conescope.engine.compute.products import Memory, Scratch, keep_freed_pages
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient

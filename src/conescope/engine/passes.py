@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.compute.products import Memory, Pairing, Scratch, full_precision
+from conescope.engine.compute.products import Memory, Scratch, full_precision
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.independence import compare, compare_part

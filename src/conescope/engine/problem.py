@@ -22,7 +22,7 @@ from conescope.engine.arguments import (
     refuse_absent_weights,
 )
 from conescope.engine.compute.budget import Cut, cut, least_bytes
-from conescope.engine.compute.products import Pairing
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import room_on_disk
 from conescope.engine.general import complete
 from conescope.engine.independence import Recheck, first_comparison, refuse_coupling_modules

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
-from conescope.engine.compute.products import Pairing, add_gram
+from conescope.engine.compute.products import add_gram
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
 from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing

@@ -10,7 +10,6 @@ from torch import Tensor
 from conescope.engine.compute.factors import FEATURE_ELEMENTS, Factors
 from conescope.engine.compute.products import (
     LONG_SUM,
-    Pairing,
     Scratch,
     add_products,
     multiply,
@@ -18,7 +17,7 @@ from conescope.engine.compute.products import (
     multiply_long,
     tiles,
 )
-from conescope.engine.compute.shape import DIRECT_POSITIONS
+from conescope.engine.compute.shape import DIRECT_POSITIONS, Pairing
 
 _TILE_ELEMENTS = 2**21
 _TRIANGLE_TILES = 4

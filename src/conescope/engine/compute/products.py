@@ -6,11 +6,12 @@ import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from conescope.engine.compute.shape import LONG_SUM, Pairing
 
 _TRIANGLE_ROWS = 96
 """Triangles of a symmetric product are split down to this size; smaller ones would be slower."""
@@ -20,9 +21,6 @@ _WORTH_A_CALL = 2**18
 """oneDNN is called for products of at least so many multiplications."""
 _FEW_SUMS = 2**16
 """Up to so many elements of the result, oneDNN is the faster library on every processor."""
-LONG_SUM = 2**17
-"""Numbers that one inner product may add up in single precision. Measured on the diagonal of a Gram
-matrix, oneDNN errs by 5e-7 up to here, MKL by 1e-6; both lose 4e-5 at eight times as many."""
 _LONG_MKL_SUM = 2**15
 _FEW_ROWS = 16
 """With fewer rows, MKL adds up one number after the other: it loses 1e-6 from 2¹³ on."""
@@ -30,41 +28,6 @@ _FEW_ROWS = 16
 _COPIED = 2**22
 _NARROW = 2**13
 """Long rows are copied in blocks of `_COPIED` elements, at least `_NARROW` wide, and multiplied."""
-
-
-class Pairing(Enum):
-    """Which cotangents of two samples are multiplied, and what becomes of the q products.
-
-    A kernel is computed as matrices [n · rows, m · rows], of which there are `matrices`.
-    """
-
-    SUMMED = "each cotangent with itself, summed: one matrix [n, m]"
-    FULL = "every cotangent with every other: one matrix [n·q, m·q]"
-    APART = "each cotangent with itself, kept apart: q matrices [n, m]"
-
-    def matrices(self, cotangents: int) -> int:
-        """Return how many matrices there are."""
-        return cotangents if self is Pairing.APART else 1
-
-    def rows(self, cotangents: int) -> int:
-        """Return how many rows of a matrix belong to a sample."""
-        return cotangents if self is Pairing.FULL else 1
-
-    def together(self, cotangents: int, columns: int) -> list[slice]:
-        """Group the cotangents whose inner products are computed together.
-
-        Args:
-            cotangents: q.
-            columns: numbers that one cotangent adds to an inner product.
-        """
-        step = {
-            Pairing.SUMMED: max(1, LONG_SUM // columns), Pairing.FULL: cotangents, Pairing.APART: 1
-        }[self]  # fmt: skip
-        return [slice(k, min(k + step, cotangents)) for k in range(0, cotangents, step)]
-
-    def pairs(self, cotangents: int) -> int:
-        """Return how many pairs of cotangents are multiplied."""
-        return cotangents**2 if self is Pairing.FULL else cotangents
 
 
 @functools.cache

@@ -15,15 +15,8 @@ from torch import Tensor
 
 from conescope.engine.compute.contractions import add_gradient_products, add_position_products
 from conescope.engine.compute.factors import Factors
-from conescope.engine.compute.products import (
-    Memory,
-    Pairing,
-    Scratch,
-    add_products,
-    full_precision,
-    mirror,
-)
-from conescope.engine.compute.shape import Shape
+from conescope.engine.compute.products import Memory, Scratch, add_products, full_precision, mirror
+from conescope.engine.compute.shape import Pairing, Shape
 from conescope.engine.compute.tied import add_tied_products, add_token_products
 
 _MANY_PARAMETERS = 2**20

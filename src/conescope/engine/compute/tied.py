@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from conescope.engine.compute.factors import Factors
-from conescope.engine.compute.products import Pairing, Scratch, tiles
+from conescope.engine.compute.products import Scratch, tiles
+from conescope.engine.compute.shape import Pairing
 
 _GATHERED = 2**22
 _TILE = 2**21
