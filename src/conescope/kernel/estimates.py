@@ -17,12 +17,19 @@ import torch
 from torch import Tensor
 
 from conescope.errors import KernelError
-from conescope.kernel.distance import Float64Array
+from conescope.kernel.distance import Float64Array, kernel_distance
 from conescope.kernel.features import Features
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.matrix import Kernel, Outputs
 
 Measured = Kernel | Features
 """A kernel, exact or with its draws, or features whose products estimate one."""
+
+PROJECTED_DRAWS = 8
+"""Random cotangents of a projection that is measured, one for each group of columns: standard
+errors then cover the choice of the cotangents and of the projection."""
+
+SEED = 0
+"""The seed of cotangents and projections, one for all that is measured and compared."""
 
 _NUMBERS = 2**24
 """So many numbers of all kernels of a series are held at a time."""
@@ -62,6 +69,63 @@ def jackknife(whole: Float64Array, without: Float64Array) -> tuple[Float64Array,
     count, mean = len(without), without.mean(axis=0)
     squares = ((without - mean) ** 2).sum(axis=0)
     return count * whole - (count - 1) * mean, np.sqrt((count - 1) / count * squares)
+
+
+def check_estimate(
+    outputs: Outputs, *, by_layer: bool, draws: int | None, projection: int | None
+) -> None:
+    """Check that what is to be measured can be estimated in this way.
+
+    Args:
+        outputs: see `Kernel.outputs`.
+        by_layer: whether the summand of each layer is wanted, too.
+        draws: number of random cotangents; None for none.
+        projection: number of dimensions to project to; None for none.
+
+    Raises:
+        KernelError: if something other than the class trace is to be estimated, in two ways at
+            once, by fewer than two draws, or by dimensions that are no multiple of 8.
+    """
+    if draws is None and projection is None:
+        return
+    if draws is not None and projection is not None:
+        raise KernelError(
+            "a kernel is estimated by random cotangents or by a projection, not by both; leave out "
+            f"one of them (a projection has {PROJECTED_DRAWS} cotangents of its own)"
+        )
+    if outputs != "trace" or by_layer:
+        way = "random cotangents estimate" if projection is None else "a projection estimates"
+        raise KernelError(
+            f"{way} the class trace as a whole; leave it out, or choose outputs trace without "
+            f"by_layer"
+        )
+    if draws is not None and draws < 2:
+        raise KernelError(f"a standard error needs at least 2 draws, not {draws}")
+    if projection is not None and (projection < 1 or projection % PROJECTED_DRAWS):
+        raise KernelError(
+            f"a projection is to a positive multiple of {PROJECTED_DRAWS} dimensions, one group of "
+            f"columns for each cotangent, not to {projection}"
+        )
+
+
+def trace_of(measured: Measured) -> float:
+    """Return the trace of a kernel of samples with themselves."""
+    if isinstance(measured, Features):
+        return float(measured.values.double().square().sum())
+    return float(measured.matrix.diagonal().sum())
+
+
+def measured_distance(a: Measured, b: Measured) -> float:
+    """Return the kernel distance S, of two estimates without the bias of their noise.
+
+    Raises:
+        KernelError: as `kernel_distance`, and if only one is features, or their parts differ.
+    """
+    if parts_of([a, b]) is not None:
+        return float(estimated_distances([a, b]).corrected[0, 1])
+    if isinstance(a, Kernel) and isinstance(b, Kernel):
+        return kernel_distance(a, b)
+    raise KernelError("kernels and features cannot be compared; measure both in the same way")
 
 
 def parts_of(measured: Sequence[Measured]) -> int | None:

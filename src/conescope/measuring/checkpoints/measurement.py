@@ -36,6 +36,7 @@ def measure_checkpoints(
     steps: Steps | None = None,
     outputs: Outputs = "trace",
     draws: int | None = None,
+    projection: int | None = None,
     select: Select | None = None,
     pool: Pool | None = None,
     params: str | Iterable[str] | None = None,
@@ -59,6 +60,8 @@ def measure_checkpoints(
             function of the path, or a CSV file, see `find_checkpoints`.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         draws: number of random cotangents that estimate the class trace; None for the exact one.
+        projection: number of dimensions, a multiple of 8, to which per-sample gradients are
+            projected at random to estimate the class trace; None for no projection.
         select: from what the model returns to its outputs: a function, or a field's name or
             number. By default a tensor is taken as it is, and of anything else its "logits".
         pool: for outputs [n, T, …] of T tokens: "last" or "mean".
@@ -82,7 +85,7 @@ def measure_checkpoints(
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
     subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
-    choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+    choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
     measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
     return read_run(out)
 
@@ -159,7 +162,6 @@ class _Series:
             return
         try:
             kernel = self._choice.of(self._adapted)
-            kernel.check_usable()
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
