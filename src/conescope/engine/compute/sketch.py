@@ -1,0 +1,184 @@
+"""Random projections of matrices that are sums of outer products, by count sketches of the factors.
+
+A count sketch of a vector adds up its entries, with random signs, in random slots (Charikar et al.,
+2002). That of a matrix with rows i and columns j puts entry (i, j) into slot h(i) + h′(j) with the
+sign s(i) s′(j); then the sketch of an outer product is the circular convolution of the sketches of
+its factors (TensorSketch: Pham and Pagh, 2013), and the matrix is never formed. Inner products of
+sketches estimate those of the matrices without bias.
+
+The sketch is made of many blocks of few slots with hashes of their own: this is as precise as one
+of as many slots, and the convolutions of all positions are products of small matrices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conescope.engine.compute.products import multiply_batch
+
+_WIDTH = 128
+"""The slots of a block are the divisor of a group's slots that is nearest to this: with fewer,
+sums of features take more time, with more the products of positions do."""
+POSITIONS = 128
+"""About so many positions, of one sample or several, are taken together."""
+_FEW_POSITIONS = 16
+"""Up to so many positions, Fourier transforms are faster than products of matrices."""
+
+
+class Axis:
+    """The hashes of the indices of one axis of a matrix, for all blocks.
+
+    Args:
+        size: the number of indices.
+        blocks: the number of blocks.
+        width: the slots of a block.
+        source: text that decides the hashes.
+        like: a tensor of the dtype and device of what will be sketched.
+
+    Attributes:
+        width: the slots of a block.
+        slots: the slot of each index, [blocks, size].
+        signs: the sign of each index, [blocks, size].
+    """
+
+    def __init__(self, size: int, blocks: int, width: int, source: str, like: Tensor) -> None:
+        seed = int.from_bytes(hashlib.sha256(source.encode()).digest()[:7])
+        generator = torch.Generator().manual_seed(seed)
+        options = {"generator": generator, "dtype": torch.int32, "device": "cpu"}
+        slots = torch.randint(width, (blocks, size), **options)
+        signs = 2 * torch.randint(2, (blocks, size), **options) - 1
+        if size == 1:  # so that a vector's sketch does not depend on its one column
+            slots, signs = torch.zeros_like(slots), torch.ones_like(signs)
+        sorted_slots, order = slots.sort(dim=1, stable=True)
+        firsts = torch.arange(width, dtype=torch.int32).expand(blocks, width).contiguous()
+        starts = torch.searchsorted(sorted_slots, firsts)
+        self.width = width
+        self.slots, self.signs = slots.to(like.device), signs.to(like)
+        self._members = order.int().to(like.device)
+        self._starts = starts.int().to(like.device)
+
+    def fold(self, values: Tensor, blocks: slice) -> Tensor:
+        """Return the sketches [blocks, width, …] of values [size, …] along their first axis."""
+        members = self._members[blocks]
+        count, size = members.shape
+        first = size * torch.arange(count, dtype=torch.int32, device=values.device)
+        folded = F.embedding_bag(
+            members.flatten(),
+            values.flatten(1),
+            (self._starts[blocks] + first[:, None]).flatten(),
+            mode="sum",
+            per_sample_weights=self.signs[blocks].gather(1, members.long()).flatten(),
+        )
+        return folded.view(count, self.width, *values.shape[1:])
+
+    def one_hot(self, indices: Tensor, blocks: slice) -> Tensor:
+        """Return the sketches [blocks, width, …] of the unit vectors of indices […]."""
+        slots, signs = self.slots[blocks, indices], self.signs[blocks, indices]
+        out = signs.new_zeros(len(slots), self.width, *indices.shape)
+        return out.scatter_(1, slots[:, None].long(), signs[:, None])
+
+
+class Sketch:
+    """A projection of the gradients of many parameters to `dim` numbers a sample.
+
+    The hashes depend on the seed, the name of the parameter, and the place of a number in it.
+
+    Args:
+        dim: the slots of all groups.
+        groups: R, the number of equal groups.
+        seed: decides the hashes.
+        like: a tensor of the dtype and device of what will be sketched.
+    """
+
+    def __init__(self, dim: int, groups: int, seed: int, like: Tensor) -> None:
+        group = dim // groups
+        divisors = [d for d in range(1, group + 1) if group % d == 0]
+        self.width = min(divisors, key=lambda d: max(d / _WIDTH, _WIDTH / d))
+        self.blocks, self.groups, self.seed, self.like = dim // self.width, groups, seed, like
+        self._axes: dict[str, tuple[Axis, Axis]] = {}
+
+    def part(self, group: int | None) -> slice:
+        """Return the blocks of one group, or of all groups for None."""
+        if group is None:
+            return slice(0, self.blocks)
+        each = self.blocks // self.groups
+        return slice(group * each, (group + 1) * each)
+
+    def axes(self, name: str, rows: int, columns: int) -> tuple[Axis, Axis]:
+        """Return the hashes of the rows and of the columns of a parameter."""
+        if name not in self._axes:
+            made = [
+                Axis(size, self.blocks, self.width, f"{self.seed} {axis} {name}", self.like)
+                for axis, size in (("rows", rows), ("columns", columns))
+            ]
+            self._axes[name] = made[0], made[1]
+        return self._axes[name]
+
+    def add_outer(
+        self, out: Tensor, left: tuple[Axis, Tensor], right: tuple[Axis, Tensor], blocks: slice
+    ) -> None:
+        """Add the sketches of the matrices Σ_t left[t] ⊗ right[t] of some samples.
+
+        Args:
+            out: sketches [b, dim], unscaled.
+            left: an axis, and vectors along it [size, b, T], or indices [b, T] of unit vectors.
+            right: the same for the other axis.
+            blocks: the blocks that are added to.
+        """
+        samples, positions = left[1].shape[-2:]
+        step = max(1, POSITIONS // positions)
+        for start in range(0, samples, step):
+            some = slice(start, start + step)
+            place = out[some, blocks.start * self.width : blocks.stop * self.width]
+            for begin in range(0, positions, POSITIONS):
+                few = slice(begin, begin + POSITIONS)
+                a, b = (
+                    _folded(axis, values[..., some, few], blocks) for axis, values in (left, right)
+                )
+                place += _convolved(a, b).flatten(0, 1).T
+
+    def add_rows(self, out: Tensor, name: str, rows: Tensor, blocks: slice) -> None:
+        """Add the sketches of the gradients of a parameter that are formed, [b, rows, columns]."""
+        _, height, width = rows.shape
+        axes = self.axes(name, height, width)
+        rows = rows.to(self.like.dtype)
+        if width == 1:
+            folded = axes[0].fold(rows[..., 0].T.contiguous(), blocks)
+            out[:, blocks.start * self.width : blocks.stop * self.width] += folded.flatten(0, 1).T
+            return
+        units = torch.arange(min(height, width), device=rows.device).expand(len(rows), -1)
+        if height <= width:
+            self.add_outer(out, (axes[0], units), (axes[1], rows.permute(2, 0, 1)), blocks)
+        else:
+            self.add_outer(out, (axes[0], rows.permute(1, 0, 2)), (axes[1], units), blocks)
+
+
+def _folded(axis: Axis, values: Tensor, blocks: slice) -> Tensor:
+    """Return sketches [blocks, width, b, T] of vectors [size, b, T], or of indices [b, T]."""
+    if values.dim() == 2:
+        return axis.one_hot(values, blocks)
+    return axis.fold(values.contiguous(), blocks)
+
+
+def _convolved(a: Tensor, b: Tensor) -> Tensor:
+    """Return the circular convolutions of sketches [blocks, width, b, T], summed over T.
+
+    Returns:
+        [blocks, width, b].
+    """
+    blocks, width, samples, positions = a.shape
+    if positions <= _FEW_POSITIONS:
+        spectrum = (torch.fft.rfft(a, dim=1) * torch.fft.rfft(b, dim=1)).sum(dim=-1)
+        return torch.fft.irfft(spectrum, n=width, dim=1)
+    left, right = (s.transpose(1, 2).reshape(-1, width, positions) for s in (a, b))
+    # every row twice, so that a shift of one a row runs along the antidiagonals
+    twice = left.new_empty(len(left), width, 2, width)
+    multiply_batch(twice[:, :, 0], left, right.mT)
+    twice[:, :, 1] = twice[:, :, 0]
+    size = 2 * width * width
+    shifted = twice.as_strided((len(left), width, width), (size, 2 * width - 1, 1), width)
+    return shifted.sum(dim=1).view(blocks, samples, width).transpose(1, 2)

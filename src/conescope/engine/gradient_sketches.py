@@ -1,0 +1,206 @@
+"""Add up the sketches of per-sample gradients: one forward pass of a block, r backward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conescope.engine.compute.sketch import POSITIONS, Axis, Sketch
+from conescope.engine.general import plain_gradients, transformed_gradients
+from conescope.engine.independence import compare, compare_part
+from conescope.engine.layers.call import Call, OuterCall
+from conescope.engine.layers.convolution import ConvCall
+from conescope.engine.problem import Problem
+from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
+from conescope.engine.tracing.forward import (
+    RoutesChangedError,
+    attempted,
+    feedable,
+    forward,
+    refuse_other_outputs,
+)
+from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
+from conescope.engine.tracing.survey import real_numbers
+
+MOST_FORMED = 2**22
+"""Gradients of outer products of more numbers are never formed."""
+_ADDING = 4
+"""What adding a number to a sketch takes, in operations of a product of matrices."""
+
+
+def add_sketches(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:
+    """Add the sketches of all gradients of a block of samples.
+
+    Args:
+        problem: what is projected.
+        sketch: the projection.
+        x: the block, [b, …].
+        out: sketches [b, dim], unscaled.
+        verify: whether to check that the model keeps the order of the samples, which is done in
+            any case for models that pick by an index.
+
+    Raises:
+        RoutesChangedError: if the model does not keep to the routes.
+        ModelError: if samples depend on each other, or no route follows the model.
+    """
+    routes = problem.survey.routes
+    if routes.ruled:
+        _add_by_rules(problem, sketch, x, out, verify or routes.picks)
+    elif problem.recheck is not None and problem.recheck.thorough:
+        _compare(problem, x, forward(problem.model, feedable(x)).detach(), (), ())
+    if routes.general:
+        _add_by_general_route(problem, sketch, x, out)
+
+
+def rows_and_columns(p: Tensor) -> tuple[int, int]:
+    """Return the sizes of the matrix of real numbers as which a parameter is projected."""
+    rows = len(p) if p.dim() > 1 else p.numel()
+    return rows, real_numbers(p) // rows
+
+
+def _add_by_rules(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:
+    """Add the sketches of the parameters that layer rules take, for a block of samples x."""
+    routes = problem.survey.routes
+    outputs, calls = follow(problem.model, problem.parameters, x, routes)
+    refuse_other_outputs(outputs, problem.cotangents.width)
+    if verify and calls:
+        refuse_exchanged_samples(outputs, calls)
+    targets = [call.target for call in calls]
+    draws = len(problem.cotangents)
+    gradients: Sequence[Tensor | None] = ()
+    for k in range(draws if calls else 0):
+        cotangent = problem.cotangents.part(k, k + 1).expand_as(outputs)
+        with attempted():
+            gradients = torch.autograd.grad(
+                outputs, targets, cotangent, retain_graph=k < draws - 1, allow_unused=True
+            )
+        if any(gradients[number] is not None for number in routes.idle):
+            raise RoutesChangedError
+        blocks = sketch.part(k if draws > 1 else None)
+        for call, g in zip(calls, gradients, strict=True):
+            if g is not None:
+                _add_call(problem, sketch, out, call, g, blocks)
+    # only now: another forward pass may write what the backward passes need
+    _compare(problem, x, outputs.detach(), calls, gradients)
+
+
+def _add_call(
+    problem: Problem, sketch: Sketch, out: Tensor, call: Call, g: Tensor, blocks: slice
+) -> None:
+    """Add the sketches of the parameters of one call, from the gradient at its target."""
+    names = call.names
+    outer = call.outer
+    if outer is not None and "weight" in names and _by_factors(outer, sketch):
+        weight = names.pop("weight")
+        axes = sketch.axes(weight, *rows_and_columns(problem.parameters[weight]))
+        _add_factors(sketch, out, outer, g, axes, blocks)
+    for role, rows in call.rows(g, names).items():
+        shape = rows_and_columns(problem.parameters[names[role]])
+        sketch.add_rows(out, names[role], rows.view(len(rows), *shape), blocks)
+
+
+def _by_factors(call: OuterCall, sketch: Sketch) -> bool:
+    """Return whether sketches of the factors are cheaper than forming the gradient first."""
+    shape = call.shape
+    if shape.groups > 1:
+        return False
+    if shape.sparse or shape.size > MOST_FORMED:
+        return True
+    short, long = sorted((shape.outputs, shape.inputs))
+    product = 2 * sketch.blocks * sketch.width**2
+    factors = shape.positions * (product + _ADDING * sketch.blocks * (short + long))
+    formed = 2 * shape.positions * shape.size + short * (product + _ADDING * sketch.blocks * long)
+    return factors < formed
+
+
+def _add_factors(
+    sketch: Sketch, out: Tensor, call: OuterCall, g: Tensor, axes: tuple[Axis, Axis], blocks: slice
+) -> None:
+    """Add the sketches of a weight's gradients, a few samples at a time, from the two factors."""
+    shape = call.shape
+    cotangent = call.cotangent(g)[:, 0]
+    step = max(1, POSITIONS // shape.positions)
+    outputs, inputs = axes[::-1] if shape.sparse or call.transposed else axes
+    for start in range(0, len(cotangent), step):
+        some = cotangent[start : start + step].permute(1, 0, 2)
+        samples = some.shape[1]
+        if shape.sparse:
+            features = g.new_empty(samples, 1, shape.positions, 1, dtype=torch.int64)
+            call.write_features(features, start, start + samples)
+            features = features[:, 0, :, 0]
+        else:
+            features = sketch.like.new_empty(shape.inputs, samples, shape.positions)
+            call.write_features(features.permute(1, 2, 0)[:, None], start, start + samples)
+            if isinstance(call, ConvCall):
+                channels = call.weight_shape[1]
+                features = features.unflatten(0, (-1, channels)).transpose(0, 1).flatten(0, 1)
+        some = some.to(sketch.like.dtype)
+        sketch.add_outer(out[start : start + step], (outputs, some), (inputs, features), blocks)
+
+
+def _add_by_general_route(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor) -> None:
+    """Add the sketches of the parameters without a rule, for a block of samples x."""
+    routes = problem.survey.routes
+    chosen = {name: problem.parameters[name] for name in routes.general}
+    draws = len(problem.cotangents)
+
+    def add(place: Tensor, name: str, rows: Tensor, k: int) -> None:
+        shape = rows_and_columns(chosen[name])
+        blocks = sketch.part(k if draws > 1 else None)
+        sketch.add_rows(place, name, rows.reshape(len(rows), *shape), blocks)
+
+    if routes.transformed:
+        found = torch.zeros_like(out)
+        try:
+            for k in range(draws):
+                cotangent = problem.cotangents.part(k, k + 1)
+                rows = transformed_gradients(problem.model, chosen, x, cotangent)
+                for name in chosen:
+                    add(found, name, rows.pop(name)[:, 0], k)
+        except RoutesChangedError:
+            pass  # plain autograd follows
+        else:
+            out += found
+            return
+    cotangents = problem.cotangents.part(0, draws)
+    passes = plain_gradients(problem.model, chosen, x, cotangents, routes.reentrant)
+    for i, k, gradients in passes:
+        for name, gradient in gradients.items():
+            add(out[i : i + 1], name, gradient[None], k)
+
+
+def _compare(
+    problem: Problem,
+    x: Tensor,
+    outputs: Tensor,
+    calls: Sequence[Call],
+    gradients: Sequence[Tensor | None],
+) -> None:
+    """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
+    recheck = problem.recheck
+    if recheck is None:
+        return
+    recheck.refuse_not_finite(outputs, x.dtype)
+    parts = recheck.parts(x)
+    if recheck.thorough or not calls or not problem.checks_gradients:
+        compare(problem.model, x, outputs, parts)
+        return
+    last = len(problem.cotangents) - 1
+    for part in parts:
+        alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
+        compare_part(problem.model, x, outputs, part, alone.detach())
+        cotangent = problem.cotangents.part(last, last + 1).expand_as(alone)
+        with attempted():
+            targets = [call.target for call in again]
+            found = torch.autograd.grad(alone, targets, cotangent, allow_unused=True)
+        bound = bounds_of(problem).alone
+        for call, g, other, h in zip(calls, gradients, again, found, strict=True):
+            if g is None or h is None:
+                continue
+            whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
+            same_shape = whole.shape == single.shape
+            if same_shape and bool((whole - single).norm() > bound * single.norm()):
+                refuse_mixed_gradients(problem, x)
+                raise RoutesChangedError
