@@ -170,9 +170,10 @@ class Experiment:
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
 
-    def measure(self, model: nn.Module) -> Measured:
-        """Measure the kernel of a network on the probe."""
-        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
+    def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
+        """Measure the kernel of a network on the probe, or on other samples [n, …]."""
+        samples = self.probe if samples is None else samples
+        return measure_kernel(model, samples, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
@@ -198,9 +199,7 @@ def measure_kernel(
             dim, draws = recipe.projection, PROJECTED_DRAWS
             return project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
         if recipe.estimate is not None:
-            kernel = estimate_entk(
-                measured, probe, draws=recipe.estimate, seed=SEED, memory=memory
-            )
+            kernel = estimate_entk(measured, probe, draws=recipe.estimate, seed=SEED, memory=memory)
         else:
             outputs, by_layer = recipe.outputs, recipe.by_layer
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)

@@ -157,14 +157,20 @@ class KernelSeries:
             The steps t and the distances S, both [T'] with T' < T; empty if no two kernels are
             dt apart, as with one kernel.
         """
+        starts, ends = self.pairs_after(dt)
+        return np.array(self.steps)[starts], self._distances[starts, ends]
+
+    def pairs_after(self, dt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places in the series of the kernels at t and at t + dt, [T'] each.
+
+        They choose the standard errors of `distances_after` from the matrix.
+        """
         if dt < 1:
             raise KernelError(f"dt is a number of iterations of at least 1, not {dt}")
         place = {step: i for i, step in enumerate(self.steps)}
         pairs = [(i, place[s + dt]) for i, s in enumerate(self.steps) if s + dt in place]
-        if not pairs:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        starts, ends = (np.array(side) for side in zip(*pairs, strict=True))
-        return np.array(self.steps)[starts], self._distances[starts, ends]
+        starts, ends = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return starts, ends
 
     def velocities(self, dt: int) -> tuple[np.ndarray, Float64Array]:
         """Return the kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).

@@ -106,9 +106,7 @@ class Watch:
         on_kernel: Told | None = None,
     ) -> None:
         self.path = Path(out)
-        self._choice = Choice(
-            outputs, draws, select, pool, params, by_layer, memory, projection
-        )
+        self._choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
         self._schedule = Schedule(when)
         self._schedule.check_loop(total_steps)
         self._pace = Pace(budget)
