@@ -7,7 +7,7 @@ import numpy as np
 from conescope.report.plot import Line, LinePlot, with_errors
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.section import Content, Section
-from conescope.report.summary import about_errors, default_lags, estimated_by, require_pair
+from conescope.report.summary import about_errors, default_lags, require_pair
 from conescope.statistics.uncertainty import numerical_floor
 
 
