@@ -154,6 +154,19 @@ def _kind(one: Measured) -> tuple[str, int] | None:
     return f"{len(one.draws)} random cotangents", len(one.draws)
 
 
+def without_parts(one: Measured) -> Iterator[Kernel]:
+    """Yield the mean kernel of an estimate without each of its R parts, one at a time."""
+    if isinstance(one, Kernel):
+        assert one.draws is not None
+        total = one.draws.sum(dim=0)
+        for draw in one.draws:
+            yield Kernel((total - draw) / (len(one.draws) - 1))
+        return
+    whole, count = one.values @ one.values.mT, one.groups
+    for part in one.values.chunk(count, dim=1):
+        yield Kernel((whole - part @ part.mT) * (count / (count - 1)))
+
+
 def estimated_distances(measured: Sequence[Measured]) -> EstimatedDistances:
     """Return S between all pairs of T estimates, and S without each of their parts.
 

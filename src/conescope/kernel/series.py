@@ -40,11 +40,11 @@ def as_step(value: object) -> int:
 class _Products(Sequence[Kernel]):
     """The kernels of features, each computed when it is asked for, and not kept."""
 
-    def __init__(self, measured: Sequence[Measured]) -> None:
-        self._measured = measured
+    def __init__(self, measured: tuple[Measured, ...]) -> None:
+        self.measured = measured
 
     def __len__(self) -> int:
-        return len(self._measured)
+        return len(self.measured)
 
     @overload
     def __getitem__(self, place: int) -> Kernel: ...
@@ -52,8 +52,8 @@ class _Products(Sequence[Kernel]):
     def __getitem__(self, place: slice) -> Sequence[Kernel]: ...
     def __getitem__(self, place: int | slice) -> Kernel | Sequence[Kernel]:
         if isinstance(place, slice):
-            return _Products(self._measured[place])
-        one = self._measured[place]
+            return _Products(self.measured[place])
+        one = self.measured[place]
         return Kernel(one.values @ one.values.mT) if isinstance(one, Features) else one
 
 
@@ -90,7 +90,9 @@ class KernelSeries:
             if after <= before:
                 raise KernelError(f"the steps must rise, but {after} follows {before}")
         self.steps: tuple[int, ...] = tuple(counts)
-        self.measured: tuple[Measured, ...] = tuple(kernels)
+        self.measured: tuple[Measured, ...] = (
+            kernels.measured if isinstance(kernels, _Products) else tuple(kernels)
+        )
         self.draws = parts_of(self.measured)
         self.kernels = _comparable(self.measured)
 

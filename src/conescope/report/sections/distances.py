@@ -19,7 +19,7 @@ def _content(analysis: RunAnalysis) -> Content:
     dt = default_lags(series)[0]
     after_steps, after = series.distances_after(dt)
     return Content(
-        numbers={"numerical floor of S": f"{numerical_floor(series.kernels):.1e}"},
+        numbers={"numerical floor of S": f"{numerical_floor(series.measured):.1e}"},
         plots={"cone-velocity": _velocity(analysis)},
         column={"S(last kernel, first kernel)": f"{from_first[-1]:.3g}"},
         compared={
