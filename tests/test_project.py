@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -17,6 +20,8 @@ from conescope.kernel.features import Features
 from problems import PROBLEMS, Apply, problem_named
 from reference import assert_near, jacobians, sketched
 from untouched import untouched
+
+project_file = import_module("conescope.engine.project")  # the package has the function
 
 
 def expected_features(model: nn.Module, x: Tensor, dim: int, draws: int, seed: int = 0) -> Tensor:
@@ -206,6 +211,47 @@ def test_a_budget_that_is_named_suffices():
     least = float(least) - 1e6
     with pytest.raises(KernelError, match="too small"):
         cs.project(model, x, memory=least)
+
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+import conescope as cs
+torch.manual_seed(0)
+torch.set_num_threads(1)
+if sys.argv[1] == "convolutions":
+    layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU()]
+    for _ in range(4):
+        layers += [nn.Conv2d(24, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24 * 16, 10)).eval()
+    x = torch.randn(96, 3, 16, 16)
+else:
+    layers = [nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64), nn.LayerNorm(64)]
+    model = nn.Sequential(nn.Embedding(2000, 64), *layers, nn.Linear(64, 2000))
+    x = torch.randint(2000, (40, 128))
+cs.project(model, x[:2], dim=512, check=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+features = cs.project(model, x, memory=sys.argv[2], check=False)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((peak - before) * 1024 - features.values.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize(("model", "megabytes"), [("convolutions", 100), ("tokens", 160)])
+def test_peak_stays_within_the_budget(model, megabytes):
+    command = [sys.executable, "-c", PEAK, model, f"{megabytes}MB"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 1.1e6 * megabytes
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_blocks_of_any_size_give_the_same_features(monkeypatch, problem, block):
+    model, x = problem.build(), problem.samples(5)
+    whole = cs.project(model, x, dim=48).values
+    monkeypatch.setattr(project_file, "_block", lambda *_: block)
+    assert_near(cs.project(model, x, dim=48).values, whole)
 
 
 def test_features_check_themselves():

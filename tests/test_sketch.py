@@ -80,5 +80,5 @@ def test_slots_and_signs_are_even():
     axis = Axis(20_000, 2, 8, "any", torch.empty(0))
     counts = torch.bincount(axis.slots[0].long(), minlength=8)
     assert bool(((counts - 2500).abs() < 5 * 2500**0.5).all())
-    assert abs(float(axis.signs.mean())) < 5 / 200
-    assert set(axis.signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(float(axis.signs.double().mean())) < 5 / 200
+    assert set(axis.signs.unique().tolist()) == {-1, 1}

@@ -28,6 +28,8 @@ from conescope.kernel.features import Features
 
 _GROUPS = 8
 """The groups of columns where one cotangent serves all of them."""
+_HASH = 17
+"""Bytes that the hashes of an index take in a block; about as many again while they are made."""
 _LIBRARIES = 48 * 2**20
 """Bytes left to workspaces of the linear-algebra libraries and the allocator's rounding."""
 _BLOCK = 64
@@ -160,21 +162,20 @@ def _block(problem: Problem, sketch: Sketch, budget: int) -> int:
     Raises:
         KernelError: if one does not.
     """
-    work = problem.survey.work
+    work, dim, blocks = problem.survey.work, sketch.blocks * sketch.width, sketch.blocks
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     general = sum(sizes[name] for name in problem.survey.routes.general)
-    formed = max(
-        [0, *(size for size in sizes.values() if size <= MOST_FORMED), *work.rows.values()]
-    )
-    each = work.passing + work.passing // 4 + formed
-    dim = sketch.blocks * sketch.width
-    fixed = 4 * dim * POSITIONS + 4 * dim * sketch.width + len(problem.cotangents) * work.width
+    sides = [sum(rows_and_columns(p)) for p in problem.parameters.values()]
+    written = max((s.groups * s.inputs * s.positions for s in work.shapes.values()), default=0)
+    formed = max(size if size <= MOST_FORMED else 0 for size in sizes.values())
+    each = work.passing + work.passing // 4 + written + 3 * max(formed, *work.rows.values(), 0)
+    fixed = POSITIONS * (6 * dim + 2 * max(sides)) + 3 * dim * sketch.width + 2 * written
     if work.transformed:
         each = max(each, 3 * work.passing + 2 * general)
     elif general:
-        fixed += 2 * work.passing + general
-    hashed = sum(sum(rows_and_columns(p)) for p in problem.parameters.values())
-    fixed = fixed * problem.element + 4 * sketch.blocks * 4 * hashed + _LIBRARIES
+        fixed += 2 * work.passing + 2 * general
+    fixed += len(problem.cotangents) * work.width
+    fixed = fixed * problem.element + _HASH * blocks * (sum(sides) + max(sides)) + _LIBRARIES
     least = fixed + each * problem.element
     if least > budget:
         raise KernelError(too_small(budget, least))

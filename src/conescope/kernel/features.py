@@ -62,7 +62,11 @@ class Features:
         sums are in float64. `Kernel.standard_error` covers the projection; where the groups have
         cotangents of their own, it covers the choice of the cotangents, too.
         """
-        grouped = self.values.unflatten(1, (self.groups, -1)).movedim(1, 0).double()
-        draws = self.groups * (grouped @ grouped.mT)
-        dtype = torch.promote_types(self.values.dtype, torch.float32)
-        return Kernel(draws.mean(dim=0).to(dtype), "trace", draws=draws.to(dtype))
+        n, dtype = len(self.values), torch.promote_types(self.values.dtype, torch.float32)
+        total = self.values.new_zeros(n, n, dtype=torch.float64)
+        draws = self.values.new_empty(self.groups, n, n, dtype=dtype)
+        for draw, part in zip(draws, self.values.chunk(self.groups, dim=1), strict=True):
+            product = part.double() @ part.double().T
+            total += product
+            draw.copy_(product.mul_(self.groups))
+        return Kernel(total.to(dtype), "trace", draws=draws)

@@ -57,8 +57,9 @@ class Axis:
         firsts = torch.arange(width, dtype=torch.int32).expand(blocks, width).contiguous()
         starts = torch.searchsorted(sorted_slots, firsts)
         self.width = width
-        self.slots, self.signs = slots.to(like.device), signs.to(like)
+        self.slots, self.signs = slots.to(like.device), signs.to(like.device, torch.int8)
         self._members = order.int().to(like.device)
+        self._weights = signs.gather(1, order).to(like)
         self._starts = starts.int().to(like.device)
 
     def fold(self, values: Tensor, blocks: slice) -> Tensor:
@@ -71,15 +72,15 @@ class Axis:
             values.flatten(1),
             (self._starts[blocks] + first[:, None]).flatten(),
             mode="sum",
-            per_sample_weights=self.signs[blocks].gather(1, members.long()).flatten(),
+            per_sample_weights=self._weights[blocks].flatten(),
         )
         return folded.view(count, self.width, *values.shape[1:])
 
     def one_hot(self, indices: Tensor, blocks: slice) -> Tensor:
         """Return the sketches [blocks, width, …] of the unit vectors of indices […]."""
         slots, signs = self.slots[blocks, indices], self.signs[blocks, indices]
-        out = signs.new_zeros(len(slots), self.width, *indices.shape)
-        return out.scatter_(1, slots[:, None].long(), signs[:, None])
+        out = self._weights.new_zeros(len(slots), self.width, *indices.shape)
+        return out.scatter_(1, slots[:, None].long(), signs[:, None].to(out.dtype))
 
 
 class Sketch:
@@ -174,11 +175,12 @@ def _convolved(a: Tensor, b: Tensor) -> Tensor:
     if positions <= _FEW_POSITIONS:
         spectrum = (torch.fft.rfft(a, dim=1) * torch.fft.rfft(b, dim=1)).sum(dim=-1)
         return torch.fft.irfft(spectrum, n=width, dim=1)
-    left, right = (s.transpose(1, 2).reshape(-1, width, positions) for s in (a, b))
+    out = a.new_empty(blocks, width, samples)
     # every row twice, so that a shift of one a row runs along the antidiagonals
-    twice = left.new_empty(len(left), width, 2, width)
-    multiply_batch(twice[:, :, 0], left, right.mT)
-    twice[:, :, 1] = twice[:, :, 0]
-    size = 2 * width * width
-    shifted = twice.as_strided((len(left), width, width), (size, 2 * width - 1, 1), width)
-    return shifted.sum(dim=1).view(blocks, samples, width).transpose(1, 2)
+    twice = a.new_empty(blocks, width, 2, width)
+    shifted = twice.as_strided((blocks, width, width), (2 * width**2, 2 * width - 1, 1), width)
+    for i in range(samples):
+        multiply_batch(twice[:, :, 0], a[:, :, i].contiguous(), b[:, :, i].contiguous().mT)
+        twice[:, :, 1] = twice[:, :, 0]
+        torch.sum(shifted, dim=1, out=out[:, :, i])
+    return out
