@@ -16,6 +16,7 @@ from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED
 from conescope.kernel.features import Features
+from conescope.measuring.adapt import adapt
 from conescope.report import write_report
 from conescope.report.summary import main_numbers
 from conescope.runs import contents
@@ -45,7 +46,7 @@ def watched(out, last=3, **options):
     model = network()
     told = {}
     with cs.Watch(
-        model, probe(), when="every 1", out=out,
+        model, probe(), when="0, every 1", out=out,
         on_kernel=lambda step, scalars: told.setdefault(step, dict(scalars)), **options,
     ) as watch:  # fmt: skip
         for step in range(last + 1):
@@ -102,7 +103,7 @@ def test_estimates_are_near_the_exact_run_within_their_errors(tiny_overrides, tm
         (["projection=64", "outputs=2"], "class trace as a whole"),
         (["projection=64", "by_layer=true"], "without by_layer"),
         (["projection=100"], "multiple of 8"),
-        (["estimate=1"], r"kernel\.estimate must be at least 2"),
+        (["estimate=1"], "must be at least 2"),
     ],
 )
 def test_recipes_that_cannot_be_estimated_are_refused(words, message):
@@ -125,7 +126,7 @@ def test_plan_forecasts_estimates(tiny_overrides, capsys):
 def test_a_watch_stores_features_and_reads_them_again(tmp_path):
     watch, told = watched(tmp_path / "run", projection=DIM)
     series = watch.series
-    expected = cs.project(network().eval(), probe(), dim=DIM, draws=PROJECTED_DRAWS, seed=SEED)
+    expected = adapt(network().eval(), probe()).project(DIM)
     first = series.measured[0]
     assert isinstance(first, Features)
     assert torch.equal(first.values, expected.values)
@@ -144,7 +145,7 @@ def test_a_watch_stores_features_and_reads_them_again(tmp_path):
 
 def test_a_watch_by_draws_tells_the_corrected_distance(tmp_path):
     watch, told = watched(tmp_path / "run", draws=5)
-    assert told[3]["distance_from_first"] == watch.series.distances()[0, 3]
+    assert told[3]["distance_from_first"] == pytest.approx(watch.series.distances()[0, 3])
 
 
 def test_a_watch_of_features_goes_on_and_refuses_others(tmp_path):
@@ -183,10 +184,10 @@ def test_features_that_are_damaged_or_missing_are_named(tmp_path):
     file = tmp_path / "run/kernels/00000002.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(StoreError, match="00000002.safetensors is damaged"):
+    with pytest.raises(StoreError, match=r"00000002\.safetensors is damaged"):
         load_run(tmp_path / "run")
     file.unlink()
-    with pytest.raises(StoreError, match="00000002.safetensors is missing"):
+    with pytest.raises(StoreError, match=r"00000002\.safetensors is missing"):
         load_run(tmp_path / "run")
     watched(tmp_path / "run", projection=DIM)
     assert load_run(tmp_path / "run").series.steps == (0, 1, 2, 3)
@@ -208,7 +209,7 @@ def test_checkpoints_and_snapshots_are_measured_by_a_projection(tmp_path, tiny_o
     run = cs.measure_checkpoints(
         network, str(tmp_path / "ckpt_*.pt"), probe(), out=tmp_path / "measured", projection=DIM
     )
-    expected = cs.project(network(20).eval(), probe(), dim=DIM, draws=PROJECTED_DRAWS)
+    expected = adapt(network(20).eval(), probe()).project(DIM)
     assert torch.equal(run.series.measured[1].values, expected.values)
     trained = tmp_path / "trained"
     run_experiment(load_recipe("digits", tiny_overrides), trained, command="test")
