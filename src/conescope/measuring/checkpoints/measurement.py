@@ -60,11 +60,9 @@ def measure_checkpoints(
             function of the path, or a CSV file, see `find_checkpoints`.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         draws: number of random cotangents that estimate the class trace; None for the exact one.
-        projection: number of dimensions, a multiple of 8, to which per-sample gradients are
-            projected at random to estimate the class trace; None for no projection.
-        select: from what the model returns to its outputs: a function, or a field's name or
-            number. By default a tensor is taken as it is, and of anything else its "logits".
-        pool: for outputs [n, T, …] of T tokens: "last" or "mean".
+        projection: number of dimensions, a multiple of 8, of a projection that estimates it.
+        select: see `conescope.measuring.adapt.adapt`.
+        pool: see `conescope.measuring.adapt.adapt`.
         params: names or patterns of parameters or modules; None for all that are not frozen.
         by_layer: whether to store the summand of each layer, too.
         memory: what the engine may use beside the model and the result, such as "2GB".
