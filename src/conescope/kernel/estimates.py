@@ -94,10 +94,14 @@ def check_estimate(
             f"one of them (a projection has {PROJECTED_DRAWS} cotangents of its own)"
         )
     if outputs != "trace" or by_layer:
-        way = "random cotangents estimate" if projection is None else "a projection estimates"
+        way, name = (
+            ("random cotangents estimate", "draws")
+            if projection is None
+            else ("a projection estimates", "projection")
+        )
         raise KernelError(
-            f"{way} the class trace as a whole; leave it out, or choose outputs trace without "
-            f"by_layer"
+            f"{way} the class trace as a whole; leave out {name}, or choose "
+            'outputs="trace" without by_layer'
         )
     if draws is not None and draws < 2:
         raise KernelError(f"a standard error needs at least 2 draws, not {draws}")

@@ -53,8 +53,7 @@ def measure_checkpoints(
             `conescope.measuring.checkpoints.find_checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
-        labels: [n], the samples' classes as whole numbers; they may be given later, by the same
-            call. None if there are none.
+        labels: [n], the samples' classes as whole numbers, or None; the same call may add them.
         step_pattern: a regular expression whose one group is the step in a name: `ckpt_(\d+)`.
         steps: the steps, where names give none: a list in the checkpoints' order, name → step, a
             function of the path, or a CSV file, see `find_checkpoints`.
@@ -65,7 +64,7 @@ def measure_checkpoints(
         pool: see `conescope.measuring.adapt.adapt`.
         params: names or patterns of parameters or modules; None for all that are not frozen.
         by_layer: whether to store the summand of each layer, too.
-        memory: what the engine may use beside the model and the result, such as "2GB".
+        memory: as for `conescope.entk`.
 
     Returns:
         The run, as `load_run` gives it.
