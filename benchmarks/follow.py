@@ -97,6 +97,7 @@ def drawn(full: list[Tensor], r: int, seed: int) -> list[Measured]:
     """Return the estimates by r cotangents that full kernels give."""
     generator = torch.Generator().manual_seed(seed)
     signs = 2.0 * torch.randint(0, 2, (r, full[0].shape[1]), generator=generator) - 1
+    signs = signs.to(full[0])
     found: list[Measured] = []
     for kernel in full:
         draws = torch.einsum("rc,icjd,rd->rij", signs, kernel, signs)

@@ -7,6 +7,7 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from benchmarks.follow import drawn
 from torch import nn
 
 import conescope as cs
@@ -226,3 +227,13 @@ def test_no_warning_comes_from_a_resumed_watch(tmp_path, recwarn):
     watched(tmp_path / "run", projection=DIM)
     watched(tmp_path / "run", projection=DIM)
     assert not [w for w in recwarn if issubclass(w.category, DamageWarning)]
+
+
+def test_the_benchmark_draws_the_cotangents_of_estimates():
+    model, x = network().double(), probe().double()
+    full = cs.entk(model, x, outputs="full").values
+    for seed in (0, 5):
+        (found,) = drawn([full], 4, seed)
+        assert isinstance(found, cs.Kernel)
+        expected = cs.estimate_entk(model, x, draws=4, seed=seed)
+        torch.testing.assert_close(found.draws, expected.draws)
