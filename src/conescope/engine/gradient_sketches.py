@@ -92,10 +92,16 @@ def _add_call(
     """Add the sketches of the parameters of one call, from the gradient at its target."""
     names = call.names
     outer = call.outer
-    if outer is not None and "weight" in names and _by_factors(outer, sketch):
-        weight = names.pop("weight")
-        axes = sketch.axes(weight, *rows_and_columns(problem.parameters[weight]))
-        _add_factors(sketch, out, outer, g, axes, blocks)
+    if outer is not None and "weight" in names:
+        weight = names["weight"]
+        shape = rows_and_columns(problem.parameters[weight])
+        if _by_factors(outer, sketch):
+            _add_factors(sketch, out, outer, g, sketch.axes(weight, *shape), blocks)
+            del names["weight"]
+        elif outer.shape.convolved:
+            formed = outer.gradients(outer.cotangent(g))
+            sketch.add_rows(out, weight, formed.view(len(formed), *shape), blocks)
+            del names["weight"]
     for role, rows in call.rows(g, names).items():
         shape = rows_and_columns(problem.parameters[names[role]])
         sketch.add_rows(out, names[role], rows.view(len(rows), *shape), blocks)
@@ -109,9 +115,10 @@ def _by_factors(call: OuterCall, sketch: Sketch) -> bool:
     if shape.sparse or shape.size > MOST_FORMED:
         return True
     short, long = sorted((shape.outputs, shape.inputs))
+    adding = _ADDING * sketch.blocks
     product = 2 * sketch.blocks * sketch.width**2
-    factors = shape.positions * (product + _ADDING * sketch.blocks * (short + long))
-    formed = 2 * shape.positions * shape.size + short * (product + _ADDING * sketch.blocks * long)
+    factors = shape.positions * (product + adding * (short + long))
+    formed = 2 * shape.positions * shape.size + adding * short * (long + 2 * sketch.width)
     return factors < formed
 
 

@@ -169,7 +169,7 @@ def _block(problem: Problem, sketch: Sketch, budget: int) -> int:
     written = max((s.groups * s.inputs * s.positions for s in work.shapes.values()), default=0)
     formed = max(size if size <= MOST_FORMED else 0 for size in sizes.values())
     each = work.passing + work.passing // 4 + written + 3 * max(formed, *work.rows.values(), 0)
-    fixed = POSITIONS * (6 * dim + 2 * max(sides)) + 3 * dim * sketch.width + 2 * written
+    fixed = POSITIONS * (6 * dim + 2 * max(sides)) + 3 * dim * sketch.width + 2 * written + 2**23
     if work.transformed:
         each = max(each, 3 * work.passing + 2 * general)
     elif general:

@@ -25,6 +25,8 @@ _WIDTH = 128
 sums of features take more time, with more the products of positions do."""
 POSITIONS = 128
 """About so many positions, of one sample or several, are taken together."""
+_HELD = 2**21
+"""About so many numbers of gradients that are sketched along one axis are held at once."""
 _FEW_POSITIONS = 16
 """Up to so many positions, Fourier transforms are faster than products of matrices."""
 
@@ -81,6 +83,26 @@ class Axis:
         slots, signs = self.slots[blocks, indices], self.signs[blocks, indices]
         out = self._weights.new_zeros(len(slots), self.width, *indices.shape)
         return out.scatter_(1, slots[:, None].long(), signs[:, None].to(out.dtype))
+
+    def shifts(self, indices: slice, blocks: slice) -> tuple[Tensor, Tensor]:
+        """Return which numbers of a tensor [blocks, width, size′] convolutions add up.
+
+        Args:
+            indices: a part of the axis, size′ indices.
+            blocks: some of the blocks.
+
+        Returns:
+            For each number of the sum over i of the convolutions with the sketch of the unit vector
+            of index i, places and weights of what adds up to it, [blocks · width, size′].
+        """
+        slots, signs = self.slots[blocks, indices], self.signs[blocks, indices]
+        (count, size), device = slots.shape, slots.device
+        targets = torch.arange(self.width, dtype=torch.int32, device=device)[:, None]
+        firsts = torch.arange(count, dtype=torch.int32, device=device)[:, None, None]
+        sources = (targets - slots[:, None]).remainder_(self.width).add_(self.width * firsts)
+        places = sources.mul_(size).add_(torch.arange(size, dtype=torch.int32, device=device))
+        weights = signs[:, None].expand(-1, self.width, -1).to(self._weights.dtype)
+        return places.flatten(0, 1), weights.reshape(-1, size)
 
 
 class Sketch:
@@ -145,17 +167,24 @@ class Sketch:
     def add_rows(self, out: Tensor, name: str, rows: Tensor, blocks: slice) -> None:
         """Add the sketches of the gradients of a parameter that are formed, [b, rows, columns]."""
         _, height, width = rows.shape
-        axes = self.axes(name, height, width)
-        rows = rows.to(self.like.dtype)
-        if width == 1:
-            folded = axes[0].fold(rows[..., 0].T.contiguous(), blocks)
-            out[:, blocks.start * self.width : blocks.stop * self.width] += folded.flatten(0, 1).T
-            return
-        units = torch.arange(min(height, width), device=rows.device).expand(len(rows), -1)
-        if height <= width:
-            self.add_outer(out, (axes[0], units), (axes[1], rows.permute(2, 0, 1)), blocks)
-        else:
-            self.add_outer(out, (axes[0], rows.permute(1, 0, 2)), (axes[1], units), blocks)
+        place = out[:, blocks.start * self.width : blocks.stop * self.width]
+        short, long = self.axes(name, height, width)
+        values = rows.permute(2, 1, 0)
+        if height > width:
+            short, long, values = long, short, values.transpose(0, 1)
+        each = max(place.shape[1], len(values))
+        some = max(1, _HELD // each)
+        for start in range(0, values.shape[1], some):
+            indices = slice(start, min(start + some, values.shape[1]))
+            places, weights = short.shifts(indices, blocks)
+            step = max(1, _HELD // (each * (indices.stop - start)))
+            for begin in range(0, len(rows), step):
+                samples = slice(begin, begin + step)
+                part = values[:, indices, samples].to(self.like.dtype).contiguous()
+                folded = long.fold(part, blocks).flatten(0, 2)
+                place[samples] += F.embedding_bag(
+                    places, folded, mode="sum", per_sample_weights=weights
+                ).T
 
 
 def _folded(axis: Axis, values: Tensor, blocks: slice) -> Tensor:
