@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from conescope.engine.backward import BlockPass, compare_outputs
 from conescope.engine.compute.sketch import POSITIONS, Axis, Sketch
 from conescope.engine.general import plain_gradients, transformed_gradients
-from conescope.engine.independence import compare, compare_part
 from conescope.engine.layers.call import Call, OuterCall
 from conescope.engine.layers.convolution import ConvCall
 from conescope.engine.problem import Problem
-from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
-    attempted,
-    feedable,
-    forward,
-    refuse_other_outputs,
 )
-from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
 from conescope.engine.tracing.survey import real_numbers
 
 MOST_FORMED = 2**22
@@ -38,8 +30,7 @@ def add_sketches(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verif
         sketch: the projection.
         x: the block, [b, …].
         out: sketches [b, dim], unscaled.
-        verify: whether to check that the model keeps the order of the samples, which is done in
-            any case for models that pick by an index.
+        verify: see `BlockPass.backward`.
 
     Raises:
         RoutesChangedError: if the model does not keep to the routes.
@@ -47,9 +38,9 @@ def add_sketches(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verif
     """
     routes = problem.survey.routes
     if routes.ruled:
-        _add_by_rules(problem, sketch, x, out, verify or routes.picks)
-    elif problem.recheck is not None and problem.recheck.thorough:
-        _compare(problem, x, forward(problem.model, feedable(x)).detach(), (), ())
+        _add_by_rules(problem, sketch, x, out, verify)
+    else:
+        compare_outputs(problem, x)
     if routes.general:
         _add_by_general_route(problem, sketch, x, out)
 
@@ -62,28 +53,13 @@ def rows_and_columns(p: Tensor) -> tuple[int, int]:
 
 def _add_by_rules(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:
     """Add the sketches of the parameters that layer rules take, for a block of samples x."""
-    routes = problem.survey.routes
-    outputs, calls = follow(problem.model, problem.parameters, x, routes)
-    refuse_other_outputs(outputs, problem.cotangents.width)
-    if verify and calls:
-        refuse_exchanged_samples(outputs, calls)
-    targets = [call.target for call in calls]
-    draws = len(problem.cotangents)
-    gradients: Sequence[Tensor | None] = ()
-    for k in range(draws if calls else 0):
-        cotangent = problem.cotangents.part(k, k + 1).expand_as(outputs)
-        with attempted():
-            gradients = torch.autograd.grad(
-                outputs, targets, cotangent, retain_graph=k < draws - 1, allow_unused=True
-            )
-        if any(gradients[number] is not None for number in routes.idle):
-            raise RoutesChangedError
+    done, draws = BlockPass(problem, x), len(problem.cotangents)
+    for k, gradients in enumerate(done.backward(problem.cotangents.part(0, draws), verify)):
         blocks = sketch.part(k if draws > 1 else None)
-        for call, g in zip(calls, gradients, strict=True):
+        for call, g in zip(done.calls, gradients, strict=True):
             if g is not None:
                 _add_call(problem, sketch, out, call, g, blocks)
-    # only now: another forward pass may write what the backward passes need
-    _compare(problem, x, outputs.detach(), calls, gradients)
+    done.compare()
 
 
 def _add_call(
@@ -129,7 +105,7 @@ def _add_factors(
     shape = call.shape
     cotangent = call.cotangent(g)[:, 0]
     step = max(1, POSITIONS // shape.positions)
-    outputs, inputs = axes[::-1] if shape.sparse or call.transposed else axes
+    outputs, inputs = axes[::-1] if shape.sparse or call.order == "ao" else axes
     for start in range(0, len(cotangent), step):
         some = cotangent[start : start + step].permute(1, 0, 2)
         samples = some.shape[1]
@@ -176,38 +152,3 @@ def _add_by_general_route(problem: Problem, sketch: Sketch, x: Tensor, out: Tens
     for i, k, gradients in passes:
         for name, gradient in gradients.items():
             add(out[i : i + 1], name, gradient[None], k)
-
-
-def _compare(
-    problem: Problem,
-    x: Tensor,
-    outputs: Tensor,
-    calls: Sequence[Call],
-    gradients: Sequence[Tensor | None],
-) -> None:
-    """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
-    recheck = problem.recheck
-    if recheck is None:
-        return
-    recheck.refuse_not_finite(outputs, x.dtype)
-    parts = recheck.parts(x)
-    if recheck.thorough or not calls or not problem.checks_gradients:
-        compare(problem.model, x, outputs, parts)
-        return
-    last = len(problem.cotangents) - 1
-    for part in parts:
-        alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
-        compare_part(problem.model, x, outputs, part, alone.detach())
-        cotangent = problem.cotangents.part(last, last + 1).expand_as(alone)
-        with attempted():
-            targets = [call.target for call in again]
-            found = torch.autograd.grad(alone, targets, cotangent, allow_unused=True)
-        bound = bounds_of(problem).alone
-        for call, g, other, h in zip(calls, gradients, again, found, strict=True):
-            if g is None or h is None:
-                continue
-            whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
-            same_shape = whole.shape == single.shape
-            if same_shape and bool((whole - single).norm() > bound * single.norm()):
-                refuse_mixed_gradients(problem, x)
-                raise RoutesChangedError

@@ -9,23 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from conescope.engine.arguments import Cotangents
+from conescope.engine.backward import BlockPass, Gradients, compare_outputs
 from conescope.engine.compute.products import Memory, Scratch, full_precision
-from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
-from conescope.engine.independence import compare, compare_part
 from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.problem import Problem
-from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
-    attempted,
-    feedable,
-    forward,
-    refuse_other_outputs,
 )
-from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
 from conescope.engine.tracing.survey import Part, layer_of
 
 Open = Mapping[str, Sequence[tuple[Part, slice, OuterTerm]]]
@@ -41,8 +33,7 @@ class Factory:
         block: samples of one forward pass.
         dtype: the dtype of the factors, and so of the products.
         scratch: buffers.
-        verify: whether to check that the model keeps the order of samples in every batch, which
-            is done in any case for models that pick by an index.
+        verify: see `BlockPass.backward`.
     """
 
     def __init__(
@@ -60,7 +51,7 @@ class Factory:
         self.block = block
         self.dtype = dtype
         self.scratch = scratch
-        self.verify = verify or self.survey.routes.picks
+        self.verify = verify
 
     def __call__(self, x: Tensor, cotangents: Tensor, store: Memory) -> dict[str, list[Term]]:
         """Return layer → terms of the samples x; all under "" unless by layer.
@@ -109,69 +100,22 @@ class _Collector:
 
     def add_by_rules(self, block: slice, x: Tensor) -> None:
         """Take in a block of samples, x, by the layer rules."""
-        factory, problem = self.factory, self.factory.problem
-        routes = factory.survey.routes
-        outputs, calls = follow(problem.model, problem.parameters, x, routes)
-        refuse_other_outputs(outputs, self.cotangents.shape[1])
-        open_terms = self._open(block, calls)
-        last = len(self.cotangents) - 1
-        gradients: Sequence[Tensor | None] = ()
-        verify = factory.verify and bool(calls)
-        if verify and problem.pairing is not Pairing.APART:  # draws are random enough
-            cotangent = Cotangents.normal(outputs.shape[1], 0, outputs).part(0, 1)[0]
-            gradients = _backward(outputs, calls, cotangent, True)
-            refuse_exchanged_samples(outputs, calls, cotangent, gradients)
-            verify = False
-        for k, cotangent in enumerate(self.cotangents if calls else ()):
-            gradients = _backward(outputs, calls, cotangent, verify or k < last)
-            if verify:
-                refuse_exchanged_samples(outputs, calls, cotangent, gradients)
-                verify = False
-            if any(gradients[number] is not None for number in routes.idle):
-                raise RoutesChangedError
-            self._take_outer(open_terms, k, calls, gradients)
-            self._take_rows(block, k, calls, gradients)
+        done = BlockPass(self.factory.problem, x)
+        open_terms = self._open(block, done.calls)
+        for k, gradients in enumerate(done.backward(self.cotangents, self.factory.verify)):
+            self._take_outer(open_terms, k, done.calls, gradients)
+            self._take_rows(block, k, done.calls, gradients)
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
-        self._form(block, slice(0, last + 1), open_terms, stacked=True)
+        self._form(block, slice(0, len(self.cotangents)), open_terms, stacked=True)
         for term in itertools.chain.from_iterable(self.outer.values()):
             term.features.keep_in(self.store)
-        # only now: another forward pass may write what the backward passes need
-        self._compare(x, outputs.detach(), calls, gradients)
-
-    def _compare(
-        self, x: Tensor, outputs: Tensor, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
-        """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
-        problem, recheck = self.factory.problem, self.factory.problem.recheck
-        if recheck is None:
-            return
-        recheck.refuse_not_finite(outputs, x, {"x": problem.x, "y": problem.y})
-        parts = recheck.parts(x)
-        if recheck.thorough or not calls or not problem.checks_gradients:
-            compare(problem.model, x, outputs, parts)
-            return
-        for part in parts:
-            alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
-            compare_part(problem.model, x, outputs, part, alone.detach())
-            found = _backward(alone, again, self.cotangents[-1], False)
-            bound = bounds_of(problem).alone
-            for call, g, other, h in zip(calls, gradients, again, found, strict=True):
-                if g is None or h is None:
-                    continue
-                dtype = torch.promote_types(g.dtype, torch.float32)  # norms overflow float16
-                whole = call.of_samples(g, part).to(dtype)
-                single = other.of_samples(h, slice(None)).to(dtype)
-                same_shape = whole.shape == single.shape
-                if same_shape and bool((whole - single).norm() > bound * single.norm()):
-                    refuse_mixed_gradients(problem, x)
-                    raise RoutesChangedError
+        done.compare()
 
     def add_by_general_route(self, block: slice, x: Tensor) -> None:
         """Take in a block of samples, x, by the general route."""
         problem, routes = self.factory.problem, self.factory.survey.routes
-        if not routes.ruled and problem.recheck is not None and problem.recheck.thorough:
-            outputs = forward(problem.model, feedable(x)).detach()
-            self._compare(x, outputs, (), ())
+        if not routes.ruled:
+            compare_outputs(problem, x)
         chosen = {name: problem.parameters[name] for name in routes.general}
         if routes.transformed:
             try:
@@ -224,9 +168,7 @@ class _Collector:
         term.features.append(whole, uses)
         return whole, term
 
-    def _take_outer(
-        self, terms: Open, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
+    def _take_outer(self, terms: Open, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
         for part, block, term in itertools.chain.from_iterable(terms.values()):
             for use, number in enumerate(part.calls):
                 g = gradients[number]
@@ -236,9 +178,7 @@ class _Collector:
                 else:
                     place.copy_(_outer(calls[number]).cotangent(g))
 
-    def _take_rows(
-        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
+    def _take_rows(self, block: slice, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
         for number, names in self.row_uses.items():
             g = gradients[number]
             if g is not None:
@@ -271,20 +211,6 @@ class _Collector:
             term = RowsTerm(together, samples, q, like.to(device), self.store)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
-
-
-def _backward(
-    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, retain: bool
-) -> Sequence[Tensor | None]:
-    """Return the gradients of cotangent · outputs at the targets of all calls."""
-    with attempted():
-        return torch.autograd.grad(
-            outputs,
-            [call.target for call in calls],
-            cotangent.expand_as(outputs),
-            retain_graph=retain,
-            allow_unused=True,
-        )
 
 
 def _outer(call: Call) -> OuterCall:

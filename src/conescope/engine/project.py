@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conescope.engine.arguments import Cotangents, is_finite
 from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.products import keep_freed_pages
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.exact import compute
@@ -74,10 +75,12 @@ def project(
         KernelError: if `dim`, `draws` or `memory` is wrong, or the budget too small.
     """
     groups = _groups(dim, draws)
-    budget = parse_memory(memory)
-    with prepared(
-        model, x, None, params, lambda width, like: Cotangents.signs(draws, width, seed, like)
-    ) as problem:
+
+    def signs(width: int, like: Tensor) -> Cotangents:
+        return Cotangents.signs(draws, width, seed, like)
+
+    with prepared(model, x, None, params, signs, Pairing.APART) as problem:
+        budget = parse_memory(memory, problem.devices)
         first = check and not problem.survey.checked
         if first:
             _, survey = compute(sample_problem(problem), False, "model", memory, check)
@@ -166,7 +169,7 @@ def _block(problem: Problem, sketch: Sketch, budget: int) -> int:
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     general = sum(sizes[name] for name in problem.survey.routes.general)
     sides = [sum(rows_and_columns(p)) for p in problem.parameters.values()]
-    written = max((s.groups * s.inputs * s.positions for s in work.shapes.values()), default=0)
+    written = max((s.features for s in work.outer), default=0)
     formed = max(size if size <= MOST_FORMED else 0 for size in sizes.values())
     each = work.passing + work.passing // 4 + written + 3 * max(formed, *work.rows.values(), 0)
     fixed = POSITIONS * (6 * dim + 2 * max(sides)) + 3 * dim * sketch.width + 2 * written + 2**23
