@@ -103,3 +103,9 @@ def deviation(kernels: Tensor, reference: Tensor) -> float:
     """The largest |K_ij − K*_ij| of any cotangent, relative to the mean diagonal of its K*."""
     scale = reference.diagonal(dim1=1, dim2=2).mean(dim=1)
     return float(((kernels.double() - reference).abs().amax(dim=(1, 2)) / scale).max())
+
+
+def gram_error(features: Tensor, reference: Tensor) -> float:
+    """‖FFᵀ − K*‖ / ‖K*‖ in the Frobenius norm, of features [n, dim] and one kernel [n, n]."""
+    gram = features.double() @ features.double().T
+    return float((gram - reference).norm() / reference.norm())
