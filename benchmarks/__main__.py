@@ -176,17 +176,21 @@ def _hold_peers(
             peers.PeerTask(model, contender, setting, *_limits(arguments))
             for contender in arguments.peers
         ]
-        known = [
-            held
-            for held in earlier["peers"]
-            if held["model"] == model
-            and held["setting"] == asdict(setting)
-            and [result["contender"] for result in held["results"]] == arguments.peers
-        ]
-        held = known or [peers.contest(tasks, setting.rounds, int(0.8 * total_memory()))]
-        found["peers"] += held
+        held = peers.begin(tasks)
+        known = [old for old in earlier["peers"] if _same(old, held) and peers.finished(old)]
+        found["peers"].append(known[0] if known else held)
+        if not known:
+            peers.contest(tasks, held, int(0.8 * total_memory()), save)
         save()
-        print(peers.table(held[0]), flush=True)
+        print(peers.table(found["peers"][-1]), flush=True)
+
+
+def _same(old: dict, new: dict) -> bool:
+    """Whether two contests have the same model, setting and contenders."""
+    names = [[result["contender"] for result in held["results"]] for held in (old, new)]
+    return (old["model"], old["setting"]) == (new["model"], new["setting"]) and (
+        names[0] == names[1]
+    )
 
 
 def _changed(setting: Setting, arguments: argparse.Namespace) -> Setting:

@@ -27,10 +27,11 @@ from benchmarks.draws import deviation, draw_kernels, gram_error, signs
 from benchmarks.machine import memory_field, reset_peak
 from benchmarks.problems import TINY
 
-_REFERENCE_BYTES = 2 * 10**9
+_REFERENCE_SHARE = 0.4
+"""Of the memory that the process may hold, what a reference's gradients may take."""
 _CHECKED = 4
 """So many samples have the entries that are checked where the whole reference takes too long."""
-_SHARE = 0.8
+_PASS_SHARE = 0.8
 """Of the memory that the process may hold, what a plain pass may take."""
 
 Result = TypeVar("Result")
@@ -57,6 +58,7 @@ class Subject:
         with torch.no_grad():
             self.outputs = model(x[:1]).shape[1]
         self.cotangents = signs(draws, self.outputs)
+        self.reference_bytes = int(_REFERENCE_SHARE * limit_bytes)
         self._resident = settled()
         self.block = self._block(limit_bytes)
 
@@ -99,7 +101,7 @@ class Subject:
 
     def error(self) -> dict:
         """How far the calls so far are from float64 products of this model's own gradients."""
-        reference = draw_kernels(self.model, self.x, self.cotangents, _REFERENCE_BYTES)
+        reference = draw_kernels(self.model, self.x, self.cotangents, self.reference_bytes)
         return {"error": max(deviation(kernels, reference) for kernels in self.kernels)}
 
     def rounding(self) -> dict:
@@ -113,7 +115,7 @@ class Subject:
         """The error of the calls so far, on the entries of a few random samples only."""
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(len(self.x), generator=generator)[:_CHECKED]
-        reference = draw_kernels(self.model, self.x[chosen], self.cotangents, _REFERENCE_BYTES)
+        reference = draw_kernels(self.model, self.x[chosen], self.cotangents, self.reference_bytes)
         parts = (kernels[:, chosen][:, :, chosen] for kernels in self.kernels)
         return {"error": max(deviation(part, reference) for part in parts)}
 
@@ -147,7 +149,7 @@ class Subject:
             self.model.zero_grad(set_to_none=True)
             peaks.append(memory_field("VmHWM"))
         each = max(1, (peaks[1] - peaks[0]) // 2)
-        room = int(_SHARE * limit_bytes) - (peaks[0] - each)
+        room = int(_PASS_SHARE * limit_bytes) - (peaks[0] - each)
         parts = -(-len(self.x) // max(1, room // each))
         return -(-len(self.x) // parts)
 

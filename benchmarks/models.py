@@ -272,7 +272,7 @@ def _share(value: float) -> str:
 PARTS = {
     "few": Part(
         "A few samples",
-        Setting(n=8, tokens=64, draws=2, dim=0, memory="3GB", rounds=3),
+        Setting(n=8, tokens=64, draws=2, dim=0, memory="3GB", rounds=2),
         True, _FEW, _FEW_HEAD, _few_samples, _few_cells,
     ),
     "many": Part(

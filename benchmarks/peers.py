@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from benchmarks import report
@@ -67,32 +68,46 @@ class PeerTask:
         return ("benchmarks.peer_worker", self.model, self.contender, str(self.threads), problem)
 
 
-def contest(tasks: list[PeerTask], rounds: int, memory_bytes: int) -> dict:
-    """All contenders on one model.
+def begin(tasks: list[PeerTask]) -> dict:
+    """A contest before its first turn.
 
     Args:
         tasks: one a contender, of the same model and setting.
-        rounds: timed turns of every contender.
-        memory_bytes: what all workers together may hold.
 
     Returns:
-        "model", "setting" and "results", one a task: "contender", "seconds" (one a round), and,
-        as far as measured, "version", "setting", "covered" (a share), "peak_bytes", "columns",
-        "error"; "reason" says why the rest is missing.
+        "model", "setting" and "results", one a task: "contender" and "seconds" (one a round).
+    """
+    first = tasks[0]
+    results = [{"contender": task.contender, "seconds": []} for task in tasks]
+    return {"model": first.model, "setting": asdict(first.setting), "results": results}
+
+
+def finished(held: dict) -> bool:
+    """Whether every contender of a contest had its turns, or has a reason."""
+    rounds = held["setting"]["rounds"]
+    return all("reason" in r or len(r["seconds"]) == rounds for r in held["results"])
+
+
+def contest(
+    tasks: list[PeerTask], held: dict, memory_bytes: int, after_turn: Callable[[], None]
+) -> None:
+    """All turns of all contenders on one model.
+
+    Args:
+        tasks: as for `begin`.
+        held: what `begin` returned. As far as measured, every result gets "version", "setting",
+            "covered" (a share), "peak_bytes", "columns" and "error"; "reason" says why the rest
+            is missing.
+        memory_bytes: what all workers together may hold.
+        after_turn: called after every turn.
     """
     pool = Pool(memory_bytes)
-    results = {task: {"contender": task.contender, "seconds": []} for task in tasks}
-    for _ in range(rounds):
-        for task, result in results.items():
+    for _ in range(held["setting"]["rounds"]):
+        for task, result in zip(tasks, held["results"], strict=True):
             if "reason" not in result:
                 _turn(pool, task, result)
+                after_turn()
     pool.close()
-    first = tasks[0]
-    return {
-        "model": first.model,
-        "setting": asdict(first.setting),
-        "results": list(results.values()),
-    }
 
 
 def _turn(pool: Pool, task: PeerTask, result: dict) -> None:
@@ -131,7 +146,7 @@ def _line(result: dict, plain: list[float]) -> list[str]:
     contender = PROJECTORS[result["contender"]]
     seconds, error = result["seconds"], result.get("error")
     if not seconds:
-        reason = f"– ({report.cell(result['reason'], _REASON)})"
+        reason = f"– ({report.cell(result.get('reason'), _REASON)})"
         return [contender.label, "–", reason, *["–"] * (len(_HEAD) - 3)]
     ratios = [taken / beside for taken, beside in zip(seconds, plain, strict=False)]
     return [

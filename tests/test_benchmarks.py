@@ -324,8 +324,10 @@ def test_a_refused_model_has_its_reason_and_what_was_known_before(record: dict):
 def test_peers_take_turns_and_what_cannot_run_has_its_reason():
     setting = peers.Setting(n=3, tokens=5, dim=256, block=2, rounds=2)
     tasks = [peers.PeerTask("pythia-tiny", name, setting, **LIMITS) for name in ("pass", "absent")]
-    held = peers.contest(tasks, rounds=2, memory_bytes=4 * 10**9)
+    held, turns = peers.begin(tasks), []
+    peers.contest(tasks, held, 4 * 10**9, lambda: turns.append(peers.finished(held)))
     ran, failed = held["results"]
+    assert turns == [False, False, True]
     assert len(ran["seconds"]) == 2
     assert ran["covered"] == 1
     assert "KeyError" in failed["reason"]
