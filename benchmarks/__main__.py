@@ -131,45 +131,42 @@ def _run(arguments: argparse.Namespace) -> dict:
         save()
         print(report.steps(record["steps"][-1:]), flush=True)
     if arguments.models:
-        record["models"] = found = {"versions": models.versions(), "parts": {}, "peers": []}
-        _measure_models(arguments, found, _earlier(arguments), save)
-        _hold_peers(arguments, found, _earlier(arguments), save)
+        record["models"] = found = _earlier(arguments)
+        _measure_models(arguments, found, save)
+        if "peers" in arguments.only:
+            _hold_peers(arguments, found, save)
     return record
 
 
 def _earlier(arguments: argparse.Namespace) -> dict:
-    """What --json holds of models if it is to be kept."""
-    if not arguments.resume or not arguments.json.exists():
-        return {"parts": {}, "peers": []}
-    return json.loads(arguments.json.read_text()).get("models", {"parts": {}, "peers": []})
+    """The record's part on models: what --json holds if it is to be kept, or nothing yet."""
+    found = {"parts": {}, "peers": []}
+    if arguments.resume and arguments.json.exists():
+        found |= json.loads(arguments.json.read_text()).get("models", {})
+    return {**found, "versions": models.versions()}
 
 
-def _measure_models(
-    arguments: argparse.Namespace, found: dict, earlier: dict, save: Callable[[], None]
-) -> None:
-    """Measure the parts of `models.PARTS` that are wanted, and show each row."""
+def _measure_models(arguments: argparse.Namespace, found: dict, save: Callable[[], None]) -> None:
+    """Measure the parts of `models.PARTS` that are wanted and not known, and show each row."""
     for name, part in models.PARTS.items():
         if name not in arguments.only:
             continue
         setting = _changed(part.setting, arguments)
-        known = earlier["parts"].get(name, {})
-        kept = known.get("results", []) if known.get("setting") == asdict(setting) else []
-        measured = found["parts"][name] = {"setting": asdict(setting), "results": []}
+        if found["parts"].get(name, {}).get("setting") != asdict(setting):
+            found["parts"][name] = {"setting": asdict(setting), "results": []}
+        results = found["parts"][name]["results"]
         for model in (model for model in arguments.models if part.takes(model)):
-            old = next((r for r in kept if r["model"] == model and "reason" not in r), None)
+            if any(r["model"] == model and "reason" not in r for r in results):
+                continue
             task = models.ModelTask(name, model, setting, *_limits(arguments))
-            measured["results"].append(old or models.measure(task))
+            results[:] = [r for r in results if r["model"] != model] + [models.measure(task)]
             save()
-            last = {**measured, "results": measured["results"][-1:]}
-            print(models.table(name, last), flush=True)
+            row = {**found["parts"][name], "results": results[-1:]}
+            print(models.table(name, row), flush=True)
 
 
-def _hold_peers(
-    arguments: argparse.Namespace, found: dict, earlier: dict, save: Callable[[], None]
-) -> None:
-    """Hold the contests of the projections that are wanted, and show each."""
-    if "peers" not in arguments.only:
-        return
+def _hold_peers(arguments: argparse.Namespace, found: dict, save: Callable[[], None]) -> None:
+    """Hold the contests of the projections that are not known, and show each."""
     setting = _changed(peers.Setting(), arguments)
     for model in (model for model in arguments.models if model in peers.MODELS):
         tasks = [
@@ -177,20 +174,11 @@ def _hold_peers(
             for contender in arguments.peers
         ]
         held = peers.begin(tasks)
-        known = [old for old in earlier["peers"] if _same(old, held) and peers.finished(old)]
-        found["peers"].append(known[0] if known else held)
-        if not known:
-            peers.contest(tasks, held, int(0.8 * total_memory()), save)
-        save()
-        print(peers.table(found["peers"][-1]), flush=True)
-
-
-def _same(old: dict, new: dict) -> bool:
-    """Whether two contests have the same model, setting and contenders."""
-    names = [[result["contender"] for result in held["results"]] for held in (old, new)]
-    return (old["model"], old["setting"]) == (new["model"], new["setting"]) and (
-        names[0] == names[1]
-    )
+        if any(peers.finished(old) and peers.same(old, held) for old in found["peers"]):
+            continue
+        found["peers"] = [old for old in found["peers"] if old["model"] != model] + [held]
+        peers.contest(tasks, held, int(0.8 * total_memory()), save)
+        print(peers.table(held), flush=True)
 
 
 def _changed(setting: Setting, arguments: argparse.Namespace) -> Setting:

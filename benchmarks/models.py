@@ -176,7 +176,8 @@ def markdown(record: dict) -> str:
         f"{report.origin(record['machine'], record['settings']['command'])}, {packages}.",
         _ALL.rstrip(),
     ]
-    for name, measured in found["parts"].items():
+    for name in (name for name in PARTS if name in found["parts"]):
+        measured = found["parts"][name]
         sections += [
             f"### {PARTS[name].title}",
             f"{_facts(measured['setting'])}. {PARTS[name].explanation.rstrip()}",

@@ -88,6 +88,12 @@ def finished(held: dict) -> bool:
     return all("reason" in r or len(r["seconds"]) == rounds for r in held["results"])
 
 
+def same(old: dict, new: dict) -> bool:
+    """Whether two contests have the same model, setting and contenders."""
+    names = [[result["contender"] for result in held["results"]] for held in (old, new)]
+    return [old["model"], old["setting"], names[0]] == [new["model"], new["setting"], names[1]]
+
+
 def contest(
     tasks: list[PeerTask], held: dict, memory_bytes: int, after_turn: Callable[[], None]
 ) -> None:

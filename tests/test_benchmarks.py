@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -396,7 +397,9 @@ def test_settings_come_from_the_command_line_and_known_results_are_kept(tmp_path
     monkeypatch.setattr(models, "table", lambda part, measured: "")
     assert run() == [("few", "gpt2", 8), ("few", "vit-b16", 8), ("many", "gpt2", 64)]
     assert run("--resume") == []
-    assert run("--resume", "--n", "4")[0] == ("few", "gpt2", 4)
+    assert run("--resume", "--only", "many", "--n", "4") == [("many", "gpt2", 4)]
+    parts = json.loads((tmp_path / "r.json").read_text())["models"]["parts"]
+    assert [result["model"] for result in parts["few"]["results"]] == ["gpt2", "vit-b16"]
 
 
 def test_the_whole_run_is_eight_models_of_real_size():
