@@ -15,7 +15,7 @@ class TRAK(Formed):
     package = "traker"
 
     def setup(self) -> None:
-        """Make the projector with its default blocks of 200 columns."""
+        """Make the projector with blocks of its default size."""
         from trak.projectors import BasicProjector, ProjectionType
 
         self.setting = f"rademacher, {self.block} samples a pass"
