@@ -53,8 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         help="tables of models: a few samples, many samples, peers of the projection (all)",
     )  # fmt: skip
     parser.add_argument("--peers", nargs="+", choices=PROJECTORS, default=list(PROJECTORS))
-    parser.add_argument("--n", type=int, help="samples of a model (8; many, peers: 64)")
-    parser.add_argument("--tokens", type=int, help="of a language model's sample (64; 128)")
+    parser.add_argument("--n", type=int, help="samples of a model (8; many: 64; peers: 32)")
+    parser.add_argument(
+        "--tokens", type=int, help="of a language model's sample (64; many, peers: 128)"
+    )
     parser.add_argument("--draws", type=int, help="cotangents of an estimate (2)")
     parser.add_argument("--dim", type=int, help="columns of a projection (4096)")
     parser.add_argument("--block", type=int, help="samples of a pass, for peers (16)")

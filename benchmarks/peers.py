@@ -41,7 +41,7 @@ class Setting:
         rounds: timed turns of every contender.
     """
 
-    n: int = 64
+    n: int = 32
     tokens: int = 128
     dim: int = 4096
     block: int = 16

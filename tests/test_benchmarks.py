@@ -342,7 +342,7 @@ def test_the_row_of_a_peer_and_of_one_that_cannot_run():
     absent = {"contender": "trak", "seconds": [], "reason": "RuntimeError: no | memory"}
     held = {"model": "pythia-70m", "setting": asdict(peers.Setting())}
     text = peers.markdown([{**held, "results": [plain, peer, absent]}])
-    assert "Pythia-70M, n = 64, 128 tokens, to 4,096:" in text
+    assert "Pythia-70M, n = 32, 128 tokens, to 4,096:" in text
     assert "| Bergson | 63% | 3.50 s | 2.50 | 1.00 GB | 3,600 | 2.0% |" in text
     assert "| TRAK, BasicProjector | – | – (RuntimeError: no \\| memory) |" in text
 
