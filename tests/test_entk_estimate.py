@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from conescope.engine import entk, estimate_distance, estimate_entk, plan
+from conescope.engine.compute.budget import Cut
+from conescope.engine.compute.shape import Shape
+from conescope.engine.problem import Problem
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel
 from problems import PROBLEMS, problem_named
@@ -104,6 +107,34 @@ def test_plan_covers_every_layer(problem, outputs):
     assert all(p.seconds > 0 < p.flops for p in expected.layers if p.route != "unused")
     assert expected.seconds > expected.passes
     assert all(layer.layer in str(expected) for layer in expected.layers)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("cut", [None, (2, 2, 2), (1, 4, 1)])
+def test_a_plan_is_what_runs(monkeypatch, problem, cut):
+    """Execution asks the shapes for the same products, by the same routes, as the plan does."""
+    asked: list[str] = []
+    cost = Shape.cost
+
+    def noted(shape: Shape, *sizes):
+        found = cost(shape, *sizes)
+        if not shape.formed:
+            asked.append(f"{shape} {sizes} {found.route}")
+        return found
+
+    monkeypatch.setattr(Shape, "cost", noted)
+    if cut is not None:
+        block, chunk, cotangents = cut
+        pieces = Cut(block, chunk, cotangents, 50, 0)
+        monkeypatch.setattr(Problem, "pieces", lambda *_: pieces)
+    model, x = problem.build(), problem.samples(5)
+    for y in (None, problem.samples(3)):
+        plan(model, x, y)
+        planned = sorted(asked)
+        asked.clear()
+        entk(model, x, y, check=False)
+        assert sorted(asked) == planned
+        asked.clear()
 
 
 def test_plan_counts_a_linear_layer():

@@ -130,6 +130,26 @@ def test_the_same_call_gives_the_same_bits():
     assert not torch.equal(first, cs.project(model, x, dim=80, seed=1).values)
 
 
+class Wrapped(nn.Module):
+    """A wrapper as the adapters of measuring/ are: it says where the user's model is."""
+
+    wrapped_as = "inner"
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_wrapper_does_not_change_a_projection():
+    problem = problem_named("mlp")
+    model, x = problem.build(), problem.samples()
+    plain = cs.project(model, x, dim=80).values
+    assert torch.equal(cs.project(Wrapped(model).eval(), x, dim=80).values, plain)
+
+
 def test_a_route_does_not_change_a_projection():
     """A head that is zero at first sends what comes before it the general route."""
     model = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 3)).double()

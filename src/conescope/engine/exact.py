@@ -226,8 +226,7 @@ def _kernel(
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
         if part.recheck is not None:
             part.recheck.expect(-(-len(problem.x) // pieces.block))
-        for start in range(0, len(part.cotangents), pieces.cotangents):
-            group = slice(start, min(len(part.cotangents), start + pieces.cotangents))
+        for group in pieces.groups(len(part.cotangents)):
             _add_group(accumulator, factory, part, group, pieces)
     return accumulator.finish()
 
@@ -236,15 +235,14 @@ def _add_group(
     accumulator: Accumulator, factory: Factory, problem: Problem, group: slice, pieces: Cut
 ) -> None:
     """Add the products of all pairs of chunks, for some of the cotangents."""
-    x, y, size = problem.x, problem.y, pieces.chunk
+    x, y = problem.x, problem.y
     cotangents = problem.cotangents.part(group.start, group.stop)
-    scratch = factory.scratch
+    held, terms = None, {}
     with closing(TemporaryFile() if pieces.spilled else Memory()) as store:
-        for start in range(0, len(x), size):
-            left = factory(x[start : start + size], cotangents, store)
-            if y is None:
-                accumulator.add(left, None, start, start, group, scratch, store)
-            for begin in range(0, start if y is None else len(y), size):
-                other = x if y is None else y
-                right = factory(other[begin : begin + size], cotangents, store)
-                accumulator.add(left, right, start, begin, group, scratch, store)
+        for left, right in pieces.pairs(*problem.samples):
+            if left != held:
+                held, terms = left, factory(x[left], cotangents, store)
+            other, column = None, left
+            if right is not None:
+                other, column = factory((x if y is None else y)[right], cotangents, store), right
+            accumulator.add(terms, other, left.start, column.start, group, factory.scratch, store)

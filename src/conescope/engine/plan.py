@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from conescope.engine.compute.budget import Cut, parse_memory
 from conescope.engine.compute.products import Memory, Scratch
-from conescope.engine.compute.shape import Shape
+from conescope.engine.compute.shape import Cost, Shape, cost_of_rows
 from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
 from conescope.engine.passes import Factory
@@ -61,6 +61,7 @@ class Plan:
         block: samples of one forward pass.
         chunk: samples whose factors are held together.
         cotangents: cotangents taken together.
+        spilled: whether the factors, which do not fit into the budget, wait in a temporary file.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -70,6 +71,7 @@ class Plan:
     block: int
     chunk: int
     cotangents: int
+    spilled: bool
 
     @property
     def seconds(self) -> float:
@@ -92,6 +94,7 @@ class Plan:
         lines.append(
             f"forward and backward passes {self.passes:.3f} s; in all {self.seconds:.3f} s, "
             f"{self.bytes / 1e6:.0f} MB beyond the model and the kernel"
+            f"{', and the factors in a temporary file' if self.spilled else ''}"
         )
         return "\n".join(lines)
 
@@ -144,7 +147,7 @@ def _plan(problem: Problem, budget: int) -> Plan:
             layers.setdefault(layer_of(name), []).extend(planned)
         work = part.survey.work
         for name, size in (*work.rows.items(), *work.general.items()):
-            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
+            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, pieces, speed))
     for name in problem.parameters:
         if problem.survey.route(name) == "unused":
             unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
@@ -155,7 +158,7 @@ def _plan(problem: Problem, budget: int) -> Plan:
         sum(_passes(part, pieces) for part, pieces in cuts),
         sum(_pass_flops(part, pieces) for part, pieces in cuts),
         max(pieces.bytes for _, pieces in cuts),
-        first.block, first.chunk, first.cotangents,
+        first.block, first.chunk, first.cotangents, first.spilled,
     )  # fmt: skip
 
 
@@ -215,22 +218,37 @@ def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) ->
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
-    n, m = problem.samples
-    cost = shape.cost(n, m, len(problem.cotangents), problem.pairing)
-    rows = min(pieces.chunk, n) * pieces.cotangents * shape.held
-    return LayerPlan(
-        layer_of(name), cost.route, cost.flops, rows * problem.element, cost.seconds(speed)
-    )
+    costs = [shape.cost(*sizes, problem.pairing) for sizes in _products(problem, pieces)]
+    return _layer(problem, name, shape.held, pieces, costs, speed)
 
 
-def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
-    n, m = problem.samples
-    q = len(problem.cotangents)
-    columns = n / 2 if m is None else m
-    flops = 2.0 * n * columns * size * problem.pairing.pairs(q)
+def _rows(problem: Problem, name: str, size: int, pieces: Cut, speed: Speed) -> LayerPlan:
     route = "general" if name in problem.survey.routes.general else "rows"
-    held = (n + (m or 0)) * q * size * problem.element
-    return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
+    costs = [
+        cost_of_rows(route, size, *sizes, problem.pairing) for sizes in _products(problem, pieces)
+    ]
+    return _layer(problem, name, size, pieces, costs, speed)
+
+
+def _products(problem: Problem, pieces: Cut) -> Iterator[tuple[int, int | None, int]]:
+    """Yield the numbers of samples n and m, and of cotangents, of all products that are made."""
+    for group in pieces.groups(len(problem.cotangents)):
+        for left, right in pieces.pairs(*problem.samples):
+            m = None if right is None else right.stop - right.start
+            yield left.stop - left.start, m, group.stop - group.start
+
+
+def _layer(
+    problem: Problem, name: str, held: int, pieces: Cut, costs: Sequence[Cost], speed: Speed
+) -> LayerPlan:
+    samples = min(pieces.chunk, len(problem.x) + len(() if problem.y is None else problem.y))
+    return LayerPlan(
+        layer_of(name),
+        " + ".join(dict.fromkeys(cost.route for cost in costs)),
+        sum(cost.flops for cost in costs),
+        samples * pieces.cotangents * held * problem.element,
+        sum(cost.seconds(speed) for cost in costs),
+    )
 
 
 def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:

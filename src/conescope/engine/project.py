@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from conescope.engine.general import without_rules
 from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches, rows_and_columns
 from conescope.engine.problem import Problem, forget_survey, prepared, survey_model
 from conescope.engine.selfcheck import refuse_mixed_gradients, sample_problem
-from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.forward import RoutesChangedError, shown
 from conescope.engine.tracing.survey import Survey, real_numbers
 from conescope.errors import KernelError
 from conescope.kernel.features import Features
@@ -85,7 +86,8 @@ def project(
         if first:
             _, survey = compute(sample_problem(problem), False, "model", memory, check)
             problem = dataclasses.replace(problem, survey=survey)
-        sketch = Sketch(dim, groups, seed, problem.cotangents.like.to(problem.dtype))
+        like = problem.cotangents.like.to(problem.dtype)
+        sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
         recheck = problem.recheck
         verify = first or (check and recheck is not None and recheck.verify)
         values, problem = _by_some_route(problem, sketch, budget, verify)

@@ -6,7 +6,7 @@ import bisect
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -126,6 +126,20 @@ class Cut:
     scratch: int
     bytes: int
     spilled: bool = False
+
+    def pairs(self, n: int, m: int | None) -> Iterator[tuple[slice, slice | None]]:
+        """Yield the pairs of chunks of n and m samples, None for a chunk with itself."""
+        for start in range(0, n, self.chunk):
+            left = slice(start, min(n, start + self.chunk))
+            if m is None:
+                yield left, None
+            for begin in range(0, start if m is None else m, self.chunk):
+                yield left, slice(begin, min(n if m is None else m, begin + self.chunk))
+
+    def groups(self, q: int) -> Iterator[slice]:
+        """Yield the cotangents, of which there are q, that are taken together."""
+        for start in range(0, q, self.cotangents):
+            yield slice(start, min(q, start + self.cotangents))
 
 
 def default_memory(devices: Iterable[torch.device]) -> int:

@@ -165,6 +165,7 @@ class Shape:
             q: cotangents.
             pairing: which of them are multiplied.
         """
+        pairing = Pairing.SUMMED if q == 1 else pairing
         if self.sparse:
             return self._by_tokens(n, m, q, pairing)
         gradients = self._by_gradients(n, m, q, pairing)
@@ -198,6 +199,11 @@ class Shape:
         samples = n + (m or 0)
         products = 2.0 * _pairs(n, m) * self.positions * self.outputs * pairing.pairs(q) / 2
         return Cost("tokens", 0.0, products, 3 * samples * q * self.cotangent)
+
+
+def cost_of_rows(route: str, size: int, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:
+    """Return the cost of the products of rows of some size; see `Shape.cost`."""
+    return Cost(route, 2.0 * _pairs(n, m) * size * pairing.pairs(q))
 
 
 def _pairs(n: int, m: int | None) -> float:

@@ -13,6 +13,7 @@ of as many slots, and the convolutions of all positions are products of small ma
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -115,13 +116,22 @@ class Sketch:
         groups: R, the number of equal groups.
         seed: decides the hashes.
         like: a tensor of the dtype and device of what will be sketched.
+        named: from a parameter's name to the one that decides its hashes.
     """
 
-    def __init__(self, dim: int, groups: int, seed: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        dim: int,
+        groups: int,
+        seed: int,
+        like: Tensor,
+        named: Callable[[str], str] = lambda name: name,
+    ) -> None:
         group = dim // groups
         divisors = [d for d in range(1, group + 1) if group % d == 0]
         self.width = min(divisors, key=lambda d: max(d / _WIDTH, _WIDTH / d))
         self.blocks, self.groups, self.seed, self.like = dim // self.width, groups, seed, like
+        self._named = named
         self._axes: dict[str, tuple[Axis, Axis]] = {}
 
     def part(self, group: int | None) -> slice:
@@ -135,7 +145,13 @@ class Sketch:
         """Return the hashes of the rows and of the columns of a parameter."""
         if name not in self._axes:
             made = [
-                Axis(size, self.blocks, self.width, f"{self.seed} {axis} {name}", self.like)
+                Axis(
+                    size,
+                    self.blocks,
+                    self.width,
+                    f"{self.seed} {axis} {self._named(name)}",
+                    self.like,
+                )
                 for axis, size in (("rows", rows), ("columns", columns))
             ]
             self._axes[name] = made[0], made[1]
