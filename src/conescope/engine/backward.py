@@ -23,7 +23,12 @@ from conescope.engine.tracing.forward import (
     forward,
     refuse_other_outputs,
 )
-from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
+from conescope.engine.tracing.routes import (
+    Norms,
+    follow,
+    norms_of_samples,
+    refuse_exchanged_samples,
+)
 
 Gradients = Sequence[Tensor | None]
 """For each call, the gradient at its target; None where no output depends on it."""
@@ -53,29 +58,42 @@ class BlockPass:
         refuse_other_outputs(self.outputs, problem.cotangents.width)
         self._last: tuple[Tensor, Gradients] | None = None
 
-    def backward(self, cotangents: Tensor, verify: bool) -> Iterator[Gradients]:
-        """Yield the gradients of each cotangent [q, c]; none if there are no calls.
+    def backward(self, cotangents: Tensor, verify: bool) -> Iterator[tuple[int, Gradients]]:
+        """Yield the number of each cotangent [q, c] and its gradients; none if there are no calls.
+
+        They are many: whoever takes them lets go of them before the next ones are asked for.
 
         Args:
             cotangents: [q, c].
             verify: whether to check that the model keeps the order of the samples, which is done
                 in any case for models that pick by an index.
         """
-        routes, last = self.problem.survey.routes, len(cotangents) - 1
-        verify = (verify or routes.picks) and bool(self.calls)
-        if verify and self.problem.pairing is not Pairing.APART:  # draws are random enough
+        problem, last = self.problem, len(cotangents) - 1
+        verify = (verify or problem.survey.routes.picks) and bool(self.calls)
+        if verify and problem.pairing is not Pairing.APART:  # draws are random enough
             cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
-            self._verify(cotangent, _gradients(self.outputs, self.calls, cotangent, True))
+            norms = self._norms(_gradients(self.outputs, self.calls, cotangent, True))
+            refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, True)
             verify = False
         for k, cotangent in enumerate(cotangents if self.calls else ()):
             gradients = _gradients(self.outputs, self.calls, cotangent, verify or k < last)
-            if verify:
-                self._verify(cotangent, gradients)
-                verify = False
-            if any(gradients[number] is not None for number in routes.idle):
+            if any(gradients[number] is not None for number in problem.survey.routes.idle):
                 raise RoutesChangedError
-            self._last = cotangent, gradients
-            yield gradients
+            norms = self._norms(gradients) if verify and k == last else None
+            if self._compares_gradients:
+                self._last = cotangent, gradients
+            yield k, gradients
+            del gradients  # before there are others
+            if norms is not None:
+                refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
+
+    @property
+    def _compares_gradients(self) -> bool:
+        recheck = self.problem.recheck
+        return recheck is not None and not recheck.thorough and self.problem.checks_gradients
+
+    def _norms(self, gradients: Gradients) -> Norms:
+        return norms_of_samples(self.calls, gradients, len(self.x))
 
     def compare(self) -> None:
         """Compare outputs, and the last cotangent's gradients, with those of parts of the block.
@@ -114,9 +132,6 @@ class BlockPass:
                 if same_shape and bool((whole - single).norm() > bound * single.norm()):
                     refuse_mixed_gradients(problem, self.x)
                     raise RoutesChangedError
-
-    def _verify(self, cotangent: Tensor, gradients: Gradients) -> None:
-        refuse_exchanged_samples(self.outputs, self.calls, cotangent, gradients)
 
 
 def compare_outputs(problem: Problem, x: Tensor, outputs: Tensor | None = None) -> None:

@@ -54,11 +54,13 @@ def rows_and_columns(p: Tensor) -> tuple[int, int]:
 def _add_by_rules(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:
     """Add the sketches of the parameters that layer rules take, for a block of samples x."""
     done, draws = BlockPass(problem, x), len(problem.cotangents)
-    for k, gradients in enumerate(done.backward(problem.cotangents.part(0, draws), verify)):
+    for k, gradients in done.backward(problem.cotangents.part(0, draws), verify):
         blocks = sketch.part(k if draws > 1 else None)
-        for call, g in zip(done.calls, gradients, strict=True):
-            if g is not None:
+        for number, call in enumerate(done.calls):
+            if (g := gradients[number]) is not None:
                 _add_call(problem, sketch, out, call, g, blocks)
+                del g
+        del gradients
     done.compare()
 
 

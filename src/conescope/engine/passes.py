@@ -102,9 +102,10 @@ class _Collector:
         """Take in a block of samples, x, by the layer rules."""
         done = BlockPass(self.factory.problem, x)
         open_terms = self._open(block, done.calls)
-        for k, gradients in enumerate(done.backward(self.cotangents, self.factory.verify)):
+        for k, gradients in done.backward(self.cotangents, self.factory.verify):
             self._take_outer(open_terms, k, done.calls, gradients)
             self._take_rows(block, k, done.calls, gradients)
+            del gradients
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
         self._form(block, slice(0, len(self.cotangents)), open_terms, stacked=True)
         for term in itertools.chain.from_iterable(self.outer.values()):

@@ -35,9 +35,11 @@ _FEW = 2**20
 """Parameters of so few numbers in all are checked in one go, whatever the budget."""
 _MOST = 16
 """Samples whose gradients are compared with those of each alone."""
-_HELD = 6
-"""Gradients held at once: that of a batch, that of its samples alone, one being computed (three of
-a tied weight), and what the allocator cannot hand out again at once."""
+_TOGETHER = 2.5
+"""Gradients of all parameters of a group held at once: those of two samples alone, or their sum and
+that of a batch; and what the allocator cannot hand out again at once."""
+_COMPUTED = 3
+"""Gradients of one parameter held beside those: one that is computed, three of a tied weight."""
 _WEIGHT = 0.5
 """w, of the second sample; a power of two, so that multiplying by it rounds nothing."""
 
@@ -108,13 +110,13 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
     apart = norm = 0.0
     general, reentrant = set(problem.survey.routes.general), problem.survey.routes.reentrant
     for group in _groups(problem, budget):
+        alone = _alone(problem, group, reentrant)
         try:
             batch = _in_batch(problem, group)
         except RoutesChangedError:
             if problem.survey.routes.ruled:
                 raise
             batch = None  # only gradients of samples alone are used then
-        alone = _alone(problem, group, reentrant)
         for name in list(alone.keys() | (batch or {}).keys()):
             found = None if batch is None else batch.pop(name, None)
             single = alone.pop(name, None)
@@ -255,13 +257,17 @@ def _square(gradient: Tensor) -> float:
 
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
-    largest = max(real_numbers(p) for p in problem.parameters.values())
-    return _HELD * problem.element * largest
+    return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem))
+
+
+def _largest(problem: Problem) -> int:
+    return max(real_numbers(p) for p in problem.parameters.values())
 
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
-    most = max(_FEW, budget // (2 * _HELD * problem.element))
+    room = budget // problem.element - _COMPUTED * _largest(problem)
+    most = max(_FEW, round(room / _TOGETHER))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     group: dict[str, nn.Parameter] = {}
     for name, p in problem.parameters.items():

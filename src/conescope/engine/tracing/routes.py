@@ -143,11 +143,23 @@ def follow(
     return outputs, calls
 
 
+Norms = Sequence[Tensor | None]
+"""For each call, the norm of each sample's part of the gradient at its target, [b]."""
+
+
+def norms_of_samples(
+    calls: Sequence[Call], gradients: Sequence[Tensor | None], samples: int
+) -> Norms:
+    """Return the norms of the parts of gradients that belong to each sample of a batch."""
+    everyone = slice(None)
+    return [
+        None if g is None else call.of_samples(g, everyone).reshape(samples, -1).norm(dim=1)
+        for call, g in zip(calls, gradients, strict=True)
+    ]
+
+
 def refuse_exchanged_samples(
-    outputs: Tensor,
-    calls: Sequence[Call],
-    cotangent: Tensor,
-    gradients: Sequence[Tensor | None],
+    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, norms: Norms, retain: bool
 ) -> None:
     """Check by one more backward pass that the model keeps the order of the samples of a batch.
 
@@ -155,10 +167,11 @@ def refuse_exchanged_samples(
     of each call, unless the model has changed the order.
 
     Args:
-        outputs: [b, c], whose graph is kept.
+        outputs: [b, c].
         calls: the recorded calls.
         cotangent: [c].
-        gradients: those of cotangent · outputs, summed over the samples, at each call's target.
+        norms: of the gradients of cotangent · outputs, summed over the samples.
+        retain: whether the graph is needed again.
 
     Raises:
         RoutesChangedError: if it has.
@@ -166,25 +179,18 @@ def refuse_exchanged_samples(
     generator = torch.Generator().manual_seed(0)
     exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
     weights = (0.5**exponents).to(outputs)
-    weighted = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         outputs,
         [call.target for call in calls],
         weights[:, None] * cotangent,
-        retain_graph=True,
+        retain_graph=retain,
         allow_unused=True,
     )
-    everyone = slice(None)
-    for call, g, h in zip(calls, gradients, weighted, strict=True):
-        if g is not None and h is not None:
-            norm, found = (_norms(call.of_samples(part, everyone), len(outputs)) for part in (g, h))
+    for norm, found in zip(norms, norms_of_samples(calls, gradients, len(outputs)), strict=True):
+        if norm is not None and found is not None:
             expected = norm * weights.to(norm)
             if bool(((found - expected).abs() > _LOOSE * expected).any()):
                 raise RoutesChangedError
-
-
-def _norms(gradient: Tensor, samples: int) -> Tensor:
-    """Return the norm of each sample's part of a gradient [samples, …]."""
-    return gradient.reshape(samples, -1).norm(dim=1)
 
 
 def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
