@@ -759,7 +759,9 @@ PROBLEMS = [
     Problem(
         "positions",
         lambda: Apply(
-            lambda m, x: m.b(m.norm(m.a(x) + m.p(torch.arange(4)[None]) + m.q[:, :4]).flatten(1)),
+            lambda m, x: m.b(
+                m.norm(m.a(x) + m.p(torch.arange(4, device=x.device)[None]) + m.q[:, :4]).flatten(1)
+            ),
             a=nn.Embedding(7, 3),
             p=nn.Embedding(9, 3, padding_idx=1),
             q=nn.Parameter(torch.ones(1, 6, 3)),
@@ -771,7 +773,7 @@ PROBLEMS = [
     Problem(
         "positions without an axis",
         lambda: Apply(
-            lambda m, x: m.a(x).tanh() * m.p(torch.arange(4)) + m.p.weight[1],
+            lambda m, x: m.a(x).tanh() * m.p(torch.arange(4, device=x.device)) + m.p.weight[1],
             a=nn.Embedding(7, 3),
             p=nn.Embedding(5, 3),
         ),
