@@ -876,7 +876,7 @@ PROBLEMS = [
         "frozen tokens",
         lambda: Apply(
             lambda m, x: m.b(m.frozen[x] * m.s + m.t).tanh().sum(1),
-            frozen=torch.linspace(-1, 2, 28).view(7, 4),
+            frozen=nn.Buffer(torch.linspace(-1, 2, 28).view(7, 4)),
             s=nn.Parameter(torch.ones(4)),
             t=nn.Parameter(torch.ones(5, 4)),
             b=nn.Linear(4, 3),
