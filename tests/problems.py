@@ -759,7 +759,9 @@ PROBLEMS = [
     Problem(
         "positions",
         lambda: Apply(
-            lambda m, x: m.b(m.norm(m.a(x) + m.p(torch.arange(4)[None]) + m.q[:, :4]).flatten(1)),
+            lambda m, x: m.b(
+                m.norm(m.a(x) + m.p(torch.arange(4, device=x.device)[None]) + m.q[:, :4]).flatten(1)
+            ),
             a=nn.Embedding(7, 3),
             p=nn.Embedding(9, 3, padding_idx=1),
             q=nn.Parameter(torch.ones(1, 6, 3)),
@@ -771,7 +773,7 @@ PROBLEMS = [
     Problem(
         "positions without an axis",
         lambda: Apply(
-            lambda m, x: m.a(x).tanh() * m.p(torch.arange(4)) + m.p.weight[1],
+            lambda m, x: m.a(x).tanh() * m.p(torch.arange(4, device=x.device)) + m.p.weight[1],
             a=nn.Embedding(7, 3),
             p=nn.Embedding(5, 3),
         ),
@@ -874,7 +876,7 @@ PROBLEMS = [
         "frozen tokens",
         lambda: Apply(
             lambda m, x: m.b(m.frozen[x] * m.s + m.t).tanh().sum(1),
-            frozen=torch.linspace(-1, 2, 28).view(7, 4),
+            frozen=nn.Buffer(torch.linspace(-1, 2, 28).view(7, 4)),
             s=nn.Parameter(torch.ones(4)),
             t=nn.Parameter(torch.ones(5, 4)),
             b=nn.Linear(4, 3),

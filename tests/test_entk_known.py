@@ -54,7 +54,7 @@ def test_uses_of_a_weight_in_two_orders_are_not_joined():
 def test_positions_are_tokens_and_form_no_table():
     problem = problem_named("positions")
     model, x = problem.build(), problem.samples()
-    with prepared(model, x, None, None, convention("sum")) as prepared_problem:
+    with prepared(model, x, None, None, *convention("sum")) as prepared_problem:
         survey = prepared_problem.survey
         _, calls = follow(model, prepared_problem.parameters, x, survey.routes)
     assert "p.weight" in survey.work.shapes

@@ -134,7 +134,7 @@ def compute(
         Pairing.SUMMED: (n, m or n), Pairing.FULL: (n, q, m or n, q), Pairing.APART: (q, n, m or n)
     }[problem.pairing]  # fmt: skip
     finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
-    decisive = [_decisive(values, m is None) for values in layers.values()]
+    decisive = [_decisive(values, m is None).to(problem.dtype) for values in layers.values()]
     if not all(map(is_finite, decisive)):
         raise_not_finite(problem)
     if not any(bool(values.any()) for values in decisive):

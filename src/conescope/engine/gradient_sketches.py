@@ -70,10 +70,10 @@ def _add_call(
     """Add the sketches of the parameters of one call, from the gradient at its target."""
     names = call.names
     outer = call.outer
-    if outer is not None and "weight" in names:
+    if outer is not None and "weight" in names and "weight" not in outer.pulls:
         weight = names["weight"]
         shape = rows_and_columns(problem.parameters[weight])
-        if _by_factors(outer, sketch):
+        if _is_stored_as(outer, shape) and _by_factors(outer, sketch):
             _add_factors(sketch, out, outer, g, sketch.axes(weight, *shape), blocks)
             del names["weight"]
         elif outer.shape.convolved:
@@ -85,11 +85,21 @@ def _add_call(
         sketch.add_rows(out, names[role], rows.view(len(rows), *shape), blocks)
 
 
+def _features_first(call: OuterCall) -> bool:
+    """Return whether the rows of a weight number features, or tokens, and its columns outputs."""
+    return call.shape.sparse or call.order.startswith("a")
+
+
+def _is_stored_as(call: OuterCall, shape: tuple[int, int]) -> bool:
+    """Return whether outputs are one axis of the matrix of a weight, and features the other."""
+    sizes = call.shape.outputs, call.shape.inputs
+    one_block = call.shape.groups == 1 and len(call.order) <= len("oa")
+    return one_block and shape == (sizes[::-1] if _features_first(call) else sizes)
+
+
 def _by_factors(call: OuterCall, sketch: Sketch) -> bool:
     """Return whether sketches of the factors are cheaper than forming the gradient first."""
     shape = call.shape
-    if shape.groups > 1:
-        return False
     if shape.sparse or shape.size > MOST_FORMED:
         return True
     short, long = sorted((shape.outputs, shape.inputs))
@@ -107,7 +117,7 @@ def _add_factors(
     shape = call.shape
     cotangent = call.cotangent(g)[:, 0]
     step = max(1, POSITIONS // shape.positions)
-    outputs, inputs = axes[::-1] if shape.sparse or call.order == "ao" else axes
+    outputs, inputs = axes[::-1] if _features_first(call) else axes
     for start in range(0, len(cotangent), step):
         some = cotangent[start : start + step].permute(1, 0, 2)
         samples = some.shape[1]

@@ -233,7 +233,7 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
             outputs, _ = record(problem.model, ruled, problem.x, attached=True)
     else:
         outputs = forward(problem.model, feedable(problem.x))
-    weights = outputs.new_tensor([1.0, _WEIGHT])
+    weights = torch.tensor([1.0, _WEIGHT], dtype=outputs.dtype, device=outputs.device)
     with attempted():
         scalar = weights @ (outputs @ problem.cotangents.part(0, 1)[0])
         return autograd_gradients(scalar, problem.model, group, survey.routes.reentrant, False)

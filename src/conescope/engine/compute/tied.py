@@ -96,7 +96,7 @@ def _shared(
         first = passed[starts + counts] - passed[starts]
         kinds = torch.stack([first, counts - first], dim=1)
     different, kind = torch.unique(kinds, dim=0, return_inverse=True)
-    for number, (left, right) in enumerate(different.tolist()):
+    for number, (left, right) in enumerate(different.cpu().tolist()):
         if left and right:
             start = starts[kind == number][:, None]
             before = 0 if symmetric else left
