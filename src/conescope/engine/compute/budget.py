@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from conescope.engine.compute.contractions import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
+from conescope.engine.compute.factors import CHUNK_ELEMENTS, CHUNK_OUTPUTS, KNOWN_ELEMENTS
 from conescope.engine.compute.shape import Shape
 from conescope.errors import KernelError
 

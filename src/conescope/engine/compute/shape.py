@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from conescope.engine.compute.speed import Speed
@@ -199,6 +201,31 @@ class Shape:
         samples = n + (m or 0)
         products = 2.0 * _pairs(n, m) * self.positions * self.outputs * pairing.pairs(q) / 2
         return Cost("tokens", 0.0, products, 3 * samples * q * self.cotangent)
+
+
+class Use(Protocol):
+    """One use of the weight by an operation, for a block of samples.
+
+    Attributes:
+        source: what the features are written from.
+    """
+
+    source: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes of the weight in this use."""
+        ...
+
+    def write_features(self, out: Tensor, start: int, stop: int) -> None:
+        """Write the features of samples start … stop − 1 to `out`, [stop − start, g, T, a].
+
+        Tokens are written as integers, with a = 1.
+        """
+
+    def gradients(self, cotangent: Tensor) -> Tensor:
+        """Return the gradients of some outputs' weights, [b, g, o′, a], from [b, g, o′, T]."""
+        ...
 
 
 def cost_of_rows(route: str, size: int, n: int, m: int | None, q: int, pairing: Pairing) -> Cost:

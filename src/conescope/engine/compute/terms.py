@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.contractions import add_gradient_products, add_position_products
-from conescope.engine.compute.factors import Factors
+from conescope.engine.compute.factors import Factors, add_gradient_products, add_position_products
 from conescope.engine.compute.products import Memory, Scratch, add_products, full_precision, mirror
 from conescope.engine.compute.shape import Pairing, Shape
 from conescope.engine.compute.tied import add_tied_products, add_token_products
