@@ -10,6 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import conescope as cs
@@ -231,6 +232,14 @@ def test_a_budget_that_is_named_suffices():
     least = float(least) - 1e6
     with pytest.raises(KernelError, match="too small"):
         cs.project(model, x, memory=least)
+
+
+def test_a_budget_counts_gradients_of_weights_that_are_stored_otherwise():
+    model = Apply(lambda m, x: F.embedding(x, m.e.weight.view(-1, 32)), e=nn.Embedding(200_000, 32))
+    x = torch.zeros(4, 3).long()
+    with pytest.raises(KernelError, match="too small"):
+        cs.project(model, x, dim=48, memory="400MB", check=False)
+    cs.project(model.e, x, dim=48, memory="400MB", check=False)
 
 
 PEAK = """

@@ -14,7 +14,7 @@ from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
 )
-from conescope.engine.tracing.survey import real_numbers
+from conescope.engine.tracing.survey import features_first, has_factors_of, rows_and_columns
 
 MOST_FORMED = 2**22
 """Gradients of outer products of more numbers are never formed."""
@@ -45,12 +45,6 @@ def add_sketches(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verif
         _add_by_general_route(problem, sketch, x, out)
 
 
-def rows_and_columns(p: Tensor) -> tuple[int, int]:
-    """Return the sizes of the matrix of real numbers as which a parameter is projected."""
-    rows = len(p) if p.dim() > 1 else p.numel()
-    return rows, real_numbers(p) // rows
-
-
 def _add_by_rules(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:
     """Add the sketches of the parameters that layer rules take, for a block of samples x."""
     done, draws = BlockPass(problem, x), len(problem.cotangents)
@@ -73,7 +67,7 @@ def _add_call(
     if outer is not None and "weight" in names and "weight" not in outer.pulls:
         weight = names["weight"]
         shape = rows_and_columns(problem.parameters[weight])
-        if _is_stored_as(outer, shape) and _by_factors(outer, sketch):
+        if has_factors_of(outer, problem.parameters[weight]) and _by_factors(outer, sketch):
             _add_factors(sketch, out, outer, g, sketch.axes(weight, *shape), blocks)
             del names["weight"]
         elif outer.shape.convolved:
@@ -83,18 +77,6 @@ def _add_call(
     for role, rows in call.rows(g, names).items():
         shape = rows_and_columns(problem.parameters[names[role]])
         sketch.add_rows(out, names[role], rows.view(len(rows), *shape), blocks)
-
-
-def _features_first(call: OuterCall) -> bool:
-    """Return whether the rows of a weight number features, or tokens, and its columns outputs."""
-    return call.shape.sparse or call.order.startswith("a")
-
-
-def _is_stored_as(call: OuterCall, shape: tuple[int, int]) -> bool:
-    """Return whether outputs are one axis of the matrix of a weight, and features the other."""
-    sizes = call.shape.outputs, call.shape.inputs
-    one_block = call.shape.groups == 1 and len(call.order) <= len("oa")
-    return one_block and shape == (sizes[::-1] if _features_first(call) else sizes)
 
 
 def _by_factors(call: OuterCall, sketch: Sketch) -> bool:
@@ -117,7 +99,7 @@ def _add_factors(
     shape = call.shape
     cotangent = call.cotangent(g)[:, 0]
     step = max(1, POSITIONS // shape.positions)
-    outputs, inputs = axes[::-1] if _features_first(call) else axes
+    outputs, inputs = axes[::-1] if features_first(call) else axes
     for start in range(0, len(cotangent), step):
         some = cotangent[start : start + step].permute(1, 0, 2)
         samples = some.shape[1]

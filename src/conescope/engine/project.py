@@ -20,11 +20,11 @@ from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.exact import compute
 from conescope.engine.general import without_rules
-from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches, rows_and_columns
+from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches
 from conescope.engine.problem import Problem, forget_survey, prepared, survey_model
 from conescope.engine.selfcheck import refuse_mixed_gradients, sample_problem
 from conescope.engine.tracing.forward import RoutesChangedError, shown
-from conescope.engine.tracing.survey import Survey, real_numbers
+from conescope.engine.tracing.survey import Survey, real_numbers, rows_and_columns
 from conescope.errors import KernelError
 from conescope.kernel.features import Features
 
@@ -172,7 +172,9 @@ def _block(problem: Problem, sketch: Sketch, budget: int) -> int:
     general = sum(sizes[name] for name in problem.survey.routes.general)
     sides = [sum(rows_and_columns(p)) for p in problem.parameters.values()]
     written = max((s.features for s in work.outer), default=0)
-    formed = max(size if size <= MOST_FORMED else 0 for size in sizes.values())
+    rearranged = {name for name, shapes in work.shapes.items() if any(s.rearranged for s in shapes)}
+    whole = [size for name, size in sizes.items() if size <= MOST_FORMED or name in rearranged]
+    formed = max(whole, default=0)
     each = work.passing + work.passing // 4 + written + 3 * max(formed, *work.rows.values(), 0)
     fixed = POSITIONS * (6 * dim + 2 * max(sides)) + 3 * dim * sketch.width + 2 * written + 2**23
     if work.transformed:

@@ -117,6 +117,8 @@ class Shape:
             cheaper.
         tied: whether the weight has uses of another kind, too, so that the factors are needed.
         transposed: whether the weight is stored as [inputs, outputs].
+        rearranged: whether the parameter is stored otherwise than as one matrix whose axes are
+            outputs and inputs.
     """
 
     groups: int
@@ -128,6 +130,7 @@ class Shape:
     by_gradients: bool = False
     tied: bool = False
     transposed: bool = False
+    rearranged: bool = False
 
     @property
     def size(self) -> int:

@@ -100,6 +100,25 @@ def _factors_of(call: Call, role: Role) -> tuple[object, ...] | None:
     return None if role == "bias" or call.outer is None else call.outer.joins
 
 
+def rows_and_columns(p: Tensor) -> tuple[int, int]:
+    """Return the sizes of the matrix of real numbers as which a parameter is projected."""
+    rows = len(p) if p.dim() > 1 else p.numel()
+    return rows, real_numbers(p) // rows
+
+
+def features_first(call: OuterCall) -> bool:
+    """Return whether the rows of a weight number features, or tokens, and its columns outputs."""
+    return call.shape.sparse or call.order.startswith("a")
+
+
+def has_factors_of(call: OuterCall, parameter: Tensor) -> bool:
+    """Return whether the axes of the matrix of a parameter are the call's outputs and features."""
+    sizes = call.shape.outputs, call.shape.inputs
+    if "weight" in call.pulls or call.shape.groups > 1 or len(call.order) > len("oa"):
+        return False
+    return rows_and_columns(parameter) == (sizes[::-1] if features_first(call) else sizes)
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a pass of two samples tells about passes of any number of samples.
@@ -194,7 +213,9 @@ def survey_pair(
     shapes: dict[str, tuple[Shape, ...]] = {}
     kept = 0
     for name, parts in assignment.outer.items():
-        shapes[name] = tuple(_shape(calls, part, len(parts) > 1) for part in parts)
+        shapes[name] = tuple(
+            _shape(calls, part, len(parts) > 1, parameters[name]) for part in parts
+        )
         for part, shape in zip(parts, shapes[name], strict=True):
             if not shape.formed:
                 kept += sum(use.kept for use in _uses(calls, part))
@@ -214,7 +235,7 @@ def _uses(calls: Sequence[Call], part: Part) -> list[OuterCall]:
     return [use for number in part.calls if (use := calls[number].outer) is not None]
 
 
-def _shape(calls: Sequence[Call], part: Part, tied: bool) -> Shape:
+def _shape(calls: Sequence[Call], part: Part, tied: bool, weight: Tensor) -> Shape:
     """Return the shape of all uses together."""
     uses = _uses(calls, part)
     shapes = [use.shape for use in uses]
@@ -225,4 +246,5 @@ def _shape(calls: Sequence[Call], part: Part, tied: bool) -> Shape:
         convolved=min(shape.convolved for shape in shapes),
         transposed=uses[0].order == "ao",
         tied=tied,
+        rearranged=not all(has_factors_of(use, weight) for use in uses),
     )
