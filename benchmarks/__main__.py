@@ -9,20 +9,24 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from benchmarks import architectures, figure, models, report, tangent
+from benchmarks import architectures, figure, models, peers, report, tangent
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contest import contest
 from benchmarks.machine import CLEAR_REFS, describe, total_memory
 from benchmarks.problems import FULL_RUN, OUTPUTS, PROBLEMS, QUICK_RUN
 from benchmarks.process import ALLOCATORS, Task
+from benchmarks.projectors import PROJECTORS
+
+Setting = TypeVar("Setting", models.Setting, peers.Setting)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,10 +48,22 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the engine on models of real size, in place of problems and steps that are not "
         f"named: {', '.join(ARCHITECTURES)}",
     )  # fmt: skip
-    parser.add_argument("--n", type=int, default=6, help="samples of a model (6)")
-    parser.add_argument("--tokens", type=int, default=64, help="of a language model's sample (64)")
-    parser.add_argument("--draws", type=int, default=2, help="cotangents of an estimate (2)")
-    parser.add_argument("--memory", default="3GB", help="the engine's budget for a model (3GB)")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*models.PARTS, "peers"), default=[*models.PARTS, "peers"],
+        help="tables of models: a few samples, many samples, peers of the projection (all)",
+    )  # fmt: skip
+    parser.add_argument("--peers", nargs="+", choices=PROJECTORS, default=list(PROJECTORS))
+    parser.add_argument("--n", type=int, help="samples of a model (8; many: 64; peers: 32)")
+    parser.add_argument(
+        "--tokens", type=int, help="of a language model's sample (64; many, peers: 128)"
+    )
+    parser.add_argument("--draws", type=int, help="cotangents of an estimate (2)")
+    parser.add_argument("--dim", type=int, help="columns of a projection (4096)")
+    parser.add_argument("--block", type=int, help="samples of a pass, for peers (16)")
+    parser.add_argument("--memory", help="the engine's budget for a model (3GB)")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what --json has of the same models and settings"
+    )
     parser.add_argument("--batch", type=int, default=128, help="samples of a training step (128)")
     parser.add_argument("--options", type=int, help="settings that each may try (all)")
     parser.add_argument("--rounds", type=int, help="timed turns of every contender (5)")
@@ -75,6 +91,7 @@ def _with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
     arguments.limit_seconds = arguments.limit_seconds or (900 if only_models else 90)
     arguments.allocators = arguments.allocators or (["default"] if quick else list(ALLOCATORS))
     arguments.options = arguments.options or (1 if quick else None)
+    arguments.own_rounds = arguments.rounds or (1 if quick else None)
     arguments.rounds = arguments.rounds or (2 if quick else 5)
     if arguments.limit_gb is None:
         arguments.limit_gb = 3 if quick else 0.8 * total_memory() / 1e9
@@ -116,26 +133,71 @@ def _run(arguments: argparse.Namespace) -> dict:
         save()
         print(report.steps(record["steps"][-1:]), flush=True)
     if arguments.models:
-        record["models"] = part = _models_part(arguments)
-        for name in arguments.models:
-            part["results"].append(models.measure(_model_task(name, arguments)))
-            save()
-            print(models.table({**part, "results": part["results"][-1:]}), flush=True)
+        record["models"] = found = _earlier(arguments)
+        _measure_models(arguments, found, save)
+        if "peers" in arguments.only:
+            _hold_peers(arguments, found, save)
     return record
 
 
-def _models_part(arguments: argparse.Namespace) -> dict:
-    """The record's part on models, before the first of them is measured."""
-    names = ("n", "tokens", "draws", "memory", "rounds")
-    settings = {name: getattr(arguments, name) for name in names}
-    return {"settings": settings, "versions": models.versions(), "results": []}
+def _earlier(arguments: argparse.Namespace) -> dict:
+    """The record's part on models: what --json holds if it is to be kept, or nothing yet."""
+    found = {"parts": {}, "peers": []}
+    if arguments.resume and arguments.json.exists():
+        found |= json.loads(arguments.json.read_text()).get("models", {})
+    return {**found, "versions": models.versions()}
 
 
-def _model_task(name: str, arguments: argparse.Namespace) -> models.ModelTask:
-    return models.ModelTask(
-        name, arguments.n, arguments.tokens, arguments.draws, arguments.memory, arguments.rounds,
-        "default", arguments.threads, arguments.limit_seconds, int(arguments.limit_gb * 1e9),
-    )  # fmt: skip
+def _measure_models(arguments: argparse.Namespace, found: dict, save: Callable[[], None]) -> None:
+    """Measure the parts of `models.PARTS` that are wanted and not known, and show each row."""
+    for name, part in models.PARTS.items():
+        if name not in arguments.only:
+            continue
+        setting = _changed(part.setting, arguments)
+        if found["parts"].get(name, {}).get("setting") != asdict(setting):
+            found["parts"][name] = {"setting": asdict(setting), "results": []}
+        results = found["parts"][name]["results"]
+        for model in (model for model in arguments.models if part.takes(model)):
+            if any(r["model"] == model and "reason" not in r for r in results):
+                continue
+            task = models.ModelTask(name, model, setting, *_limits(arguments))
+            results[:] = [r for r in results if r["model"] != model] + [models.measure(task)]
+            save()
+            row = {**found["parts"][name], "results": results[-1:]}
+            print(models.table(name, row), flush=True)
+
+
+def _hold_peers(arguments: argparse.Namespace, found: dict, save: Callable[[], None]) -> None:
+    """Hold the contests of the projections that are not known, and show each."""
+    setting = _changed(peers.Setting(), arguments)
+    for model in (model for model in arguments.models if model in peers.MODELS):
+        tasks = [
+            peers.PeerTask(model, contender, setting, *_limits(arguments))
+            for contender in arguments.peers
+        ]
+        held = peers.begin(tasks)
+        if any(peers.finished(old) and peers.same(old, held) for old in found["peers"]):
+            continue
+        found["peers"] = [old for old in found["peers"] if old["model"] != model] + [held]
+        peers.contest(tasks, held, int(0.8 * total_memory()), save)
+        print(peers.table(held), flush=True)
+
+
+def _changed(setting: Setting, arguments: argparse.Namespace) -> Setting:
+    """A setting with what the command line has in place of the defaults."""
+    values = {
+        field.name: getattr(arguments, field.name)
+        for field in fields(setting)
+        if field.name != "rounds"
+    }
+    values["rounds"] = arguments.own_rounds
+    return replace(setting, **{k: value for k, value in values.items() if value is not None})
+
+
+def _limits(arguments: argparse.Namespace) -> tuple[str, int, float, int]:
+    """Allocator, threads and limits of a model's process."""
+    limit_bytes = int(arguments.limit_gb * 1e9)
+    return "default", arguments.threads, arguments.limit_seconds, limit_bytes
 
 
 def _tasks(arguments: argparse.Namespace, folder: Path) -> Iterator[list[Task]]:

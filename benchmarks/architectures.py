@@ -94,13 +94,13 @@ def _calibrate(model: nn.Module, batch: Callable[[], Tensor]) -> None:
         norm.momentum = momentum
 
 
-def _pythia(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+def _pythia(hidden: int, layers: int, heads: int, vocabulary: int = 50304) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "intermediate_size": 4 * hidden,
-        "vocab_size": 50304,
+        "vocab_size": vocabulary,
         "tie_word_embeddings": False,
         "rope_parameters": {
             "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25
@@ -136,6 +136,7 @@ ARCHITECTURES = {
         "ConvNeXt-T", "ConvNextForImageClassification", "ConvNextConfig", _LABELS, 224
     ),
     "gpt2-tiny": Architecture("GPT-2, tiny", *_GPT2, _TINY),
+    "pythia-tiny": Architecture("Pythia, tiny", *_NEOX, _pythia(16, 2, 2, vocabulary=50)),
 }
-FULL_RUN = tuple(name for name in ARCHITECTURES if name != "gpt2-tiny")
-QUICK_RUN = ("gpt2-tiny",)
+QUICK_RUN = ("gpt2-tiny", "pythia-tiny")
+FULL_RUN = tuple(name for name in ARCHITECTURES if name not in QUICK_RUN)

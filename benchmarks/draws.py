@@ -53,11 +53,14 @@ def draw_kernels(model: nn.Module, x: Tensor, cotangents: Tensor, memory: int) -
     numbers = memory // (len(x) * len(cotangents) * parameters[0].element_size())
     kernels = torch.zeros(len(cotangents), len(x), len(x), dtype=torch.float64)
     for block in _blocks(parameters, max(1, numbers)):
-        rows = _gradients(model, x, cotangents, block)
-        for part in rows.split(_COLUMNS, dim=2):
-            exact = part.double()
-            kernels += exact @ exact.mT
+        kernels += _products(_gradients(model, x, cotangents, block))
     return kernels
+
+
+def _products(rows: Tensor) -> Tensor:
+    """The products [r, n, n] in float64 of gradients [r, n, p]."""
+    parts = (part.double() for part in rows.split(_COLUMNS, dim=2))
+    return sum(exact @ exact.mT for exact in parts)
 
 
 def _blocks(parameters: list[nn.Parameter], most: int) -> Iterator[list[_Piece]]:
@@ -103,3 +106,9 @@ def deviation(kernels: Tensor, reference: Tensor) -> float:
     """The largest |K_ij − K*_ij| of any cotangent, relative to the mean diagonal of its K*."""
     scale = reference.diagonal(dim1=1, dim2=2).mean(dim=1)
     return float(((kernels.double() - reference).abs().amax(dim=(1, 2)) / scale).max())
+
+
+def gram_error(features: Tensor, reference: Tensor) -> float:
+    """‖FFᵀ − K*‖ / ‖K*‖ in the Frobenius norm, of features [n, dim] and one kernel [n, n]."""
+    gram = features.double() @ features.double().T
+    return float((gram - reference).norm() / reference.norm())

@@ -14,7 +14,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,18 @@ from torch import Tensor, nn
 import conescope
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.channel import Channel
-from benchmarks.draws import deviation, draw_kernels, signs
+from benchmarks.draws import deviation, draw_kernels, gram_error, signs
 from benchmarks.machine import memory_field, reset_peak
 from benchmarks.problems import TINY
 
-_REFERENCE_BYTES = 2 * 10**9
+_REFERENCE_SHARE = 0.4
+"""Of the memory that the process may hold, what a reference's gradients may take."""
+_CHECKED = 4
+"""So many samples have the entries that are checked where the whole reference takes too long."""
+_PASS_SHARE = 0.8
+"""Of the memory that the process may hold, what a plain pass may take."""
+
+Result = TypeVar("Result")
 
 
 class Subject:
@@ -37,45 +45,63 @@ class Subject:
         x: n samples.
         draws: cotangents of an estimate.
         memory: the engine's budget.
+        dim: columns of a projection.
+        limit_bytes: what the process may hold, from which the parts of a plain pass follow.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, draws: int, memory: str) -> None:
-        self.model, self.x, self.draws, self.memory = model, x, draws, memory
+    def __init__(
+        self, model: nn.Module, x: Tensor, draws: int, memory: str, dim: int, limit_bytes: int
+    ) -> None:
+        self.model, self.x, self.draws, self.memory, self.dim = model, x, draws, memory, dim
         self.kernels: list[Tensor] = []
+        self.features: list[Tensor] = []
         with torch.no_grad():
             self.outputs = model(x[:1]).shape[1]
-        self._resident = _settled()
+        self.cotangents = signs(draws, self.outputs)
+        self.reference_bytes = int(_REFERENCE_SHARE * limit_bytes)
+        self._resident = settled()
+        self.block = self._block(limit_bytes)
 
-    def count(self) -> dict:
-        """The number of parameters."""
-        return {"parameters": sum(p.numel() for p in self.model.parameters())}
+    def facts(self) -> dict:
+        """The number of parameters, and the parts of a plain pass."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return {"parameters": parameters, "parts": -(-len(self.x) // self.block)}
 
     def passes(self) -> dict:
-        """Seconds of one plain forward and backward pass of the whole batch."""
-        direction = signs(1, self.outputs, seed=1)[0]
+        """Seconds of one plain forward and backward pass of the whole batch, part by part."""
         start = time.perf_counter()
-        outputs = self.model(self.x)
-        (outputs * direction.to(outputs)).sum().backward()
+        self._pass(self.x)
         seconds = time.perf_counter() - start
         self.model.zero_grad(set_to_none=True)
         return {"seconds": seconds}
 
+    def survey(self) -> dict:
+        """Let the engine survey and check the model on two samples."""
+        conescope.estimate_entk(self.model, self.x[:2], draws=self.draws, memory=self.memory)
+        conescope.project(self.model, self.x[:2], dim=self.dim, memory=self.memory)
+        return {}
+
     def estimate(self) -> dict:
         """Seconds and peak of one call of `estimate_entk`, and the share of each route."""
-        _settled()
-        reset_peak()
-        start = time.perf_counter()
-        found = conescope.estimate_entk(self.model, self.x, draws=self.draws, memory=self.memory)
-        seconds = time.perf_counter() - start
-        peak = memory_field("VmHWM") - self._resident
+        found, call = self._measured(
+            lambda: conescope.estimate_entk(
+                self.model, self.x, draws=self.draws, memory=self.memory
+            )
+        )
         self.kernels.append(found.draws)
-        shares = _shares(self.model, found.kernel.routes)
-        return {"seconds": seconds, "peak_bytes": peak, "shares": shares}
+        return {**call, "shares": _shares(self.model, found.routes)}
+
+    def project(self) -> dict:
+        """Seconds and peak of one call of `project`."""
+        found, call = self._measured(
+            lambda: conescope.project(self.model, self.x, dim=self.dim, memory=self.memory)
+        )
+        self.features.append(found.values)
+        return call
 
     def error(self) -> dict:
         """How far the calls so far are from float64 products of this model's own gradients."""
-        cotangents = signs(self.draws, self.outputs)
-        reference = draw_kernels(self.model, self.x, cotangents, _REFERENCE_BYTES)
+        reference = draw_kernels(self.model, self.x, self.cotangents, self.reference_bytes)
         return {"error": max(deviation(kernels, reference) for kernels in self.kernels)}
 
     def rounding(self) -> dict:
@@ -85,16 +111,62 @@ class Subject:
             self.x = self.x.double()
         return self.error()
 
+    def entries(self) -> dict:
+        """The error of the calls so far, on the entries of a few random samples only."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(self.x), generator=generator)[:_CHECKED]
+        reference = draw_kernels(self.model, self.x[chosen], self.cotangents, self.reference_bytes)
+        parts = (kernels[:, chosen][:, :, chosen] for kernels in self.kernels)
+        return {"error": max(deviation(part, reference) for part in parts)}
+
+    def gram(self) -> dict:
+        """‖FFᵀ − K‖ / ‖K‖ of all projections, K being the first draw, which has their cotangent."""
+        exact = self.kernels[0][0].double()
+        return {"error": max(gram_error(features, exact) for features in self.features)}
+
+    def _measured(self, call: Callable[[], Result]) -> tuple[Result, dict]:
+        settled()
+        reset_peak()
+        start = time.perf_counter()
+        found = call()
+        seconds = time.perf_counter() - start
+        return found, {"seconds": seconds, "peak_bytes": memory_field("VmHWM") - self._resident}
+
+    def _pass(self, x: Tensor) -> None:
+        direction = self.cotangents[0]
+        for part in x.split(self.block):
+            outputs = self.model(part)
+            (outputs * direction.to(outputs)).sum().backward()
+
+    def _block(self, limit_bytes: int) -> int:
+        """The samples of a part, from the peaks of passes of one and of three samples."""
+        self.block = len(self.x)
+        peaks = []
+        for few in (1, 3):
+            settled()
+            reset_peak()
+            self._pass(self.x[:few])
+            self.model.zero_grad(set_to_none=True)
+            peaks.append(memory_field("VmHWM"))
+        each = max(1, (peaks[1] - peaks[0]) // 2)
+        room = int(_PASS_SHARE * limit_bytes) - (peaks[0] - each)
+        parts = -(-len(self.x) // max(1, room // each))
+        return -(-len(self.x) // parts)
+
 
 STAGES = {
     "passes": Subject.passes,
+    "survey": Subject.survey,
     "estimate": Subject.estimate,
+    "project": Subject.project,
     "error": Subject.error,
     "rounding": Subject.rounding,
+    "entries": Subject.entries,
+    "gram": Subject.gram,
 }
 
 
-def _settled() -> int:
+def settled() -> int:
     """Bytes that stay resident once all freed memory has gone back to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -116,8 +188,9 @@ def main(name: str, threads: str, settings: str) -> None:
     network, images = TINY.make()
     conescope.estimate_entk(network, images)  # what is loaded at the first use is no part of a peak
     model, x = ARCHITECTURES[name].make(chosen["n"], chosen["tokens"])
-    subject = Subject(model, x, chosen["draws"], chosen["memory"])
-    channel.send(subject.count())
+    names = ("draws", "memory", "dim", "limit_bytes")
+    subject = Subject(model, x, **{name: chosen[name] for name in names})
+    channel.send(subject.facts())
     for request in channel.requests():
         channel.send(STAGES[request["stage"]](subject))
 

@@ -37,6 +37,11 @@ def spread_samples(model: nn.Module, n: int) -> list[int]:
     sample_bytes = 8 * CLASSES * sum(p.numel() for p in model.parameters())
     # `jacobian` and the rows it is stacked from exist at once.
     count = max(2, min(n, _MOST_SAMPLES, _JACOBIAN_BYTES // (2 * sample_bytes)))
+    return spread(n, count)
+
+
+def spread(n: int, count: int) -> list[int]:
+    """So many samples, at least two, spread evenly over all n."""
     return [round(k * (n - 1) / (count - 1)) for k in range(count)]
 
 

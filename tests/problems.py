@@ -109,6 +109,11 @@ def _doubled(image: Tensor) -> Tensor:
     return image
 
 
+def _filled(copies: Tensor, x: Tensor) -> Tensor:
+    copies[:, :1] = x[:, :1]
+    return copies
+
+
 def _pool(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
 
@@ -240,7 +245,6 @@ PROBLEMS = [
             b=nn.Linear(5, 3),
         ),
         _normal(4),
-        ruled=None,
     ),
     Problem(
         "batch norm of a parameter",
@@ -253,7 +257,6 @@ PROBLEMS = [
             b=nn.Linear(4, 3),
         ),
         _normal(4),
-        ruled=None,
     ),
     _image("group norm", lambda: nn.Conv2d(4, 6, 3), lambda: nn.GroupNorm(3, 6)),
     _image("layer norm", lambda: nn.Conv2d(4, 5, 3), lambda: nn.LayerNorm([4, 4])),
@@ -261,7 +264,6 @@ PROBLEMS = [
         "instance norm",
         lambda: nn.Conv2d(4, 5, 3),
         lambda: nn.InstanceNorm2d(5, affine=True),
-        ruled=None,
     ),
     _image(
         "max pool",
@@ -326,7 +328,6 @@ PROBLEMS = [
             attention=nn.MultiheadAttention(4, 2, batch_first=True),
         ),
         _normal(5, 4),
-        None,
     ),
     Problem(
         "transformer layer",
@@ -334,7 +335,6 @@ PROBLEMS = [
             nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), nn.Flatten(), nn.Linear(12, 2)
         ),
         _normal(3, 4),
-        None,
     ),
     Problem(
         "sequence first",
@@ -374,7 +374,6 @@ PROBLEMS = [
             shift=nn.Parameter(torch.ones(3)),
         ),
         _normal(4),
-        None,
     ),
     Problem(
         "scalar parameter",
@@ -384,17 +383,15 @@ PROBLEMS = [
             scale=nn.Parameter(torch.tensor(0.3)),
         ),
         _normal(4),
-        None,
     ),
     Problem("frozen parameter", _frozen, _normal(6)),
-    Problem("weight read elsewhere", _partly_read, _normal(6), None),
+    Problem("weight read elsewhere", _partly_read, _normal(6)),
     Problem(
         "weight norm",
         lambda: nn.Sequential(
             parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3)
         ),
         _normal(6),
-        None,
     ),
     Problem(
         "functional call",
@@ -404,7 +401,6 @@ PROBLEMS = [
             v=nn.Parameter(torch.ones(4, 4)),
         ),
         _normal(4),
-        None,
     ),
     Problem(
         "products of matrices",
@@ -453,7 +449,6 @@ PROBLEMS = [
             b=nn.Parameter(torch.ones(3)),
         ),
         _normal(4),
-        None,
     ),
     Problem(
         "functional, by rule",
@@ -468,7 +463,6 @@ PROBLEMS = [
             head=nn.Linear(4, 2),
         ),
         _normal(4, 3),
-        None,
     ),
     Problem(
         "gru cell",
@@ -476,6 +470,51 @@ PROBLEMS = [
             lambda m, x: m.cell(x[:, 0], torch.tanh(m.cell(x[:, 1]))), cell=nn.GRUCell(3, 3)
         ),
         _normal(2, 3),
+    ),
+    *(
+        Problem(
+            f"{kind}, {what}",
+            lambda kind=kind, options=options: Apply(
+                lambda m, x: m.a(x)[0].sin().flatten(1),
+                a=getattr(nn, kind)(3, 3, batch_first=True, **options),
+            ),
+            _normal(4, 3),
+        )
+        for kind, what, options in (
+            ("LSTM", "two layers, both ways", {"num_layers": 2, "bidirectional": True}),
+            ("LSTM", "without biases", {"bias": False, "num_layers": 2}),
+            ("GRU", "both ways", {"bidirectional": True}),
+            ("GRU", "without biases", {"bias": False}),
+            ("RNN", "two layers", {"num_layers": 2}),
+            ("RNN", "rectified", {"nonlinearity": "relu", "bidirectional": True}),
+        )
+    ),
+    Problem(
+        "lstm, sequence first",
+        lambda: Apply(
+            lambda m, x: torch.cat([part[-1] for part in m.a(x.transpose(0, 1))[1]], 1),
+            a=nn.LSTM(3, 4),
+        ),
+        _normal(4, 3),
+    ),
+    Problem(
+        "cells",
+        lambda: Apply(
+            lambda m, x: m.b(x[:, 0], m.b(x[:, 1])) + m.a(x[:, 0], m.a(x[:, 1]))[0],
+            a=nn.LSTMCell(3, 3),
+            b=nn.RNNCell(3, 3),
+        ),
+        _normal(2, 3),
+    ),
+    Problem(
+        "packed sequence",
+        lambda: Apply(
+            lambda m, x: m.a(nn.utils.rnn.pack_padded_sequence(x, [3] * len(x), batch_first=True))[
+                1
+            ][0],
+            a=nn.GRU(3, 2),
+        ),
+        _normal(4, 3),
         False,
     ),
     Problem(
@@ -496,7 +535,7 @@ PROBLEMS = [
             b=nn.Linear(5, 3),
         ),
         _normal(4),
-        None,
+        False,
     ),
     Problem(
         "custom function",
@@ -517,6 +556,381 @@ PROBLEMS = [
         ),
         _normal(4),
         False,
+    ),
+    Problem(
+        "experts",
+        lambda: Apply(
+            lambda m, x: torch.bmm(x.expand(3, *x.shape), m.w).tanh().bmm(m.v).sum(0),
+            w=nn.Parameter(torch.ones(3, 4, 5)),
+            v=nn.Parameter(torch.ones(3, 5, 2)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "experts of tokens",
+        lambda: Apply(
+            lambda m, x: ((x[:, None] @ m.w).tanh() @ m.v).mean(1),
+            w=nn.Parameter(torch.ones(3, 4, 5)),
+            v=nn.Parameter(torch.ones(1, 5, 2)),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "more experts than data",
+        lambda: Apply(
+            lambda m, x: torch.matmul(x, m.w).transpose(0, 1).flatten(1),
+            w=nn.Parameter(torch.ones(3, 4, 5)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "weights on the left",
+        lambda: Apply(
+            lambda m, x: m.u @ (m.v @ (m.w @ x.mT).tanh()).tanh().sum(1),
+            w=nn.Parameter(torch.ones(5, 4)),
+            v=nn.Parameter(torch.ones(1, 3, 5)),
+            u=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(2, 3, 4),
+    ),
+    Problem(
+        "products with vectors",
+        lambda: Apply(
+            lambda m, x: (x @ m.w).tanh() + F.linear(x, m.v).sin(),
+            w=nn.Parameter(torch.ones(4)),
+            v=nn.Parameter(torch.ones(4)),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "a batched product with an offset",
+        lambda: Apply(
+            lambda m, x: torch.baddbmm(x.transpose(0, 1), x.transpose(0, 1), m.w).transpose(0, 1),
+            w=nn.Parameter(torch.ones(3, 4, 4)),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "heads by einsum",
+        lambda: Apply(
+            lambda m, x: torch.einsum(
+                "b t h k, hkd -> b t d", torch.einsum("btd,dhk->bthk", x, m.w).tanh(), m.v
+            ),
+            w=nn.Parameter(torch.ones(4, 2, 3)),
+            v=nn.Parameter(torch.ones(2, 3, 2)),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "experts by einsum",
+        lambda: Apply(
+            lambda m, x: torch.einsum(
+                "efo,...ef->...o", m.v, torch.einsum("bd,edf->bef", x, m.w).tanh()
+            ),
+            w=nn.Parameter(torch.ones(3, 4, 5)),
+            v=nn.Parameter(torch.ones(3, 5, 2)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "a weight in two orders",
+        lambda: Apply(
+            lambda m, x: torch.einsum("ba,oa->bo", x, m.w).tanh() @ m.w + F.linear(x, m.w),
+            w=nn.Parameter(torch.ones(4, 4)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "sums that have no rule",
+        lambda: Apply(
+            lambda m, x: (
+                torch.einsum("bi,ij,bj->b", x, m.w, x)[:, None]
+                + torch.einsum("bi,ii->bi", x, m.v)
+                + m.a(x)
+            ),
+            w=nn.Parameter(torch.ones(3, 3)),
+            v=nn.Parameter(torch.ones(3, 3)),
+            a=nn.Linear(3, 3),
+        ),
+        _normal(3),
+        None,
+    ),
+    Problem(
+        "cross attention",
+        lambda: Apply(
+            lambda m, x: m.b(x[:, :2], x, x, need_weights=False)[0] + m.a(x[:, :2], x, x + 1)[0],
+            a=nn.MultiheadAttention(4, 2, batch_first=True, bias=False, add_bias_kv=True),
+            b=nn.MultiheadAttention(4, 2, batch_first=True),
+        ),
+        _normal(5, 4),
+    ),
+    Problem(
+        "attention between spaces",
+        lambda: Apply(
+            lambda m, x: m.a(x[..., :4], x, x[..., 3:])[0],
+            a=nn.MultiheadAttention(4, 2, kdim=6, vdim=3, batch_first=True),
+        ),
+        _normal(5, 6),
+    ),
+    Problem(
+        "transformer, sequence first",
+        lambda: Apply(
+            lambda m, x: m.a(x.transpose(0, 1), x.transpose(0, 1)).mean(0),
+            a=nn.TransformerDecoderLayer(4, 2, 6),
+        ),
+        _normal(6, 4),
+    ),
+    Problem(
+        "attention with a bias of its scores",
+        lambda: Apply(
+            lambda m, x: (
+                F.scaled_dot_product_attention(
+                    (y := m.a(x).unflatten(2, (2, 2)).transpose(1, 2)),
+                    y,
+                    y,
+                    m.bias(m.far)[None].movedim(3, 1),
+                )
+                .transpose(1, 2)
+                .flatten(1)
+            ),
+            a=nn.Linear(4, 4),
+            bias=nn.Embedding(5, 2),
+            far=torch.tensor([[0, 1, 2, 3], [1, 0, 1, 2], [2, 1, 0, 4], [3, 2, 4, 0]]),
+        ),
+        _normal(4, 4),
+    ),
+    Problem(
+        "scales and offsets",
+        lambda: Apply(
+            lambda m, x: (1 + m.a) * (m.b.exp() * x - m.c) / (2 + x**2 * m.d.to(x.dtype)) + m.e,
+            a=nn.Parameter(torch.ones(4)),
+            b=nn.Parameter(torch.tensor(0.3)),
+            c=nn.Parameter(torch.ones(3, 1)),
+            d=nn.Parameter(torch.ones(1, 3, 4)),
+            e=nn.Parameter(torch.ones(1, 1, 1)),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "a parameter larger than the data",
+        lambda: Apply(
+            lambda m, x: m.b((x[:, None] * m.a).sin()),
+            a=nn.Parameter(torch.ones(4, 3)),
+            b=nn.Linear(3, 2),
+        ),
+        _normal(3),
+    ),
+    Problem(
+        "scales in place",
+        lambda: Apply(
+            lambda m, x: torch.addcmul(m.a(x).mul_(m.b).add_(m.c).tanh(), x[:, :3], m.c, value=2),
+            a=nn.Linear(4, 3),
+            b=nn.Parameter(torch.ones(3)),
+            c=nn.Parameter(torch.ones(1)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "scales, sequence first",
+        lambda: Apply(
+            lambda m, x: (m.a(x.transpose(0, 1)).tanh() * m.b + m.c[:, None]).sum(0),
+            a=nn.Linear(4, 3),
+            b=nn.Parameter(torch.ones(3)),
+            c=nn.Parameter(torch.ones(6, 3)),
+        ),
+        _normal(6, 4),
+    ),
+    Problem(
+        "scales of unrolled positions",
+        lambda: Apply(
+            lambda m, x: (
+                m.d(m.n(m.a(x.transpose(0, 1).reshape(-1, 4)) * m.b))
+                .unflatten(0, (5, -1))
+                .transpose(0, 1)
+                .flatten(1)
+            ),
+            a=nn.Linear(4, 3),
+            b=nn.Parameter(torch.ones(3)),
+            n=nn.LayerNorm(3),
+            d=nn.Linear(3, 2),
+        ),
+        _normal(5, 4),
+    ),
+    Problem(
+        "positions",
+        lambda: Apply(
+            lambda m, x: m.b(
+                m.norm(m.a(x) + m.p(torch.arange(4, device=x.device)[None]) + m.q[:, :4]).flatten(1)
+            ),
+            a=nn.Embedding(7, 3),
+            p=nn.Embedding(9, 3, padding_idx=1),
+            q=nn.Parameter(torch.ones(1, 6, 3)),
+            norm=nn.LayerNorm(3),
+            b=nn.Linear(12, 2),
+        ),
+        _tokens(7, 4),
+    ),
+    Problem(
+        "positions without an axis",
+        lambda: Apply(
+            lambda m, x: m.a(x).tanh() * m.p(torch.arange(4, device=x.device)) + m.p.weight[1],
+            a=nn.Embedding(7, 3),
+            p=nn.Embedding(5, 3),
+        ),
+        _tokens(7, 4),
+    ),
+    Problem(
+        "tokens for classes",
+        lambda: Apply(
+            lambda m, x: (
+                m.b(torch.cat([m.c.expand(len(x), -1, -1), x, (2 * m.d).repeat(len(x), 1, 1)], 1))
+                .tanh()
+                .sum(1)
+            ),
+            c=nn.Parameter(torch.ones(1, 1, 4)),
+            d=nn.Parameter(torch.ones(2, 4)),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(3, 4),
+    ),
+    Problem(
+        "a token in a batch of its own",
+        lambda: Apply(
+            lambda m, x: m.b(torch.cat([m.c, x]))[1:],
+            c=nn.Parameter(torch.ones(1, 4)),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+        False,
+    ),
+    Problem(
+        "copies that are written to",
+        lambda: Apply(
+            lambda m, x: m.b(_filled(m.c.expand(len(x), -1).clone(), x)),
+            c=nn.Parameter(torch.ones(4)),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
+        "slices that are written to",
+        lambda: Apply(
+            lambda m, x: m.b(x) * _filled((2 * m.c).expand(1, -1).clone(), m.d) * (m.c + 1).mul_(2),
+            c=nn.Parameter(torch.ones(3)),
+            d=nn.Parameter(torch.ones(1, 1)),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "a weight in parts",
+        lambda: Apply(
+            lambda m, x: (
+                F.linear(F.linear(x, *(p[:3] for p in (m.w, m.v))).tanh(), m.w[3:, 1:])
+                + F.linear(x, m.w.view(4, 5).double().to(x.dtype).T.reshape(5, 4))[:, :2]
+            ),
+            w=nn.Parameter(torch.ones(5, 4)),
+            v=nn.Parameter(torch.ones(5)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "tied by a transpose",
+        lambda: Apply(
+            lambda m, x: m.a(x).tanh().sum(1) @ m.a.weight.T,
+            a=nn.Embedding(7, 3),
+        ),
+        _tokens(7, 4),
+    ),
+    Problem(
+        "a cast parameter",
+        lambda: Apply(
+            lambda m, x: F.linear(x.double(), m.w.double()).to(x.dtype) * m.v.float().to(x.dtype),
+            w=nn.Parameter(torch.ones(3, 4)),
+            v=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "parameters of each other",
+        lambda: Apply(
+            lambda m, x: x * (m.a * m.b.exp()) + torch.cat([m.a, m.b])[1:],
+            a=nn.Parameter(torch.ones(3)),
+            b=nn.Parameter(torch.ones(1)),
+        ),
+        _normal(3),
+    ),
+    Problem(
+        "covered and not",
+        lambda: Apply(
+            lambda m, x: Cube.apply(x * m.s, m.w) + m.w.sum(0) * m.t,
+            w=nn.Parameter(torch.ones(4, 3)),
+            s=nn.Parameter(torch.ones(4)),
+            t=nn.Parameter(torch.ones(3)),
+        ),
+        _normal(4),
+        None,
+    ),
+    Problem(
+        "frozen tokens",
+        lambda: Apply(
+            lambda m, x: m.b(m.frozen[x] * m.s + m.t).tanh().sum(1),
+            frozen=nn.Buffer(torch.linspace(-1, 2, 28).view(7, 4)),
+            s=nn.Parameter(torch.ones(4)),
+            t=nn.Parameter(torch.ones(5, 4)),
+            b=nn.Linear(4, 3),
+        ),
+        _tokens(7, 5),
+    ),
+    Problem(
+        "constants before samples",
+        lambda: Apply(
+            lambda m, x: m.b(x) * (m.mask * m.s).sum(0),
+            mask=torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]),
+            s=nn.Parameter(torch.ones(3)),
+            b=nn.Linear(4, 3),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "a choice between a parameter and the data",
+        lambda: Apply(
+            lambda m, x: torch.where(x > 0, m.s, x).masked_fill(x < -1, 0.5) * m.t.abs().sqrt(),
+            s=nn.Parameter(torch.ones(4)),
+            t=nn.Parameter(torch.ones(4)),
+        ),
+        _normal(4),
+    ),
+    Problem(
+        "picked rows",
+        lambda: Apply(
+            lambda m, x: m.w[x].tanh().sum(1),
+            w=nn.Parameter(torch.ones(7, 4)),
+        ),
+        _tokens(7, 5),
+        False,
+    ),
+    *(
+        Problem(
+            f"bag of tokens, {mode}",
+            lambda mode=mode, padding=padding: Apply(
+                lambda m, x: m.b(m.a(x).tanh()),
+                a=nn.EmbeddingBag(7, 4, mode=mode, padding_idx=padding),
+                b=nn.Linear(4, 3),
+            ),
+            _tokens(7, 5),
+            True if mode != "max" else None,
+        )
+        for mode, padding in (("sum", None), ("mean", -2), ("max", None))
+    ),
+    Problem(
+        "weighted bag",
+        lambda: Apply(
+            lambda m, x: m.a(x.long().abs(), per_sample_weights=x).tanh(),
+            a=nn.EmbeddingBag(9, 4, mode="sum"),
+        ),
+        _normal(5),
     ),
     Problem(
         "unused parameter",

@@ -109,3 +109,21 @@ def assert_near(values: Tensor, expected: Tensor, tolerance: float = 1e-10) -> N
     """Fail unless tensors agree to a tolerance, relative to the largest entry."""
     scale = float(expected.abs().max())
     torch.testing.assert_close(values, expected.to(values), rtol=0, atol=tolerance * scale)
+
+
+def sketched(rows: Tensor, left: Any, right: Any) -> Tensor:
+    """Return count sketches of matrices [n, rows, columns], entry by entry, before they are scaled.
+
+    Args:
+        rows: the matrices.
+        left: the engine's hashes of the rows, with `slots` and `signs` of each block.
+        right: those of the columns.
+    """
+    width = left.width
+    found = []
+    for block in range(len(left.slots)):
+        slots = (left.slots[block][:, None] + right.slots[block]) % width
+        signs = left.signs[block].double()[:, None] * right.signs[block].double()
+        one_hot = torch.nn.functional.one_hot(slots.long().flatten(), width).double()
+        found.append((rows.double() * signs).flatten(1) @ one_hot)
+    return torch.cat(found, dim=1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import models, report
+from benchmarks import models, peers, report
+from benchmarks.__main__ import _parser, _run, _with_defaults
 from benchmarks.architectures import ARCHITECTURES, FULL_RUN
 from benchmarks.contenders.base import halvings
 from benchmarks.contenders.jacobian import chunk_options, kernel_by_chunks, product
@@ -15,7 +19,10 @@ from benchmarks.contenders.torch_func import TorchFunc, Tutorial
 from benchmarks.draws import deviation, draw_kernels, signs
 from benchmarks.machine import memory_field, total_memory
 from benchmarks.model_worker import Subject
+from benchmarks.peer_worker import Entry
 from benchmarks.problems import CLASSES, Network, Problem
+from benchmarks.projectors import PROJECTORS
+from benchmarks.projectors.base import Projector
 from benchmarks.reference import deviations, reduce, reference_kernel, spread_samples
 from torch import Tensor, nn
 
@@ -229,62 +236,172 @@ def test_the_signs_are_those_of_the_estimate():
     assert deviation(found, expected) < 1e-6
 
 
-def test_every_stage_of_a_tiny_model_and_its_row(tiny):
-    model, ids = tiny
-    subject = Subject(model, ids, draws=2, memory="1GB")
+def subject_of(model: nn.Module, ids: Tensor, limit_bytes: int = 10**10) -> Subject:
+    return Subject(model, ids, draws=2, memory="1GB", dim=64, limit_bytes=limit_bytes)
+
+
+def row_of(part: str, result: dict) -> str:
+    head, _, row = models.table(part, {"setting": {"draws": 2}, "results": [result]}).splitlines()
+    assert row.count("|") == head.count("|")
+    return row
+
+
+def test_every_stage_on_few_samples_of_a_tiny_model_and_its_row(tiny):
+    subject = subject_of(*tiny)
     passes = [subject.passes()["seconds"] for _ in range(2)]
     first, later = subject.estimate(), subject.estimate()
     shares = first.pop("shares")
     assert sum(shares.values()) == pytest.approx(1)
     error = subject.error()["error"]
     assert error < 1e-5
-    result = {
-        "model": "gpt2-tiny",
-        "passes": passes,
-        "first": first,
-        "later": [later],
-        "shares": shares,
-        "error": error,
-        **subject.count(),
-    }
-    head, _, row = models.table({"settings": {"draws": 2}, "results": [result]}).splitlines()
-    assert row.count("|") == head.count("|")
+    result = {"model": "gpt2-tiny", "passes": passes, "first": first, "later": [later]}
+    row = row_of("few", {**result, "shares": shares, "error": error, **subject.facts()})
     assert row.startswith("| GPT-2, tiny | 0.0 M | ")
     assert row.count("–") == 1  # the rounding, which was not measured
 
 
+def test_every_stage_on_many_samples_of_a_tiny_model_and_its_row():
+    subject = subject_of(*ARCHITECTURES["gpt2-tiny"].make(9, 5))
+    subject.survey()
+    result = {"model": "gpt2-tiny", "passes": [subject.passes()["seconds"]], **subject.facts()}
+    result.update(later=[subject.estimate()], error=subject.entries()["error"])
+    result.update(projections=[subject.project()], gram=subject.gram()["error"])
+    assert result["error"] < 1e-5
+    assert 1e-4 < result["gram"] < 1
+    assert "–" not in row_of("many", result)
+
+
+def test_an_entry_that_is_wrong_shows_on_many_samples(tiny):
+    subject = subject_of(*tiny)
+    subject.estimate()
+    subject.kernels[0] = subject.kernels[0] * 1.01
+    assert subject.entries()["error"] > 5e-3
+
+
+def test_a_pass_in_parts_has_the_gradients_of_the_whole_batch(tiny):
+    model, ids = tiny
+    whole, parted = subject_of(model, ids), subject_of(model, ids, limit_bytes=1)
+    assert (whole.facts()["parts"], parted.facts()["parts"]) == (1, 3)
+    gradients = []
+    for subject in (whole, parted):
+        subject._pass(ids)
+        gradients.append([p.grad for p in model.parameters()])
+        model.zero_grad(set_to_none=True)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_costs_are_per_draw_in_units_of_the_pass_beside_each_call():
     call = {"seconds": 6.0, "peak_bytes": 10**9}
-    result = {
-        "model": "gpt2",
-        "parameters": 124_439_808,
-        "passes": [1.0, 1.0, 2.0],
-        "first": {"seconds": 9.0, "peak_bytes": 3 * 10**9},
-        "later": [call, call],
-        "shares": {"rule": 0.75, "general": 0.25},
-        "error": 2e-7,
-        "rounding": 3e-7,
-    }
-    text = models.table({"settings": {"draws": 2}, "results": [result]})
-    assert (
-        "| GPT-2 | 124.4 M | 1.00 s | 2.2 | 9.0 | 3.00 GB | 1.00 GB | 2e-07 | 3e-07 "
-        "| 75% | 25% | 0% |" in text
+    known = {"model": "gpt2", "parameters": 124_439_808, "parts": 2, "later": [call, call]}
+    first = {"seconds": 9.0, "peak_bytes": 3 * 10**9}
+    shares = {"rule": 0.75, "general": 0.25}
+    few = {"first": first, "shares": shares, "error": 2e-7, "rounding": 3e-7}
+    assert row_of("few", {**known, **few, "passes": [1.0, 1.0, 2.0]}) == (
+        "| GPT-2 | 124.4 M | 1.00 s (in 2 parts) | 2.2 | 9.0 | 3.00 GB | 1.00 GB | 2e-07 | 3e-07 "
+        "| 75% | 25% | 0% |"
+    )
+    many = {"error": 2e-7, "projections": [first, first], "gram": 0.016}
+    assert row_of("many", {**known, **many, "passes": [1.0, 2.0]}) == (
+        "| GPT-2 | 124.4 M | 1.50 s (in 2 parts) | 2.2 | 1.00 GB | 2e-07 | 6.8 | 3.00 GB | 1.6% |"
     )
 
 
+LIMITS = {"allocator": "default", "threads": 1, "limit_seconds": 60, "limit_bytes": 3 * 10**9}
+
+
 def test_a_refused_model_has_its_reason_and_what_was_known_before(record: dict):
-    limits = {"allocator": "default", "threads": 1, "limit_seconds": 60, "limit_bytes": 3 * 10**9}
-    task = models.ModelTask("gpt2-tiny", 3, 5, draws=2, memory="1KB", rounds=1, **limits)
-    result = models.measure(task)
+    setting = models.Setting(n=3, tokens=5, draws=2, dim=64, memory="1KB", rounds=1)
+    result = models.measure(models.ModelTask("few", "gpt2-tiny", setting, **LIMITS))
     assert "KernelError" in result["reason"]
     assert result["parameters"] == 23776
-    settings = {"n": 3, "tokens": 5, "draws": 2, "memory": "1KB", "rounds": 1}
-    record["models"] = {"settings": settings, "versions": {"x": "1"}, "results": [result]}
+    parts = {"few": {"setting": asdict(setting), "results": [result]}}
+    record["models"] = {"versions": {"x": "1"}, "parts": parts, "peers": []}
     row = models.markdown(record).splitlines()[-1]
     assert "KernelError" in row
     assert row.count("| – ") >= 8
 
 
+def test_peers_take_turns_and_what_cannot_run_has_its_reason():
+    setting = peers.Setting(n=3, tokens=5, dim=256, block=2, rounds=2)
+    tasks = [peers.PeerTask("pythia-tiny", name, setting, **LIMITS) for name in ("pass", "absent")]
+    held, turns = peers.begin(tasks), []
+    peers.contest(tasks, held, 4 * 10**9, lambda: turns.append(peers.finished(held)))
+    ran, failed = held["results"]
+    assert turns == [False, False, True]
+    assert len(ran["seconds"]) == 2
+    assert ran["covered"] == 1
+    assert "KeyError" in failed["reason"]
+
+
+def test_the_row_of_a_peer_and_of_one_that_cannot_run():
+    plain = {"contender": "pass", "seconds": [1.0, 2.0], "peak_bytes": 10**9, "columns": 0}
+    plain |= {"covered": 1.0, "error": None, "setting": "16 samples a pass", "version": "2"}
+    peer = {**plain, "contender": "bergson", "seconds": [3.0, 4.0], "columns": 3600}
+    peer |= {"covered": 0.63, "error": 0.02, "setting": "projection_dim=12"}
+    absent = {"contender": "trak", "seconds": [], "reason": "RuntimeError: no | memory"}
+    held = {"model": "pythia-70m", "setting": asdict(peers.Setting())}
+    text = peers.markdown([{**held, "results": [plain, peer, absent]}])
+    assert "Pythia-70M, n = 32, 128 tokens, to 4,096:" in text
+    assert "| Bergson | 63% | 3.50 s | 2.50 | 1.00 GB | 3,600 | 2.0% |" in text
+    assert "| TRAK, BasicProjector | – | – (RuntimeError: no \\| memory) |" in text
+
+
+class Halved(Projector):
+    """The gradients of a linear network's weights themselves, on half of the parameters."""
+
+    label, package = "halved", "torch"
+
+    def setup(self) -> None:
+        self.covered = [list(self.covered)[-1]]
+
+    def run(self, x: Tensor) -> Tensor:
+        weight = self.model.get_parameter(self.covered[0])
+        scalars = self.scalars(x)
+        return torch.stack(
+            [torch.autograd.grad(s, weight, retain_graph=True)[0].flatten() for s in scalars]
+        )
+
+
+def test_the_error_of_features_is_of_the_covered_parameters(monkeypatch):
+    monkeypatch.setitem(PROJECTORS, "halved", Halved)
+    entry = Entry("pythia-tiny", "halved", n=4, tokens=5, dim=64, block=2)
+    assert 0 < entry.facts()["covered"] < 1
+    assert entry.run()["columns"] == 50 * 16
+    assert entry.error()["error"] < 1e-6
+    entry.features *= 1.1
+    assert entry.error()["error"] == pytest.approx(0.21, rel=1e-3)
+
+
+def test_the_projection_of_conescope_in_the_contest_covers_all_parameters():
+    entry = Entry("pythia-tiny", "conescope", n=4, tokens=5, dim=4096, block=2)
+    assert entry.facts()["covered"] == 1
+    assert entry.run()["columns"] == 4096
+    assert entry.error()["error"] < 0.2
+
+
+def test_settings_come_from_the_command_line_and_known_results_are_kept(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(models, "measure", lambda task: measured.append(task) or result_of(task))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--models"])
+
+    def result_of(task: models.ModelTask) -> dict:
+        return {"model": task.name, "n": task.setting.n, "passes": [], "later": []}
+
+    def run(*words: str) -> list[tuple[str, str, int]]:
+        measured.clear()
+        words = ("--models", "gpt2", "vit-b16", "--only", "few", "many", *words)
+        _run(_with_defaults(_parser().parse_args([*words, "--json", str(tmp_path / "r.json")])))
+        return [(task.part, task.name, task.setting.n) for task in measured]
+
+    monkeypatch.setattr(models, "table", lambda part, measured: "")
+    assert run() == [("few", "gpt2", 8), ("few", "vit-b16", 8), ("many", "gpt2", 64)]
+    assert run("--resume") == []
+    assert run("--resume", "--only", "many", "--n", "4") == [("many", "gpt2", 4)]
+    parts = json.loads((tmp_path / "r.json").read_text())["models"]["parts"]
+    assert [result["model"] for result in parts["few"]["results"]] == ["gpt2", "vit-b16"]
+
+
 def test_the_whole_run_is_eight_models_of_real_size():
     assert len(FULL_RUN) == 8
-    assert "gpt2-tiny" not in FULL_RUN
+    assert not any("tiny" in name for name in FULL_RUN)

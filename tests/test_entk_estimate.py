@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from conescope.engine import entk, estimate_distance, estimate_entk, plan
+from conescope.engine.compute.budget import Cut
+from conescope.engine.compute.shape import Shape
+from conescope.engine.problem import Problem
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel
 from problems import PROBLEMS, problem_named
@@ -106,12 +109,40 @@ def test_plan_covers_every_layer(problem, outputs):
     assert all(layer.layer in str(expected) for layer in expected.layers)
 
 
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("cut", [None, (2, 2, 2), (1, 4, 1)])
+def test_a_plan_is_what_runs(monkeypatch, problem, cut):
+    """Execution asks the shapes for the same products, by the same routes, as the plan does."""
+    asked: list[str] = []
+    cost = Shape.cost
+
+    def noted(shape: Shape, *sizes):
+        found = cost(shape, *sizes)
+        if not shape.formed:
+            asked.append(f"{shape} {sizes} {found.route}")
+        return found
+
+    monkeypatch.setattr(Shape, "cost", noted)
+    if cut is not None:
+        block, chunk, cotangents = cut
+        pieces = Cut(block, chunk, cotangents, 50, 0)
+        monkeypatch.setattr(Problem, "pieces", lambda *_: pieces)
+    model, x = problem.build(), problem.samples(5)
+    for y in (None, problem.samples(3)):
+        plan(model, x, y)
+        planned = sorted(asked)
+        asked.clear()
+        entk(model, x, y, check=False)
+        assert sorted(asked) == planned
+        asked.clear()
+
+
 def test_plan_counts_a_linear_layer():
-    model, x = torch.nn.Sequential(torch.nn.Linear(4, 3)), torch.randn(6, 4)
+    model, x = torch.nn.Sequential(torch.nn.Linear(40, 30)), torch.randn(6, 40)
     (layer,) = plan(model, x, outputs="sum").layers
     assert layer.route == "positions"
-    assert layer.flops == 2 * (4 + 1 + 3) * 6 * 6 / 2
-    (doubled,) = plan(model, torch.randn(12, 4), outputs="sum").layers
+    assert layer.flops == 2 * (40 + 1 + 30) * 6 * 6 / 2
+    (doubled,) = plan(model, torch.randn(12, 40), outputs="sum").layers
     assert doubled.flops == 4 * layer.flops
 
 

@@ -70,7 +70,7 @@ def test_every_file_of_a_layer_is_registered():
 def test_a_call_knows_what_its_cotangent_holds(problem: Problem):
     """The memory budget counts on `cotangent_elements`, and blocks are as large as it allows."""
     model, x = problem.build(), problem.samples()
-    with prepared(model, x, None, None, convention("trace")) as prepared_problem:
+    with prepared(model, x, None, None, *convention("trace")) as prepared_problem:
         routes, parameters = prepared_problem.survey.routes, prepared_problem.parameters
         outputs, calls = follow(model, parameters, x, routes)
         used = [call for number, call in enumerate(calls) if number not in routes.idle]

@@ -81,15 +81,16 @@ def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
 
     monkeypatch.setattr(selfcheck, "plain_gradients", noted)
     x = torch.randn(4, 6).double()
-    with prepared(model, x, None, None, convention("sum")) as problem:
+    with prepared(model, x, None, None, *convention("sum")) as problem:
         problem = selfcheck.sample_problem(problem)
         expected: dict[str, Tensor] = {}
         for name, jacobian in reference.jacobians(model, problem.x).items():
             rows = jacobian.transpose(1, 2) @ problem.cotangents.part(0, 1)[0]
             layer = name.rpartition(".")[0]
             expected[layer] = expected.get(layer, 0) + rows @ rows.T
+        expected = {layer: values[None] for layer, values in expected.items()}
         wrong = {layer: values * (1.0 + 1e-6) for layer, values in expected.items()}
-        for few, passes in ((2**20, 1), (1, 5)):
+        for few, passes in ((2**20, 1), (1, 2)):
             monkeypatch.setattr(selfcheck, "_FEW", few)
             sizes.clear()
             assert selfcheck.agrees_with_autograd(problem, expected, budget=2000)

@@ -328,7 +328,7 @@ def test_what_is_computed_beside_the_samples(aside, source, used):
     assert_matches_reference(model, x, outputs="full", check=False)
     kernel = entk(model, x, outputs="full", check=False)
     assert kernel.routes["body.weight"] == "rule"
-    assert kernel.routes["aside.weight"] == ("general" if used else "unused")
+    assert kernel.routes["aside.weight"] == ("rule" if used else "unused")
 
 
 class Alternating(nn.Module):

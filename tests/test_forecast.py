@@ -27,7 +27,7 @@ def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
     parts = (
         cost.iterations * cost.iteration_seconds
         + cost.evaluations * cost.evaluation_seconds
-        + cost.kernels * cost.kernel.seconds
+        + cost.kernels * cost.kernel_seconds
     )
     assert cost.seconds == parts > 0
 

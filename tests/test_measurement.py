@@ -367,7 +367,7 @@ def test_a_language_models_checkpoints_with_all_options(run_in, folder):
     words += ["--inputs", "input_ids,attention_mask", "--select", "logits", "--pool", "last"]
     status, out, err = run_in(*words, "--params", "head", "--draws", "3", "--memory", "1GB")
     assert (status, err) == (0, "")
-    assert re.search(r"standard error of S\(1,000, 500\) +[0-9.e-]+", out)
+    assert re.search(r"S\(1,000, 500\) +[0-9.e-]+ ± [0-9.e-]+", out)
     for step, model in models.items():
         adapted = adapt(model, tokens, select="logits", pool="last", params="head")
         assert torch.equal(cs.load_run("x").estimates[step].draws, adapted.estimate(3).draws)

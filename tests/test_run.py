@@ -5,8 +5,9 @@ import torch
 import yaml
 
 from conescope.engine import estimate_distance
-from conescope.errors import StoreError, TrainingError
+from conescope.errors import KernelError, StoreError, TrainingError
 from conescope.experiments.stored import load_run, read_status
+from conescope.kernel.estimates import estimated_distances
 from conescope.kernel.matrix import Kernel
 from conescope.report import write_report
 from conescope.report.save import save_figures
@@ -87,30 +88,43 @@ def test_what_was_not_recorded_is_said(path):
 
 def test_estimates_keep_their_draws_and_say_their_error(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    base = torch.randn(4, 9, generator=generator)
+    noise = 0.3 * torch.randn(3, 4, 9, generator=generator)
     estimates = {}
     with begun(tmp_path) as writer:
         for step in (0, 10):
-            features = base + 0.3 * torch.randn(3, 4, 9, generator=generator)
+            features = torch.randn(4, 9, generator=generator) + noise
             draws = features @ features.mT
             estimates[step] = Kernel(draws.mean(dim=0), draws=draws)
             writer.write_kernel(step, estimates[step])
     run = load_run(tmp_path)
     assert all(torch.equal(run.estimates[s].draws, estimates[s].draws) for s in (0, 10))
-    distance, error = estimate_distance(estimates[0], estimates[10])
+    found = estimated_distances([estimates[0], estimates[10]])
+    _, error = estimate_distance(estimates[0], estimates[10])
+    assert found.errors[0, 1] == pytest.approx(error)
     numbers = main_numbers(run)
-    assert numbers["S(10, 0)"] == f"{distance:.3g}"
-    assert numbers["standard error of S(10, 0)"] == f"{error:.2g}"
+    assert numbers["S(10, 0)"] == f"{found.corrected[0, 1]:.3g} ± {error:.1g}"
+    assert numbers["kernel"] == "estimated by 3 random cotangents"
 
 
-@pytest.mark.parametrize("counts", [(1, 1), (2, 3)])
-def test_estimates_by_one_draw_or_by_other_numbers_of_draws_have_no_error(tmp_path, counts):
-    with begun(tmp_path) as writer:
+def write_estimates(path, counts):
+    with begun(path) as writer:
         for step, count in enumerate(counts):
             features = torch.randn(count, 4, 9, generator=torch.Generator().manual_seed(step))
             draws = features @ features.mT
             writer.write_kernel(step, Kernel(draws.mean(dim=0), draws=draws))
-    assert not any(name.startswith("standard error") for name in main_numbers(load_run(tmp_path)))
+
+
+def test_estimates_by_one_draw_have_no_error(tmp_path):
+    write_estimates(tmp_path, (1, 1))
+    numbers = main_numbers(load_run(tmp_path))
+    assert "±" not in numbers["S(1, 0)"]
+    assert numbers["kernel"] == "estimated by 1 random cotangent"
+
+
+def test_estimates_by_other_numbers_of_draws_are_no_series(tmp_path):
+    write_estimates(tmp_path, (2, 3))
+    with pytest.raises(KernelError, match="2 random cotangents and 3 random cotangents"):
+        load_run(tmp_path)
 
 
 def test_a_session_whose_line_is_lost_leaves_the_run_readable(path):

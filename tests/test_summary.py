@@ -41,10 +41,10 @@ def test_curves_are_the_series_own():
     series = made_series(range(0, 101, 10))
     from_fixed, after = curves_from(series), curves_after(series)
     assert (tuple(from_fixed), tuple(after)) == (default_taus(series), default_lags(series))
-    for tau, (steps, distances) in from_fixed.items():
+    for tau, (steps, distances, _) in from_fixed.items():
         assert tuple(steps) == series.steps
         np.testing.assert_array_equal(distances, series.distances_from(tau))
-    for dt, (steps, distances) in after.items():
+    for dt, (steps, distances, _) in after.items():
         np.testing.assert_array_equal(steps, series.distances_after(dt)[0])
         np.testing.assert_array_equal(distances, series.distances_after(dt)[1])
 

@@ -52,6 +52,8 @@ NETWORKS = [
     "VGG-16 small",
 ]
 
+# torch has neither the forward nor the second derivative of embedding_bag
+BAGS = ("bag of tokens, sum", "bag of tokens, mean", "bag of tokens, max", "weighted bag")
 # Operations without the derivative that the route needs, or with a wrong one
 REFUSED = {
     ("weight norm", "forward"),
@@ -60,6 +62,9 @@ REFUSED = {
     ("batch norm of a changed gradient", "forward"),
     ("checkpoint", "forward"),
     ("checkpoint", "reverse"),
+    ("positions", "forward"),
+    ("covered and not", "forward"),
+    *((name, route) for name in BAGS for route in ("forward", "reverse")),
 }
 ROWS = [
     pytest.param(problem, route, id=f"{problem.name}, {route}")
@@ -375,6 +380,10 @@ def test_a_second_derivative_is_refused():
         ("batch norm of a changed gradient", "forward", "not that of its backward pass"),
         ("checkpoint", "forward", "torch.utils.checkpoint"),
         ("checkpoint", "reverse", "torch.utils.checkpoint"),
+        ("positions", "forward", 'not that of its backward pass.*route="reverse"'),
+        ("covered and not", "forward", 'without forward derivative.*"reverse"'),
+        *((name, "forward", "without forward derivative.*by nn.Embedding and") for name in BAGS),
+        *((name, "reverse", "without second derivative.*by nn.Embedding and") for name in BAGS),
     ],
 )
 def test_what_a_route_cannot_do_it_refuses(name, route, message):

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan
+    from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan, project
     from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
-    from conescope.kernel import Kernel, KernelSeries, kernel_distance, kernel_velocity
+    from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
     from conescope.measuring.watch import Watch
     from conescope.statistics.cone import Cone, cone
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cone",
+    "Features",
     "Kernel",
     "KernelSeries",
     "LinearizedModel",
@@ -36,13 +37,14 @@ __all__ = [
     "measure_checkpoints",
     "measure_snapshots",
     "plan",
+    "project",
 ]
 
 _HOMES = {
-    "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan"),
+    "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan", "project"),
     "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),
-    "kernel": ("Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
+    "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
     "measuring.watch": ("Watch",),
     "statistics.cone": ("Cone", "cone"),

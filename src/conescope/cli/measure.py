@@ -56,6 +56,12 @@ def add(commands: Commands) -> None:
         help="estimate the trace by R random cotangents; for models with many outputs",
     )
     option(
+        "--projection",
+        metavar="DIM",
+        type=int,
+        help="estimate the trace by a random projection to DIM dimensions; for many samples",
+    )
+    option(
         "--params",
         metavar="PATTERN",
         action="append",
@@ -93,6 +99,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         params=arguments.params,
         by_layer=arguments.by_layer,
         memory=arguments.memory,
+        projection=arguments.projection,
     )
     command = shlex.join(["conescope", *arguments.words])
     with stopping() as received, ProgressBar(STDERR) as bar:

@@ -18,12 +18,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     from conescope.experiments.forecast import forecast
 
     cost = forecast(chosen_recipe(arguments))
-    STDOUT.print(f"one kernel:\n{cost.kernel}\n")
+    if cost.kernel is not None:
+        STDOUT.print(f"one kernel:\n{cost.kernel}\n")
     print_table(
         {
             "training": f"{cost.iterations:,} × {cost.iteration_seconds * 1e3:.3g} ms",
             "evaluations": f"{cost.evaluations:,} × {cost.evaluation_seconds:.3g} s",
-            "kernels": f"{cost.kernels:,} × {cost.kernel.seconds:.3g} s",
+            "kernels": f"{cost.kernels:,} × {cost.kernel_seconds:.3g} s",
             "in all": f"{cost.seconds:,.0f} s, {cost.stored_bytes / 1e6:,.0f} MB on disk",
         }
     )

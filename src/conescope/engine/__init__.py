@@ -10,6 +10,7 @@ values, so that a layer knows nothing of models, and arithmetic nothing of layer
 from conescope.engine.estimate import estimate_distance, estimate_entk
 from conescope.engine.exact import entk
 from conescope.engine.plan import LayerPlan, Plan, plan
+from conescope.engine.project import project
 
 __all__ = [
     "LayerPlan",
@@ -18,4 +19,5 @@ __all__ = [
     "estimate_distance",
     "estimate_entk",
     "plan",
+    "project",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -15,6 +15,12 @@ from torch.nn.parameter import UninitializedParameter
 from conescope.engine.tracing.forward import shown
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Outputs
+
+_UNFREEZE = "unfreeze some (requires_grad_(True)) or name them in `params`"
+_QUANTISED = (
+    "its weights are quantised to whole numbers: measure the model that they were made of, or "
+    "adapters of real numbers on it"
+)
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,8 @@ def choose_parameters(
                 "`params` names no parameter; leave it out for all that are not frozen"
             )
         raise ModelError(
-            "the model has no trainable parameters with a derivative, so it has no tangent kernel; "
-            "unfreeze some (requires_grad_(True)) or name them in `params`"
+            f"the model has no trainable parameters with a derivative, so it has no tangent "
+            f"kernel; {_QUANTISED if _is_quantised(model) else _UNFREEZE}"
         )
     return {name: p for name, p in model.named_parameters() if id(p) in meant}
 
@@ -159,7 +165,14 @@ def refuse_absent_weights(model: nn.Module) -> None:
         if isinstance(p, UninitializedParameter):
             raise ModelError(f"parameter {name!r} is lazy and has no shape yet; run a batch first")
         if p.is_meta:
-            raise ModelError(f"parameter {name!r} is on the meta device; load its values first")
+            offloaded = any(hasattr(m, "_hf_hook") for m in model.modules())
+            cure = (
+                "accelerate loads it for each call from a disk or from memory: load the model "
+                "whole, without offloading, or over several devices"
+                if offloaded
+                else "load its values first"
+            )
+            raise ModelError(f"parameter {name!r} is on the meta device; {cure}")
         if p.is_inference():
             raise ModelError(
                 f"parameter {name!r} was made in inference mode and has no gradient; make the "
@@ -172,8 +185,8 @@ def refuse_absent_weights(model: nn.Module) -> None:
             )
 
 
-def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raise `ModelError` unless `x` is a batch of finite numbers on the parameters' device."""
+def check_inputs(name: str, x: Tensor) -> None:
+    """Raise `ModelError` unless `x` is a batch of finite numbers."""
     if not isinstance(x, Tensor):
         raise ModelError(f"`{name}` is a {type(x).__name__}; give the samples as one tensor")
     if x.layout is not torch.strided or x.is_nested:
@@ -186,12 +199,13 @@ def check_inputs(name: str, x: Tensor, parameters: Mapping[str, nn.Parameter]) -
             f"`{name}` holds no samples (shape {tuple(x.shape)}); its first dimension numbers "
             f"them, at least 1"
         )
-    for parameter_name, p in parameters.items():
-        if p.device != x.device:
-            raise ModelError(
-                f"`{name}` is on {x.device} but parameter {parameter_name!r} on {p.device}; "
-                f"move one of them with .to(…)"
-            )
+    if x.is_meta:
+        raise ModelError(f"`{name}` is on the meta device, without values; make it on another one")
+    if x.numel() == 0 and not x.is_floating_point():
+        raise ModelError(
+            f"`{name}` holds samples without a token (shape {tuple(x.shape)}); give sequences of "
+            f"at least one"
+        )
     if x.is_floating_point() and not is_finite(x):
         raise ModelError(f"`{name}` holds NaN or infinite values; look at the data")
 
@@ -218,6 +232,12 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
+def _is_quantised(model: nn.Module) -> bool:
+    """Return whether weights are whole numbers, or kept where autograd does not see them."""
+    whole = any(not (p.is_floating_point() or p.is_complex()) for p in model.parameters())
+    return whole or any("quantized" in type(m).__module__.split(".") for m in model.modules())
+
+
 def _matches(pattern: str, parameter: str) -> bool:
     parts = parameter.split(".")
     prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
@@ -231,4 +251,5 @@ def _unknown(pattern: str, model: nn.Module) -> ModelError:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if pattern in known:
         hint = ", since what it names has no real or complex numbers with a derivative"
+        hint += f"; {_QUANTISED}" if _is_quantised(model) else ""
     return ModelError(f"`params` names {pattern!r}, which no parameter of the model matches{hint}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
 from conescope.errors import KernelError
@@ -53,18 +53,14 @@ def estimate_entk(
     """
     if draws < 2:
         raise KernelError(f"a standard error needs at least 2 draws, not {draws}")
-    with prepared(
-        model, x, y, params, lambda width, like: Cotangents.signs(draws, width, seed, like)
-    ) as problem:
-        kernels: list[Tensor] = []
-        for k in range(draws):
-            one = Cotangents.from_matrix(problem.cotangents.part(k, k + 1))
-            one_draw = replace(problem, cotangents=one)
-            layers, survey = compute(one_draw, False, "model", memory, check)
-            kernels.append(layers[""])
-            problem = replace(problem, survey=survey)
-        routes = {name: problem.survey.route(name) for name in problem.parameters}
-    values = torch.stack(kernels)
+
+    def signs(width: int, like: Tensor) -> Cotangents:
+        return Cotangents.signs(draws, width, seed, like)
+
+    with prepared(model, x, y, params, signs, Pairing.APART) as problem:
+        layers, survey = compute(problem, False, "model", memory, check)
+        routes = {name: survey.route(name) for name in problem.parameters}
+    values = layers[""]
     return Kernel(values.mean(dim=0), "trace", {}, routes, values)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Literal
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Scratch, keep_freed_pages
+from conescope.engine.compute.products import Memory, Scratch, keep_freed_pages
+from conescope.engine.compute.shape import Pairing
+from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.general import without_rules
@@ -32,7 +34,13 @@ from conescope.engine.selfcheck import (
     sample_problem,
 )
 from conescope.engine.tracing.forward import RoutesChangedError
-from conescope.engine.tracing.survey import Survey, layer_of, real_numbers, without_positions
+from conescope.engine.tracing.survey import (
+    Survey,
+    layer_of,
+    real_numbers,
+    with_all_positions,
+    without_positions,
+)
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 
@@ -59,14 +67,15 @@ def entk(
         model: any module in evaluation mode that maps a batch [n, …] to outputs [n, …]; outputs
             of more than one dimension are flattened to c numbers a sample. Complex parameters
             count with their real and their imaginary parts.
-        x: n samples, on the model's device.
+        x: n samples, on the device on which the model takes them. Its parameters may be on several
+            devices, between which it moves its activations itself.
         y: m samples for the second index; None for y = x, whose kernel is exactly symmetric.
         outputs: which outputs enter, see `Kernel.outputs`.
         by_layer: whether to keep the summands of each layer, too.
         params: names or patterns (`*`, `?`) of parameters or modules to restrict the kernel to;
             None for all that are not frozen.
         memory: budget beyond the model and the result, "2GB" or bytes; None for a quarter of the
-            machine's memory.
+            memory of the machine, or of the smallest GPU that holds the model or its outputs.
         check: whether to compare two samples' kernel with plain autograd, the first time that a
             model of these routes is measured; routes that fail are replaced by the general one.
         precision: "bfloat16" rounds the factors of the products to 8 bits, for speed; the sums
@@ -85,7 +94,7 @@ def entk(
     """
     if precision not in ("model", "bfloat16"):
         raise KernelError(f'precision is "model" or "bfloat16", not {precision!r}')
-    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+    with prepared(model, x, y, params, *convention(outputs)) as problem:
         layers, survey = compute(problem, by_layer, precision, memory, check)
         total = sum_of(layers) if by_layer else layers[""]
         routes = {name: survey.route(name) for name in problem.parameters}
@@ -98,14 +107,15 @@ def compute(
     """Compute the kernel of a prepared problem.
 
     Returns:
-        Layer → values [n, m] or [n, q, m, q], all under "" unless by layer; and the survey that
-        says by which route each parameter was taken.
+        Layer → values, all under "" unless by layer: [n, m], or [n, q, m, q] for the cotangents
+        in full, or [q, n, m] where they are apart. And the survey that says by which route each
+        parameter was taken.
 
     Raises:
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, problem.devices)
     first = check and not problem.survey.checked
     if first:
         parts = (part.least_bytes for part in problem.parts(budget))
@@ -120,9 +130,11 @@ def compute(
         recheck.done()
     n, m = problem.samples
     q = len(problem.cotangents)
-    shape = (n, q, m or n, q) if problem.full else (n, m or n)
+    shape = {
+        Pairing.SUMMED: (n, m or n), Pairing.FULL: (n, q, m or n, q), Pairing.APART: (q, n, m or n)
+    }[problem.pairing]  # fmt: skip
     finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
-    decisive = [_decisive(values, m is None) for values in finished.values()]
+    decisive = [_decisive(values, m is None).to(problem.dtype) for values in layers.values()]
     if not all(map(is_finite, decisive)):
         raise_not_finite(problem)
     if not any(bool(values.any()) for values in decisive):
@@ -134,8 +146,7 @@ def _decisive(values: Tensor, symmetric: bool) -> Tensor:
     """Return the diagonal if x is y, as it is zero or not finite wherever a row is; else all."""
     if not symmetric:
         return values
-    rows = math.isqrt(values.numel())
-    return values.view(rows, rows).diagonal()
+    return values.diagonal(dim1=1, dim2=2)
 
 
 def _by_some_route(
@@ -159,6 +170,9 @@ def _by_some_route(
 
 def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
     """Yield surveys whose routes ask less and less of a model; the last is plain autograd."""
+    if any(reached is not None for reached in survey.routes.reached):
+        survey = with_all_positions(survey, problem.model, problem.parameters, problem.pair)
+        yield survey
     if survey.work.shapes:
         yield without_positions(survey)
     general = without_rules(survey, problem.model, problem.parameters, problem.pair)
@@ -195,12 +209,13 @@ def _checked(problem: Problem, budget: int) -> Problem:
 def _kernel(
     problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
 ) -> dict[str, Tensor]:
-    """Return layer → values [n·q, m·q] or [n, m], in the dtype in which they were added up."""
+    """Return layer → the matrices of the pairing, in the dtype in which they were added up."""
     keep_freed_pages()
     accumulator = Accumulator(
         map(layer_of, problem.parameters) if by_layer else [""],
         problem.samples,
-        len(problem.cotangents) if problem.full else 1,
+        len(problem.cotangents),
+        problem.pairing,
         sum(map(real_numbers, problem.parameters.values())),
         problem.cotangents.like.to(problem.dtype),
     )
@@ -211,23 +226,23 @@ def _kernel(
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
         if part.recheck is not None:
             part.recheck.expect(-(-len(problem.x) // pieces.block))
-        for start in range(0, len(part.cotangents), pieces.cotangents):
-            group = part.cotangents.part(start, start + pieces.cotangents)
+        for group in pieces.groups(len(part.cotangents)):
             _add_group(accumulator, factory, part, group, pieces)
     return accumulator.finish()
 
 
 def _add_group(
-    accumulator: Accumulator, factory: Factory, problem: Problem, group: Tensor, pieces: Cut
+    accumulator: Accumulator, factory: Factory, problem: Problem, group: slice, pieces: Cut
 ) -> None:
     """Add the products of all pairs of chunks, for some of the cotangents."""
-    x, y, size = problem.x, problem.y, pieces.chunk
-    full, scratch = problem.full, factory.scratch
-    for start in range(0, len(x), size):
-        left = factory(x[start : start + size], group)
-        if y is None:
-            accumulator.add(left, None, start, start, full, scratch)
-        for begin in range(0, start if y is None else len(y), size):
-            other = x if y is None else y
-            right = factory(other[begin : begin + size], group)
-            accumulator.add(left, right, start, begin, full, scratch)
+    x, y = problem.x, problem.y
+    cotangents = problem.cotangents.part(group.start, group.stop)
+    held, terms = None, {}
+    with closing(TemporaryFile() if pieces.spilled else Memory()) as store:
+        for left, right in pieces.pairs(*problem.samples):
+            if left != held:
+                held, terms = left, factory(x[left], cotangents, store)
+            other, column = None, left
+            if right is not None:
+                other, column = factory((x if y is None else y)[right], cotangents, store), right
+            accumulator.add(terms, other, left.start, column.start, group, factory.scratch, store)

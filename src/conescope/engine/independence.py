@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from conescope.engine.arguments import is_finite
 from conescope.engine.mixing import describe_mixing
-from conescope.engine.tracing.forward import feedable, forward, reachable, shown
+from conescope.engine.tracing.forward import (
+    feedable,
+    forward,
+    reachable,
+    rounding_in_graph,
+    shown,
+)
 from conescope.engine.tracing.writes import same_attributes
 from conescope.errors import ModelError
 
 _LARGEST = 0.05
 """Relative to the outputs; larger differences are not taken for rounding even in half precision."""
 _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
-"""Model → the coarsest rounding, relative, of the parameters on which its outputs depend."""
+"""Model → the coarsest rounding, relative, of the numbers on which its outputs depend."""
 _ALONE = 16
 """When a model is first measured, batches of up to so many samples are compared with every sample
 alone, larger ones with so many parts."""
@@ -46,9 +53,10 @@ def refuse_coupling_modules(model: nn.Module) -> None:
                 f"{where} scales gradients by how often a token occurs in the batch, so that they "
                 f"depend on the other samples; build it with scale_grad_by_freq=False"
             )
-        rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
-        if module.training and isinstance(rate, float) and rate > 0.0:
-            raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
+        names = ("p",) if isinstance(module, _DropoutNd) else ("dropout", "attention_dropout")
+        for rate in (getattr(module, name, 0.0) for name in names):
+            if module.training and isinstance(rate, float) and rate > 0.0:
+                raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
 
 
 def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
@@ -77,8 +85,7 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     _ROUNDING[model] = _rounding(model, outputs)
     together = outputs.detach()
     del outputs
-    if not bool(torch.isfinite(together).all()):
-        raise ModelError(_not_finite(together, x.dtype, model))
+    _refuse_not_finite(model, together, batch, {"x": x})
     compare(model, batch, together, ([i] for i in range(len(batch))))
     return together[:0]
 
@@ -139,16 +146,22 @@ def _tolerance(model: nn.Module, outputs: Tensor) -> Tensor:
     logit, does not loosen the others; but it is at least that of the median size.
     """
     sizes = outputs.abs().amax(dim=0)
-    share = min(1e3 * max(_ROUNDING.get(model, 0.0), torch.finfo(outputs.dtype).eps), _LARGEST)
+    share = min(1e3 * max(rounding_of(model), torch.finfo(outputs.dtype).eps), _LARGEST)
     return share * torch.maximum(sizes, sizes.median())
 
 
 def _rounding(model: nn.Module, outputs: Tensor) -> float:
-    """Return the coarsest relative rounding of the parameters on which outputs depend."""
+    """Return the coarsest relative rounding of the numbers on which outputs depend."""
     named = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     found, opaque = reachable(outputs, named)
     used = named if opaque else found
-    return max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
+    coarsest = max((torch.finfo(named[name].dtype).eps for name in used), default=0.0)
+    return max(coarsest, rounding_in_graph(outputs))
+
+
+def rounding_of(model: nn.Module) -> float:
+    """Return the coarsest relative rounding that was found when the model was first compared."""
+    return _ROUNDING.get(model, 0.0)
 
 
 class Recheck:
@@ -197,18 +210,42 @@ class Recheck:
         self._seen.add(key)
         return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]
 
-    def refuse_not_finite(self, outputs: Tensor, dtype: torch.dtype) -> None:
-        """Raise `ModelError` if outputs are NaN or infinite; `dtype` is that of the inputs."""
-        if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
-            raise ModelError(_not_finite(outputs, dtype, self._model))
+    def refuse_not_finite(
+        self, outputs: Tensor, batch: Tensor, given: Mapping[str, Tensor | None]
+    ) -> None:
+        """Raise `ModelError` if outputs are NaN or infinite.
+
+        Args:
+            outputs: those of a batch.
+            batch: its samples.
+            given: all samples, by the name of the argument.
+        """
+        _refuse_not_finite(self._model, outputs, batch, given)
 
 
-def _not_finite(outputs: Tensor, dtype: torch.dtype, model: nn.Module) -> str:
-    kind = "NaN" if bool(outputs.isnan().any()) else "infinite"
-    half = {outputs.dtype, dtype, *(p.dtype for p in model.parameters())} & {torch.float16}
-    cure = (
-        "float16 overflows above 65,504: measure model.float() on x.float()"
-        if half
-        else "look at the loss, and at the scale of the inputs"
+def _refuse_not_finite(
+    model: nn.Module, outputs: Tensor, batch: Tensor, given: Mapping[str, Tensor | None]
+) -> None:
+    if is_finite(outputs):
+        return
+    number = int((~torch.isfinite(outputs)).any(dim=1).nonzero()[0])
+    kind = "NaN" if bool(outputs[number].isnan().any()) else "infinite"
+    if torch.float16 in {outputs.dtype, batch.dtype, *(p.dtype for p in model.parameters())}:
+        cure = "float16 overflows above 65,504: measure model.float() on x.float()"
+    elif batch.is_floating_point():
+        cure = "look at the scale of the inputs, and at divisions in the model"
+    else:
+        cure = "a sequence without a token beside padding, say, has a mean of 0/0; leave it out"
+    raise ModelError(
+        f"the model's outputs of sample {_place(batch[number], given)} are {kind}, while its "
+        f"weights are finite; {cure}"
     )
-    return f"the model's outputs are {kind} on these inputs, while its weights are finite; {cure}"
+
+
+def _place(sample: Tensor, given: Mapping[str, Tensor | None]) -> str:
+    """Return where a sample is among all samples, such as "x[3]"."""
+    for name, samples in given.items():
+        for number, other in enumerate(() if samples is None else samples):
+            if other.shape == sample.shape and torch.equal(other, sample):
+                return f"{name}[{number}]"
+    raise AssertionError("a batch holds samples that were given")

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from conescope.engine.compute.products import Scratch
-from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term
+from conescope.engine.backward import BlockPass, Gradients, compare_outputs
+from conescope.engine.compute.products import Memory, Scratch, full_precision
+from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
-from conescope.engine.independence import compare, compare_part
-from conescope.engine.layers.call import Call, Role
+from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.problem import Problem
-from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
-    attempted,
-    feedable,
-    forward,
-    refuse_other_outputs,
 )
-from conescope.engine.tracing.routes import follow, refuse_exchanged_samples
-from conescope.engine.tracing.survey import layer_of
+from conescope.engine.tracing.survey import Part, layer_of
 
-Open = Mapping[str, tuple[slice, OuterTerm]]
-"""Weight → (where in a term the block goes, the term that takes the factors of the block)."""
+Open = Mapping[str, Sequence[tuple[Part, slice, OuterTerm]]]
+"""Weight → its uses of each kind, where in a term the block goes, and the term that takes it."""
 
 
 class Factory:
@@ -38,8 +33,7 @@ class Factory:
         block: samples of one forward pass.
         dtype: the dtype of the factors, and so of the products.
         scratch: buffers.
-        verify: whether to check that the model keeps the order of samples in every batch, which
-            is done in any case for models that pick by an index.
+        verify: see `BlockPass.backward`.
     """
 
     def __init__(
@@ -57,16 +51,21 @@ class Factory:
         self.block = block
         self.dtype = dtype
         self.scratch = scratch
-        self.verify = verify or self.survey.routes.picks
+        self.verify = verify
 
-    def __call__(self, x: Tensor, cotangents: Tensor) -> dict[str, list[Term]]:
+    def __call__(self, x: Tensor, cotangents: Tensor, store: Memory) -> dict[str, list[Term]]:
         """Return layer → terms of the samples x; all under "" unless by layer.
+
+        Args:
+            x: [n, …].
+            cotangents: [q, c].
+            store: where factors wait for their products.
 
         Raises:
             RoutesChangedError: if the model does not keep to the routes.
             ModelError: if samples depend on each other, or no route follows the model.
         """
-        collector = _Collector(self, len(x), cotangents)
+        collector = _Collector(self, len(x), cotangents, store)
         routes = self.survey.routes
         for start in range(0, len(x), self.block):
             block = slice(start, min(len(x), start + self.block))
@@ -74,6 +73,7 @@ class Factory:
                 collector.add_by_rules(block, x[block])
             if routes.general:
                 collector.add_by_general_route(block, x[block])
+            store.release()
         return collector.terms
 
     def layer(self, parameter: str) -> str:
@@ -84,12 +84,12 @@ class Factory:
 class _Collector:
     """Terms that are filled block by block."""
 
-    def __init__(self, factory: Factory, samples: int, cotangents: Tensor) -> None:
-        self.factory = factory
+    def __init__(self, factory: Factory, samples: int, cotangents: Tensor, store: Memory) -> None:
+        self.factory, self.store = factory, store
         self.cotangents = cotangents
         self.assignment = factory.survey.assignment
         self.terms: dict[str, list[Term]] = {}
-        self.outer: dict[str, OuterTerm] = {}
+        self.outer: dict[str, list[OuterTerm]] = {}
         self.formed: dict[str, FormedTerm] = {}
         self.rows: dict[str, RowsTerm] = {}
         self.row_uses: dict[int, dict[Role, str]] = {}
@@ -100,69 +100,23 @@ class _Collector:
 
     def add_by_rules(self, block: slice, x: Tensor) -> None:
         """Take in a block of samples, x, by the layer rules."""
-        factory, problem = self.factory, self.factory.problem
-        routes = factory.survey.routes
-        outputs, calls = follow(problem.model, problem.parameters, x, routes)
-        refuse_other_outputs(outputs, self.cotangents.shape[1])
-        if factory.verify and calls:
-            refuse_exchanged_samples(outputs, calls)
-        open_terms = self._open(block, calls)
-        targets = [call.target for call in calls]
-        last = len(self.cotangents) - 1
-        gradients: Sequence[Tensor | None] = ()
-        for k, cotangent in enumerate(self.cotangents if calls else ()):
-            with attempted():
-                gradients = torch.autograd.grad(
-                    outputs,
-                    targets,
-                    cotangent.expand_as(outputs),
-                    retain_graph=k < last,
-                    allow_unused=True,
-                )
-            if any(gradients[number] is not None for number in routes.idle):
-                raise RoutesChangedError
-            self._take_outer(open_terms, k, calls, gradients)
-            self._take_rows(block, k, calls, gradients)
+        done = BlockPass(self.factory.problem, x)
+        open_terms = self._open(block, done.calls)
+        for k, gradients in done.backward(self.cotangents, self.factory.verify):
+            self._take_outer(open_terms, k, done.calls, gradients)
+            self._take_rows(block, k, done.calls, gradients)
+            del gradients
             self._form(block, slice(k, k + 1), open_terms, stacked=False)
-        self._form(block, slice(0, last + 1), open_terms, stacked=True)
-        # only now: another forward pass may write what the backward passes need
-        self._compare(x, outputs.detach(), calls, gradients)
-
-    def _compare(
-        self, x: Tensor, outputs: Tensor, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
-        """Compare outputs, and the last cotangent's gradients, with those of parts of the batch."""
-        problem, recheck = self.factory.problem, self.factory.problem.recheck
-        if recheck is None:
-            return
-        recheck.refuse_not_finite(outputs, x.dtype)
-        parts = recheck.parts(x)
-        if recheck.thorough or not calls or not problem.checks_gradients:
-            compare(problem.model, x, outputs, parts)
-            return
-        for part in parts:
-            alone, again = follow(problem.model, problem.parameters, x[part], problem.survey.routes)
-            compare_part(problem.model, x, outputs, part, alone.detach())
-            with attempted():
-                targets = [call.target for call in again]
-                cotangent = self.cotangents[-1].expand_as(alone)
-                found = torch.autograd.grad(alone, targets, cotangent, allow_unused=True)
-            bound = bounds_of(problem).alone
-            for call, g, other, h in zip(calls, gradients, again, found, strict=True):
-                if g is None or h is None:
-                    continue
-                whole, single = call.of_samples(g, part), other.of_samples(h, slice(None))
-                same_shape = whole.shape == single.shape
-                if same_shape and bool((whole - single).norm() > bound * single.norm()):
-                    refuse_mixed_gradients(problem, x)
-                    raise RoutesChangedError
+        self._form(block, slice(0, len(self.cotangents)), open_terms, stacked=True)
+        for term in itertools.chain.from_iterable(self.outer.values()):
+            term.features.keep_in(self.store)
+        done.compare()
 
     def add_by_general_route(self, block: slice, x: Tensor) -> None:
         """Take in a block of samples, x, by the general route."""
         problem, routes = self.factory.problem, self.factory.survey.routes
-        if not routes.ruled and problem.recheck is not None and problem.recheck.thorough:
-            outputs = forward(problem.model, feedable(x)).detach()
-            self._compare(x, outputs, (), ())
+        if not routes.ruled:
+            compare_outputs(problem, x)
         chosen = {name: problem.parameters[name] for name in routes.general}
         if routes.transformed:
             try:
@@ -182,61 +136,85 @@ class _Collector:
     def _form(self, block: slice, cotangents: slice, terms: Open, stacked: bool) -> None:
         """Form the gradients of a block, in terms that stack cotangents or in those that do not."""
         for name, formed in self.formed.items():
-            if self.factory.survey.work.shapes[name].stacks(len(self.cotangents)) == stacked:
-                formed.form(block, cotangents, terms[name][1], self.factory.scratch)
+            ((_, _, term),) = terms[name]
+            if term.shape.stacks(len(self.cotangents)) == stacked:
+                with full_precision():
+                    formed.form(block, cotangents, term, self.factory.scratch)
 
     def _open(self, block: slice, calls: Sequence[Call]) -> Open:
         """Return the terms that take the factors of a block."""
-        terms: dict[str, tuple[slice, OuterTerm]] = {}
-        for name, (numbers, _) in self.assignment.outer.items():
-            uses = [use for n in numbers if (use := calls[n].outer) is not None]
-            if name in self.outer:
-                self.outer[name].features.append(block, uses)
-                terms[name] = block, self.outer[name]
-            else:
-                whole = slice(0, block.stop - block.start)
-                shape, like = self.factory.survey.work.shapes[name], self.formed[name].rows
-                held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
-                allocate = partial(self.factory.scratch.take, name, like=like)
-                term = OuterTerm(shape, whole.stop, held, allocate)
-                term.features.append(whole, uses)
-                terms[name] = whole, term
-        return terms
+        return {
+            name: [
+                (
+                    part,
+                    *self._open_part(name, number, block, [_outer(calls[n]) for n in part.calls]),
+                )
+                for number, part in enumerate(parts)
+            ]
+            for name, parts in self.assignment.outer.items()
+        }
 
-    def _take_outer(
-        self, terms: Open, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
-        for name, (block, term) in terms.items():
-            for use, number in enumerate(self.assignment.outer[name][0]):
-                g, call = gradients[number], calls[number].outer
+    def _open_part(
+        self, name: str, number: int, block: slice, uses: Sequence[OuterCall]
+    ) -> tuple[slice, OuterTerm]:
+        if name in self.outer:
+            term = self.outer[name][number]
+            term.features.append(block, uses)
+            return block, term
+        whole = slice(0, block.stop - block.start)
+        (shape,), like = self.factory.survey.work.shapes[name], self.formed[name].rows
+        held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
+        allocate = partial(self.factory.scratch.take, name, like=like)
+        term = OuterTerm(shape, whole.stop, held, allocate)
+        term.features.append(whole, uses)
+        return whole, term
+
+    def _take_outer(self, terms: Open, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
+        for part, block, term in itertools.chain.from_iterable(terms.values()):
+            for use, number in enumerate(part.calls):
+                g = gradients[number]
                 place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
-                if g is None or call is None:
+                if g is None:
                     place.zero_()
                 else:
-                    place.copy_(call.cotangent(g))
+                    place.copy_(_outer(calls[number]).cotangent(g))
 
-    def _take_rows(
-        self, block: slice, k: int, calls: Sequence[Call], gradients: Sequence[Tensor | None]
-    ) -> None:
+    def _take_rows(self, block: slice, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
         for number, names in self.row_uses.items():
             g = gradients[number]
             if g is not None:
+                g = g.to(torch.promote_types(g.dtype, torch.float32))  # before sums over positions
                 for role, rows in calls[number].rows(g, names).items():
-                    self.rows[names[role]].place(names[role], block, k).add_(rows)
+                    place = self.rows[names[role]].place(names[role], block, k)
+                    place.add_(rows.to(place.device))
 
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.cotangents)
-        work = factory.survey.work
-        for name, shape in work.shapes.items():
-            if shape.formed:
-                term = self.formed[name] = FormedTerm(shape, samples, q, factory.problem.full, like)
+        work, parameters = factory.survey.work, factory.problem.parameters
+        for name, shapes in work.shapes.items():
+            here = like.to(parameters[name].device)
+            if shapes[0].formed:
+                pairing = factory.problem.pairing
+                term = self.formed[name] = FormedTerm(
+                    shapes[0], samples, q, pairing, here, self.store
+                )
             else:
-                term = self.outer[name] = OuterTerm(shape, samples, q, like.new_empty)
+                allocate = partial(self.store.take, like=here)
+                kinds = [OuterTerm(shape, samples, q, allocate) for shape in shapes]
+                self.outer[name] = kinds
+                term = kinds[0] if len(kinds) == 1 else TiedTerm(kinds)
             self.terms.setdefault(factory.layer(name), []).append(term)
-        sizes: dict[str, dict[str, int]] = {}
+        sizes: dict[tuple[str, torch.device], dict[str, int]] = {}
         for name, size in (*work.rows.items(), *work.general.items()):
-            sizes.setdefault(factory.layer(name), {})[name] = size
-        for layer, together in sizes.items():
-            term = RowsTerm(together, samples, q, like)
+            place = factory.layer(name), parameters[name].device
+            sizes.setdefault(place, {})[name] = size
+        for (layer, device), together in sizes.items():
+            term = RowsTerm(together, samples, q, like.to(device), self.store)
             self.rows |= dict.fromkeys(together, term)
             self.terms.setdefault(layer, []).append(term)
+
+
+def _outer(call: Call) -> OuterCall:
+    """Return a call whose weight has factors, as the survey has found."""
+    assert call.outer is not None
+    return call.outer

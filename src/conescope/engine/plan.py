@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from conescope.engine.compute.budget import Cut, parse_memory
-from conescope.engine.compute.contractions import DIRECT_POSITIONS
-from conescope.engine.compute.outer import Shape
-from conescope.engine.compute.products import Scratch
+from conescope.engine.compute.products import Memory, Scratch
+from conescope.engine.compute.shape import Cost, Shape, cost_of_rows
 from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
 from conescope.engine.passes import Factory
@@ -35,8 +34,8 @@ class LayerPlan:
 
     Attributes:
         layer: the module that owns the parameters.
-        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "rows",
-            "general" or "unused".
+        route: how its kernel is made: "gradients, in blocks", "gradients", "positions", "tokens",
+            "rows", "general" or "unused".
         flops: operations of forming gradients and of products, network passes not included.
         bytes: what its factors hold.
         seconds: the expected time of its products.
@@ -62,6 +61,7 @@ class Plan:
         block: samples of one forward pass.
         chunk: samples whose factors are held together.
         cotangents: cotangents taken together.
+        spilled: whether the factors, which do not fit into the budget, wait in a temporary file.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -71,6 +71,7 @@ class Plan:
     block: int
     chunk: int
     cotangents: int
+    spilled: bool
 
     @property
     def seconds(self) -> float:
@@ -93,6 +94,7 @@ class Plan:
         lines.append(
             f"forward and backward passes {self.passes:.3f} s; in all {self.seconds:.3f} s, "
             f"{self.bytes / 1e6:.0f} MB beyond the model and the kernel"
+            f"{', and the factors in a temporary file' if self.spilled else ''}"
         )
         return "\n".join(lines)
 
@@ -123,8 +125,8 @@ def plan(
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    budget = parse_memory(memory)
-    with prepared(model, x, y, params, convention(outputs), outputs == "full") as problem:
+    with prepared(model, x, y, params, *convention(outputs)) as problem:
+        budget = parse_memory(memory, problem.devices)
         problem = dataclasses.replace(problem, recheck=None)
         try:
             return _plan(problem, budget)
@@ -140,11 +142,12 @@ def _plan(problem: Problem, budget: int) -> Plan:
     for part in problem.parts(budget):
         pieces = part.pieces(budget)
         cuts.append((part, pieces))
-        for name, shape in part.survey.work.shapes.items():
-            layers.setdefault(layer_of(name), []).append(_outer(part, name, shape, pieces, speed))
+        for name, shapes in part.survey.work.shapes.items():
+            planned = [_outer(part, name, shape, pieces, speed) for shape in shapes]
+            layers.setdefault(layer_of(name), []).extend(planned)
         work = part.survey.work
         for name, size in (*work.rows.items(), *work.general.items()):
-            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, speed))
+            layers.setdefault(layer_of(name), []).append(_rows(part, name, size, pieces, speed))
     for name in problem.parameters:
         if problem.survey.route(name) == "unused":
             unused = LayerPlan(layer_of(name), "unused", 0.0, 0, 0.0)
@@ -155,7 +158,7 @@ def _plan(problem: Problem, budget: int) -> Plan:
         sum(_passes(part, pieces) for part, pieces in cuts),
         sum(_pass_flops(part, pieces) for part, pieces in cuts),
         max(pieces.bytes for _, pieces in cuts),
-        first.block, first.chunk, first.cotangents,
+        first.block, first.chunk, first.cotangents, first.spilled,
     )  # fmt: skip
 
 
@@ -165,10 +168,10 @@ def _passes(problem: Problem, pieces: Cut) -> float:
     few = problem.x[: min(most, pieces.chunk)]
     factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
-    one = seconds_of(lambda: factory(few, first))
+    one = seconds_of(lambda: factory(few, first, Memory()))
     if pieces.cotangents > 1:
         several = min(3, pieces.cotangents)
-        more = seconds_of(lambda: factory(few, first.expand(several, -1)))
+        more = seconds_of(lambda: factory(few, first.expand(several, -1), Memory()))
         backward = max(0.0, more - one) / (several - 1)
     else:
         backward = max(0.0, one - seconds_of(lambda: forward(problem.model, feedable(few))))
@@ -215,36 +218,37 @@ def _repeated(problem: Problem, pieces: Cut, forward: float, backward: float) ->
 
 
 def _outer(problem: Problem, name: str, shape: Shape, pieces: Cut, speed: Speed) -> LayerPlan:
-    n, m = problem.samples
-    q, full = len(problem.cotangents), problem.full
-    both = n + (m or 0)
-    gradients = shape.gradient_cost(n, m, q, full)
-    positions = shape.position_cost(n, m, q, full)
-    forming = 2.0 * both * q * shape.positions * shape.size
-    copied = both * shape.groups * shape.positions * (shape.inputs + q * shape.outputs)
-    if not shape.by_positions(n, m, q, full):
-        route = "gradients, in blocks" if shape.formed else "gradients"
-        flops = gradients
-        seconds = (gradients - forming) / speed.product + both * q * shape.size / speed.copy
-        if not shape.formed:
-            seconds += forming / speed.batched + copied / speed.copy
-    else:
-        route, flops = "positions", positions
-        pairs = n * (n / 2 if m is None else m) * shape.positions**2
-        passes = 3 * pairs * (q * q if full and shape.positions <= DIRECT_POSITIONS else 1)
-        seconds = positions / speed.product + (2 * copied + passes) / speed.copy
-    rows = min(pieces.chunk, n) * pieces.cotangents * shape.held
-    return LayerPlan(layer_of(name), route, flops, rows * problem.element, seconds)
+    costs = [shape.cost(*sizes, problem.pairing) for sizes in _products(problem, pieces)]
+    return _layer(problem, name, shape.held, pieces, costs, speed)
 
 
-def _rows(problem: Problem, name: str, size: int, speed: Speed) -> LayerPlan:
-    n, m = problem.samples
-    q = len(problem.cotangents)
-    columns = n / 2 if m is None else m
-    flops = 2.0 * n * columns * size * (q * q if problem.full else q)
+def _rows(problem: Problem, name: str, size: int, pieces: Cut, speed: Speed) -> LayerPlan:
     route = "general" if name in problem.survey.routes.general else "rows"
-    held = (n + (m or 0)) * q * size * problem.element
-    return LayerPlan(layer_of(name), route, flops, held, flops / speed.product)
+    costs = [
+        cost_of_rows(route, size, *sizes, problem.pairing) for sizes in _products(problem, pieces)
+    ]
+    return _layer(problem, name, size, pieces, costs, speed)
+
+
+def _products(problem: Problem, pieces: Cut) -> Iterator[tuple[int, int | None, int]]:
+    """Yield the numbers of samples n and m, and of cotangents, of all products that are made."""
+    for group in pieces.groups(len(problem.cotangents)):
+        for left, right in pieces.pairs(*problem.samples):
+            m = None if right is None else right.stop - right.start
+            yield left.stop - left.start, m, group.stop - group.start
+
+
+def _layer(
+    problem: Problem, name: str, held: int, pieces: Cut, costs: Sequence[Cost], speed: Speed
+) -> LayerPlan:
+    samples = min(pieces.chunk, len(problem.x) + len(() if problem.y is None else problem.y))
+    return LayerPlan(
+        layer_of(name),
+        " + ".join(dict.fromkeys(cost.route for cost in costs)),
+        sum(cost.flops for cost in costs),
+        samples * pieces.cotangents * held * problem.element,
+        sum(cost.seconds(speed) for cost in costs),
+    )
 
 
 def _merged(layer: str, parts: list[LayerPlan]) -> LayerPlan:

@@ -22,6 +22,8 @@ from conescope.engine.arguments import (
     refuse_absent_weights,
 )
 from conescope.engine.compute.budget import Cut, cut, least_bytes
+from conescope.engine.compute.shape import Pairing
+from conescope.engine.compute.spill import room_on_disk
 from conescope.engine.general import complete
 from conescope.engine.independence import Recheck, first_comparison, refuse_coupling_modules
 from conescope.engine.tracing.forward import RoutesChangedError
@@ -50,7 +52,7 @@ class Problem:
         parameters: those whose kernel is wanted, by name.
         x: n samples.
         y: m samples, or None for x itself.
-        full: whether the cotangents stay apart, as for outputs="full".
+        pairing: which cotangents of two samples are multiplied.
         cotangents: q vectors over the c outputs.
         survey: what is known of the model.
         recheck: chooses the samples that are computed again; None for no samples.
@@ -60,7 +62,7 @@ class Problem:
     parameters: dict[str, nn.Parameter]
     x: Tensor
     y: Tensor | None
-    full: bool
+    pairing: Pairing
     cotangents: Cotangents
     survey: Survey
     recheck: Recheck | None = None
@@ -82,6 +84,11 @@ class Problem:
         return torch.promote_types(self.cotangents.like.dtype, torch.float32)
 
     @property
+    def devices(self) -> set[torch.device]:
+        """The devices of the parameters and of the outputs, where the kernel is made."""
+        return {self.cotangents.like.device, *(p.device for p in self.parameters.values())}
+
+    @property
     def element(self) -> int:
         """Bytes of a number of the kernel, and of its factors."""
         return self.dtype.itemsize
@@ -94,7 +101,8 @@ class Problem:
     @property
     def least_bytes(self) -> int:
         """The smallest budget, without what the result takes while it is made."""
-        return least_bytes(self.survey.work, len(self.cotangents), self.full, self.element)
+        full = self.pairing is Pairing.FULL
+        return least_bytes(self.survey.work, len(self.cotangents), full, self.element)
 
     def pieces(self, budget: int, fixed: int = 0) -> Cut:
         """Cut the work so that it fits into the memory allowed; see `budget.cut`.
@@ -102,8 +110,9 @@ class Problem:
         Raises:
             KernelError: if the budget is too small.
         """
-        q = len(self.cotangents)
-        return cut(self.survey.work, self.samples, q, self.full, self.element, budget, fixed)
+        q, full = len(self.cotangents), self.pairing is Pairing.FULL
+        disk = room_on_disk if self.x.device.type == "cpu" else lambda: 0
+        return cut(self.survey.work, self.samples, q, full, self.element, budget, fixed, disk)
 
     def parts(self, budget: int) -> list[Problem]:
         """Divide the parameters without a rule if their gradients are too many to hold at once.
@@ -111,7 +120,7 @@ class Problem:
         The kernel is the sum of the kernels of the parts.
         """
         n, m = self.samples
-        q = len(self.cotangents) if self.full else 1
+        q = len(self.cotangents) if self.pairing is Pairing.FULL else 1
         room = budget // (2 * self.element * ((n + (m or 0)) * q + 2))
         sizes = self.survey.work.general
         if sum(sizes.values()) <= room:
@@ -127,9 +136,10 @@ class Problem:
         return [replace(self, survey=part) for part in surveys]
 
 
-def convention(outputs: Outputs) -> Convention:
-    """Return a function that makes the cotangents of a convention for any number of outputs."""
-    return lambda width, like: Cotangents.of(outputs, width, like)
+def convention(outputs: Outputs) -> tuple[Convention, Pairing]:
+    """Return how a convention's cotangents are made for any number of outputs, and multiplied."""
+    pairing = Pairing.FULL if outputs == "full" else Pairing.SUMMED
+    return lambda width, like: Cotangents.of(outputs, width, like), pairing
 
 
 @contextmanager
@@ -139,7 +149,7 @@ def prepared(
     y: Tensor | None,
     params: str | Iterable[str] | None,
     cotangents: Convention,
-    full: bool = False,
+    pairing: Pairing = Pairing.SUMMED,
 ) -> Iterator[Problem]:
     """Check all that can be checked on a few samples, survey the model, and leave it as it was.
 
@@ -150,7 +160,7 @@ def prepared(
         y: m samples, or None.
         params: see `choose_parameters`.
         cotangents: makes the cotangents from the number of outputs and a tensor like them.
-        full: whether they stay apart.
+        pairing: which cotangents of two samples are multiplied.
 
     Raises:
         ModelError: if the model or the samples have no exact kernel as they stand.
@@ -162,7 +172,7 @@ def prepared(
     refuse_absent_weights(model)
     for name, samples in (("x", x), ("y", y)):
         if samples is not None:
-            check_inputs(name, samples, parameters)
+            check_inputs(name, samples)
     check_parameters(model)
     refuse_coupling_modules(model)
     x, y = x.detach(), None if y is None else y.detach()
@@ -171,7 +181,7 @@ def prepared(
         survey = survey_model(model, parameters, x, like)
         chosen = cotangents(survey.like.shape[1], survey.like)
         recheck = _recheck_of(model, x, y)
-        yield Problem(model, parameters, x, y, full, chosen, survey, recheck)
+        yield Problem(model, parameters, x, y, pairing, chosen, survey, recheck)
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """The self-check: compare a small kernel with plain autograd before a large one is computed.
 
-Two samples and one random cotangent suffice. Gradients that plain autograd takes in the very pass
-that the rules record differ from theirs by nothing but the order of sums, so they are held to a
-narrow bound, layer by layer. Gradients of each sample alone come from other passes, in which
-rounding may flip a ReLU, so the bound between the two is wide.
+Two samples and one random cotangent v suffice. With a weight w of the second sample, the gradient
+of v·f(x_0) + w v·f(x_1) has the squared norm K_00 + 2 w K_01 + w² K_11, so that one backward pass
+checks the kernel of each layer. Gradients that plain autograd takes in the very pass that the rules
+record differ from theirs by nothing but the order of sums, so they are held to a narrow bound,
+layer by layer. Gradients of each sample alone come from other passes, in which rounding may flip a
+ReLU, so the bound between the two is wide.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from torch import Tensor, nn
 from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
 from conescope.engine.compute.products import add_gram
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
-from conescope.engine.independence import compare
+from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
@@ -32,9 +35,13 @@ _FEW = 2**20
 """Parameters of so few numbers in all are checked in one go, whatever the budget."""
 _MOST = 16
 """Samples whose gradients are compared with those of each alone."""
-_HELD = 8
-"""Gradients of a sample held at once: two of a batch, one of the sample alone, those being computed
-(three of a tied weight), and what the allocator cannot hand out again at once."""
+_TOGETHER = 2.5
+"""Gradients of all parameters of a group held at once: those of two samples alone, or their sum and
+that of a batch; and what the allocator cannot hand out again at once."""
+_COMPUTED = 3
+"""Gradients of one parameter held beside those: one that is computed, three of a tied weight."""
+_WEIGHT = 0.5
+"""w, of the second sample; a power of two, so that multiplying by it rounds nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,24 @@ class Bounds:
     Attributes:
         total: of the whole kernel, relative to its diagonal.
         layer: of the kernel of a layer, relative to its own diagonal.
+        least: what is added to that, relative to the diagonal of the whole kernel.
         alone: of gradients of samples alone from those in a batch, relative to their norm.
     """
 
     total: float
     layer: float
+    least: float
     alone: float
 
 
-_SINGLE = Bounds(total=2e-6, layer=1e-4, alone=0.05)
-_DOUBLE = Bounds(total=1e-11, layer=1e-9, alone=1e-5)
-_HALF = Bounds(total=1e-2, layer=0.1, alone=0.3)
+_BOUNDS = {
+    torch.float64: Bounds(total=1e-11, layer=1e-9, least=1e-11, alone=1e-5),
+    torch.float32: Bounds(total=2e-6, layer=1e-4, least=2e-6, alone=0.05),
+    torch.float16: Bounds(total=2e-3, layer=1e-2, least=1e-4, alone=0.3),
+    torch.bfloat16: Bounds(total=1e-2, layer=5e-2, least=1e-4, alone=0.3),
+}
+"""By the coarsest dtype. Autograd rounds gradients to their dtype, which rules do not: in half
+precision a kernel differs by up to that rounding, however small the layer's share of it is."""
 
 
 def sample_problem(problem: Problem) -> Problem:
@@ -74,7 +88,7 @@ def sample_problem(problem: Problem) -> Problem:
         problem,
         x=problem.x[chosen.to(problem.x.device)],
         y=None,
-        full=False,
+        pairing=Pairing.SUMMED,
         cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
         recheck=None,
     )
@@ -85,46 +99,52 @@ def agrees_with_autograd(problem: Problem, layers: Mapping[str, Tensor], budget:
 
     Args:
         problem: two samples and one cotangent.
-        layers: layer → kernel, [2, 2].
+        layers: layer → kernel, [1, 2, 2].
         budget: bytes.
 
     Raises:
         ModelError: if a sample's gradients depend on its batch, whatever the route.
     """
     bounds = bounds_of(problem)
-    expected = {name: v.new_zeros(2, 2, dtype=torch.float64) for name, v in layers.items()}
-    apart, norms = (problem.x.new_zeros(2, dtype=torch.float64) for _ in range(2))
+    expected = dict.fromkeys(layers, 0.0)
+    apart = norm = 0.0
     general, reentrant = set(problem.survey.routes.general), problem.survey.routes.reentrant
     for group in _groups(problem, budget):
+        alone = _alone(problem, group, reentrant)
         try:
             batch = _in_batch(problem, group)
         except RoutesChangedError:
             if problem.survey.routes.ruled:
                 raise
             batch = None  # only gradients of samples alone are used then
-        for name in (batch or {}).keys() - general:
-            _add(expected, name, batch[name])  # pyright: ignore[reportOptionalSubscript]
-        rows: Gradients = {}
-        for sample, _, gradients in plain_gradients(
-            problem.model, group, problem.x, problem.cotangents.part(0, 1), reentrant
-        ):
-            for name in list(gradients):
-                gradient = gradients.pop(name)
-                norms[sample] += _squares(gradient[None])[0]
-                if name in general:
-                    _place(rows, sample, {name: gradient})
-                if batch is not None and name in batch:
-                    batch[name][sample] -= gradient
-                elif batch is not None:
-                    apart[sample] += _squares(gradient[None])[0]
-        for name, found in rows.items():
-            _add(expected, name, found)
-        apart += sum(map(_squares, (batch or {}).values()))
-    if bool((apart > bounds.alone**2 * norms).any()):
+        for name in list(alone.keys() | (batch or {}).keys()):
+            found = None if batch is None else batch.pop(name, None)
+            single = alone.pop(name, None)
+            norm += 0.0 if single is None else _square(single)
+            kept = single if name in general else found
+            expected[layer_of(name)] += 0.0 if kept is None else _square(kept)
+            if batch is not None:
+                apart += _square_of_difference(found, single)
+    if apart > bounds.alone**2 * norm:
         if problem.survey.routes.ruled:
             return False
         _refuse_mixing(problem, problem.x, bounds)
     return _near(problem, layers, expected, bounds)
+
+
+def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:
+    """Return the weighted sum of the gradients of each sample alone, name → [p]."""
+    total: Gradients = {}
+    passes = plain_gradients(
+        problem.model, group, problem.x, problem.cotangents.part(0, 1), reentrant
+    )
+    for sample, _, gradients in passes:
+        for name in list(gradients):
+            gradient = gradients.pop(name)
+            if sample == 1:
+                gradient = gradient * _WEIGHT
+            total[name] = gradient if name not in total else total[name].add_(gradient)
+    return total
 
 
 def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
@@ -144,7 +164,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
     weights = 0.5 ** (torch.arange(len(x), device=x.device) % 4)
     cotangent = Cotangents.normal(problem.cotangents.width, 0, problem.cotangents.like).part(0, 1)
     apart = norm = 0.0
-    for group in _groups(problem, default_memory()):
+    for group in _groups(problem, default_memory(problem.devices)):
         outputs = forward(problem.model, feedable(x))
         scalar = weights.to(outputs) @ (outputs @ cotangent[0])
         reentrant = problem.survey.routes.reentrant
@@ -156,10 +176,8 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 part = gradient * weights[sample].to(gradient)
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
-            found = [g[None] for g in (together.get(name), alone.get(name)) if g is not None]
-            difference = found[0] - found[1] if len(found) == 2 else found[0]
-            apart += float(_squares(difference))
-            norm += float(_squares(alone[name][None])) if name in alone else 0.0
+            apart += _square_of_difference(together.get(name), alone.get(name))
+            norm += _square(alone[name]) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
 
@@ -177,36 +195,37 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
 
 
 def _near(
-    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, Tensor], bounds: Bounds
+    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], bounds: Bounds
 ) -> bool:
-    scale = float(torch.stack([*expected.values()]).sum(dim=0).diagonal().max())
+    values = {layer: matrices[0].double() for layer, matrices in layers.items()}
+    sizes = {layer: float(v[0, 0] + _WEIGHT**2 * v[1, 1]) for layer, v in values.items()}
+    found = {layer: sizes[layer] + 2 * _WEIGHT * float(v[1, 0]) for layer, v in values.items()}
+    scale = max(sum(sizes.values()), sum(expected.values()))
     loose = {layer_of(name) for name in problem.survey.routes.general}
-    error = torch.zeros_like(next(iter(expected.values())))
-    for layer, values in layers.items():
-        off = values.double() - expected[layer]
+    error = 0.0
+    for layer, value in found.items():
+        off, own = value - expected[layer], max(sizes[layer], expected[layer])
         if layer in loose:
-            if bool((off.abs() > bounds.alone * scale).any()):
+            if abs(off) > bounds.alone * scale:
                 return False
+        elif abs(off) > bounds.layer * own + bounds.least * scale:
+            return False
         else:
-            own = float(expected[layer].diagonal().max())
-            if bool((off.abs() > bounds.layer * own + bounds.total * scale).any()):
-                return False
             error += off
-    return not bool((error.abs() > bounds.total * scale).any())
+    return abs(error) <= bounds.total * scale
 
 
 def bounds_of(problem: Problem) -> Bounds:
-    """Return the bounds for the coarsest dtype of outputs and parameters."""
+    """Return the bounds for the coarsest dtype of outputs, parameters and what is between them."""
     survey = problem.survey
     used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
-    dtypes = {problem.cotangents.like.dtype, *used}
-    real = {torch.empty(0, dtype=d).real.dtype for d in dtypes}
-    coarsest = max(real, key=lambda dtype: torch.finfo(dtype).eps)
-    return {torch.float64: _DOUBLE, torch.float32: _SINGLE}.get(coarsest, _HALF)
+    known = [torch.finfo(dtype).eps for dtype in {problem.cotangents.like.dtype, *used}]
+    coarsest = max(rounding_of(problem.model), *known)
+    return next(b for dtype, b in _BOUNDS.items() if coarsest <= torch.finfo(dtype).eps)
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
-    """Return gradients of both samples, name → [2, p], from one pass that the recorder follows."""
+    """Return the weighted sum of both gradients, name → [p], from a pass that the rules record."""
     survey = problem.survey
     if survey.routes.ruled:
         ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
@@ -214,47 +233,41 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
             outputs, _ = record(problem.model, ruled, problem.x, attached=True)
     else:
         outputs = forward(problem.model, feedable(problem.x))
-    rows: Gradients = {}
-    cotangent = problem.cotangents.part(0, 1)[0]
-    for sample, row in enumerate(outputs):
-        with attempted():
-            gradients = autograd_gradients(
-                cotangent @ row, problem.model, group, survey.routes.reentrant, sample == 0
-            )
-        _place(rows, sample, gradients)
-    return rows
+    weights = torch.tensor([1.0, _WEIGHT], dtype=outputs.dtype, device=outputs.device)
+    with attempted():
+        scalar = weights @ (outputs @ problem.cotangents.part(0, 1)[0])
+        return autograd_gradients(scalar, problem.model, group, survey.routes.reentrant, False)
 
 
-def _add(kernels: Mapping[str, Tensor], name: str, rows: Tensor) -> None:
-    """Add the products of a parameter's gradients [2, p] to the kernel of its layer."""
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    add_gram(kernels[layer_of(name)], rows.to(dtype), None)
+def _square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
+    """Return ‖first − second‖², where None is zero."""
+    present = [g for g in (first, second) if g is not None]
+    if not present:
+        return 0.0
+    return _square(present[0] if len(present) == 1 else present[0] - present[1])
 
 
-def _place(rows: Gradients, sample: int, gradients: Gradients) -> None:
-    for name, gradient in gradients.items():
-        if name not in rows:
-            rows[name] = gradient.new_zeros(2, len(gradient))
-        rows[name][sample] = gradient
-
-
-def _squares(rows: Tensor) -> Tensor:
-    """Return squared norms of rows [r, p] in float64, without copying the rows to float64."""
-    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    add_gram(gram, rows.to(torch.promote_types(rows.dtype, torch.float32)), None)
-    return gram.diagonal()
+def _square(gradient: Tensor) -> float:
+    """Return the squared norm of [p] in float64, without copying it to float64."""
+    row = gradient.to(torch.promote_types(gradient.dtype, torch.float32))[None]
+    gram = row.new_zeros(1, 1, dtype=torch.float64)
+    add_gram(gram, row, None)
+    return float(gram)
 
 
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
-    largest = max(real_numbers(p) for p in problem.parameters.values())
-    return _HELD * problem.cotangents.like.element_size() * largest
+    return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem))
+
+
+def _largest(problem: Problem) -> int:
+    return max(real_numbers(p) for p in problem.parameters.values())
 
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
-    element = problem.cotangents.like.element_size()
-    most = max(_FEW, budget // (2 * _HELD * element))
+    room = budget // problem.element - _COMPUTED * _largest(problem)
+    most = max(_FEW, round(room / _TOGETHER))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     group: dict[str, nn.Parameter] = {}
     for name, p in problem.parameters.items():

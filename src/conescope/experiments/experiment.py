@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from conescope.engine import entk
+from conescope.engine import entk, estimate_entk, project
 from conescope.errors import RecipeError, TrainingError
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured
 from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibrated
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
@@ -170,15 +170,16 @@ class Experiment:
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
 
-    def measure(self, model: nn.Module) -> Kernel:
-        """Measure the kernel of a network on the probe."""
-        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
+    def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
+        """Measure the kernel of a network on the probe, or on other samples [n, …]."""
+        samples = self.probe if samples is None else samples
+        return measure_kernel(model, samples, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
     model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
-) -> Kernel:
-    """Measure the kernel of a network on the probe, in evaluation mode.
+) -> Measured:
+    """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
 
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
@@ -192,10 +193,16 @@ def measure_kernel(
         KernelError: if the kernel is not finite, or zero.
     """
     measured = recalibrated(model, calibration) if recipe.batchnorm == "recalibrated" else model
+    memory = recipe.memory
     with evaluation_mode(measured):
-        kernel = entk(
-            measured, probe, outputs=recipe.outputs, by_layer=recipe.by_layer, memory=recipe.memory
-        )
+        if recipe.projection is not None:
+            dim, draws = recipe.projection, PROJECTED_DRAWS
+            return project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
+        if recipe.estimate is not None:
+            kernel = estimate_entk(measured, probe, draws=recipe.estimate, seed=SEED, memory=memory)
+        else:
+            outputs, by_layer = recipe.outputs, recipe.by_layer
+            kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
     kernel.check_usable()
     return kernel
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
@@ -19,6 +19,7 @@ from conescope.training.recipe import Recipe
 _TIMED_SECONDS = 0.5
 _TIMED_CALLS = 3
 _TIMED_IMAGES = 125
+_TIMED_SAMPLES = 16
 _ENDLESS = 10**9
 
 
@@ -27,7 +28,8 @@ class Forecast:
     """The cost of a recipe on this machine, without loading data and drawing figures.
 
     Attributes:
-        kernel: the plan of one kernel.
+        kernel: the plan of one kernel, or of one cotangent's of an estimate; None for a projection.
+        kernel_seconds: expected time of one measurement, in seconds.
         kernels: number of kernels.
         iterations: number of iterations.
         iteration_seconds: expected time of one iteration, in seconds.
@@ -36,7 +38,8 @@ class Forecast:
         stored_bytes: size of all kernels and kept snapshots on disk, in bytes.
     """
 
-    kernel: Plan
+    kernel: Plan | None
+    kernel_seconds: float
     kernels: int
     iterations: int
     iteration_seconds: float
@@ -50,7 +53,7 @@ class Forecast:
         return (
             self.iterations * self.iteration_seconds
             + self.evaluations * self.evaluation_seconds
-            + self.kernels * self.kernel.seconds
+            + self.kernels * self.kernel_seconds
         )
 
 
@@ -70,14 +73,7 @@ def forecast(recipe: Recipe) -> Forecast:
         model, optimizer = snapshot.model, snapshot.optimizer
         iteration_seconds = _seconds_each(lambda: next(snapshots))
         evaluation_seconds = _evaluation_seconds(experiment, snapshot)
-        with evaluation_mode(model):
-            kernel = plan(
-                model, experiment.probe, outputs=recipe.kernel.outputs, memory=recipe.kernel.memory
-            )
-        outputs = experiment.data.classes if recipe.kernel.outputs == "full" else 1
-        kernel_bytes = (len(experiment.probe) * outputs) ** 2 * experiment.probe.element_size()
-        if recipe.kernel.by_layer:
-            kernel_bytes *= 1 + len({layer_of(name) for name, _ in model.named_parameters()})
+        kernel, kernel_seconds = _kernel_cost(experiment, model)
         networks = [model] if snapshot.average is None else [model, snapshot.average]
         state = [tensor for network in networks for tensor in network.state_dict().values()]
         state += _slots(optimizer.state_dict())
@@ -86,13 +82,44 @@ def forecast(recipe: Recipe) -> Forecast:
         kernels = len(moments.kernel) * len(networks)
         return Forecast(
             kernel=kernel,
+            kernel_seconds=kernel_seconds,
             kernels=kernels,
             iterations=recipe.training.steps - recipe.branch.at,
             iteration_seconds=iteration_seconds,
             evaluations=len(moments.evaluate),
             evaluation_seconds=evaluation_seconds,
-            stored_bytes=kernels * kernel_bytes + len(moments.keep) * snapshot_bytes,
+            stored_bytes=kernels * _kernel_bytes(experiment, model)
+            + len(moments.keep) * snapshot_bytes,
         )
+
+
+def _kernel_cost(experiment: Experiment, model: nn.Module) -> tuple[Plan | None, float]:
+    """Return the plan of a kernel, and the seconds of one measurement.
+
+    An estimate costs the kernel of one output for each of its cotangents. A projection costs as
+    much for each sample, so that a few samples are timed.
+    """
+    chosen, probe = experiment.recipe.kernel, experiment.probe
+    if chosen.projection is not None:
+        few = probe[:_TIMED_SAMPLES]
+        seconds = _seconds_each(lambda: experiment.measure(model, few))
+        return None, seconds * len(probe) / len(few)
+    outputs = chosen.outputs if chosen.estimate is None else "sum"
+    with evaluation_mode(model):
+        kernel = plan(model, probe, outputs=outputs, memory=chosen.memory)
+    return kernel, kernel.seconds * (chosen.estimate or 1)
+
+
+def _kernel_bytes(experiment: Experiment, model: nn.Module) -> int:
+    """Return the size of what one measurement stores, in bytes."""
+    chosen, probe = experiment.recipe.kernel, experiment.probe
+    if chosen.projection is not None:
+        return len(probe) * chosen.projection * probe.element_size()
+    rows = len(probe) * (experiment.data.classes if chosen.outputs == "full" else 1)
+    matrices = 1 + (chosen.estimate or 0)
+    if chosen.by_layer:
+        matrices += len({layer_of(name) for name, _ in model.named_parameters()})
+    return rows**2 * probe.element_size() * matrices
 
 
 def iteration_seconds(recipe: Recipe) -> float:

@@ -93,6 +93,7 @@ def measure_snapshots(
     batchnorm: BatchNorm | None = None,
     outputs: Outputs | None = None,
     draws: int | None = None,
+    projection: int | None = None,
     params: str | Iterable[str] | None = None,
     by_layer: bool = False,
     memory: str | float | None = None,
@@ -107,6 +108,7 @@ def measure_snapshots(
             inputs; None for the recipe's choice.
         outputs: as for `measure_checkpoints`; None for the recipe's choice.
         draws: as for `measure_checkpoints`.
+        projection: as for `measure_checkpoints`.
         params: as for `measure_checkpoints`.
         by_layer: as for `measure_checkpoints`.
         memory: as for `measure_checkpoints`.
@@ -119,6 +121,8 @@ def measure_snapshots(
     """
     subject = Snapshots(Path(run), batchnorm, when)
     outputs = subject.recipe.kernel.outputs if outputs is None else outputs
-    choice = Choice(outputs, draws, params=params, by_layer=by_layer, memory=memory)
+    choice = Choice(
+        outputs, draws, params=params, by_layer=by_layer, memory=memory, projection=projection
+    )
     measure(subject, choice, Path(out), command=f"conescope.measure_snapshots({str(run)!r}, …)")
     return load_run(out)

@@ -66,7 +66,7 @@ def unit_vector(kernel: Kernel) -> Tensor:
     Raises:
         KernelError: if the kernel holds NaN or infinite values, or is zero.
     """
-    vector = torch.empty(kernel.values.numel(), dtype=torch.float64)
+    vector = torch.empty(kernel.values.numel(), dtype=torch.float64, device="cpu")
     _write_unit_vector(kernel, vector)
     return vector
 
@@ -98,7 +98,8 @@ def distance_matrix(kernels: Sequence[Kernel]) -> Float64Array:
         KernelError: as `kernel_distance`, for any pair.
     """
     check_comparable(kernels)
-    units = torch.empty(len(kernels), kernels[0].values.numel(), dtype=torch.float64)
+    numbers = kernels[0].values.numel()
+    units = torch.empty(len(kernels), numbers, dtype=torch.float64, device="cpu")
     for kernel, row in zip(kernels, units, strict=True):
         _write_unit_vector(kernel, row)
     units -= units.mean(dim=0)

@@ -10,11 +10,14 @@ import operator
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array, check_comparable, distance_matrix, unit_vector
+from conescope.kernel.estimates import EstimatedDistances, Measured, estimated_distances, parts_of
+from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.multidimensional_scaling import Embedding, classical_mds
 
@@ -34,19 +37,50 @@ def as_step(value: object) -> int:
     return step
 
 
+class _Products(Sequence[Kernel]):
+    """The kernels of features, each computed when it is asked for, and not kept."""
+
+    def __init__(self, measured: tuple[Measured, ...]) -> None:
+        self.measured = measured
+
+    def __len__(self) -> int:
+        return len(self.measured)
+
+    @overload
+    def __getitem__(self, place: int) -> Kernel: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Kernel]: ...
+    def __getitem__(self, place: int | slice) -> Kernel | Sequence[Kernel]:
+        if isinstance(place, slice):
+            return _Products(self.measured[place])
+        one = self.measured[place]
+        return Kernel(one.values @ one.values.mT) if isinstance(one, Features) else one
+
+
 class KernelSeries:
     """T kernels of the same samples, taken at rising steps of one training.
 
+    Of estimates, each by the same R random cotangents or groups of projected columns, S is free of
+    the bias of their noise, and has standard errors (see `conescope.kernel.estimates`).
+
     Args:
         steps: the T iterations, strictly rising, each at least 0.
-        kernels: the T kernels, T at least 1.
+        kernels: the T kernels, or features whose products estimate them; T at least 1.
+
+    Attributes:
+        steps: the iterations.
+        measured: the T kernels or features, as they were given.
+        kernels: the T kernels; those of features, [n, n] without their groups, are computed
+            each time one is asked for, and not kept.
+        draws: R for a series of estimates; None if a kernel is exact, or has no second draw.
 
     Raises:
         KernelError: if the series is empty, the steps are not whole numbers that rise, there are
-            not as many steps as kernels, or the kernels differ in shape or convention.
+            not as many steps as kernels, or the kernels differ in shape, convention, or in the
+            number of their draws.
     """
 
-    def __init__(self, steps: Sequence[int], kernels: Sequence[Kernel]) -> None:
+    def __init__(self, steps: Sequence[int], kernels: Sequence[Measured]) -> None:
         if len(steps) != len(kernels):
             raise KernelError(f"{len(steps)} steps but {len(kernels)} kernels")
         if not kernels:
@@ -55,17 +89,21 @@ class KernelSeries:
         for before, after in pairwise(counts):
             if after <= before:
                 raise KernelError(f"the steps must rise, but {after} follows {before}")
-        check_comparable(kernels)
         self.steps: tuple[int, ...] = tuple(counts)
-        self.kernels: tuple[Kernel, ...] = tuple(kernels)
+        self.measured: tuple[Measured, ...] = (
+            kernels.measured if isinstance(kernels, _Products) else tuple(kernels)
+        )
+        self.draws = parts_of(self.measured)
+        self.kernels = _comparable(self.measured)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __repr__(self) -> str:
-        shape = tuple(self.kernels[0].values.shape)
+        held = "features" if isinstance(self.measured[0], Features) else "kernels"
+        shape = tuple(self.measured[0].values.shape)
         span = f"{self.steps[0]}…{self.steps[-1]}"
-        return f"KernelSeries({len(self)} kernels of shape {shape}, steps {span})"
+        return f"KernelSeries({len(self)} {held} of shape {shape}, steps {span})"
 
     def distances(self) -> Float64Array:
         """Return S between all pairs (arXiv:2503.16316, eq. 4); [T, T], in [0, 2].
@@ -74,6 +112,30 @@ class KernelSeries:
             KernelError: as `check_usable`.
         """
         return self._distances.copy()
+
+    def standard_errors(self) -> Float64Array:
+        """Return the standard errors of `distances` over the draws of the estimates; [T, T].
+
+        Those of velocities are the same divided by dt.
+
+        Raises:
+            KernelError: if the kernels are exact, or otherwise as `check_usable`.
+        """
+        return self.estimated.errors
+
+    @property
+    def estimated(self) -> EstimatedDistances:
+        """The distances of a series of estimates as they are, and without each of the draws.
+
+        Raises:
+            KernelError: as `standard_errors`.
+        """
+        if self._estimated is None:
+            raise KernelError(
+                "only a series of estimates, each by the same number of draws and at least two, "
+                "has standard errors; measure with draws or a projection"
+            )
+        return self._estimated
 
     def cosines(self) -> Float64Array:
         """Return the cosines C = 1 − S between all pairs; [T, T], ones on the diagonal."""
@@ -97,14 +159,20 @@ class KernelSeries:
             The steps t and the distances S, both [T'] with T' < T; empty if no two kernels are
             dt apart, as with one kernel.
         """
+        starts, ends = self.pairs_after(dt)
+        return np.array(self.steps)[starts], self._distances[starts, ends]
+
+    def pairs_after(self, dt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places in the series of the kernels at t and at t + dt, [T'] each.
+
+        They choose the standard errors of `distances_after` from the matrix.
+        """
         if dt < 1:
             raise KernelError(f"dt is a number of iterations of at least 1, not {dt}")
         place = {step: i for i, step in enumerate(self.steps)}
         pairs = [(i, place[s + dt]) for i, s in enumerate(self.steps) if s + dt in place]
-        if not pairs:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        starts, ends = (np.array(side) for side in zip(*pairs, strict=True))
-        return np.array(self.steps)[starts], self._distances[starts, ends]
+        starts, ends = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return starts, ends
 
     def velocities(self, dt: int) -> tuple[np.ndarray, Float64Array]:
         """Return the kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).
@@ -143,8 +211,40 @@ class KernelSeries:
 
     @cached_property
     def _distances(self) -> Float64Array:
+        if self._estimated is not None:
+            return self._estimated.corrected
         try:
             return distance_matrix(self.kernels)
         except KernelError:
             self.check_usable()
             raise
+
+    @cached_property
+    def _estimated(self) -> EstimatedDistances | None:
+        if self.draws is None:
+            return None
+        try:
+            return estimated_distances(self.measured)
+        except KernelError:
+            self.check_usable()
+            raise
+
+
+def _comparable(measured: tuple[Measured, ...]) -> Sequence[Kernel]:
+    """Return the kernels of a series.
+
+    Raises:
+        KernelError: if they differ in shape or convention, or only some are features.
+    """
+    kernels = tuple(one for one in measured if isinstance(one, Kernel))
+    if len(kernels) == len(measured):
+        check_comparable(kernels)
+        return kernels
+    if kernels:
+        raise KernelError(
+            "kernels and features cannot be compared; measure all with the same projection"
+        )
+    if len({one.values.shape for one in measured}) > 1:
+        shapes = " and ".join(sorted({str(tuple(one.values.shape)) for one in measured}))
+        raise KernelError(f"features of different samples cannot be compared: shapes {shapes}")
+    return _Products(measured)

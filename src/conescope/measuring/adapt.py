@@ -14,13 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conescope.engine import entk, estimate_entk
+from conescope.engine import entk, estimate_entk, project
 from conescope.engine.arguments import choose_parameters, refuse_absent_weights, unwrapped
 from conescope.engine.problem import convention, prepared
 from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure, feedable
 from conescope.engine.tracing.untouched import untouched
 from conescope.engine.tracing.writes import watching_writes
 from conescope.errors import KernelError, ModelError
+from conescope.kernel.estimates import PROJECTED_DRAWS, SEED
+from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel, Outputs
 from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items
 
@@ -66,7 +68,7 @@ class Adapted:
         )
 
     def estimate(
-        self, draws: int = 4, *, seed: int = 0, memory: str | float | None = None
+        self, draws: int = 4, *, seed: int = SEED, memory: str | float | None = None
     ) -> Kernel:
         """Estimate the class trace by shared random cotangents, for models of many outputs.
 
@@ -78,6 +80,23 @@ class Adapted:
             self.module, self._here(), draws=draws, seed=seed, params=self.params, memory=memory
         )
         return _own_names(estimate)
+
+    def project(self, dim: int, *, memory: str | float | None = None) -> Features:
+        """Project per-sample gradients at random, to features whose products are an estimate.
+
+        Raises:
+            ModelError: as `kernel`.
+            KernelError: if `dim` is no multiple of 8, or `memory` is wrong.
+        """
+        return project(
+            self.module,
+            self._here(),
+            dim=dim,
+            seed=SEED,
+            draws=PROJECTED_DRAWS,
+            params=self.params,
+            memory=memory,
+        )
 
     def check(self, outputs: Outputs = "trace") -> None:
         """Try the model on two samples, and make all the checks of the engine.
@@ -101,7 +120,7 @@ class Adapted:
                 f"two samples give outputs of shape {tuple(output.shape)}, but the first "
                 f"dimension must number the samples; choose the outputs with `select`"
             )
-        with prepared(self.module, x, None, self.params, convention(outputs), outputs == "full"):
+        with prepared(self.module, x, None, self.params, *convention(outputs)):
             pass
 
     def weights(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from conescope.errors import KernelError
-from conescope.kernel.matrix import Kernel, Outputs
+from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_estimate
+from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select, adapt
 from conescope.measuring.probe import Probe
 
@@ -27,10 +27,11 @@ class Choice:
         params: see `adapt`.
         by_layer: whether to store the summand of each layer.
         memory: budget of the engine.
+        projection: number of dimensions to which per-sample gradients are projected at random, to
+            estimate the class trace; None for no projection.
 
     Raises:
-        KernelError: if something other than the class trace is to be estimated, or by fewer than
-            two draws.
+        KernelError: as `check_estimate`.
     """
 
     outputs: Outputs = "trace"
@@ -40,15 +41,12 @@ class Choice:
     params: str | Iterable[str] | None = None
     by_layer: bool = False
     memory: str | float | None = None
+    projection: int | None = None
 
     def __post_init__(self) -> None:
-        if self.draws is not None and (self.outputs != "trace" or self.by_layer):
-            raise KernelError(
-                "random cotangents estimate the class trace as a whole; leave out draws, or "
-                'choose outputs="trace" without by_layer'
-            )
-        if self.draws is not None and self.draws < 2:
-            raise KernelError(f"a standard error needs at least 2 draws, not {self.draws}")
+        check_estimate(
+            self.outputs, by_layer=self.by_layer, draws=self.draws, projection=self.projection
+        )
 
     def adapt(self, model: nn.Module, probe: Probe) -> Adapted:
         """Make a model ready for the engine, see `conescope.measuring.adapt.adapt`."""
@@ -56,10 +54,25 @@ class Choice:
 
     def description(self) -> dict[str, Any]:
         """Return, beside `Adapted.description`, what makes two kernels comparable; plain values."""
-        return {"outputs": self.outputs, "draws": self.draws, "by_layer": self.by_layer}
+        noted: dict[str, Any] = {"outputs": self.outputs, "draws": self.draws}
+        if self.projection is not None:
+            noted["projection"] = (
+                f"{self.projection} dimensions, {PROJECTED_DRAWS} cotangents, seed {SEED}"
+            )
+        return {**noted, "by_layer": self.by_layer}
 
-    def of(self, adapted: Adapted) -> Kernel:
-        """Measure the kernel of a model as it stands."""
+    def of(self, adapted: Adapted) -> Measured:
+        """Measure the kernel of a model as it stands.
+
+        Raises:
+            ModelError: as `Adapted.kernel`.
+            KernelError: if it is zero or not finite; otherwise as `Adapted.kernel`.
+        """
+        if self.projection is not None:
+            return adapted.project(self.projection, memory=self.memory)
         if self.draws is not None:
-            return adapted.estimate(self.draws, memory=self.memory)
-        return adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
+            kernel = adapted.estimate(self.draws, memory=self.memory)
+        else:
+            kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
+        kernel.check_usable()
+        return kernel

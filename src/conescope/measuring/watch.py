@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from conescope.errors import BudgetWarning, DamageWarning, KernelError, StoreError
-from conescope.kernel.distance import kernel_distance
-from conescope.kernel.matrix import Kernel, Outputs
+from conescope.kernel.estimates import Measured, measured_distance, trace_of
+from conescope.kernel.matrix import Outputs
 from conescope.kernel.series import KernelSeries, as_step
 from conescope.measuring.adapt import Pool, Select
 from conescope.measuring.choice import Choice
@@ -61,6 +61,9 @@ class Watch:
         by_layer: whether to store the summands of each layer, too.
         draws: number of random cotangents for an estimate of the class trace, at least 2; None
             for the exact kernel. For models of many outputs, such as a vocabulary.
+        projection: number of dimensions, a multiple of 8, to which per-sample gradients are
+            projected at random for an estimate of the class trace; None for no projection. For
+            probes of many samples: it costs and stores n numbers for each dimension, not n².
         memory: budget of one measurement beyond the model and the result, "2GB" or bytes.
         budget: the share of the wall time that measuring may take, in (0, 1); None for no limit.
             Where it does not suffice, only every second, fourth, … scheduled step is measured.
@@ -77,7 +80,7 @@ class Watch:
         ModelError: if the model cannot be measured, or rejects the probe.
         RecipeError: if `when` is no schedule, or `budget` no share.
         DataError: if the labels are no classes, or not as many as samples.
-        KernelError: if `outputs` and `draws` do not go together.
+        KernelError: if `outputs`, `draws` and `projection` do not go together.
         StoreError: if the folder holds kernels of something else, or belongs to another process.
     """
 
@@ -95,6 +98,7 @@ class Watch:
         params: str | Iterable[str] | None = None,
         by_layer: bool = False,
         draws: int | None = None,
+        projection: int | None = None,
         memory: str | float | None = None,
         budget: float | None = None,
         total_steps: int | None = None,
@@ -102,7 +106,7 @@ class Watch:
         on_kernel: Told | None = None,
     ) -> None:
         self.path = Path(out)
-        self._choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+        self._choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
         self._schedule = Schedule(when)
         self._schedule.check_loop(total_steps)
         self._pace = Pace(budget)
@@ -250,7 +254,6 @@ class Watch:
     def _measure(self, step: int) -> None:
         with undisturbed(self._adapted.module):
             kernel = self._choice.of(self._adapted)
-        kernel.check_usable()
         self._note_skipped()
         weights = self._adapted.weights()
         entry = self._writer.write_kernel(step, kernel, weights=weights)
@@ -258,12 +261,12 @@ class Watch:
             self._on_kernel(step, self._scalars(step, kernel))
         self._stored[step] = entry
 
-    def _scalars(self, step: int, kernel: Kernel) -> dict[str, float]:
-        scalars = {"trace": float(kernel.matrix.diagonal().sum())}
+    def _scalars(self, step: int, kernel: Measured) -> dict[str, float]:
+        scalars = {"trace": trace_of(kernel)}
         earlier = [before for before in sorted(self._stored) if before < step]
         if earlier:
             first, previous = (
-                kernel_distance(read_kernel(self._writer.folder, self._stored[before]), kernel)
+                measured_distance(read_kernel(self._writer.folder, self._stored[before]), kernel)
                 for before in (earlier[0], earlier[-1])
             )
             scalars |= {

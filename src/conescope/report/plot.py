@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,6 +67,18 @@ class Line:
     high: np.ndarray | None = None
     style: Literal["solid", "dashed", "points", "crosses"] = "solid"
     colour: int | None = None
+
+
+def with_errors(
+    label: str, x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, **look: Any
+) -> Line:
+    """Return a line of values at least 0, with a band of ± one standard error if there are any.
+
+    The band ends at a tenth of the value, which a logarithmic axis still shows.
+    """
+    if errors is None:
+        return Line(label, x, y, **look)
+    return Line(label, x, y, np.clip(y - errors, y / 10, None), y + errors, **look)
 
 
 @dataclass(frozen=True)

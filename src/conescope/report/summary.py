@@ -6,18 +6,20 @@ Figures, report and command line all take both from here, so they cannot disagre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from conescope.engine import estimate_distance
 from conescope.errors import KernelError, TrainingError
 from conescope.kernel.distance import Float64Array
+from conescope.kernel.estimates import jackknife
+from conescope.kernel.features import Features
 from conescope.kernel.series import KernelSeries
 from conescope.runs.reader import Run
 
-Curves = dict[int, tuple[np.ndarray, Float64Array]]
-"""τ or dt → the iterations t, [T'], and the distances S there, [T']."""
+Curves = dict[int, tuple[np.ndarray, Float64Array, Float64Array | None]]
+"""τ or dt → the iterations t, [T'], the distances S there, [T'], and their standard errors, [T'];
+None for exact kernels."""
 
 
 def default_taus(series: KernelSeries) -> tuple[int, ...]:
@@ -54,7 +56,15 @@ def curves_from(series: KernelSeries) -> Curves:
     """
     require_pair(series)
     steps = np.array(series.steps)
-    return {tau: (steps, series.distances_from(tau)) for tau in default_taus(series)}
+    errors = _errors(series)
+    return {
+        tau: (
+            steps,
+            series.distances_from(tau),
+            None if errors is None else errors[:, series.index(tau)],
+        )
+        for tau in default_taus(series)
+    }
 
 
 def curves_after(series: KernelSeries) -> Curves:
@@ -64,7 +74,40 @@ def curves_after(series: KernelSeries) -> Curves:
         KernelError: if there are fewer than two kernels.
     """
     require_pair(series)
-    return {dt: series.distances_after(dt) for dt in default_lags(series)}
+    errors = _errors(series)
+    return {
+        dt: (
+            *series.distances_after(dt),
+            None if errors is None else errors[series.pairs_after(dt)],
+        )
+        for dt in default_lags(series)
+    }
+
+
+def _errors(series: KernelSeries) -> Float64Array | None:
+    return None if series.draws is None else series.standard_errors()
+
+
+def estimated_by(series: KernelSeries) -> str | None:
+    """Return how the kernels were estimated, such as "by 4 random cotangents"; None if exact."""
+    first = series.measured[0]
+    if isinstance(first, Features):
+        return f"by a projection to {first.values.shape[1]:,} dimensions"
+    if first.draws is None:
+        return None
+    count = len(first.draws)
+    return f"by {count} random cotangent{'' if count == 1 else 's'}"
+
+
+def about_errors(series: KernelSeries) -> str:
+    """Return the sentences that a caption adds for estimates; nothing for exact kernels."""
+    estimated = estimated_by(series)
+    if estimated is None:
+        return ""
+    about = f" The kernels are estimated {estimated}"
+    if series.draws is None:
+        return f"{about}."
+    return f"{about}; bands are ± one standard error of the estimate, and 0 is less than its noise."
 
 
 def require_pair(series: KernelSeries) -> None:
@@ -106,12 +149,12 @@ def main_numbers(run: Run) -> dict[str, str]:
     The second half of a run counts from half of the last kernel's step. Numbers that a short
     run does not have yet are left out.
     """
-    return {**_extent(run), **_performance(run), **_movement(run.series), **_errors(run)}
+    return {**_extent(run), **_performance(run), **_movement(run.series)}
 
 
 def _extent(run: Run) -> dict[str, str]:
     series = run.series
-    first = series.kernels[0]
+    first, estimated = series.measured[0], estimated_by(series)
     span = f"steps {series.steps[0]:,} to {series.steps[-1]:,}"
     skipped = {"skipped to save time": f"{len(run.skipped):,} iterations"} if run.skipped else {}
     lineage = run.recipe.lineage if run.recipe else None
@@ -122,7 +165,8 @@ def _extent(run: Run) -> dict[str, str]:
         "kernels": f"{len(series):,}, {span}",
         **skipped,
         "probe": f"n = {first.values.shape[0]:,}",
-        "kernel outputs": str(first.outputs),
+        "kernel outputs": "trace" if isinstance(first, Features) else str(first.outputs),
+        **({} if estimated is None else {"kernel": f"estimated {estimated}"}),
         "time": _duration(run.seconds),
     }
 
@@ -140,38 +184,36 @@ def _movement(series: KernelSeries) -> dict[str, str]:
     if len(series) < 2:
         return {}
     first, last = series.steps[0], series.steps[-1]
-    numbers = {f"S({last:,}, {first:,})": f"{series.distances_from(first)[-1]:.3g}"}
-    curves = curves_after(series)
-    late = {dt: values[steps >= last / 2] for dt, (steps, values) in curves.items()}
-    late = {dt: values for dt, values in late.items() if len(values)}
-    for dt, values in late.items():
-        numbers[f"mean S(t, t + {dt:,}), second half"] = f"{values.mean():.3g}"
-    shortest = min(curves)
-    steps, values = curves[shortest]
-    numbers[f"velocity at t = {steps[0]:,}, dt = {shortest:,}"] = _velocity(values[0] / shortest)
-    if shortest in late:
-        numbers[f"mean velocity, second half, dt = {shortest:,}"] = _velocity(
-            late[shortest].mean() / shortest
+    numbers = {f"S({last:,}, {first:,})": _text(series, lambda s: s[0, -1], "{:.3g}")}
+    lags = default_lags(series)
+    pairs = {dt: series.pairs_after(dt) for dt in lags}
+    late = {dt: np.array(series.steps)[starts] >= last / 2 for dt, (starts, _) in pairs.items()}
+    for dt in (dt for dt in lags if late[dt].any()):
+        numbers[f"mean S(t, t + {dt:,}), second half"] = _text(
+            series, lambda s, dt=dt: s[pairs[dt]][late[dt]].mean(), "{:.3g}"
+        )
+    dt = min(lags)
+    start = series.steps[pairs[dt][0][0]]
+    velocity = "{:.2e}"
+    numbers[f"velocity at t = {start:,}, dt = {dt:,}"] = (
+        _text(series, lambda s: s[pairs[dt]][0] / dt, velocity) + " per iteration"
+    )
+    if late[dt].any():
+        numbers[f"mean velocity, second half, dt = {dt:,}"] = (
+            _text(series, lambda s: s[pairs[dt]][late[dt]].mean() / dt, velocity) + " per iteration"
         )
     return numbers
 
 
-def _errors(run: Run) -> dict[str, str]:
-    """Return the standard error of S from the first kernel to the last.
-
-    It takes estimates by the same number of draws, two or more; else nothing is returned.
-    """
-    first, last = run.series.steps[0], run.series.steps[-1]
-    ends = [run.series.kernels[place].draws for place in (0, -1)]
-    counts = {0 if draws is None else len(draws) for draws in ends}
-    if first == last or len(counts) > 1 or max(counts) < 2:
-        return {}
-    _, error = estimate_distance(run.estimates[first], run.estimates[last])
-    return {f"standard error of S({last:,}, {first:,})": f"{error:.2g}"}
-
-
-def _velocity(value: float) -> str:
-    return f"{value:.2e} per iteration"
+def _text(series: KernelSeries, read: Callable[[Float64Array], float], form: str) -> str:
+    """Return a number that is read from the distances, of estimates with its standard error."""
+    text = form.format(read(series.distances()))
+    if series.draws is None:
+        return text
+    found = series.estimated
+    without = np.array([read(distances) for distances in found.without])
+    _, error = jackknife(np.array(read(found.plain)), without)
+    return f"{text} ± {float(error):.1g}"
 
 
 def _duration(seconds: float) -> str:

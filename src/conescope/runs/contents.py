@@ -8,6 +8,8 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
+from conescope.kernel.estimates import Measured
+from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel
 from conescope.runs.journal import LINES, Entry, Kind
 from conescope.runs.store import Folder
@@ -26,6 +28,9 @@ LAYER = "layer."
 DRAWS = "draws"
 """The name of the tensor that holds the kernel of each random cotangent."""
 
+FEATURES = "features"
+"""The name of the tensor that holds features, in place of a kernel."""
+
 _TIMED = (Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT, Kind.FINISHED)
 
 
@@ -40,13 +45,15 @@ def by_step(folder: Folder, kind: Kind) -> dict[int, Entry]:
     return {step: entries[step] for step in sorted(entries)}
 
 
-def read_kernel(folder: Folder, entry: Entry) -> Kernel:
-    """Read the kernel that an entry names, with the draws and layers that were stored with it.
+def read_kernel(folder: Folder, entry: Entry) -> Measured:
+    """Read the features that an entry names, or the kernel with its stored draws and layers.
 
     Raises:
         StoreError: if its file is missing or damaged.
     """
     tensors = folder.read_tensors(entry)
+    if FEATURES in tensors:
+        return Features(tensors[FEATURES], entry.values["groups"])
     layers = {
         name.removeprefix(LAYER): part for name, part in tensors.items() if name.startswith(LAYER)
     }
@@ -58,8 +65,10 @@ def weights_hash(entry: Entry) -> str | None:
     return entry.values.get("weights")
 
 
-def kernel_tensors(kernel: Kernel) -> dict[str, Tensor]:
-    """Return the tensors by which a kernel is stored, as `read_kernel` reads them."""
+def tensors_of(kernel: Measured) -> dict[str, Tensor]:
+    """Return the tensors by which a kernel or features are stored, as `read_kernel` reads them."""
+    if isinstance(kernel, Features):
+        return {FEATURES: kernel.values}
     tensors = {"values": kernel.values}
     tensors |= {f"{LAYER}{name}": part for name, part in kernel.by_layer.items()}
     return tensors if kernel.draws is None else tensors | {DRAWS: kernel.draws}

@@ -67,8 +67,12 @@ class Run:
     @property
     def estimates(self) -> dict[int, Kernel]:
         """The kernels that were estimated by random draws, by their step."""
-        pairs = zip(self.series.steps, self.series.kernels, strict=True)
-        return {step: kernel for step, kernel in pairs if kernel.draws is not None}
+        pairs = zip(self.series.steps, self.series.measured, strict=True)
+        return {
+            step: kernel
+            for step, kernel in pairs
+            if isinstance(kernel, Kernel) and kernel.draws is not None
+        }
 
     @property
     def description(self) -> str:

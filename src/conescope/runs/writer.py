@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from conescope.errors import DamageWarning, StoreError
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.estimates import SEED, Measured
+from conescope.kernel.features import Features
 from conescope.runs import contents
 from conescope.runs.environment import describe
 from conescope.runs.journal import Entry, Kind
@@ -180,29 +181,32 @@ class RunWriter:
         return found
 
     def write_kernel(
-        self, step: int, kernel: Kernel, *, weights: str | None = None, kind: Kind = Kind.KERNEL
+        self, step: int, kernel: Measured, *, weights: str | None = None, kind: Kind = Kind.KERNEL
     ) -> Entry:
-        """Store the kernel of one step, with its layers and random draws if it has any.
+        """Store the kernel of one step with its layers and random draws if any, or its features.
 
         Args:
             step: the iteration at which it was measured.
-            kernel: exact, or estimated by random cotangents.
+            kernel: exact, or estimated by random cotangents or a projection.
             weights: a hash of the weights, by which a later session knows them again.
             kind: one of `contents.KERNEL_FOLDERS`.
 
         Returns:
-            The entry, by which `contents.read_kernel` reads the kernel again.
+            The entry, by which `contents.read_kernel` reads it again.
 
         Raises:
             StoreError: if it cannot be written.
         """
-        noted = {"step": step, "outputs": kernel.outputs, "seconds": self._seconds()}
+        outputs = "trace" if isinstance(kernel, Features) else kernel.outputs
+        noted = {"step": step, "outputs": outputs, "seconds": self._seconds()}
         if weights is not None:
             noted["weights"] = weights
-        if kernel.draws is not None:
-            noted["draws"] = len(kernel.draws)
+        if isinstance(kernel, Features):
+            noted |= {"groups": kernel.groups, "seed": SEED}
+        elif kernel.draws is not None:
+            noted |= {"draws": len(kernel.draws), "seed": SEED}
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
-        self._own.write_tensors(kind, file, contents.kernel_tensors(kernel), **noted)
+        self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
         return self.folder.files(kind)[-1]
 
     def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:

@@ -123,16 +123,16 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
             "alignment with labels needs at least two classes, and one with two samples; take "
             "a larger or a stratified probe"
         )
-    values = [_by_sample(kernel) for kernel in kernels]
-    centred = [_centred(value) for value in values]
-    return AlignmentSeries(
-        steps=np.array(series.steps),
-        target=np.array([_cosine(value, target) for value in values]),
-        centred_target=np.array([_cosine(value, _centred(target)) for value in centred]),
-        centred_first=np.array([_cosine(value, centred[0]) for value in centred]),
-        within=np.array([float(value[same].mean()) for value in values]),
-        between=np.array([float(value[other].mean()) for value in values]),
-    )
+    centred_target, first = _centred(target), _centred(_by_sample(kernels[0]))
+    rows = []
+    for kernel in kernels:
+        value = _by_sample(kernel)
+        centred = _centred(value)
+        cosines = (
+            _cosine(value, target), _cosine(centred, centred_target), _cosine(centred, first)
+        )  # fmt: skip
+        rows.append((*cosines, float(value[same].mean()), float(value[other].mean())))
+    return AlignmentSeries(np.array(series.steps), *np.array(rows).T)
 
 
 def label_kernel(kernel: Kernel, labels: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ _MISSING: dict[Route, tuple[str, str]] = {
     "reverse": ("second", 'linearise with route="forward"'),
 }
 
+_NEITHER = "_embedding_bag"
+"""The operation for which torch has no derivative that either route needs."""
+
 Output = Callable[[Weights], Tensor]
 """A network's output on some input, as a function of its weights."""
 
@@ -115,6 +118,8 @@ def refuse_missing_derivative(network: nn.Module, route: Route) -> Iterator[None
     except RuntimeError as error:
         where = f"module {inside[-1]!r}" if inside and inside[-1] else "the network"
         kind, cure = _MISSING[route]
+        if _NEITHER in str(error):
+            cure = "replace nn.EmbeddingBag by nn.Embedding and a sum, mean or maximum over tokens"
         raise ModelError(
             f"{where} has an operation without {kind} derivative "
             f"({str(error).splitlines()[0]}); {cure}"

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from conescope.errors import RecipeError
+from conescope.errors import KernelError, RecipeError
+from conescope.kernel.estimates import check_estimate
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe_fields import (
     IDLE_SCHEDULE,
@@ -81,6 +82,7 @@ class Recipe:
         for name, described in FIELDS.items():
             _check(name, self.get(name), described.metadata)
         self._check_branch()
+        self._check_kernel()
         if "/" in self.name or not self.name.strip(". "):
             raise RecipeError(f"name becomes part of a folder's name and cannot be {self.name!r}")
 
@@ -101,6 +103,18 @@ class Recipe:
                 f"a branch from iteration {branch.at} has nothing to do until iteration "
                 f"{self.training.steps}; set training.steps higher, or --at lower"
             )
+
+    def _check_kernel(self) -> None:
+        kernel = self.kernel
+        try:
+            check_estimate(
+                kernel.outputs,
+                by_layer=kernel.by_layer,
+                draws=kernel.estimate,
+                projection=kernel.projection,
+            )
+        except KernelError as error:
+            raise RecipeError(f"kernel.estimate, kernel.projection: {error}") from None
 
     def get(self, name: str) -> Any:
         """Return the value of a field by its dotted name, such as `optimizer.lr`."""

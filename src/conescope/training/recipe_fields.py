@@ -190,6 +190,10 @@ class KernelRecipe:
         memory: what the measurement may use beside the model and the result, such as 2GB; null
             for what the engine thinks best.
         by_layer: whether to keep the summands of each layer, which tell its share of a movement.
+        estimate: number of random cotangents that estimate the class trace, at least 2; null for
+            the exact kernel.
+        projection: number of dimensions, a multiple of 8, of a random projection that estimates
+            the class trace; null for no projection.
     """
 
     when: str = field(default="0, every 100", metadata=SCHEDULE)
@@ -197,3 +201,5 @@ class KernelRecipe:
     batchnorm: BatchNorm = "running"
     memory: str | None = None
     by_layer: bool = False
+    estimate: int | None = field(default=None, metadata={"least": 2})
+    projection: int | None = field(default=None, metadata={"least": 8})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from conescope.engine.compute.shape import LONG_SUM, Pairing
 
 _TRIANGLE_ROWS = 96
 """Triangles of a symmetric product are split down to this size; smaller ones would be slower."""
@@ -17,9 +21,6 @@ _WORTH_A_CALL = 2**18
 """oneDNN is called for products of at least so many multiplications."""
 _FEW_SUMS = 2**16
 """Up to so many elements of the result, oneDNN is the faster library on every processor."""
-LONG_SUM = 2**17
-"""Numbers that one inner product may add up in single precision. Measured on the diagonal of a Gram
-matrix, oneDNN errs by 5e-7 up to here, MKL by 1e-6; both lose 4e-5 at eight times as many."""
 _LONG_MKL_SUM = 2**15
 _FEW_ROWS = 16
 """With fewer rows, MKL adds up one number after the other: it loses 1e-6 from 2¹³ on."""
@@ -36,7 +37,31 @@ def keep_freed_pages() -> None:
     Freeing one block of just under 32 MB lifts its two adaptive thresholds as far as they go
     (mallopt(3), M_MMAP_THRESHOLD); the block itself is never written, so it costs nothing.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 numbers as such, whatever torch's settings allow the network itself.
+
+    TF32 on a GPU keeps 11 bits of each factor, bfloat16 on a CPU 8.
+    """
+    matmuls: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", 0)]
+    known = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
+    if known and not any(set_to in ("tf32", "bf16") for _, set_to in known):
+        yield
+        return
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for one library only
+        before = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for matmul, set_to in known:
+            matmul.fp32_precision = set_to
 
 
 class Scratch:
@@ -54,10 +79,32 @@ class Scratch:
         """Return an uninitialised tensor, valid until the next call with the same `use`."""
         count = math.prod(shape)
         buffer = self._buffers.get(use)
-        if buffer is None or len(buffer) < count or buffer.dtype != like.dtype:
+        if (
+            buffer is None
+            or len(buffer) < count
+            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+        ):
             self._buffers.pop(use, None)
             buffer = self._buffers[use] = like.new_empty(count)
         return buffer[:count].view(shape)
+
+
+class Memory:
+    """Where factors wait for their products; `spill.TemporaryFile` is another place."""
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return an uninitialised tensor of a shape, of the dtype and device of another one."""
+        return like.new_empty(shape)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the same values that may be kept until all products are made."""
+        return tensor
+
+    def release(self) -> None:
+        """Let go of the memory of all factors, which are read again when they are needed."""
+
+    def close(self) -> None:
+        """Take no more factors."""
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
@@ -217,6 +264,21 @@ def tiles(rows: int, columns: int, step: int, symmetric: bool) -> Iterator[tuple
             yield slice(start, stop), slice(begin, min(columns, begin + step))
 
 
-def matrix(factor: Tensor, full: bool) -> Tensor:
-    """Return [n, q, …] as [n·q, p] if `full`, else, summing over the cotangents, as [n, q·p]."""
-    return factor.flatten(0, 1).flatten(1) if full else factor.flatten(1)
+def add_products(
+    out: Tensor, part: slice, left: Tensor, right: Tensor | None, pairing: Pairing
+) -> None:
+    """Add the inner products of per-sample gradients of some cotangents.
+
+    Args:
+        out: the matrices of all cotangents, [matrices, n · rows, m · rows].
+        part: which cotangents, as `Pairing.together` groups them.
+        left: [n, q′, …].
+        right: [m, q′, …]; None for `left` itself, as in `add_gram`.
+        pairing: which cotangents are multiplied.
+    """
+    place = out[part.start if pairing is Pairing.APART else 0]
+    rows = [None if r is None else r.flatten(0, 1) if pairing is Pairing.FULL else r
+            for r in (left, right)]  # fmt: skip
+    first, second = (None if r is None else r.flatten(1) for r in rows)
+    assert first is not None
+    add_gram(place, first, second)

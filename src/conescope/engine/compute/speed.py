@@ -64,5 +64,8 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Wait for the GPUs that hold tensors; to ask another one would take memory on it."""
+    if torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            if torch.cuda.memory_allocated(number) > 0:
+                torch.cuda.synchronize(number)

@@ -5,7 +5,11 @@ A file holds what the recorder does in the place of the layer's operations (`int
 and a new line here.
 """
 
+from conescope.engine.layers import attention as attention
+from conescope.engine.layers import cells as cells
+from conescope.engine.layers import contraction as contraction
 from conescope.engine.layers import convolution as convolution
+from conescope.engine.layers import elementwise as elementwise
 from conescope.engine.layers import embedding as embedding
 from conescope.engine.layers import linear as linear
 from conescope.engine.layers import norms as norms

@@ -7,20 +7,24 @@ There are two kinds:
   maps, convolutions, embeddings); `write_features` and `cotangent` give the two factors;
 - *rows*: anything else, where the gradient itself is formed.
 
+The weight of a call is a parameter, or a tensor that was computed from parameters alone, such as a
+slice or 1 + w; `pulls` then turns gradients of that tensor into gradients of the parameter.
+
 All tensors that leave a call have the b samples in front.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 
 Role = Literal["weight", "bias"]
 
@@ -30,7 +34,12 @@ Interception = Callable[..., Tensor]
 INTERCEPTIONS: dict[Any, Interception] = {}
 """Operation → what the recorder calls in its place."""
 
-_VARYING = {"source", "edge", "samples", "version", "copies"}
+INTERLEAVED = 2
+"""The "axis" of an axis 0 that numbers slices whose sample changes fastest."""
+
+_VARYING = {
+    "source", "edge", "samples", "reached", "index", "version", "copies", "shares", "pulls"
+}  # fmt: skip
 
 
 def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
@@ -43,14 +52,39 @@ def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
     return register
 
 
+class RoutesChangedError(Exception):
+    """The model has not called the same operations as when its routes were found."""
+
+
 class Recording(Protocol):
     """The part of the recorder that an interception uses."""
 
-    def name(self, parameter: Tensor | None) -> str | None:
-        """Return the name of a parameter that rules may take; None for any other tensor."""
+    def knows(self, tensor: Tensor | None) -> bool:
+        """Return whether rules may take a tensor: a parameter, or made of parameters alone."""
+        ...
 
-    def detached(self, parameter: Tensor | None) -> Any:
-        """Return such a parameter detached, and any other tensor as it is."""
+    def detached(self, tensor: Tensor | None) -> Any:
+        """Return such a tensor detached, and any other tensor as it is."""
+
+    def turned(self, tensor: Tensor) -> Tensor | None:
+        """Return the matrix whose transpose a tensor is, if rules may take it; else None."""
+
+    def copies(self, tensors: Collection[Tensor], shape: torch.Size) -> Mapping[int, Tensor] | None:
+        """Record copies of such tensors, one for each slice of an operation's output.
+
+        Args:
+            tensors: arguments of an operation that broadcasts.
+            shape: the shape of its output.
+
+        Returns:
+            id of a tensor → its copies, as part of autograd's graph; None if there can be none.
+        """
+
+    def __enter__(self) -> object:
+        """Record the operations that are called from now on."""
+
+    def __exit__(self, *error: object) -> None:
+        """Stop recording."""
 
     def note_uncovered(self, *tensors: Tensor | None) -> None:
         """Note that tensors are used in a way that the rule does not cover."""
@@ -68,6 +102,26 @@ class Recording(Protocol):
         ...
 
 
+class Pull(Protocol):
+    """What turns gradients of a tensor made of parameters into gradients of one of them."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor."""
+        ...
+
+    @property
+    def arrangement(self) -> tuple[object, ...] | None:
+        """How the tensor holds all elements of the parameter, with a derivative of 1 each.
+
+        None if it does not.
+        """
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return gradients of the parameter, [b, p], from those of the tensor, [b, p′]."""
+        ...
+
+
 @dataclass
 class Call(ABC):
     """One recorded use of parameters by an operation.
@@ -77,8 +131,13 @@ class Call(ABC):
             not among those whose kernel is wanted.
         source: the operation's input, or what the rule keeps of it.
         edge: the place of the operation's output in autograd's graph.
-        batch_axis: which axis of input and output numbers the samples, 0 or 1.
-        samples: b; axis 0 may number b·r slices, r for each sample in turn.
+        batch_axis: which axis of input and output numbers the samples, 0 or 1, or `INTERLEAVED`.
+        samples: b; axis 0 may number b·r slices: r for each sample in turn, or if `INTERLEAVED` one
+            for each of the b samples, r times.
+        reached: how many positions of a sample gradients reach at most, if they are few, as in a
+            head of which one token is used; None for all.
+        pulls: role → how gradients of the tensor in this role become those of the parameter that
+            is named, where the tensor is not the parameter itself.
     """
 
     weight: str | None
@@ -87,7 +146,9 @@ class Call(ABC):
     edge: GradientEdge
     batch_axis: int = 0
     samples: int = 0
+    reached: int | None = None
     version: int = field(init=False)
+    pulls: dict[Role, Pull] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         self.version = self.source._version
@@ -117,7 +178,7 @@ class Call(ABC):
     def geometry(self) -> tuple[object, ...]:
         """The settings, and the sizes for one sample, for which a survey holds."""
         sizes = list(self.source.shape)
-        sizes[self.batch_axis] //= self.samples
+        sizes[self.batch_axis % INTERLEAVED] //= self.samples
         settings = (getattr(self, f.name) for f in fields(self) if f.name not in _VARYING)
         return (*sizes, *settings)
 
@@ -131,16 +192,23 @@ class Call(ABC):
         shape = self.source.shape
         return axis == 0 and len(shape) > 1 and shape[0] % samples == 0
 
+    def count_reached(self, g: Tensor) -> int | None:
+        """Return what `reached` is if no gradient reaches more than the one at `edge` does."""
+        del g
+        return None
+
     def shaped(self, g: Tensor) -> Tensor:
         """Return the gradient at `edge` in the shape of the operation's output."""
         return g
 
     def samples_first(self, g: Tensor) -> Tensor:
         """Return the output's cotangent as [b, …]."""
+        if self.batch_axis == INTERLEAVED:
+            return g.unflatten(0, (-1, self.samples)).movedim(1, 0)
         return self.by_sample(g) if self.batch_axis == 0 else g.movedim(1, 0)
 
     def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
-        """Return the part of the gradient at `target` that belongs to some samples."""
+        """Return the part of the gradient at `target` that belongs to some samples, first axis."""
         return self.samples_first(g)[numbers]
 
     def by_sample(self, tensor: Tensor) -> Tensor:
@@ -148,7 +216,12 @@ class Call(ABC):
         return tensor.reshape(self.samples, -1, *tensor.shape[1:])
 
     def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
-        """Return gradients of the weight, the bias or both, [b, p] each, from that at `target`."""
+        """Return gradients of the parameters in some roles, [b, p] each, from that at `target`."""
+        rows = self.own_rows(g, roles)
+        return {role: self.pulls[role](r) if role in self.pulls else r for role, r in rows.items()}
+
+    def own_rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
+        """Do as `rows`, before any pull: [b, p′] each, as the operation has them."""
         by_role = {"weight": self.weight_rows, "bias": self.bias_rows}
         return {role: by_role[role](g) for role in roles}
 
@@ -157,22 +230,20 @@ class Call(ABC):
         """Return the gradient of the weight, [b, p], from the gradient at `target`."""
 
     def bias_rows(self, g: Tensor) -> Tensor:
-        """Return the gradient of the bias, [b, p].
-
-        A layer without a bias does not define it: its calls name none, so nothing asks for it.
-        """
+        """Return the gradient of the bias, [b, p]; a layer without a bias does not define it."""
         raise NotImplementedError
 
 
 class OuterCall(Call):
     """A call whose weight [g·o, a] has the gradient Σ_t cotangent[t] ⊗ feature[t]."""
 
-    transposed = False
-    """Whether the weight is stored as [a, o]; kernels do not depend on it."""
+    ties = False
+    """Whether the weight is a matrix that may have uses of another kind, too."""
 
     @property
-    def outer(self) -> OuterCall:
-        return self
+    def outer(self) -> OuterCall | None:
+        pull = self.pulls.get("weight")
+        return self if pull is None or pull.arrangement is not None else None
 
     @property
     @abstractmethod
@@ -180,14 +251,28 @@ class OuterCall(Call):
         """The sizes of the weight in this call, without a bias."""
 
     @property
+    def order(self) -> str:
+        """How the weight is stored: groups g, outputs o and features a, without repeats.
+
+        No kernel depends on it, but the uses of a weight can be joined only if they agree.
+        """
+        return "oa"
+
+    @property
     def joins(self) -> tuple[object, ...]:
         """The facts that are equal in all calls of a weight whose factors can be joined."""
-        shape = self.shape
-        return shape.groups, shape.outputs, shape.inputs, shape.sparse, self.transposed
+        shape, pull = self.shape, self.pulls.get("weight")
+        sizes = shape.groups, shape.outputs, shape.inputs
+        return *sizes, shape.sparse, self.order, None if pull is None else pull.arrangement
 
     @property
     def cotangent_elements(self) -> int:
         return self.shape.cotangent
+
+    @property
+    def kept(self) -> int:
+        """Elements of a sample's features until they are written out."""
+        return self.source.numel() // self.samples
 
     @abstractmethod
     def write_features(self, out: Tensor, start: int, stop: int) -> None:

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.engine.compute.outer import FEW_COTANGENTS, Shape
+from conescope.engine.compute.factors import FEW_COTANGENTS
 from conescope.engine.compute.products import mkl_on_intel, onednn_serves
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import Call, Interception, OuterCall, Recording, intercepts
 
 _ONEDNN_CHANNELS = 16
@@ -124,7 +125,7 @@ class TransposedConvCall(_SlidingCall):
         positions = math.prod(self.source.shape[2:])
         windows = windows.unflatten(-1, (self.groups, -1)).movedim(-2, 1).movedim(-1, 2)
         windows = windows.reshape(len(g), self.groups, windows.shape[2], positions, -1)
-        x = self.source.reshape(len(g), self.groups, -1, positions)
+        x = self.source.to(g.dtype).reshape(len(g), self.groups, -1, positions)
         rows = torch.einsum("zgit,zgotk->zgiok", x, windows).flatten(1)
         return self.by_sample(rows).sum(dim=1)
 

@@ -1,13 +1,14 @@
-"""Embeddings: `F.embedding`, a linear map of one-hot vectors that are never written out."""
+"""Embeddings, linear maps of one-hot vectors that are never written out, and sums of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conescope.engine.compute.outer import Shape
+from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import OuterCall, Recording, intercepts
 
 
@@ -15,9 +16,14 @@ from conescope.engine.layers.call import OuterCall, Recording, intercepts
 class EmbeddingCall(OuterCall):
     """Rows of W by token; a feature is the token itself, which stands for a one-hot vector."""
 
+    ties = True
     vocabulary: int = 0
     width: int = 0
     padding_idx: int | None = None
+
+    @property
+    def order(self) -> str:
+        return "ao"
 
     def fits(self, samples: int, axis: int) -> bool:
         shape = self.source.shape
@@ -34,9 +40,7 @@ class EmbeddingCall(OuterCall):
         out[:, 0, :, 0] = self._tokens()[start:stop]
 
     def cotangent(self, g: Tensor) -> Tensor:
-        if self.batch_axis == 1:
-            g = g.movedim(1, 0)
-        g = g.reshape(self.samples, -1, self.width)
+        g = self.samples_first(g).reshape(self.samples, -1, self.width)
         if self.padding_idx is not None:
             g = g.masked_fill((self._tokens() == self.padding_idx)[..., None], 0.0)
         return g.mT[:, None]
@@ -49,8 +53,28 @@ class EmbeddingCall(OuterCall):
 
     def _tokens(self) -> Tensor:
         """Return the tokens as [b, T]."""
-        source = self.source.movedim(1, 0) if self.batch_axis == 1 else self.source
-        return source.reshape(self.samples, -1)
+        return self.samples_first(self.source).reshape(self.samples, -1)
+
+
+@dataclass
+class BagCall(EmbeddingCall):
+    """Weighted sums of rows of W, one for each bag of tokens.
+
+    Attributes:
+        shares: the weight of each token in its sum, [bags, tokens of a bag].
+    """
+
+    shares: Tensor = field(kw_only=True)
+
+    def fits(self, samples: int, axis: int) -> bool:
+        return axis != 1 and super().fits(samples, axis)
+
+    @property
+    def cotangent_elements(self) -> int:
+        return len(self.source) // self.samples * self.width
+
+    def cotangent(self, g: Tensor) -> Tensor:
+        return super().cotangent(g[:, None] * self.shares[..., None].to(g.dtype))
 
 
 @intercepts(F.embedding)
@@ -76,4 +100,41 @@ def _embedding(
     return recorder.keep(
         EmbeddingCall, weight, None, input, y,
         vocabulary=vocabulary, width=width, padding_idx=padding_idx,
+    )  # fmt: skip
+
+
+@intercepts(F.embedding_bag)
+def _embedding_bag(
+    recorder: Recording,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    rest = max_norm, norm_type, scale_grad_by_freq, mode, sparse
+    last = include_last_offset, padding_idx
+    covered = max_norm is None and not scale_grad_by_freq and mode in ("sum", "mean")
+    if not covered or input.dim() != 2 or recorder.knows(per_sample_weights):
+        recorder.note_uncovered(weight, per_sample_weights)
+        return F.embedding_bag(input, weight, offsets, *rest, per_sample_weights, *last)
+    y = F.embedding_bag(input, recorder.detached(weight), None, *rest, per_sample_weights, *last)
+    vocabulary, width = weight.shape
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += vocabulary
+    shares = torch.ones_like(input, dtype=weight.dtype)
+    if per_sample_weights is not None:
+        shares = per_sample_weights.detach()
+    elif mode == "mean":
+        counted = shares if padding_idx is None else (input != padding_idx).to(weight.dtype)
+        shares = shares / counted.sum(dim=1, keepdim=True).clamp_min(1)
+    return recorder.keep(
+        BagCall, weight, None, input, y,
+        vocabulary=vocabulary, width=width, padding_idx=padding_idx, shares=shares,
     )  # fmt: skip

@@ -35,7 +35,7 @@ class BatchNormCall(Call):
         return g.reshape(self.source.shape)
 
     def of_samples(self, g: Tensor, numbers: list[int] | slice) -> Tensor:
-        return g.view(len(g), self.samples, -1)[:, numbers]
+        return g.view(len(g), self.samples, -1)[:, numbers].transpose(0, 1)
 
     @property
     def target(self) -> GradientEdge:
@@ -56,9 +56,9 @@ class BatchNormCall(Call):
 class ChannelNormCall(Call):
     """y = γ x̂ + β with one γ and β a channel (GroupNorm); the source is x̂."""
 
-    def rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
+    def own_rows(self, g: Tensor, roles: Collection[Role]) -> dict[Role, Tensor]:
         if "weight" not in roles:
-            return super().rows(g, roles)
+            return super().own_rows(g, roles)
         both: dict[Role, Tensor] = dict(zip(("weight", "bias"), self._both(g), strict=True))
         return {role: both[role] for role in roles}
 
@@ -102,10 +102,8 @@ class ElementNormCall(Call):
         return self.bias_rows(g * self.source)
 
     def bias_rows(self, g: Tensor) -> Tensor:
-        if self.batch_axis == 1:
-            g = g.movedim(1, 0)
         width = math.prod(g.shape[g.dim() - self.normalized :])
-        return g.reshape(self.samples, -1, width).sum(dim=1)
+        return self.samples_first(g).reshape(self.samples, -1, width).sum(dim=1)
 
 
 @intercepts(F.batch_norm)
@@ -121,7 +119,7 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     recorder.note_uncovered(input)
-    known = [recorder.detached(v) for v in (weight, bias) if recorder.name(v) is not None]
+    known = [recorder.detached(v) for v in (weight, bias) if recorder.knows(v)]
     if training or running_mean is None or running_var is None or not known:
         recorder.note_uncovered(weight, bias)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -134,7 +132,7 @@ def _batch_norm(
     def repeated(vector: Tensor | None) -> Tensor | None:
         if vector is None:
             return None
-        return vector.repeat(slices) if recorder.name(vector) is None else next(own)
+        return next(own) if recorder.knows(vector) else vector.repeat(slices)
 
     y = F.batch_norm(
         input.reshape(1, -1, *input.shape[2:]),
@@ -156,6 +154,28 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     unit = F.group_norm(input, num_groups, eps=eps)
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    return _affine(recorder, input, unit, weight, bias, shape, ChannelNormCall)
+
+
+@intercepts(F.instance_norm)
+def _instance_norm(
+    recorder: Recording,
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats or running_mean is not None:
+        recorder.note_uncovered(input, weight, bias)
+        return F.instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+    unit = F.instance_norm(input, eps=eps)
     shape = (1, -1) + (1,) * (input.dim() - 2)
     return _affine(recorder, input, unit, weight, bias, shape, ChannelNormCall)
 

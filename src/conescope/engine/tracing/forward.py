@@ -14,8 +14,11 @@ from types import CodeType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from conescope.engine.layers.call import RoutesChangedError
 from conescope.errors import ModelError
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -26,8 +29,8 @@ FORWARD_ERRORS = (
 """The exceptions that a forward pass raises if its input or its code is wrong."""
 
 
-class RoutesChangedError(Exception):
-    """The model has not called the same operations as when its routes were found."""
+_TF32 = 2.0**-10
+"""The relative rounding of TF32."""
 
 
 @contextmanager
@@ -52,18 +55,22 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         output = model(x)
     except FORWARD_ERRORS as error:
         raise ModelError(
-            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"{describe_failure(error, model)}; check that model(x) works by itself, and shape and "
-            f"dtype (x.to(…)) against what it expects"
+            f"the model rejects an input of shape {tuple(x.shape)} and type {x.dtype}"
+            f"{_elsewhere(model, x)}: {describe_failure(error, model)}; check that model(x) works "
+            f"by itself, and shape, dtype and device (x.to(…)) against what it expects"
         ) from error
     if not isinstance(output, Tensor):
         raise ModelError(
             f"the model returns a {type(output).__name__}, not a tensor; wrap it in a module that "
-            f"returns the outputs whose kernel is wanted"
+            f"returns the outputs whose kernel is wanted{_example(output)}"
         )
     if output.dim() == 0 or len(output) != len(x):
         hint = ""
-        if len(x) == 1:
+        if output.numel() == 1 and len(x) > 1:
+            hint = (
+                " (the loss of a whole batch is one number: return the outputs that it is made of)"
+            )
+        elif len(x) == 1:
             hint = " (a final squeeze() drops the axis of a lone sample: write squeeze(-1))"
         raise ModelError(
             f"a batch of size {len(x)} gives outputs of shape {tuple(output.shape)}; the first "
@@ -80,6 +87,14 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
             f"return at least one for each sample"
         )
     return output.reshape(len(x), -1)
+
+
+def _elsewhere(model: nn.Module, x: Tensor) -> str:
+    """Say where the parameters are, if none is where the input is."""
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if str(x.device) in devices:
+        return ""
+    return f" on {x.device} (its parameters are on {', '.join(devices)})"
 
 
 def refuse_other_outputs(outputs: Tensor, width: int) -> None:
@@ -114,20 +129,43 @@ def reachable(outputs: Tensor, parameters: Mapping[str, Tensor]) -> tuple[set[st
     """
     names = {id(p): name for name, p in parameters.items()}
     found: set[str] = set()
-    pending: list[Any] = [outputs.grad_fn]
-    seen: set[Any] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _graph(outputs):
         if node.name() == "CheckpointFunctionBackward":
             return set(), True
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) in names:
             found.add(names[id(variable)])
-        pending.extend(child for child, _ in node.next_functions)
     return found, False
+
+
+def rounding_in_graph(outputs: Tensor) -> float:
+    """Return the coarsest relative rounding of the numbers that autograd's graph has gradients of.
+
+    Operations under autocast are coarser than the parameters and the outputs may tell, and so are
+    convolutions and products of matrices on a GPU for which TF32 is allowed.
+    """
+    made = [number for node in _graph(outputs) for number in node._input_metadata]
+    dtypes = {number.dtype for number in made if number.dtype.is_floating_point}
+    on_gpu = any(number.device.type == "cuda" for number in made)
+    tf32 = on_gpu and torch.float32 in dtypes and _tf32_is_allowed()
+    return max([_TF32 * tf32, *(torch.finfo(dtype).eps for dtype in dtypes)])
+
+
+def _tf32_is_allowed() -> bool:
+    backends = getattr(torch.backends.cudnn, "conv", None), torch.backends.cuda.matmul
+    return any(getattr(b, "fp32_precision", "tf32") == "tf32" for b in backends)  # or older torch
+
+
+def _graph(outputs: Tensor) -> Iterator[Node]:
+    """Yield the nodes of autograd's graph, from the outputs on."""
+    pending: list[Node | None] = [outputs.grad_fn]
+    seen: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            pending.extend(child for child, _ in node.next_functions)
 
 
 def shown(model: nn.Module, name: str) -> str:
@@ -152,7 +190,7 @@ def describe_failure(error: BaseException, model: nn.Module) -> str:
         model: the model, whose modules may carry hooks of other libraries.
     """
     said = (str(error).strip() or "no message").splitlines()[0]
-    told = f"{type(error).__name__}: {said}"
+    told = f"{type(error).__name__}: {said}{_row_asked_for(error, model)}"
     hooks = _hooks(model)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code in hooks:
@@ -162,6 +200,39 @@ def describe_failure(error: BaseException, model: nn.Module) -> str:
                 f"measure the model without {package}'s wrapper"
             )
     return told
+
+
+def _example(output: object) -> str:
+    """Return an example of how to take the outputs out of what a model returns."""
+    keys = output if isinstance(output, Mapping) else {}
+    if "logits" in keys:
+        return ", such as model(ids).logits[:, -1], those of a sequence's next token"
+    known = next((key for key, value in keys.items() if isinstance(value, Tensor)), None)
+    if known is not None:
+        return f", such as model(x)[{known!r}]"
+    sequence = isinstance(output, tuple | list) and any(isinstance(t, Tensor) for t in output)
+    return ", such as model(x)[0]" if sequence else ""
+
+
+def _row_asked_for(error: BaseException, model: nn.Module) -> str:
+    """Say which row of which embedding an operation asked for, if that is what went wrong."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is not F.embedding.__code__:
+            continue
+        rows, weight = frame.f_locals["input"], frame.f_locals["weight"]
+        names = (name for name, p in model.named_parameters() if p.data_ptr() == weight.data_ptr())
+        table = f"embedding {shown(model, next(names, '?'))!r}"
+        if rows.dtype not in (torch.int64, torch.int32):
+            return f": {table} takes whole numbers of int64 or int32, such as x.long()"
+        outside = rows[(rows < 0) | (rows >= len(weight))]
+        if outside.numel() > 0:
+            row = int(outside[0])
+            return (
+                f": {table} has rows 0 to {len(weight) - 1}, and is asked for row {row}: a token "
+                f"of another vocabulary ((x == {row}).nonzero() finds it), or a position beyond "
+                f"the longest sequence"
+            )
+    return ""
 
 
 def _hooks(model: nn.Module) -> dict[CodeType, tuple[str, str]]:

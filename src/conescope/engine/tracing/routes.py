@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.layers.call import Call
+from conescope.engine.layers.call import INTERLEAVED, Call, Pull
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
 from conescope.engine.tracing.recorder import record
 
@@ -31,8 +31,10 @@ class Routes:
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
         idle: numbers of the calls that no output depends on.
+        reached: for each call, how many of its positions gradients reach; None for all.
         geometry: settings and sizes of each call.
         picks: whether an operation picks by an index, so that samples may change places.
+        choices: what the recorder chose where shapes did not tell.
         provisional: whether a call was left to the general route only because no gradient
             arrived at it, as in front of a head that starts at zero.
     """
@@ -44,8 +46,10 @@ class Routes:
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
+    reached: tuple[int | None, ...] = ()
     geometry: tuple[tuple[object, ...], ...] = ()
     picks: bool = False
+    choices: tuple[int, ...] = ()
     provisional: bool = False
 
 
@@ -65,10 +69,11 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
         name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
     }
     provisional = False
+    unlikely: dict[str, int] = {}
     while ruled:
         try:
             with attempted():
-                outputs, recorder = record(model, ruled, pair)
+                outputs, recorder = record(model, ruled, pair, unlikely=unlikely)
                 reached, opaque = reachable(outputs, ruled)
                 refused = set(ruled) if opaque else recorder.uncovered | reached
                 silent, idle = False, frozenset()
@@ -84,15 +89,30 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
                 signature=tuple(call.signature for call in recorder.calls),
                 axes=tuple(call.batch_axis for call in recorder.calls),
                 idle=idle,
+                reached=tuple(call.reached for call in recorder.calls),
                 geometry=tuple(
                     () if number in idle else call.geometry
                     for number, call in enumerate(recorder.calls)
                 ),
                 picks=recorder.picks,
+                choices=tuple(recorder.chosen),
                 provisional=provisional,
             )
-        ruled = {name: p for name, p in ruled.items() if name not in refused}
+        again = {
+            name: kinds
+            for name in refused
+            if (kinds := _next_kinds(unlikely.get(name, 0), recorder.doubtful.get(name, 0)))
+        }
+        # others may be refused only because of what was tried in vain
+        dropped = (refused & unlikely.keys() or refused) - again.keys()
+        unlikely |= again
+        ruled = {name: p for name, p in ruled.items() if name not in dropped}
     return Routes((), tuple(parameters), provisional=provisional)
+
+
+def _next_kinds(tried: int, doubtful: int) -> int:
+    """Return the kinds of choices to make differently after those tried; 0 if all were tried."""
+    return next((k for k in range(tried + 1, doubtful + 1) if not k & ~doubtful), 0)
 
 
 def follow(
@@ -105,54 +125,71 @@ def follow(
     """
     ruled = {name: parameters[name] for name in routes.ruled}
     with attempted():
-        outputs, recorder = record(model, ruled, x)
+        outputs, recorder = record(model, ruled, x, choices=routes.choices)
     calls = recorder.calls
     if recorder.uncovered or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
     if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
-    places = zip(calls, routes.axes, routes.geometry, strict=True)
-    for number, (call, axis, geometry) in enumerate(places):
+    places = zip(calls, routes.axes, routes.reached, routes.geometry, strict=True)
+    for number, (call, axis, reached, geometry) in enumerate(places):
         if number in routes.idle:
             continue
         if not call.fits(len(x), axis) or call.source._version != call.version:
             raise RoutesChangedError
-        call.batch_axis, call.samples = axis, len(x)
+        call.batch_axis, call.samples, call.reached = axis, len(x), reached
         if call.geometry != geometry:
             raise RoutesChangedError
     return outputs, calls
 
 
-def refuse_exchanged_samples(outputs: Tensor, calls: Sequence[Call]) -> None:
-    """Check by two more backward passes that the model keeps the order of the samples of a batch.
+Norms = Sequence[Tensor | None]
+"""For each call, the norm of each sample's part of the gradient at its target, [b]."""
+
+
+def norms_of_samples(
+    calls: Sequence[Call], gradients: Sequence[Tensor | None], samples: int
+) -> Norms:
+    """Return the norms of the parts of gradients that belong to each sample of a batch."""
+    everyone = slice(None)
+    return [
+        None if g is None else call.of_samples(g, everyone).reshape(samples, -1).norm(dim=1)
+        for call, g in zip(calls, gradients, strict=True)
+    ]
+
+
+def refuse_exchanged_samples(
+    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, norms: Norms, retain: bool
+) -> None:
+    """Check by one more backward pass that the model keeps the order of the samples of a batch.
 
     If the outputs of each sample are weighted by a power of two, so are the gradients in its slice
     of each call, unless the model has changed the order.
 
+    Args:
+        outputs: [b, c].
+        calls: the recorded calls.
+        cotangent: [c].
+        norms: of the gradients of cotangent · outputs, summed over the samples.
+        retain: whether the graph is needed again.
+
     Raises:
         RoutesChangedError: if it has.
     """
-    samples = len(outputs)
     generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(samples, generator=generator, device="cpu") % 4
+    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
     weights = (0.5**exponents).to(outputs)
-    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
-    edges = [call.edge for call in calls]
-
-    def norms(cotangents: Tensor) -> list[Tensor | None]:
-        gradients = torch.autograd.grad(
-            outputs, edges, cotangents, retain_graph=True, allow_unused=True
-        )
-        return [
-            None if g is None else call.samples_first(call.shaped(g)).flatten(1).norm(dim=1)
-            for call, g in zip(calls, gradients, strict=True)
-        ]
-
-    plain = norms(cotangent.expand_as(outputs))
-    for norm, weighted in zip(plain, norms(weights[:, None] * cotangent), strict=True):
-        if norm is not None and weighted is not None:
+    gradients = torch.autograd.grad(
+        outputs,
+        [call.target for call in calls],
+        weights[:, None] * cotangent,
+        retain_graph=retain,
+        allow_unused=True,
+    )
+    for norm, found in zip(norms, norms_of_samples(calls, gradients, len(outputs)), strict=True):
+        if norm is not None and found is not None:
             expected = norm * weights.to(norm)
-            if bool(((weighted - expected).abs() > _LOOSE * expected).any()):
+            if bool(((found - expected).abs() > _LOOSE * expected).any()):
                 raise RoutesChangedError
 
 
@@ -183,22 +220,47 @@ def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, 
         arrived = all(g is not None and bool(g.any()) for g in gradients)
         fitting = [
             axis
-            for axis in range(2)
+            for axis in (0, 1, INTERLEAVED)
             if call.source._version == call.version
             and call.fits(2, axis)
             and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
         ]
         call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
+        if not all(map(_works, call.pulls.values())):
+            fitting = []
         if number not in idle and not (fitting and arrived):
             refused |= set(call.names.values())
             silent |= bool(fitting)
+        elif number not in idle and (whole := _sum(found)) is not None:
+            call.reached = call.count_reached(whole)
     return refused, silent, idle
+
+
+def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the sum of the gradients of two samples, each of which is zero where the other is not.
+
+    None if one of them is missing.
+    """
+    first, second = gradients
+    return None if first is None or second is None else first + second
+
+
+def _works(pull: Pull) -> bool:
+    """Return whether gradients of a tensor made of parameters become those of a parameter."""
+    try:
+        with attempted():
+            pull(pull.tensor.new_zeros(2, pull.tensor.numel()))
+    except RoutesChangedError:
+        return False
+    return True
 
 
 def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
     """Return whether a cotangent vanishes outside one of two samples."""
     if g is None:
         return True
+    if axis == INTERLEAVED and g.dim() and g.shape[0] % 2 == 0:
+        return not bool(g.unflatten(0, (-1, 2))[:, 1 - sample].any())
     if g.dim() <= axis or g.shape[axis] % 2:
         return False
     half = g.shape[axis] // 2

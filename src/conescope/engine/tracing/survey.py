@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine.compute.budget import Work
-from conescope.engine.layers.call import Call, Role
+from conescope.engine.compute.shape import Shape
+from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.routes import Routes, follow
 
@@ -24,17 +25,30 @@ def real_numbers(parameter: Tensor) -> int:
     return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Uses of a weight whose factors are joined along the positions.
+
+    Attributes:
+        calls: numbers of the calls.
+        bias: whether the bias of the one call joins in as a feature.
+    """
+
+    calls: tuple[int, ...]
+    bias: bool = False
+
+
 @dataclass
 class Assignment:
     """Which term takes which parameter of which call.
 
     Attributes:
-        outer: weight → (its calls' numbers, whether the bias of the one call joins in).
+        outer: weight → its uses, of one kind or, for tied weights, of several.
         rows: parameter → (a call's number, "weight" or "bias") for each of its calls.
         joined: biases that join a weight.
     """
 
-    outer: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
+    outer: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     rows: dict[str, list[tuple[int, Role]]] = field(default_factory=dict)
     joined: set[str] = field(default_factory=set)
 
@@ -53,8 +67,10 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
                 uses.setdefault(name, []).append((number, role))
     assignment = Assignment()
     for name, places in uses.items():
-        kinds = {_factors_of(calls[number], role) for number, role in places}
-        if len(kinds) > 1 or None in kinds:
+        kinds: dict[tuple[object, ...] | None, list[int]] = {}
+        for number, role in places:
+            kinds.setdefault(_factors_of(calls[number], role), []).append(number)
+        if None in kinds or not _is_tied([calls[numbers[0]] for numbers in kinds.values()]):
             continue
         bias = calls[places[0][0]].bias
         joins = bias is not None and len(places) == len(uses[bias]) == 1
@@ -62,15 +78,45 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
             assignment.joined.add(bias)
         else:
             joins = False
-        assignment.outer[name] = [number for number, _ in places], joins
+        assignment.outer[name] = tuple(Part(tuple(numbers), joins) for numbers in kinds.values())
     for name, places in uses.items():
         if name not in assignment.outer and name not in assignment.joined:
             assignment.rows[name] = places
     return assignment
 
 
+def _is_tied(calls: Sequence[Call]) -> bool:
+    """Return whether one call of each kind has the products of a tied weight with the others."""
+    if len(calls) == 1:
+        return True
+    uses = [use for call in calls if (use := call.outer) is not None]
+    whole = all(use.ties and "weight" not in use.pulls for use in uses)
+    return whole and len(uses) == 2 and (
+        uses[0].order != uses[1].order
+    )  # fmt: skip
+
+
 def _factors_of(call: Call, role: Role) -> tuple[object, ...] | None:
     return None if role == "bias" or call.outer is None else call.outer.joins
+
+
+def rows_and_columns(p: Tensor) -> tuple[int, int]:
+    """Return the sizes of the matrix of real numbers as which a parameter is projected."""
+    rows = len(p) if p.dim() > 1 else p.numel()
+    return rows, real_numbers(p) // rows
+
+
+def features_first(call: OuterCall) -> bool:
+    """Return whether the rows of a weight number features, or tokens, and its columns outputs."""
+    return call.shape.sparse or call.order.startswith("a")
+
+
+def has_factors_of(call: OuterCall, parameter: Tensor) -> bool:
+    """Return whether the axes of the matrix of a parameter are the call's outputs and features."""
+    sizes = call.shape.outputs, call.shape.inputs
+    if "weight" in call.pulls or call.shape.groups > 1 or len(call.order) > len("oa"):
+        return False
+    return rows_and_columns(parameter) == (sizes[::-1] if features_first(call) else sizes)
 
 
 @dataclass(frozen=True)
@@ -102,10 +148,18 @@ class Survey:
 def without_positions(known: Survey) -> Survey:
     """Return the same routes without products over pairs of positions, except for tokens."""
     shapes = {
-        name: shape if shape.sparse else replace(shape, by_gradients=True)
-        for name, shape in known.work.shapes.items()
+        name: tuple(s if s.sparse or s.tied else replace(s, by_gradients=True) for s in shapes)
+        for name, shapes in known.work.shapes.items()
     }
     return replace(known, work=replace(known.work, shapes=shapes))
+
+
+def with_all_positions(
+    known: Survey, model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
+) -> Survey:
+    """Return the survey of the same routes, in which gradients may reach every position."""
+    routes = replace(known.routes, reached=(None,) * len(known.routes.reached))
+    return survey_pair(model, parameters, pair, routes, known.like)
 
 
 def only_general(known: Survey, general: Sequence[str]) -> Survey:
@@ -153,22 +207,18 @@ def survey_pair(
     for call in calls:
         note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
-    activations //= outputs.element_size()
+    activations //= torch.promote_types(outputs.dtype, torch.float32).itemsize
     used = [call for number, call in enumerate(calls) if number not in routes.idle]
     assignment = assign(calls, routes.idle)
-    shapes = {}
+    shapes: dict[str, tuple[Shape, ...]] = {}
     kept = 0
-    for name, (numbers, bias) in assignment.outer.items():
-        uses = [use for n in numbers if (use := calls[n].outer) is not None]
-        parts = [use.shape for use in uses]
-        shapes[name] = replace(
-            parts[0],
-            inputs=parts[0].inputs + bias,
-            positions=sum(part.positions for part in parts),
-            convolved=min(part.convolved for part in parts),
+    for name, parts in assignment.outer.items():
+        shapes[name] = tuple(
+            _shape(calls, part, len(parts) > 1, parameters[name]) for part in parts
         )
-        if not shapes[name].formed:
-            kept += sum(use.source.numel() for use in uses) // 2
+        for part, shape in zip(parts, shapes[name], strict=True):
+            if not shape.formed:
+                kept += sum(use.kept for use in _uses(calls, part))
     work = Work(
         passing=(activations + outputs.numel()) // 2 + sum(c.cotangent_elements for c in used),
         width=like.shape[1],
@@ -179,3 +229,22 @@ def survey_pair(
         transformed=routes.transformed,
     )
     return Survey(routes, assignment, work, like)
+
+
+def _uses(calls: Sequence[Call], part: Part) -> list[OuterCall]:
+    return [use for number in part.calls if (use := calls[number].outer) is not None]
+
+
+def _shape(calls: Sequence[Call], part: Part, tied: bool, weight: Tensor) -> Shape:
+    """Return the shape of all uses together."""
+    uses = _uses(calls, part)
+    shapes = [use.shape for use in uses]
+    return replace(
+        shapes[0],
+        inputs=shapes[0].inputs + part.bias,
+        positions=sum(shape.positions for shape in shapes),
+        convolved=min(shape.convolved for shape in shapes),
+        transposed=uses[0].order == "ao",
+        tied=tied,
+        rearranged=not all(has_factors_of(use, weight) for use in uses),
+    )

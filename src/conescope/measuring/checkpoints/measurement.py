@@ -36,6 +36,7 @@ def measure_checkpoints(
     steps: Steps | None = None,
     outputs: Outputs = "trace",
     draws: int | None = None,
+    projection: int | None = None,
     select: Select | None = None,
     pool: Pool | None = None,
     params: str | Iterable[str] | None = None,
@@ -52,19 +53,18 @@ def measure_checkpoints(
             `conescope.measuring.checkpoints.find_checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
-        labels: [n], the samples' classes as whole numbers; they may be given later, by the same
-            call. None if there are none.
+        labels: [n], the samples' classes as whole numbers, or None; the same call may add them.
         step_pattern: a regular expression whose one group is the step in a name: `ckpt_(\d+)`.
         steps: the steps, where names give none: a list in the checkpoints' order, name → step, a
             function of the path, or a CSV file, see `find_checkpoints`.
         outputs: which outputs enter the kernel, see `Kernel.outputs`.
         draws: number of random cotangents that estimate the class trace; None for the exact one.
-        select: from what the model returns to its outputs: a function, or a field's name or
-            number. By default a tensor is taken as it is, and of anything else its "logits".
-        pool: for outputs [n, T, …] of T tokens: "last" or "mean".
+        projection: number of dimensions, a multiple of 8, of a projection that estimates it.
+        select: see `conescope.measuring.adapt.adapt`.
+        pool: see `conescope.measuring.adapt.adapt`.
         params: names or patterns of parameters or modules; None for all that are not frozen.
         by_layer: whether to store the summand of each layer, too.
-        memory: what the engine may use beside the model and the result, such as "2GB".
+        memory: as for `conescope.entk`.
 
     Returns:
         The run, as `load_run` gives it.
@@ -82,7 +82,7 @@ def measure_checkpoints(
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
     subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
-    choice = Choice(outputs, draws, select, pool, params, by_layer, memory)
+    choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
     measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
     return read_run(out)
 
@@ -159,7 +159,6 @@ class _Series:
             return
         try:
             kernel = self._choice.of(self._adapted)
-            kernel.check_usable()
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind

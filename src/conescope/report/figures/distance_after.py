@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conescope.report.plot import Line, LinePlot
-from conescope.report.summary import curves_after
+from conescope.report.plot import LinePlot, with_errors
+from conescope.report.summary import about_errors, curves_after
 from conescope.runs.reader import Run
 
 
@@ -19,8 +19,9 @@ def distance_after(run: Run) -> LinePlot:
         caption="Kernel distance S(θ(t), θ(t + dt)) (eq. 4) between kernels dt iterations apart, "
         "as in figure 1b; divided by dt it is the kernel velocity v(t) (eq. 5). Lazy training "
         "brings it to zero; in the cone it drops early to a low floor above zero that hardly "
-        "depends on dt. Exactly 0 says that two kernels are the same numbers.",
+        "depends on dt. Exactly 0 says that two kernels are the same numbers."
+        + about_errors(run.series),
         y_label="*S(θ(t), θ(t + dt))*",
-        lines=[Line(f"*dt* = {dt:,}", *curve) for dt, curve in curves.items()],
+        lines=[with_errors(f"*dt* = {dt:,}", *curve) for dt, curve in curves.items()],
         y_scale="readable",
     )

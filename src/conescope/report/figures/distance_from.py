@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conescope.report.plot import Line, LinePlot
-from conescope.report.summary import curves_from
+from conescope.report.plot import LinePlot, with_errors
+from conescope.report.summary import about_errors, curves_from
 from conescope.runs.reader import Run
 
 
@@ -18,10 +18,9 @@ def distance_from(run: Run) -> LinePlot:
         caption="Kernel distance S(θ(t), θ(τ)) (eq. 4) between the kernel at iteration t and the "
         "one at a fixed τ, as in figure 1a of the paper. Inside the cone a line with a late τ "
         "rises at first and then stays nearly constant; where it goes on rising, the kernel "
-        "drifts away.",
+        "drifts away." + about_errors(run.series),
         y_label="*S(θ(t), θ(τ))*",
         lines=[
-            Line(f"*τ* = {tau:,}", steps, distances)
-            for tau, (steps, distances) in curves_from(run.series).items()
+            with_errors(f"*τ* = {tau:,}", *curve) for tau, curve in curves_from(run.series).items()
         ],
     )

@@ -6,6 +6,7 @@ from conescope.report.figures.distance_after import distance_after
 from conescope.report.figures.distance_from import distance_from
 from conescope.report.figures.embedding_2d import embedding_2d
 from conescope.report.plot import Panels
+from conescope.report.summary import about_errors
 from conescope.runs.reader import Run
 
 
@@ -21,7 +22,8 @@ def overview(run: Run) -> Panels:
     return Panels(
         title="Kernel distance: from fixed kernels, between neighbours, and embedded",
         caption="Kernel distance S (eq. 4) to fixed kernels, between neighbouring kernels, and "
-        "the kernels as points whose distances stand for the chords √(2S), as in figure 1.",
+        "the kernels as points whose distances stand for the chords √(2S), as in figure 1."
+        + about_errors(run.series),
         panels=[distance_from(run), distance_after(run), embedding_2d(run)],
         layout="row",
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from conescope.report.plot import Line, LinePlot
+from conescope.report.plot import Line, LinePlot, with_errors
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.section import Content, Section
-from conescope.report.summary import default_lags, require_pair
+from conescope.report.summary import about_errors, default_lags, require_pair
 from conescope.statistics.uncertainty import numerical_floor
 
 
@@ -19,7 +19,7 @@ def _content(analysis: RunAnalysis) -> Content:
     dt = default_lags(series)[0]
     after_steps, after = series.distances_after(dt)
     return Content(
-        numbers={"numerical floor of S": f"{numerical_floor(series.kernels):.1e}"},
+        numbers={"numerical floor of S": f"{numerical_floor(series.measured):.1e}"},
         plots={"cone-velocity": _velocity(analysis)},
         column={"S(last kernel, first kernel)": f"{from_first[-1]:.3g}"},
         compared={
@@ -46,13 +46,16 @@ def _velocity(analysis: RunAnalysis) -> LinePlot:
     series = analysis.run.series
     steps = np.array(series.steps)
     velocity = np.diagonal(series.distances(), 1) / np.diff(steps)
+    errors = None
+    if series.draws is not None:
+        errors = np.diagonal(series.standard_errors(), 1) / np.diff(steps)
     return LinePlot(
         title="Velocity and phase boundary",
         caption="Kernel velocity v = S(t, t + dt) / dt (eq. 5) between neighbouring kernels. The "
         "phase boundary t* is where a falling velocity becomes a lower constant one, with its "
-        "95 % interval; without one, no change point is found.",
+        "95 % interval; without one, no change point is found." + about_errors(series),
         y_label="*v* (1 / iteration)",
-        lines=[Line("*v(t)*", (steps[:-1] + steps[1:]) / 2, velocity)],
+        lines=[with_errors("*v(t)*", (steps[:-1] + steps[1:]) / 2, velocity, errors)],
         marks=analysis.moments,
         y_scale="readable",
     )

@@ -55,14 +55,14 @@ def sampled_curves(series: KernelSeries) -> list[SampledCurve]:
 
 def _content(analysis: RunAnalysis) -> Content:
     series = analysis.run.series
-    samples = series.kernels[0].values.shape[0]
+    samples = series.measured[0].values.shape[0]
     if samples < SMALLEST_PROBE:
         few = f"needs a probe of at least {SMALLEST_PROBE} samples, and this one has {samples}"
         return Content(missing=[f"{few}; take a larger one"])
     curves = sampled_curves(series)
     return Content(
         dict(map(_number, curves)),
-        {"cone-error-bars": _plot(curves, numerical_floor(series.kernels))},
+        {"cone-error-bars": _plot(curves, numerical_floor(series.measured))},
     )
 
 
@@ -110,7 +110,7 @@ def _sampled_line(curve: SampledCurve) -> Line:
 def _along(
     series: KernelSeries, pairs: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, list[SampledDistance]]:
-    kernel = dict(zip(series.steps, series.kernels, strict=True))
+    kernel = dict(zip(series.steps, series.measured, strict=True))
     steps = np.array([step for step, _ in pairs])
     return steps, [sampled_distance(kernel[step], kernel[other]) for step, other in pairs]
 

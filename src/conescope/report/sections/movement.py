@@ -30,9 +30,12 @@ def movements(analysis: RunAnalysis) -> dict[str, Attribution]:
     spans = {(first, last)}
     if found is not None and found.boundary is not None:
         spans |= {(first, found.first), (found.first, found.last)}
-    kernel = dict(zip(series.steps, series.kernels, strict=True))
     return {
-        f"{start:,} to {stop:,}": attribution(kernel[start], kernel[stop], analysis.labels)
+        f"{start:,} to {stop:,}": attribution(
+            series.kernels[series.index(start)],
+            series.kernels[series.index(stop)],
+            analysis.labels,
+        )
         for start, stop in sorted(spans)
         if start < stop
     }

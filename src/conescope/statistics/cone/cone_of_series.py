@@ -12,13 +12,14 @@ import torch
 
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.estimates import Measured
 from conescope.kernel.series import KernelSeries
 from conescope.statistics.cone import intervals
 from conescope.statistics.cone.displacement import Displacement, mean_squared_displacement
 from conescope.statistics.cone.intervals import Estimate
 from conescope.statistics.cone.motions import MODELS, Fit, Likelihood
-from conescope.statistics.cone.phases import MINIMUM, phase_boundary
+from conescope.statistics.cone.of_estimates import over_draws
+from conescope.statistics.cone.phases import MINIMUM, Boundary, phase_boundary
 from conescope.statistics.cone.tangent_plane import Tangents, tangents_at_axis
 from conescope.statistics.cone.time_modes import time_modes
 from conescope.statistics.cone.verdict import (
@@ -129,7 +130,8 @@ def cone(
     """Say what kind of motion the kernel makes in phase II, and how sure that is.
 
     Everything is computed from the matrix of distances. The method and its sources are in
-    docs/cone.md, with a table of how often it is right on simulated series.
+    docs/cone.md, with a table of how often it is right on simulated series. Of a series of
+    estimates, the uncertainty of the draws is in the verdict and in the intervals.
 
     Args:
         series: at least ten kernels, no two of them identical.
@@ -146,12 +148,38 @@ def cone(
     steps = np.array(series.steps)
     begin, end = _places(steps, span)
     _check(series, end - begin, floor, level)
-    distances = series.distances()
     origin = 0 if span is None else span[0]
-    boundary = phase_boundary(steps[begin:end], distances[begin:end, begin:end], level, origin)
+
+    def boundary_of(distances: Float64Array) -> Boundary | None:
+        return phase_boundary(steps[begin:end], distances[begin:end, begin:end], level, origin)
+
+    distances = series.distances() if series.draws is None else series.estimated.plain
+    boundary = boundary_of(distances)
     start = begin if boundary is None else begin + boundary.index
-    noise = numerical_floor(series.kernels) if floor is None else floor
-    late, within = steps[start:end], distances[start:end, start:end]
+    noise = numerical_floor(series.measured) if floor is None else floor
+    place = _Place(steps, start, end, None if boundary is None else boundary.step)
+    found = _read(distances, place, noise, level)
+    if series.draws is None:
+        return found
+    rest = series.estimated.without
+    boundaries = [other.step for other in map(boundary_of, rest) if other is not None]
+    return over_draws(found, [_read(one, place, noise, level) for one in rest], boundaries, level)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where phase II lies in a series: the places of its first kernel and of the one after it."""
+
+    steps: np.ndarray
+    start: int
+    end: int
+    boundary: Estimate | None
+
+
+def _read(distances: Float64Array, place: _Place, noise: float, level: float) -> Cone:
+    """Return the cone of a series' distances, [T, T], whose phase II is known."""
+    start, end = place.start, place.end
+    late, within = place.steps[start:end], distances[start:end, start:end]
     motion = _fit_motion(late, within, noise)
     likelihood, best, modes = motion.likelihood, motion.best, motion.likelihood.modes
     probability = probabilities(motion.evidence)
@@ -162,7 +190,7 @@ def cone(
         probability=probability,
         shares=mean_shares(motion.evidence),
         evidence=tuple(sorted(motion.evidence, key=lambda model: model.criterion)),
-        boundary=None if boundary is None else boundary.step,
+        boundary=place.boundary,
         first=int(late[0]),
         last=int(late[-1]),
         exponent=intervals.of_shape(likelihood, ("jitter", "power"), level),
@@ -233,7 +261,7 @@ def _check(series: KernelSeries, count: int, floor: float | None, level: float) 
             "measure at least two samples"
         )
     seen: dict[bytes, int] = {}
-    for step, kernel in zip(series.steps, series.kernels, strict=True):
+    for step, kernel in zip(series.steps, series.measured, strict=True):
         earlier = seen.setdefault(_fingerprint(kernel), step)
         if earlier != step:
             raise KernelError(
@@ -243,7 +271,7 @@ def _check(series: KernelSeries, count: int, floor: float | None, level: float) 
             )
 
 
-def _fingerprint(kernel: Kernel) -> bytes:
+def _fingerprint(kernel: Measured) -> bytes:
     values = kernel.values.detach().cpu().contiguous()
     return hashlib.blake2b(values.view(torch.uint8).numpy().data, digest_size=16).digest()
 

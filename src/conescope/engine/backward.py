@@ -1,0 +1,168 @@
+"""The forward pass of a block of samples by the layer rules, its backward passes, and their checks.
+
+Kernels and projections are filled from the same passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from conescope.engine.arguments import Cotangents
+from conescope.engine.compute.shape import Pairing
+from conescope.engine.independence import compare, compare_part
+from conescope.engine.layers.call import Call
+from conescope.engine.problem import Problem
+from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
+from conescope.engine.tracing.forward import (
+    RoutesChangedError,
+    attempted,
+    feedable,
+    forward,
+    refuse_other_outputs,
+)
+from conescope.engine.tracing.routes import (
+    Norms,
+    follow,
+    norms_of_samples,
+    refuse_exchanged_samples,
+)
+
+Gradients = Sequence[Tensor | None]
+"""For each call, the gradient at its target; None where no output depends on it."""
+
+
+class BlockPass:
+    """The passes of one block of samples.
+
+    Args:
+        problem: what is computed.
+        x: the block, [b, …].
+
+    Attributes:
+        outputs: [b, c], in autograd's graph.
+        calls: what the recorder has found.
+
+    Raises:
+        RoutesChangedError: if the model does not keep to the routes.
+        ModelError: if the samples have another number of outputs.
+    """
+
+    def __init__(self, problem: Problem, x: Tensor) -> None:
+        self.problem, self.x = problem, x
+        self.outputs, self.calls = follow(
+            problem.model, problem.parameters, x, problem.survey.routes
+        )
+        refuse_other_outputs(self.outputs, problem.cotangents.width)
+        self._last: tuple[Tensor, Gradients] | None = None
+
+    def backward(self, cotangents: Tensor, verify: bool) -> Iterator[tuple[int, Gradients]]:
+        """Yield the number of each cotangent [q, c] and its gradients; none if there are no calls.
+
+        They are many: whoever takes them lets go of them before the next ones are asked for.
+
+        Args:
+            cotangents: [q, c].
+            verify: whether to check that the model keeps the order of the samples, which is done
+                in any case for models that pick by an index.
+        """
+        problem, last = self.problem, len(cotangents) - 1
+        verify = (verify or problem.survey.routes.picks) and bool(self.calls)
+        if verify and problem.pairing is not Pairing.APART:  # draws are random enough
+            cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
+            norms = self._norms(_gradients(self.outputs, self.calls, cotangent, True))
+            refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, True)
+            verify = False
+        for k, cotangent in enumerate(cotangents if self.calls else ()):
+            gradients = _gradients(self.outputs, self.calls, cotangent, verify or k < last)
+            if any(gradients[number] is not None for number in problem.survey.routes.idle):
+                raise RoutesChangedError
+            norms = self._norms(gradients) if verify and k == last else None
+            if self._compares_gradients:
+                self._last = cotangent, gradients
+            yield k, gradients
+            del gradients  # before there are others
+            if norms is not None:
+                refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
+
+    @property
+    def _compares_gradients(self) -> bool:
+        recheck = self.problem.recheck
+        return recheck is not None and not recheck.thorough and self.problem.checks_gradients
+
+    def _norms(self, gradients: Gradients) -> Norms:
+        return norms_of_samples(self.calls, gradients, len(self.x))
+
+    def compare(self) -> None:
+        """Compare outputs, and the last cotangent's gradients, with those of parts of the block.
+
+        Only what is done with the gradients may come before: another forward pass may write what
+        they need.
+
+        Raises:
+            RoutesChangedError: if gradients depend on the block by these routes only.
+            ModelError: if samples depend on each other.
+        """
+        problem, recheck, outputs = self.problem, self.problem.recheck, self.outputs.detach()
+        if (
+            recheck is None
+            or recheck.thorough
+            or self._last is None
+            or not problem.checks_gradients
+        ):
+            compare_outputs(problem, self.x, outputs)
+            return
+        recheck.refuse_not_finite(outputs, self.x, {"x": problem.x, "y": problem.y})
+        cotangent, gradients = self._last
+        for part in recheck.parts(self.x):
+            routes = problem.survey.routes
+            alone, again = follow(problem.model, problem.parameters, self.x[part], routes)
+            compare_part(problem.model, self.x, outputs, part, alone.detach())
+            found = _gradients(alone, again, cotangent, False)
+            bound = bounds_of(problem).alone
+            for call, g, other, h in zip(self.calls, gradients, again, found, strict=True):
+                if g is None or h is None:
+                    continue
+                dtype = torch.promote_types(g.dtype, torch.float32)  # norms overflow float16
+                whole = call.of_samples(g, part).to(dtype)
+                single = other.of_samples(h, slice(None)).to(dtype)
+                same_shape = whole.shape == single.shape
+                if same_shape and bool((whole - single).norm() > bound * single.norm()):
+                    refuse_mixed_gradients(problem, self.x)
+                    raise RoutesChangedError
+
+
+def compare_outputs(problem: Problem, x: Tensor, outputs: Tensor | None = None) -> None:
+    """Compare the outputs of a block with those of parts of it, as `Problem.recheck` chooses.
+
+    Args:
+        problem: what is computed.
+        x: the block, [b, …].
+        outputs: its outputs [b, c]; None to compute them if all samples are compared.
+
+    Raises:
+        ModelError: if they are not finite, or samples depend on each other.
+    """
+    recheck = problem.recheck
+    if recheck is None or (outputs is None and not recheck.thorough):
+        return
+    if outputs is None:
+        outputs = forward(problem.model, feedable(x)).detach()
+    recheck.refuse_not_finite(outputs, x, {"x": problem.x, "y": problem.y})
+    compare(problem.model, x, outputs, recheck.parts(x))
+
+
+def _gradients(
+    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, retain: bool
+) -> Gradients:
+    """Return the gradients of cotangent · outputs at the targets of all calls."""
+    with attempted():
+        return torch.autograd.grad(
+            outputs,
+            [call.target for call in calls],
+            cotangent.expand_as(outputs),
+            retain_graph=retain,
+            allow_unused=True,
+        )
