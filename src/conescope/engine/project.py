@@ -9,10 +9,11 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from functools import partial
+from numbers import Integral
 
 from torch import Tensor, nn
 
-from conescope.engine.arguments import Cotangents, is_finite
+from conescope.engine.arguments import Cotangents, check_draws, is_finite
 from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.products import keep_freed_pages
 from conescope.engine.compute.shape import Pairing
@@ -72,8 +73,9 @@ def project(
 
     Raises:
         ModelError: as `entk`.
-        KernelError: if `dim`, `draws` or `memory` is wrong, or the budget too small.
+        KernelError: if `dim`, `draws`, `seed` or `memory` is wrong, or the budget too small.
     """
+    check_draws(draws, 1, "a projection", seed)
     groups = _groups(dim, draws)
 
     def signs(width: int, like: Tensor) -> Cotangents:
@@ -107,14 +109,13 @@ def _groups(dim: int, draws: int) -> int:
     """Return the number of groups of columns, R.
 
     Raises:
-        KernelError: if there is no draw, or the groups do not divide the columns.
+        KernelError: if the groups do not divide the columns.
     """
-    if draws < 1:
-        raise KernelError(f"a projection needs at least 1 draw, not {draws}")
     groups = _GROUPS if draws == 1 else draws
-    if dim < groups or dim % groups:
+    whole = isinstance(dim, Integral) and not isinstance(dim, bool)
+    if not whole or dim < groups or dim % groups:
         raise KernelError(
-            f"dim={dim} cannot be divided into {groups} equal groups of columns; take a positive "
+            f"dim={dim!r} cannot be divided into {groups} equal groups of columns; take a positive "
             f"multiple of {groups}"
         )
     return groups
