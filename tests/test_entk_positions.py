@@ -70,3 +70,22 @@ def test_only_what_gradients_reach_is_held():
     (head,) = [layer for layer in planned.layers if layer.layer == "tokens"]
     width, vocabulary, element = 6, 20, 4
     assert head.bytes == 4 * element * (64 * width + vocabulary)
+
+
+class Offset(nn.Module):
+    """Two parameters whose gradients of one sample autograd returns as the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.randn(1, 6)) for _ in range(2))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x + (self.first + self.second)).tanh())
+
+
+def test_gradients_that_are_the_same_tensor_are_not_added_up_in_place():
+    torch.manual_seed(0)
+    model, x = Offset().double().eval(), torch.randn(5, 6).double()
+    assert set(cs.entk(model, x).routes.values()) == {"rule"}
+    assert_matches_reference(model, x)
