@@ -89,20 +89,25 @@ def project(
             problem = dataclasses.replace(problem, survey=survey)
         like = problem.cotangents.like.to(problem.dtype)
         sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
-        recheck = problem.recheck
-        verify = first or (check and recheck is not None and recheck.verify)
+        return Features(_features(problem, sketch, budget, check, first), groups)
 
-        def run(problem: Problem, verify: bool) -> Tensor:
-            return _projected(problem, sketch, budget, verify)
 
-        values, problem = by_some_route(problem, run, verify)
-        if recheck is not None:
-            recheck.done()
-        if not is_finite(values):
-            raise_not_finite(problem)
-        if not bool(values.any()):
-            refuse_without_gradient(problem)
-        return Features(values, groups)
+def _features(problem: Problem, sketch: Sketch, budget: int, check: bool, first: bool) -> Tensor:
+    """Return the features [n, dim] of a prepared problem, or say why there are none."""
+    recheck = problem.recheck
+    verify = first or (check and recheck is not None and recheck.verify)
+
+    def run(problem: Problem, verify: bool) -> Tensor:
+        return _projected(problem, sketch, budget, verify)
+
+    values, problem = by_some_route(problem, run, verify)
+    if recheck is not None:
+        recheck.done()
+    if not is_finite(values):
+        raise_not_finite(problem)
+    if not bool(values.any()):
+        refuse_without_gradient(problem)
+    return values
 
 
 def _groups(dim: int, draws: int) -> int:
