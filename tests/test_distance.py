@@ -118,3 +118,9 @@ def test_all_pairs_are_the_single_pairs():
             assert matrix[i, j] == pytest.approx(cs.kernel_distance(a, b), abs=1e-15)
     assert (matrix == matrix.T).all()
     assert (matrix.diagonal() == 0).all()
+
+
+def test_features_have_no_distance_by_themselves():
+    features = cs.Features(torch.ones(3, 4), 2)
+    with pytest.raises(KernelError, match=r"not Features; .*give their `kernel`"):
+        cs.kernel_distance(features, features)

@@ -152,3 +152,10 @@ def test_plan_counts_the_passes():
     forward, backward = 2 * (6 * 8 + 8 * 3), 2 * 3 * 8
     assert expected.pass_flops == 5 * (forward + 3 * backward)
     assert expected.flops == expected.pass_flops + sum(layer.flops for layer in expected.layers)
+
+
+@pytest.mark.parametrize("options", [{"draws": 2.0}, {"draws": "3"}, {"seed": 0.5}, {"seed": None}])
+def test_draws_and_seeds_are_whole_numbers(options):
+    problem = problem_named("mlp")
+    with pytest.raises(KernelError, match=r"at least 2 draws, not|seed is a whole number"):
+        estimate_entk(problem.build(), problem.samples(), **options)

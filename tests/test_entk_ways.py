@@ -353,3 +353,23 @@ def test_a_model_that_goes_two_ways_in_turn(seen, unseen, check):
     assert_near(kernel.values, 3 * (x @ x.T + 1), 1e-10)
     routes = {layer.route for layer in plan(Alternating(seen, unseen).double().eval(), x).layers}
     assert routes == {"general"}
+
+
+class Distances(nn.Module):
+    """Distances from centres, whose backward pass is wrong for several cotangents under `vmap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x, self.centres)
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("samples", [1, 5])
+def test_an_operation_that_confuses_cotangents_under_a_transform(outputs, check, samples: int):
+    torch.manual_seed(0)
+    model, x = Distances().double().eval(), torch.randn(samples, 4).double()
+    assert_matches_reference(model, x, outputs=outputs, check=check)

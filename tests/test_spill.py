@@ -107,3 +107,8 @@ def test_the_peak_stays_within_the_budget():
     assert peak <= 1.1 * 200e6
     assert chunk == 60
     assert error < 1e-12
+
+
+def test_without_a_folder_no_file_is_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path / "gone"))
+    assert room_on_disk() == 0

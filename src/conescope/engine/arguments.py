@@ -68,7 +68,7 @@ class Cotangents:
     @classmethod
     def signs(cls, count: int, width: int, seed: int, like: Tensor) -> Cotangents:
         """Draw vectors of independent signs ±1, the same on every device."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         signs = torch.randint(0, 2, (count, width), generator=generator, device="cpu")
         return cls.from_matrix((2 * signs - 1).to(like))
 
@@ -183,6 +183,15 @@ def refuse_absent_weights(model: nn.Module) -> None:
                 f"parameter {name!r} is sharded over processes; gather the weights in a whole "
                 f"model (a state dict of full tensors) and measure that"
             )
+
+
+def check_draws(draws: int, least: int, purpose: str, seed: int) -> None:
+    """Raise `KernelError` unless there are enough draws, and the seed is one that torch takes."""
+    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < least:
+        some = "draw" if least == 1 else "draws"
+        raise KernelError(f"{purpose} needs at least {least} {some}, not {draws!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise KernelError(f"seed is a whole number, from -2**63 to 2**64 - 1, not {seed!r}")
 
 
 def check_inputs(name: str, x: Tensor) -> None:

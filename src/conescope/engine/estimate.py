@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.arguments import Cotangents
+from conescope.engine.arguments import Cotangents, check_draws
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
@@ -49,10 +49,9 @@ def estimate_entk(
 
     Raises:
         ModelError: as `entk`.
-        KernelError: if there are fewer than two draws; otherwise as `entk`.
+        KernelError: if there are fewer than two draws, or `seed` is wrong; otherwise as `entk`.
     """
-    if draws < 2:
-        raise KernelError(f"a standard error needs at least 2 draws, not {draws}")
+    check_draws(draws, 2, "a standard error", seed)
 
     def signs(width: int, like: Tensor) -> Cotangents:
         return Cotangents.signs(draws, width, seed, like)

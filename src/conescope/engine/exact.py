@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 
 Precision = Literal["model", "bfloat16"]
+Result = TypeVar("Result")
 
 
 def entk(
@@ -125,7 +126,11 @@ def compute(
         problem = _checked(problem, budget)
     recheck = problem.recheck
     verify = first or (check and recheck is not None and recheck.verify)
-    layers, problem = _by_some_route(problem, by_layer, precision, budget, verify)
+
+    def run(problem: Problem, verify: bool) -> dict[str, Tensor]:
+        return _kernel(problem, by_layer, precision, budget, verify)
+
+    layers, problem = by_some_route(problem, run, verify)
     if recheck is not None:
         recheck.done()
     n, m = problem.samples
@@ -149,12 +154,24 @@ def _decisive(values: Tensor, symmetric: bool) -> Tensor:
     return values.diagonal(dim1=1, dim2=2)
 
 
-def _by_some_route(
-    problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool
-) -> tuple[dict[str, Tensor], Problem]:
-    """Compute by the routes of the survey, or by plainer ones if the model departs from them."""
+def by_some_route(
+    problem: Problem, run: Callable[[Problem, bool], Result], verify: bool
+) -> tuple[Result, Problem]:
+    """Run by the routes of the survey, or by plainer ones if the model departs from them.
+
+    Args:
+        problem: the problem, inside `prepared`.
+        run: computes from a problem, and from whether to check the order of samples.
+        verify: whether to check it where the model does not depart from its routes.
+
+    Returns:
+        What `run` returns, and the problem with the routes that it was run by.
+
+    Raises:
+        ModelError: if samples depend on each other.
+    """
     try:
-        return _kernel(problem, by_layer, precision, budget, verify), problem
+        return run(problem, verify), problem
     except RoutesChangedError:
         forget_survey(problem.model)
     refuse_mixed_gradients(problem, problem.x)
@@ -162,9 +179,12 @@ def _by_some_route(
     for survey in (anew, *_plainer(anew, problem)):
         problem = dataclasses.replace(problem, survey=survey)
         try:
-            return _kernel(problem, by_layer, precision, budget, verify=True), problem
+            result = run(problem, True)
         except RoutesChangedError:
             continue
+        if survey.routes.ruled:  # where others fail for good, as with more positions than at first
+            remember_survey(problem.model, survey)
+        return result, problem
     raise AssertionError("plain autograd follows a model whichever operations it calls")
 
 

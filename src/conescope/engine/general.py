@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import Work
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
@@ -82,7 +83,8 @@ def _general_method(
     """
     outputs = forward(model, feedable(x))
     _, reentrant = reachable(outputs, parameters)
-    cotangent = outputs.detach().new_ones(1, outputs.shape[1])
+    first = outputs.detach().new_ones(1, outputs.shape[1])
+    second = Cotangents.normal(outputs.shape[1], 0, first).part(0, 1)
     del outputs
     few = sum(p.numel() for p in parameters.values()) <= _FEW
     odd = any(p.is_complex() or p._backward_hooks for p in parameters.values())
@@ -95,10 +97,30 @@ def _general_method(
         with attempted(), same_attributes(model):
             replaced = functional_call(model, copies, (feedable(x),))
             reached, opaque = reachable(replaced, parameters)
-        transformed_gradients(model, parameters, x, cotangent)
+        transformed_gradients(model, parameters, x, first)
+        right = _keeps_cotangents_apart(model, parameters, x[:1], torch.cat([first, second]))
     except RoutesChangedError:
         return False, reentrant
-    return not reached and not opaque, reentrant
+    return right and not reached and not opaque, reentrant
+
+
+def _keeps_cotangents_apart(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, cotangents: Tensor
+) -> bool:
+    """Return whether a transform gives each of several cotangents the gradients of that one alone.
+
+    PyTorch's backward pass of `torch.cdist`, for one, gives all of them those of the first.
+    """
+    together = transformed_gradients(model, parameters, x, cotangents)
+    for k in range(len(cotangents)):
+        alone = transformed_gradients(model, parameters, x, cotangents[k : k + 1])
+        for name, gradients in alone.items():
+            single, found = gradients[:, 0], together[name][:, k]
+            dtype = torch.promote_types(single.dtype, torch.float32)  # norms overflow float16
+            bound = torch.finfo(single.dtype).eps ** 0.5 * single.to(dtype).norm()
+            if bool((found - single).to(dtype).norm() > bound):
+                return False
+    return True
 
 
 def transformed_gradients(

@@ -19,7 +19,7 @@ from conescope.engine.tracing.survey import features_first, has_factors_of, rows
 MOST_FORMED = 2**22
 """Gradients of outer products of more numbers are never formed."""
 _ADDING = 4
-"""What adding a number to a sketch takes, in operations of a product of matrices."""
+"""Adding a number to a sketch takes as long as so many operations of a product of matrices."""
 
 
 def add_sketches(problem: Problem, sketch: Sketch, x: Tensor, out: Tensor, verify: bool) -> None:

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
+from numbers import Integral
 
 from torch import Tensor, nn
 
-from conescope.engine.arguments import Cotangents, is_finite
+from conescope.engine.arguments import Cotangents, check_draws, is_finite
 from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.products import keep_freed_pages
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
-from conescope.engine.exact import compute
-from conescope.engine.general import without_rules
+from conescope.engine.exact import by_some_route, compute
 from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches
-from conescope.engine.problem import Problem, forget_survey, prepared, survey_model
-from conescope.engine.selfcheck import refuse_mixed_gradients, sample_problem
-from conescope.engine.tracing.forward import RoutesChangedError, shown
-from conescope.engine.tracing.survey import Survey, real_numbers, rows_and_columns
+from conescope.engine.problem import Problem, prepared
+from conescope.engine.selfcheck import sample_problem
+from conescope.engine.tracing.forward import shown
+from conescope.engine.tracing.survey import real_numbers, rows_and_columns
 from conescope.errors import KernelError
 from conescope.kernel.features import Features
 
@@ -73,8 +73,9 @@ def project(
 
     Raises:
         ModelError: as `entk`.
-        KernelError: if `dim`, `draws` or `memory` is wrong, or the budget too small.
+        KernelError: if `dim`, `draws`, `seed` or `memory` is wrong, or the budget too small.
     """
+    check_draws(draws, 1, "a projection", seed)
     groups = _groups(dim, draws)
 
     def signs(width: int, like: Tensor) -> Cotangents:
@@ -88,61 +89,41 @@ def project(
             problem = dataclasses.replace(problem, survey=survey)
         like = problem.cotangents.like.to(problem.dtype)
         sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
-        recheck = problem.recheck
-        verify = first or (check and recheck is not None and recheck.verify)
-        values, problem = _by_some_route(problem, sketch, budget, verify)
-        if recheck is not None:
-            recheck.done()
-        if not is_finite(values):
-            raise_not_finite(problem)
-        if not bool(values.any()):
-            refuse_without_gradient(problem)
-        return Features(values, groups)
+        return Features(_features(problem, sketch, budget, check, first), groups)
+
+
+def _features(problem: Problem, sketch: Sketch, budget: int, check: bool, first: bool) -> Tensor:
+    """Return the features [n, dim] of a prepared problem, or say why there are none."""
+    recheck = problem.recheck
+    verify = first or (check and recheck is not None and recheck.verify)
+
+    def run(problem: Problem, verify: bool) -> Tensor:
+        return _projected(problem, sketch, budget, verify)
+
+    values, problem = by_some_route(problem, run, verify)
+    if recheck is not None:
+        recheck.done()
+    if not is_finite(values):
+        raise_not_finite(problem)
+    if not bool(values.any()):
+        refuse_without_gradient(problem)
+    return values
 
 
 def _groups(dim: int, draws: int) -> int:
     """Return the number of groups of columns, R.
 
     Raises:
-        KernelError: if there is no draw, or the groups do not divide the columns.
+        KernelError: if the groups do not divide the columns.
     """
-    if draws < 1:
-        raise KernelError(f"a projection needs at least 1 draw, not {draws}")
     groups = _GROUPS if draws == 1 else draws
-    if dim < groups or dim % groups:
+    whole = isinstance(dim, Integral) and not isinstance(dim, bool)
+    if not whole or dim < groups or dim % groups:
         raise KernelError(
-            f"dim={dim} cannot be divided into {groups} equal groups of columns; take a positive "
+            f"dim={dim!r} cannot be divided into {groups} equal groups of columns; take a positive "
             f"multiple of {groups}"
         )
     return groups
-
-
-def _by_some_route(
-    problem: Problem, sketch: Sketch, budget: int, verify: bool
-) -> tuple[Tensor, Problem]:
-    """Project by the routes of the survey, or by plainer ones if the model departs from them."""
-    try:
-        return _projected(problem, sketch, budget, verify), problem
-    except RoutesChangedError:
-        forget_survey(problem.model)
-    refuse_mixed_gradients(problem, problem.x)
-    for survey in _plainer(problem):
-        problem = dataclasses.replace(problem, survey=survey)
-        try:
-            return _projected(problem, sketch, budget, verify=True), problem
-        except RoutesChangedError:
-            continue
-    raise AssertionError("plain autograd follows a model whichever operations it calls")
-
-
-def _plainer(problem: Problem) -> Iterator[Survey]:
-    """Yield a new survey, and surveys of general routes; the last is plain autograd."""
-    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
-    yield anew
-    general = without_rules(anew, problem.model, problem.parameters, problem.pair)
-    yield general
-    plain = dataclasses.replace(general.routes, transformed=False)
-    yield dataclasses.replace(general, routes=plain)
 
 
 def _projected(problem: Problem, sketch: Sketch, budget: int, verify: bool) -> Tensor:

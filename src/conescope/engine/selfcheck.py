@@ -143,7 +143,8 @@ def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool)
             gradient = gradients.pop(name)
             if sample == 1:
                 gradient = gradient * _WEIGHT
-            total[name] = gradient if name not in total else total[name].add_(gradient)
+            # nothing is written to: gradients of two parameters may be the same tensor
+            total[name] = gradient if name not in total else total[name] + gradient
     return total
 
 

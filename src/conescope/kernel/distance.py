@@ -114,6 +114,12 @@ def check_comparable(kernels: Sequence[Kernel]) -> None:
     """Raise `KernelError` unless there is a kernel, and all agree in shape and convention."""
     if not kernels:
         raise KernelError("there are no kernels; give at least one kernel")
+    for k in kernels:
+        if not isinstance(k, Kernel):
+            raise KernelError(
+                f"this compares kernels, not {type(k).__name__}; of Features, give their `kernel`, "
+                f"or all of them to KernelSeries"
+            )
     first = kernels[0]
     for k in kernels[1:]:
         if k.outputs != first.outputs:

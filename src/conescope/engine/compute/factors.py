@@ -69,7 +69,7 @@ class Factors:
 
     @property
     def device(self) -> torch.device:
-        """Where the factors are."""
+        """The device of the factors."""
         return self.cotangents.device
 
     def write_gradients(

@@ -13,6 +13,7 @@ of as many slots, and the convolutions of all positions are products of small ma
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -128,8 +129,11 @@ class Sketch:
         named: Callable[[str], str] = lambda name: name,
     ) -> None:
         group = dim // groups
-        divisors = [d for d in range(1, group + 1) if group % d == 0]
-        self.width = min(divisors, key=lambda d: max(d / _WIDTH, _WIDTH / d))
+        small = [d for d in range(1, math.isqrt(group) + 1) if group % d == 0]
+        self.width = min(
+            sorted({*small, *(group // d for d in small)}),
+            key=lambda d: max(d / _WIDTH, _WIDTH / d),
+        )
         self.blocks, self.groups, self.seed, self.like = dim // self.width, groups, seed, like
         self._named = named
         self._axes: dict[str, tuple[Axis, Axis]] = {}

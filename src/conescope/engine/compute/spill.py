@@ -89,13 +89,22 @@ class TemporaryFile(Memory):
 
 
 def room_on_disk() -> int:
-    """Return the bytes that a temporary file may take; none where it would be in memory."""
-    folder = Path(tempfile.gettempdir()).resolve()
+    """Return the bytes that a temporary file may take.
+
+    There are none where it would be in memory, and where no file can be made.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()).resolve()
+        free = shutil.disk_usage(folder).free
+    except OSError:  # there is no folder, or none that can be written
+        return 0
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return 0
     if not hasattr(mmap, "MADV_DONTNEED") or not hasattr(os, "posix_fallocate"):
         return 0
     if _file_system(folder) in _IN_MEMORY:
         return 0
-    return max(0, shutil.disk_usage(folder).free - _SPARE)
+    return max(0, free - _SPARE)
 
 
 def _file_system(folder: Path) -> str:

@@ -35,7 +35,7 @@ class Term(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers of the term are."""
+        """The device of the term's numbers."""
         ...
 
     def add_to(self, out: Tensor, other: Any, pairing: Pairing, scratch: Scratch) -> None:
@@ -131,7 +131,7 @@ class FormedTerm:
 
     @property
     def device(self) -> torch.device:
-        """Where the gradients are."""
+        """The device of the gradients."""
         return self.rows.device
 
     def form(self, block: slice, cotangents: slice, term: OuterTerm, scratch: Scratch) -> None:

@@ -103,7 +103,7 @@ class Recording(Protocol):
 
 
 class Pull(Protocol):
-    """What turns gradients of a tensor made of parameters into gradients of one of them."""
+    """A function that turns gradients of a tensor made of parameters into those of one of them."""
 
     @property
     def tensor(self) -> Tensor:
