@@ -168,7 +168,7 @@ def cone(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where phase II lies in a series: the places of its first kernel and of the one after it."""
+    """The part of a series that is phase II, from its first kernel to the one after its last."""
 
     steps: np.ndarray
     start: int
