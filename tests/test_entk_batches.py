@@ -50,6 +50,47 @@ def test_samples_that_change_places_in_larger_batches_only():
     assert_matches_reference(model, X.double())
 
 
+def exchanged(h: Tensor, first: int, second: int) -> Tensor:
+    """Return h with two rows, if it has them, in each other's places, without an index."""
+    rows = list(h.unbind(0))
+    if len(rows) <= max(first, second):
+        return h
+    rows[first], rows[second] = rows[second], rows[first]
+    return torch.stack(rows)
+
+
+ORDERS = {
+    "reversed": lambda h: h.flip(0),
+    "halves": lambda h: torch.cat([h[len(h) // 2 :], h[: len(h) // 2]]),
+    "two": lambda h: exchanged(h, 3, 5),
+    "others": lambda h: exchanged(h, 6, 1),
+}
+
+
+@pytest.mark.parametrize("outputs", ["sum", "trace"])
+@pytest.mark.parametrize("samples", [8, 9, 40])
+@pytest.mark.parametrize("order", ORDERS)
+def test_samples_that_change_places_in_batches_of_many_parts(order: str, samples: int, outputs):
+    torch.manual_seed(0)
+    there = ORDERS[order]
+
+    def back(h: Tensor) -> Tensor:
+        numbers = there(torch.arange(len(h)))
+        return torch.stack([h[i] for i in numbers.argsort().tolist()])
+
+    model = Apply(
+        lambda m, x: m.b(back(torch.tanh(m.a(there(x))))), a=nn.Linear(5, 4), b=nn.Linear(4, 3)
+    ).double()
+    assert_matches_reference(model, torch.randn(samples, 5).double(), outputs=outputs)
+
+
+@pytest.mark.parametrize("samples", [8, 9, 40])
+def test_gradients_that_mix_in_batches_of_many_parts(samples: int):
+    torch.manual_seed(0)
+    with pytest.raises(ModelError, match="gradients change with the others in its batch"):
+        entk(kinds.between(LeaksAboveTwo.apply)(), torch.randn(samples, 5))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_recurrent_net_in_half_precision(dtype: torch.dtype):
     torch.manual_seed(0)

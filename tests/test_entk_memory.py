@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -97,3 +99,14 @@ def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
             assert not selfcheck.agrees_with_autograd(problem, wrong, budget=2000)
             assert sum(sizes) == 2 * sum(p.numel() for p in model.parameters())
             assert len(sizes) == 2 * passes
+
+
+def test_nothing_of_the_survey_stays_in_memory():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Softmax(dim=1)).eval()
+    outputs: list[weakref.ref[Tensor]] = []
+    for module in model:
+        module.register_forward_hook(lambda *given: outputs.append(weakref.ref(given[2])))
+    entk(model, torch.randn(4, 5))
+    gc.collect()
+    assert outputs
+    assert all(output() is None for output in outputs)

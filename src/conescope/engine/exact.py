@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Literal, TypeVar
@@ -125,6 +126,8 @@ def compute(
             raise KernelError(too_small(budget, least))
         problem = _checked(problem, budget)
     recheck = problem.recheck
+    if first and recheck is not None:
+        recheck.begin()
     verify = first or (check and recheck is not None and recheck.verify)
 
     def run(problem: Problem, verify: bool) -> dict[str, Tensor]:
@@ -176,8 +179,10 @@ def by_some_route(
         forget_survey(problem.model)
     refuse_mixed_gradients(problem, problem.x)
     anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
-    for survey in (anew, *_plainer(anew, problem)):
+    for survey in itertools.chain([anew], _plainer(anew, problem)):
         problem = dataclasses.replace(problem, survey=survey)
+        if problem.recheck is not None:
+            problem.recheck.begin()
         try:
             result = run(problem, True)
         except RoutesChangedError:
@@ -205,12 +210,13 @@ def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
 
 def _checked(problem: Problem, budget: int) -> Problem:
     """Return the problem with routes that pass the self-check, the plainest if no other does."""
-    for survey in (problem.survey, *_plainer(problem.survey, problem)):
+    alone_follows = problem.recheck is not None and len(problem.x) > 1
+    for survey in itertools.chain([problem.survey], _plainer(problem.survey, problem)):
         small = dataclasses.replace(sample_problem(problem), survey=survey)
         try:
             layers = _kernel(small, True, "model", budget)
             finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
-            agrees = finite and agrees_with_autograd(small, layers, budget)
+            agrees = finite and agrees_with_autograd(small, layers, budget, alone_follows)
         except RoutesChangedError:
             continue
         if not finite:  # the whole kernel will name the sample

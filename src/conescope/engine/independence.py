@@ -27,10 +27,11 @@ _LARGEST = 0.05
 _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
 """Model → the coarsest rounding, relative, of the numbers on which its outputs depend."""
 _ALONE = 16
-"""When a model is first measured, batches of up to so many samples are compared with every sample
-alone, larger ones with so many parts."""
+"""When a model is first measured, a batch is compared with up to so many parts of it."""
 _PART = 2
-"""Samples that are computed again each time; torch's code for a single one is slower."""
+"""Samples that are computed again at once; torch's code for a single one is slower."""
+_SINGLE = 8
+"""Smaller batches are compared with every sample alone: of few pairs, some are neighbours."""
 
 
 def refuse_coupling_modules(model: nn.Module) -> None:
@@ -60,7 +61,7 @@ def refuse_coupling_modules(model: nn.Module) -> None:
 
 
 def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
-    """Compare up to three samples in one batch with each of them alone.
+    """Compare the first and the last sample in one batch with each of them alone.
 
     Args:
         model: the network.
@@ -72,7 +73,7 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         ModelError: if a sample's outputs depend on the others in its batch, or are not finite.
     """
-    numbers = sorted({0, len(x) // 2, len(x) - 1}) if len(x) > 1 else [0, 0]
+    numbers = [0, len(x) - 1]
     batch = x[numbers]
     try:
         with same_attributes(model):
@@ -86,7 +87,8 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     together = outputs.detach()
     del outputs
     _refuse_not_finite(model, together, batch, {"x": x})
-    compare(model, batch, together, ([i] for i in range(len(batch))))
+    if len(x) == 1:
+        compare(model, batch, together, ([i] for i in range(len(batch))))
     return together[:0]
 
 
@@ -191,6 +193,11 @@ class Recheck:
         self._chosen, self._next = 0, 0
         self._seen: set[tuple[int, int]] = set()
 
+    def begin(self) -> None:
+        """Choose all samples, also those that were compared before, by routes that are new."""
+        self.thorough = True
+        self._seen.clear()
+
     def expect(self, batches: int) -> None:
         """Choose one of the batches that will follow."""
         self._chosen = int(torch.randint(batches, (), generator=self._generator, device="cpu"))
@@ -208,7 +215,8 @@ class Recheck:
         if key in self._seen:  # was compared for other cotangents
             return []
         self._seen.add(key)
-        return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]
+        least = 1 if len(x) < _SINGLE else _PART
+        return [part.tolist() for part in order.split(max(least, -(-len(x) // _ALONE)))]
 
     def refuse_not_finite(
         self, outputs: Tensor, batch: Tensor, given: Mapping[str, Tensor | None]

@@ -244,9 +244,10 @@ def survey_model(
     memo = _MEMOS[model]
     if memo.survey is None:
         pair = _pair(x)
-        routes = complete(find_routes(model, parameters, pair), model, parameters, pair)
+        found, trace = find_routes(model, parameters, pair)
+        routes = complete(found, model, parameters, pair)
         try:
-            survey = survey_pair(model, parameters, pair, routes, like)
+            survey = survey_pair(model, parameters, pair, routes, like, trace)
         except RoutesChangedError:
             routes = complete(Routes((), tuple(parameters)), model, parameters, pair)
             survey = survey_pair(model, parameters, pair, routes, like)

@@ -95,6 +95,8 @@ def project(
 def _features(problem: Problem, sketch: Sketch, budget: int, check: bool, first: bool) -> Tensor:
     """Return the features [n, dim] of a prepared problem, or say why there are none."""
     recheck = problem.recheck
+    if first and recheck is not None:
+        recheck.begin()
     verify = first or (check and recheck is not None and recheck.verify)
 
     def run(problem: Problem, verify: bool) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.layers.call import INTERLEAVED, Call, Pull
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
-from conescope.engine.tracing.recorder import record
+from conescope.engine.tracing.recorder import Recorder, record
 
-_LOOSE = 0.1
-"""Rounding in any dtype is finer, and different weights differ by a factor of two or more."""
-
+Result = TypeVar("Result")
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
 
@@ -53,7 +53,41 @@ class Routes:
     provisional: bool = False
 
 
-def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor) -> Routes:
+@dataclass(frozen=True)
+class Trace:
+    """A recorded forward pass of two samples.
+
+    Attributes:
+        outputs: [2, c], in autograd's graph.
+        calls: the recorded calls.
+        saved: address → bytes of the memory that autograd keeps for the backward pass; empty
+            where transforms of torch.func inside the model refuse to be watched.
+    """
+
+    outputs: Tensor
+    calls: list[Call]
+    saved: Mapping[int, int]
+
+
+def watched(run: Callable[[], tuple[Tensor, Result]]) -> tuple[Tensor, Result, dict[int, int]]:
+    """Return what a recorded forward pass returns, and what autograd saves of it; see `Trace`."""
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # an output that its own node held would never be freed
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), attempted():
+            return *run(), saved
+    except RoutesChangedError:
+        return *run(), {}
+
+
+def find_routes(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
+) -> tuple[Routes, Trace | None]:
     """Split the parameters into those that rules can take and the others; see `general.complete`.
 
     A rule may take a parameter if (1) no operation without a rule takes part in, (2) the graph of
@@ -64,6 +98,9 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
         model: the network; the parameters require gradients.
         parameters: those whose kernel is wanted.
         pair: two samples.
+
+    Returns:
+        The routes, and the forward pass that showed them; None if no parameter has a rule.
     """
     ruled = {
         name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
@@ -73,7 +110,8 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
     while ruled:
         try:
             with attempted():
-                outputs, recorder = record(model, ruled, pair, unlikely=unlikely)
+                recorded = partial(record, model, ruled, pair, unlikely=unlikely)
+                outputs, recorder, saved = watched(recorded)
                 reached, opaque = reachable(outputs, ruled)
                 refused = set(ruled) if opaque else recorder.uncovered | reached
                 silent, idle = False, frozenset()
@@ -83,21 +121,8 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
             break
         provisional |= silent
         if not refused:
-            return Routes(
-                ruled=tuple(ruled),
-                general=tuple(name for name in parameters if name not in ruled),
-                signature=tuple(call.signature for call in recorder.calls),
-                axes=tuple(call.batch_axis for call in recorder.calls),
-                idle=idle,
-                reached=tuple(call.reached for call in recorder.calls),
-                geometry=tuple(
-                    () if number in idle else call.geometry
-                    for number, call in enumerate(recorder.calls)
-                ),
-                picks=recorder.picks,
-                choices=tuple(recorder.chosen),
-                provisional=provisional,
-            )
+            trace = Trace(outputs, recorder.calls, saved)
+            return _routes_of(parameters, ruled, recorder, idle, provisional), trace
         again = {
             name: kinds
             for name in refused
@@ -107,7 +132,30 @@ def find_routes(model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: 
         dropped = (refused & unlikely.keys() or refused) - again.keys()
         unlikely |= again
         ruled = {name: p for name, p in ruled.items() if name not in dropped}
-    return Routes((), tuple(parameters), provisional=provisional)
+    return Routes((), tuple(parameters), provisional=provisional), None
+
+
+def _routes_of(
+    parameters: Mapping[str, nn.Parameter],
+    ruled: Mapping[str, nn.Parameter],
+    recorder: Recorder,
+    idle: frozenset[int],
+    provisional: bool,
+) -> Routes:
+    return Routes(
+        ruled=tuple(ruled),
+        general=tuple(name for name in parameters if name not in ruled),
+        signature=tuple(call.signature for call in recorder.calls),
+        axes=tuple(call.batch_axis for call in recorder.calls),
+        idle=idle,
+        reached=tuple(call.reached for call in recorder.calls),
+        geometry=tuple(
+            () if number in idle else call.geometry for number, call in enumerate(recorder.calls)
+        ),
+        picks=recorder.picks,
+        choices=tuple(recorder.chosen),
+        provisional=provisional,
+    )
 
 
 def _next_kinds(tried: int, doubtful: int) -> int:
@@ -141,56 +189,6 @@ def follow(
         if call.geometry != geometry:
             raise RoutesChangedError
     return outputs, calls
-
-
-Norms = Sequence[Tensor | None]
-"""For each call, the norm of each sample's part of the gradient at its target, [b]."""
-
-
-def norms_of_samples(
-    calls: Sequence[Call], gradients: Sequence[Tensor | None], samples: int
-) -> Norms:
-    """Return the norms of the parts of gradients that belong to each sample of a batch."""
-    everyone = slice(None)
-    return [
-        None if g is None else call.of_samples(g, everyone).reshape(samples, -1).norm(dim=1)
-        for call, g in zip(calls, gradients, strict=True)
-    ]
-
-
-def refuse_exchanged_samples(
-    outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, norms: Norms, retain: bool
-) -> None:
-    """Check by one more backward pass that the model keeps the order of the samples of a batch.
-
-    If the outputs of each sample are weighted by a power of two, so are the gradients in its slice
-    of each call, unless the model has changed the order.
-
-    Args:
-        outputs: [b, c].
-        calls: the recorded calls.
-        cotangent: [c].
-        norms: of the gradients of cotangent · outputs, summed over the samples.
-        retain: whether the graph is needed again.
-
-    Raises:
-        RoutesChangedError: if it has.
-    """
-    generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
-    weights = (0.5**exponents).to(outputs)
-    gradients = torch.autograd.grad(
-        outputs,
-        [call.target for call in calls],
-        weights[:, None] * cotangent,
-        retain_graph=retain,
-        allow_unused=True,
-    )
-    for norm, found in zip(norms, norms_of_samples(calls, gradients, len(outputs)), strict=True):
-        if norm is not None and found is not None:
-            expected = norm * weights.to(norm)
-            if bool(((found - expected).abs() > _LOOSE * expected).any()):
-                raise RoutesChangedError
 
 
 def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from conescope.engine.compute.budget import Work
 from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import Call, OuterCall, Role
-from conescope.engine.tracing.forward import RoutesChangedError
-from conescope.engine.tracing.routes import Routes, follow
+from conescope.engine.tracing.routes import Routes, Trace, follow, watched
 
 
 def layer_of(parameter: str) -> str:
@@ -184,28 +184,27 @@ def survey_pair(
     pair: Tensor,
     routes: Routes,
     like: Tensor,
+    trace: Trace | None = None,
 ) -> Survey:
     """Survey a model on two samples, by given routes.
+
+    Args:
+        model: the network.
+        parameters: those whose kernel is wanted.
+        pair: two samples.
+        routes: the routes.
+        like: an empty tensor [0, c] of the outputs' dtype and device.
+        trace: a forward pass of the pair that keeps to the routes; None to run one.
 
     Raises:
         RoutesChangedError: if the model does not keep to the routes.
     """
-    stored: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        stored[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
+    if trace is None:
+        trace = Trace(*watched(partial(follow, model, parameters, pair, routes)))
+    outputs, calls = trace.outputs, trace.calls
+    sources = {call.source.untyped_storage().data_ptr(): call.source for call in calls}
+    stored = {**trace.saved, **{k: t.untyped_storage().nbytes() for k, t in sources.items()}}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            outputs, calls = follow(model, parameters, pair, routes)
-    except RoutesChangedError:
-        # transforms of torch.func refuse the hooks: what they save goes uncounted
-        outputs, calls = follow(model, parameters, pair, routes)
-    for call in calls:
-        note(call.source)
     activations = sum(size for place, size in stored.items() if place not in weights)
     activations //= torch.promote_types(outputs.dtype, torch.float32).itemsize
     used = [call for number, call in enumerate(calls) if number not in routes.idle]
