@@ -196,6 +196,9 @@ def test_not_finite_weights_stop_the_series_where_they_are(folder, probe):
 def test_a_kernel_that_overflows_names_the_checkpoint(folder, probe):
     state = build().state_dict()
     state["2.weight"] = state["2.weight"] * 1e30
+    state["0.weight"] = (
+        state["0.weight"] * 1.5
+    )  # by step 0 but for one layer, it would be warned of
     save_file(state, "ckpts/step11.safetensors")
     with pytest.raises((KernelError, ModelError), match=r"^ckpts/step11.safetensors: "):
         cs.measure_checkpoints(build, "ckpts", probe, out="run")

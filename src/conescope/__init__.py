@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
     from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
+    from conescope.measuring.audit import audit_checkpoints
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
     from conescope.measuring.watch import Watch
     from conescope.statistics.cone import Cone, cone
@@ -25,6 +26,7 @@ __all__ = [
     "LinearizedModel",
     "Plan",
     "Watch",
+    "audit_checkpoints",
     "cone",
     "entk",
     "estimate_distance",
@@ -45,6 +47,7 @@ _HOMES = {
     "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),
     "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
+    "measuring.audit": ("audit_checkpoints",),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
     "measuring.watch": ("Watch",),
     "statistics.cone": ("Cone", "cone"),

@@ -49,7 +49,7 @@ class DamageWarning(UserWarning):
 
 
 class SameWeightsWarning(UserWarning):
-    """Two checkpoints of a series hold the same weights."""
+    """Two checkpoints of a series hold the same weights, or the same in most of what is trained."""
 
 
 class BudgetWarning(UserWarning):

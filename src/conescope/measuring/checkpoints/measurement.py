@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select
+from conescope.measuring.checkpoints.equal_tensors import SeenTensors, parameter_digests
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
@@ -77,7 +78,7 @@ def measure_checkpoints(
         StoreError: if `out` holds something else, or cannot be written.
 
     Warns:
-        SameWeightsWarning: if two checkpoints hold the same weights.
+        SameWeightsWarning: if two checkpoints hold the same weights, or mostly the same.
     """
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
@@ -139,6 +140,7 @@ class _Series:
         self._writer, self._subject, self._adapted = writer, subject, adapted
         self._choice, self._command = choice, command
         self._seen: dict[str, Path] = {}
+        self._seen_tensors = SeenTensors()
         self._has_session = False
         if writer.has_begun:
             self._begin_session()
@@ -182,6 +184,15 @@ class _Series:
             warnings.warn(
                 f"{other} and {path} hold the same weights: S = 0 between them says nothing about "
                 f"the training",
+                SameWeightsWarning,
+                stacklevel=5,
+            )
+        shared = self._seen_tensors.add(str(path), *parameter_digests(self._subject.model))
+        for one, another, share in shared:
+            warnings.warn(
+                f"{one} and {another} hold the same values in {share:.0%} of the parameters that "
+                f"are trained in this series: parts of one may be in the other by mistake, or are "
+                f"frozen between them; conescope audit says which",
                 SameWeightsWarning,
                 stacklevel=5,
             )
