@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from conescope.experiments.stored import load_run
     from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
+    from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
@@ -35,6 +36,7 @@ __all__ = [
     "load_probe",
     "load_run",
     "measure_checkpoints",
+    "measure_hub",
     "measure_snapshots",
     "plan",
     "project",
@@ -46,6 +48,7 @@ _HOMES = {
     "experiments.stored": ("load_run",),
     "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
+    "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),
