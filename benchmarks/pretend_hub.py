@@ -32,9 +32,9 @@ class File:
     content: bytes | Path
     is_large: bool
 
-    @cached_property
+    @property
     def data(self) -> bytes:
-        """Its bytes."""
+        """Its bytes, read from disk each time if they are there."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
     @cached_property

@@ -16,11 +16,14 @@ from benchmarks.pretend_hub import TOKEN
 from huggingface_hub import constants
 
 import conescope as cs
+from conescope.cli import main
 from conescope.errors import CheckpointError, ConescopeError, SkippedWarning
 from conescope.experiments.stored import load_run, read_status
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub.revisions import fetched, find_revisions
-from conescope.report.save import save_figures
+from conescope.report.figures.distance_after import distance_after
+from conescope.report.figures.distance_from import distance_from
+from conescope.report.run_analysis import RunAnalysis
 from hub_series import NAME, TEXTS, commit, kernel_of, measured, put
 from tiny_language import files_of, model, tokenizer
 
@@ -161,22 +164,14 @@ def test_stages_follow_one_another_and_are_shown(hub, capsys):
     assert run.stages == {"stage1": 0, "stage2-ingredient1": 20}
     assert read_status("run").stages == run.stages
     assert "stage2-ingredient1 from step 20" in run.description
-    files = save_figures(run, Path("figures"))
-    assert "stage2" in pdf_text(next(f for f in files if f.name == "distance-from.pdf"))
-
-
-def pdf_text(file):
-    import re
-    import zlib
-
-    streams = re.findall(rb"stream\r?\n(.*?)endstream", file.read_bytes(), flags=re.DOTALL)
-    texts = []
-    for stream in streams:
-        try:
-            texts.append(zlib.decompress(stream).decode("latin-1"))
-        except zlib.error:
-            continue
-    return "".join(re.findall(r"\(([^()]*)\)", "".join(texts)))
+    marks = [distance_from(run).marks, distance_after(run).marks, RunAnalysis(run).moments]
+    assert [[(m.label, m.value) for m in each] for each in marks] == [
+        [("stage2-ingredient1 begins", 20)]
+    ] * 3
+    assert main(["status", "run"]) == 0
+    assert "stage1 from 0, stage2-ingredient1 from 20" in capsys.readouterr().out
+    assert main(["figures", "run"]) == 0
+    assert main(["report", "run"]) == 0
 
 
 def test_stages_that_move_are_refused(hub):
@@ -282,19 +277,18 @@ def test_a_damaged_cache_is_told(hub, tmp_path):
 
 REMOTE = """
 from pathlib import Path
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 Path(%r).write_text("code of the repository ran")
-class OwnConfig(GPTNeoXConfig):
+class OwnConfig(LlamaConfig):
     model_type = "own"
-class OwnForCausalLM(GPTNeoXForCausalLM):
+class OwnForCausalLM(LlamaForCausalLM):
     config_class = OwnConfig
 """
 
 
 def test_code_of_a_repository_runs_only_if_it_is_trusted(hub, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
-    put(hub)
+    put(hub, "LlamaForCausalLM")
     for revision in ("step0", "step10", "step20"):
         files = {n: f.data for n, f in hub.repositories["model", NAME].revisions[revision].items()}
         config = {**json.loads(files["config.json"]), "model_type": "own",

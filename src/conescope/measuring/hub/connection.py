@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -79,10 +79,7 @@ def _explanation(what: str, error: BaseException) -> str:
                 f"by 'hf auth login' or set HF_TOKEN"
             )
         case RepositoryNotFoundError():
-            return (
-                f"there is no repository {repository} on {endpoint}, or it is private; look for a "
-                f"typing mistake, or log in by 'hf auth login' or set HF_TOKEN"
-            )
+            return _not_found(repository)
         case RevisionNotFoundError():
             return f"{what} is no longer on {endpoint}; leave it out, or run the command again"
         case DisabledRepoError():
@@ -109,6 +106,8 @@ def _explanation(what: str, error: BaseException) -> str:
 def _of_status(what: str, error: HfHubHTTPError) -> str:
     status = error.response.status_code
     repository, endpoint = what.partition("@")[0], constants.ENDPOINT
+    if status == 401 and get_token() is None:
+        return _not_found(repository)  # as the client says of https addresses
     if status == 401:
         return f"{endpoint} does not accept your token; log in again by 'hf auth login'"
     if status == 403:
@@ -122,6 +121,13 @@ def _of_status(what: str, error: HfHubHTTPError) -> str:
             f"login' for a higher limit; {_GO_ON}"
         )
     return f"{endpoint} answers {what} with status {status}; try again later: {_GO_ON}"
+
+
+def _not_found(repository: str) -> str:
+    return (
+        f"there is no repository {repository} on {constants.ENDPOINT}, or it is private; look for "
+        f"a typing mistake, or log in by 'hf auth login' or set HF_TOKEN"
+    )
 
 
 def _is_answer(error: HTTPError) -> bool:
