@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
     from conescope.measuring.audit import audit_checkpoints
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
+    from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
@@ -37,6 +38,7 @@ __all__ = [
     "load_probe",
     "load_run",
     "measure_checkpoints",
+    "measure_hub",
     "measure_snapshots",
     "plan",
     "project",
@@ -49,6 +51,7 @@ _HOMES = {
     "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
     "measuring.audit": ("audit_checkpoints",),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
+    "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),

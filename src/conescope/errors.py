@@ -52,5 +52,9 @@ class SameWeightsWarning(UserWarning):
     """Two checkpoints of a series hold the same weights, or the same in most of what is trained."""
 
 
+class SkippedWarning(UserWarning):
+    """A checkpoint of a series could not be measured, and was left out, as asked."""
+
+
 class BudgetWarning(UserWarning):
     """Measuring takes more of the wall time than it may, so some measurements are left out."""

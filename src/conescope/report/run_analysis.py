@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conescope.errors import DataError, KernelError
 from conescope.report.plot import Mark
+from conescope.report.stage_marks import stage_marks
 from conescope.runs.reader import Run
 from conescope.statistics.cone import Cone, cone
 from conescope.statistics.cone.phases import MINIMUM
@@ -119,7 +120,7 @@ class RunAnalysis:
 
     @property
     def moments(self) -> list[Mark]:
-        """The phase boundary, if there is one, and the drops of the learning rate, as marks."""
+        """The phase boundary if any, drops of the learning rate and begins of stages, as marks."""
         found = self.cone_if_any
         marks = []
         if found is not None and found.boundary is not None:
@@ -128,7 +129,7 @@ class RunAnalysis:
         for stretch in self.stretches[1:]:
             t = stretch.first
             marks.append(Mark(f"drop to *η* = {stretch.rate:g}", "x", t, t, t, style="dashed"))
-        return marks
+        return marks + stage_marks(self.run.stages)
 
     def _cone_in(self, part: Stretch) -> Cone:
         return cone(self.run.series, span=(part.first, part.last))

@@ -101,6 +101,19 @@ def skipped_steps(folder: Folder) -> tuple[int, ...]:
     return tuple(sorted(skipped - by_step(folder, Kind.KERNEL).keys()))
 
 
+def revisions(folder: Folder) -> dict[int, Entry]:
+    """Return what is noted of the revisions on the Hugging Face Hub, by step, in rising order."""
+    found = {entry.values["step"]: entry for entry in folder.entries(Kind.REVISION)}
+    return {step: found[step] for step in sorted(found)}
+
+
+def stages(folder: Folder) -> dict[str, int]:
+    """Return the iteration at which each stage of a training began; nothing for a single stage."""
+    noted = [entry.values for entry in revisions(folder).values()]
+    found = {values["stage"]: values["begins"] for values in noted}
+    return found if len(found) > 1 else {}
+
+
 def newest_step(folder: Folder) -> int:
     """Return the newest step of which something is stored; 0 if nothing is."""
     timed = folder.entries(Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT)

@@ -180,6 +180,15 @@ class RunWriter:
                 )
         return found
 
+    def write_revision(self, step: int, noted: Mapping[str, Any]) -> None:
+        """Note which revision on the Hugging Face Hub has the weights of a step.
+
+        Args:
+            step: the iteration.
+            noted: the fields "name", "commit", "stage" and "begins" of such a line.
+        """
+        self._own.append(Kind.REVISION, step=step, **noted)
+
     def write_kernel(
         self, step: int, kernel: Measured, *, weights: str | None = None, kind: Kind = Kind.KERNEL
     ) -> Entry:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
+from conescope.errors import (
+    CheckpointError,
+    KernelError,
+    ModelError,
+    SameWeightsWarning,
+    SkippedWarning,
+)
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select
 from conescope.measuring.checkpoints.equal_tensors import SeenTensors, parameter_digests
@@ -124,10 +130,15 @@ def measure(
         for done, step in enumerate(subject.paths, start=1):
             if should_stop():
                 return False
-            series.measure(step)
+            try:
+                series.measure(step)
+            except (CheckpointError, KernelError) as error:
+                if not subject.skips_failed:
+                    raise
+                warnings.warn(f"left out: {error}", SkippedWarning, stacklevel=2)
             if progress is not None:
                 progress.advance(done)
-        writer.finish()
+        series.finish()
     return True
 
 
@@ -145,10 +156,24 @@ class _Series:
         if writer.has_begun:
             self._begin_session()
         self._stored = writer.whole(Kind.KERNEL)
+        self._known = subject.known(writer.folder)
+
+    def finish(self) -> None:
+        """Note that all is measured.
+
+        Raises:
+            CheckpointError: if there is no kernel, since every step was left out.
+        """
+        if not self._has_session:
+            raise CheckpointError("every checkpoint was left out, and nothing is measured")
+        self._writer.finish()
 
     def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
         path = self._subject.paths[step]
+        if step in self._known and step in self._stored:
+            self._warn_of_same(weights_hash(self._stored[step]) or "", path)
+            return
         self._subject.load(step)
         weights = fingerprint(self._subject.model)
         self._warn_of_same(weights, path)
@@ -165,6 +190,8 @@ class _Series:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
             self._begin_session()
+        if (noted := self._subject.origin(step)) is not None:
+            self._writer.write_revision(step, noted)
         self._writer.write_kernel(step, kernel, weights=weights)
 
     def _begin_session(self) -> None:

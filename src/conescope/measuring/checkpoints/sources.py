@@ -111,7 +111,7 @@ def _grouped(paths: Iterable[str | Path], are_told: bool) -> dict[Path, tuple[Pa
     found: dict[Path, tuple[Path, ...]] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            found[path] = _files_in(path)
+            found[path] = files_in(path)
         elif not path.exists():
             raise CheckpointError(f"{path} does not exist; look for a typing mistake in its name")
         elif cure := _how_to_convert(path):
@@ -167,8 +167,12 @@ def _is_checkpoint(folder: Path) -> bool:
     return _weights_in(folder) is not None or _converter(folder) is not None
 
 
-def _files_in(folder: Path) -> tuple[Path, ...]:
-    """Return the files that hold the weights of a folder that is one checkpoint."""
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights of a folder that is one checkpoint.
+
+    Raises:
+        CheckpointError: if it is none, or a shard is missing.
+    """
     weights = _weights_in(folder)
     if weights is None:
         raise CheckpointError(
