@@ -361,9 +361,9 @@ def test_an_audit_that_is_stopped_goes_on(tmp_path, good):
         return AuditedCheckpoint(step, f"hub@{step}", "revision", files)
 
     series = [one(step) for step in (0, 25, 50)]
-    assert audit(series, 3, tmp_path / "out", should_stop=lambda: len(asked) == 2) is None
+    assert audit(series, tmp_path / "out", should_stop=lambda: len(asked) == 2) is None
     assert asked == [0, 25]
-    done = audit(series, 3, tmp_path / "out")
+    done = audit(series, tmp_path / "out")
     assert asked == [0, 25, 50]
     assert done is not None
     assert (done.steps, done.alarms) == ((0, 25, 50), ())

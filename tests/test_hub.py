@@ -322,3 +322,26 @@ def test_a_gated_repository_needs_a_token(hub, monkeypatch):
         measured()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert len(measured().series) == 3
+
+
+def test_a_series_on_the_hub_is_audited_without_a_kernel(hub, capsys):
+    steps = tuple(f"step{number}" for number in range(0, 60, 10))
+    models = put(hub, revisions=steps)
+    assert not cs.audit_checkpoints(f"hf://{NAME}", revisions="step*").alarms
+    words = files_of(tokenizer(has_padding=False))
+    hub.add(NAME, "step30", {**files_of(models["step50"]), **words})
+    found = cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")
+    assert [(alarm.kind, alarm.steps) for alarm in found.alarms] == [("same weights", (30, 50))]
+    assert not Path("audited/revisions").exists()
+    assert main(["audit", f"hf://{NAME}", "--revisions", "step*", "--out", "audited"]) == 1
+    assert "same weights" in capsys.readouterr().out
+    assert main(["audit", "audited", "--revisions", "step*"]) == 1
+    assert "leave the pattern out" in capsys.readouterr().err
+
+
+def test_an_audit_that_goes_on_fetches_only_what_is_new(hub):
+    put(hub)
+    cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")
+    before = len(hub.asked(".safetensors"))
+    cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")
+    assert len(hub.asked(".safetensors")) == before

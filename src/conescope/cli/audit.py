@@ -8,8 +8,7 @@ from pathlib import Path
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
-from conescope.measuring.audit import Audit, AuditedCheckpoint, audit
-from conescope.measuring.checkpoints import find_checkpoints
+from conescope.measuring.audit import Audit, audit, opened
 
 
 def add(commands: Commands) -> None:
@@ -22,8 +21,12 @@ def add(commands: Commands) -> None:
         "series",
         metavar="SERIES",
         nargs="+",
-        help="checkpoints, as a glob such as 'ckpts/*.safetensors', a folder or files",
+        help="checkpoints, as a glob such as 'ckpts/*.safetensors', a folder or files; or a "
+        "repository on the Hugging Face Hub, such as hf://EleutherAI/pythia-160m",
     )
+    option("--revisions", metavar="PATTERN", action="append",
+        help="branches and tags of the repository, such as 'step*'; may be given again, once for "
+        "each stage of the training, in their order")  # fmt: skip
     option("--step-pattern", metavar="REGEX",
         help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
     option("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
@@ -34,19 +37,17 @@ def add(commands: Commands) -> None:
 
 def _audit(arguments: argparse.Namespace) -> int:
     source = arguments.series[0] if len(arguments.series) == 1 else set(arguments.series)
-    found = find_checkpoints(source, arguments.step_pattern, arguments.steps)
-    with stopping() as received, ProgressBar(STDERR) as bar:
-        done = audit(
-            map(AuditedCheckpoint.of, found),
-            len(found),
-            arguments.out,
-            progress=bar,
-            should_stop=lambda: bool(received),
-        )
+    patterns, out = arguments.revisions or (), arguments.out
+    with (
+        opened(source, patterns, arguments.step_pattern, arguments.steps, out) as series,
+        stopping() as received,
+        ProgressBar(STDERR) as bar,
+    ):
+        done = audit(series, out, progress=bar, should_stop=lambda: bool(received))
     if done is None:
-        kept = "nothing is stored, as there is no --out" if arguments.out is None else (
+        kept = "nothing is stored, as there is no --out" if out is None else (
             "the same command goes on")  # fmt: skip
-        say("stopped", f"{bar.step} of {len(found)} are read; {kept}")
+        say("stopped", f"{bar.step} of {len(series)} are read; {kept}")
         return 128 + received[0]
     _print(done)
     return 1 if done.alarms else 0

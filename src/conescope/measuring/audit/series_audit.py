@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from conescope.errors import CheckpointError
 from conescope.measuring.audit.findings import Audit, Finding
 from conescope.measuring.audit.fingerprints import Fingerprint, fingerprint_of
 from conescope.measuring.audit.identical import STATISTICS, identical, is_known_buffer
+from conescope.measuring.audit.opened_series import AuditedCheckpoint, opened
 from conescope.measuring.audit.path_order import out_of_order, squared_distances
 from conescope.measuring.audit.stored_fingerprints import StoredFingerprints
 from conescope.measuring.audit.structure import (
@@ -21,7 +21,6 @@ from conescope.measuring.audit.structure import (
     usual_structure,
 )
 from conescope.measuring.checkpoints.given_steps import Steps
-from conescope.measuring.checkpoints.sources import Checkpoint, find_checkpoints
 from conescope.measuring.checkpoints.translation import renamed
 from conescope.runs.progress import Progress
 
@@ -30,34 +29,10 @@ _MOVED = 64
 fewer, as where all but one layer rests, paths cross themselves."""
 
 
-@dataclass(frozen=True)
-class AuditedCheckpoint:
-    """A checkpoint whose files are asked for only if its fingerprint is not stored.
-
-    Attributes:
-        step: its step.
-        name: what names it in messages and in the stored fingerprints.
-        mark: what changes when the checkpoint does, such as the sizes and times of its files.
-        files: what returns its files; it may download them.
-    """
-
-    step: int
-    name: str
-    mark: str
-    files: Callable[[], Sequence[Path]]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> AuditedCheckpoint:
-        """Return a checkpoint on this machine."""
-        states = [file.stat() for file in checkpoint.files]
-        mark = ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
-        name = str(checkpoint.path.absolute())
-        return cls(checkpoint.step, name, mark, lambda: checkpoint.files)
-
-
 def audit_checkpoints(
     checkpoints: str | Path | Collection[str | Path],
     *,
+    revisions: str | Sequence[str] = (),
     step_pattern: str | None = None,
     steps: Steps | None = None,
     out: str | Path | None = None,
@@ -70,7 +45,10 @@ def audit_checkpoints(
 
     Args:
         checkpoints: a glob, a folder, or files and folders, see
-            `conescope.measuring.checkpoints.find_checkpoints`.
+            `conescope.measuring.checkpoints.find_checkpoints`; or `hf://org/name`, whose revisions
+            are fetched one at a time.
+        revisions: what the names of branches and tags on the Hub have to match, such as `step*`;
+            one pattern, or one for each stage of the training.
         step_pattern: see `find_checkpoints`.
         steps: see `find_checkpoints`.
         out: a folder for the fingerprints, from which the same call goes on; None to store nothing.
@@ -82,26 +60,25 @@ def audit_checkpoints(
         CheckpointError: if there is no checkpoint, or a step cannot be told.
         StoreError: if `out` cannot be written.
     """
-    found = find_checkpoints(checkpoints, step_pattern, steps)
-    series = map(AuditedCheckpoint.of, found)
-    done = audit(series, len(found), None if out is None else Path(out))
+    patterns = [revisions] if isinstance(revisions, str) else revisions
+    folder = None if out is None else Path(out)
+    with opened(checkpoints, patterns, step_pattern, steps, folder) as series:
+        done = audit(series, folder)
     assert done is not None
     return done
 
 
 def audit(
-    series: Iterable[AuditedCheckpoint],
-    count: int,
+    series: Sequence[AuditedCheckpoint],
     out: Path | None = None,
     *,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Audit | None:
-    """Audit checkpoints that come one at a time.
+    """Audit the checkpoints of an open series.
 
     Args:
-        series: the checkpoints, in the order of their steps; asked for one at a time.
-        count: how many there are.
+        series: the checkpoints, in the order of their steps; their files are asked for one by one.
         out: a folder for the fingerprints; None to store nothing.
         progress: what is told how many checkpoints are done.
         should_stop: asked before each checkpoint; on true the audit ends.
@@ -116,7 +93,7 @@ def audit(
     taken: dict[int, Fingerprint] = {}
     findings: list[Finding] = []
     if progress is not None:
-        progress.begin("audit", 0, count)
+        progress.begin("audit", 0, len(series))
     steps = []
     for done, checkpoint in enumerate(series, start=1):
         if should_stop():
