@@ -63,6 +63,13 @@ def test_a_masked_model_is_measured_where_the_last_token_is_masked(hub, kind):
     found = run.series.measured[0].values.double()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert "logits of the masked token" in run.description
+    named = measured(out="named", select=field_of(kind))
+    assert torch.equal(named.series.measured[0].values, run.series.measured[0].values)
+    assert f"{field_of(kind)} of tokens: mask" in named.description
+
+
+def field_of(kind):
+    return "logits" if kind == "BertForMaskedLM" else "prediction_logits"
 
 
 def test_an_encoder_is_measured_at_its_mean_hidden_state(hub):

@@ -19,7 +19,9 @@ def is_on_hub(source: str | Path) -> bool:
     if text.startswith(SCHEME):
         return True
     folders = glob.glob(text) if is_wild(text) else [text]
-    return any((Path(folder) / "snapshots").is_dir() for folder in folders)
+    return any(
+        all((Path(folder) / name).is_dir() for name in ("refs", "snapshots")) for folder in folders
+    )
 
 
 def is_wild(text: str) -> bool:

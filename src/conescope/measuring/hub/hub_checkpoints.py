@@ -15,6 +15,7 @@ from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.hub.revisions import Fetcher, Series
 from conescope.measuring.probe import Probe, class_labels, count
 from conescope.runs import contents
+from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
 
@@ -60,7 +61,9 @@ class HubCheckpoints(Subject):
 
     def known(self, folder: Folder) -> Collection[int]:
         """See `Subject.known`; a revision is known by its commit."""
-        noted = {step: entry.values for step, entry in contents.revisions(folder).items()}
+        stored = contents.by_step(folder, Kind.KERNEL)
+        revisions = contents.revisions(folder).items()
+        noted = {step: entry.values for step, entry in revisions if step in stored}
         steps = {values["name"]: step for step, values in noted.items()}
         for step, revision in self._by_step.items():
             name = revision.place.name
@@ -76,8 +79,7 @@ class HubCheckpoints(Subject):
                     f"it was commit {noted[step]['commit'][:12]} and is "
                     f"{revision.ref.commit[:12]}; choose another folder as out"
                 )
-        stored = contents.by_step(folder, contents.Kind.KERNEL).keys()
-        found = noted.keys() & stored & self._by_step.keys()
+        found = noted.keys() & self._by_step.keys()
         self._pending = [step for step in self._by_step if step not in found]
         self._fetcher.keep_only(self._by_step[step] for step in self._pending)
         return found

@@ -31,8 +31,10 @@ from conescope.measuring.hub.revisions import Series, find_revisions
 from conescope.measuring.hub.small_files import model_folder, tokenizer_folder
 from conescope.measuring.probe import describe_probe
 from conescope.measuring.texts import read_texts
+from conescope.runs.contents import has_run
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
+from conescope.runs.store import Folder
 
 DRAWS = 8
 """Number of random cotangents by which many outputs are estimated, if the user names none."""
@@ -120,11 +122,12 @@ def measure_series(
 
 @contextmanager
 def prepared_in(out: Path) -> Iterator[None]:
-    """Delete what was fetched if a measurement ends before it has stored anything."""
+    """Delete what was fetched if a measurement ends before anything is stored in the folder."""
     try:
         yield
     finally:
-        if not (out / "journal.jsonl").exists():
+        folder = Folder(out)
+        if not has_run(folder) and not folder.is_owned():
             shutil.rmtree(out / _DOWNLOADS, ignore_errors=True)
             with suppress(OSError):
                 out.rmdir()
@@ -224,8 +227,11 @@ def _description(
     if len(series.stages) > 1:
         parts += [f"{name} from step {begins:,}" for name, begins in series.stages.items()]
     if about is not None:
-        is_usual = asked.select is None and asked.pool is None
-        chosen = about.head.words if is_usual else f"{choice.select}, {choice.pool or 'as it is'}"
+        chosen = about.head.words
+        if asked.select is not None or asked.pool is not None:
+            field = getattr(choice.select, "__name__", choice.select)
+            pool = about.head.pool if asked.pool is None else asked.pool
+            chosen = f"{field} of tokens: {pool if isinstance(pool, str) else 'as given'}"
         parts.append(f"{type(about.config).__name__.removesuffix('Config')} in float32: {chosen}")
     if choice.draws is not None and asked.draws is None:
         parts.append(f"{choice.draws} random cotangents, the default for many outputs")

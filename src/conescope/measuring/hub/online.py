@@ -39,6 +39,7 @@ class OnHub(Repositories):
 
     def __init__(self, keep: bool = False) -> None:
         self._api, self._keep = HfApi(endpoint=constants.ENDPOINT), keep
+        self._listed: dict[Ref, Mapping[str, Listed]] = {}  # a commit never changes
 
     def matching(self, pattern: str) -> list[str]:
         """See `Repositories.matching`; the Hub is asked for the models of the author."""
@@ -76,8 +77,10 @@ class OnHub(Repositories):
                 if isinstance(each, RepoFile)
             }
 
-        with explained(str(ref)):
-            return patiently(ask)
+        if ref not in self._listed:
+            with explained(str(ref)):
+                self._listed[ref] = patiently(ask)
+        return self._listed[ref]
 
     def fetch(self, ref: Ref, names: Collection[str], folder: Path) -> Path:
         """See `Repositories.fetch`; sizes and hashes are those that the Hub lists."""

@@ -23,7 +23,13 @@ def model_folder(series: Series, folder: Path, *, trusts_code: bool) -> Path:
     Raises:
         CheckpointError: if there is none, or it cannot be fetched.
     """
-    ref, names = _with_file(series, [CONFIG])
+    found = _with_any_of(series, [CONFIG])
+    if found is None:
+        raise CheckpointError(
+            f"{series.revisions[0].ref} has no {CONFIG}, and neither has {_MAIN}; build the model "
+            f"by --model package.module:build"
+        )
+    ref, names = found
     code = code_files(names) if trusts_code else []
     return series.repositories.fetch(ref, [CONFIG, *code], folder / "model")
 
@@ -42,27 +48,23 @@ def tokenizer_folder(given: str | None, series: Series, folder: Path) -> Path:
         if _MAIN not in refs:
             raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
         ref, names = refs[_MAIN], [*series.repositories.files(refs[_MAIN])]
+    elif found := _with_any_of(series, VOCABULARIES):
+        ref, names = found
     else:
-        try:
-            ref, names = _with_file(series, VOCABULARIES)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}: there is no tokenizer; name a folder or repository by --tokenizer"
-            ) from None
+        raise CheckpointError(
+            f"{series.revisions[0].ref} has no tokenizer ({VOCABULARIES[0]} or another "
+            f"vocabulary), and neither has {_MAIN}; name a folder or repository by --tokenizer"
+        )
     files = [name for name in (CONFIG, *TOKENIZER_FILES) if name in names]
     return series.repositories.fetch(ref, files, folder / "tokenizer")
 
 
-def _with_file(series: Series, wanted: Sequence[str]) -> tuple[Ref, list[str]]:
-    """Return the revision to take small files from, and its files: the first, or else main.
-
-    Raises:
-        CheckpointError: if neither has any of the files.
-    """
+def _with_any_of(series: Series, wanted: Sequence[str]) -> tuple[Ref, list[str]] | None:
+    """Return the first revision, or else main, and its files; None if both have none of some."""
     where, start = series.repositories, series.revisions[0].ref
     main = where.refs(start.repository).get(_MAIN, start)
     for ref in dict.fromkeys((start, main)):
         names = [*where.files(ref)]
         if any(name in names for name in wanted):
             return ref, names
-    raise CheckpointError(f"{start} has no {' or '.join(wanted[:2])}, and neither has {_MAIN}")
+    return None
