@@ -47,7 +47,7 @@ def condition_number(kernel: Kernel) -> Conditioning:
     check_square(kernel)
     kernel.check_usable()
     matrix = _symmetric(kernel.matrix.detach().cpu().double().numpy())
-    values = np.linalg.eigvalsh(matrix)[::-1].copy()
+    values = np.linalg.eigvalsh(matrix)[::-1].astype(np.float64)
     floor = ROUNDING * torch.finfo(kernel.values.dtype).eps * float(np.trace(matrix))
     least = float(values[-1])
     return Conditioning(values, floor, float(values[0]) / max(least, floor), least < floor)
