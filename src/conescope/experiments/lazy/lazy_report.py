@@ -231,9 +231,21 @@ def compare(
     Raises:
         ConescopeError: as `lazy_report`.
     """
+    source, device = _source(job, name)
+    with TemporaryDirectory() if out is None else nullcontext(out) as folder:
+        results = _seeds(job, Path(folder), source, command, device)
+    if results is None:
+        return None
+    return LazyReport(
+        source["name"], job.samples, job.settings, results, source, describe(device), command
+    )
+
+
+def _source(job: Job, name: str | None) -> tuple[dict[str, Any], str]:
+    """Return what is compared, as plain values, and on which device."""
     first = job.start(0)
     adapted = job.adapted(first)
-    described, device = adapted.description(), str(adapted.device)
+    described = adapted.description()
     source = {
         "name": name or type(first).__name__,
         "description": "A fine-tuning and its linearisation, on the same batches",
@@ -242,13 +254,7 @@ def compare(
         **job.samples.description(),
         **job.settings.description(job.samples),
     }
-    with TemporaryDirectory() if out is None else nullcontext(out) as folder:
-        results = _seeds(job, Path(folder), source, command, device)
-    if results is None:
-        return None
-    return LazyReport(
-        source["name"], job.samples, job.settings, results, source, describe(device), command
-    )
+    return source, str(adapted.device)
 
 
 def _seeds(
