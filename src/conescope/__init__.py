@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan, project
+    from conescope.experiments.lazy import LazyReport, lazy_report
     from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
     from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
@@ -24,6 +25,7 @@ __all__ = [
     "Features",
     "Kernel",
     "KernelSeries",
+    "LazyReport",
     "LinearizedModel",
     "Plan",
     "Watch",
@@ -34,6 +36,7 @@ __all__ = [
     "estimate_entk",
     "kernel_distance",
     "kernel_velocity",
+    "lazy_report",
     "linearize",
     "load_probe",
     "load_run",
@@ -46,6 +49,7 @@ __all__ = [
 
 _HOMES = {
     "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan", "project"),
+    "experiments.lazy": ("LazyReport", "lazy_report"),
     "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),
     "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
