@@ -20,6 +20,7 @@ from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
 from conescope.runs.snapshots import read_snapshot
 from conescope.runs.store import Folder
+from conescope.training.models import last_position, returning
 
 
 class Snapshots(Subject):
@@ -50,6 +51,7 @@ class Snapshots(Subject):
         self._experiment = Experiment(self.recipe)
         chosen = list(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
+        returning(last_position, self.model)
         self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
         self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
         self._batchnorm = batchnorm or self.recipe.kernel.batchnorm

@@ -59,7 +59,7 @@ def run_experiment(
         model, optimizer = experiment.begin(origin)
         begun = Snapshot(recipe.branch.at, model, optimizer, experiment.average(model))
         writer.begin_recipe(recipe.to_dict(), recipe.to_yaml(), command, experiment.probe_labels)
-        writer.begin_session(recipe.device, experiment.code)
+        writer.begin_session(recipe.device, experiment.code, experiment.data.digest)
         if origin is not None:
             writer.write_origin(origin)
         recorder = _Recorder(writer, experiment)

@@ -24,6 +24,7 @@ _RESUMABLE = 2
 
 _MAY_CHANGE = ("name", "description", "when")
 _CODE = "code of "
+_DATA = "data"
 _NO_CODE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -137,15 +138,29 @@ class RunWriter:
         if labels is not None and labels != contents.labels(self.folder):
             self._own.append(Kind.LABELS, labels=labels)
 
-    def begin_session(self, device: str, code: Mapping[str, str] = _NO_CODE) -> None:
+    def begin_session(
+        self, device: str, code: Mapping[str, str] = _NO_CODE, data: str | None = None
+    ) -> None:
         """Note versions, machine and a user's own code; warn if the last session had others.
 
         Args:
             device: where to compute.
             code: a name such as package.module:build → sha256 of the file of a user's own code.
+            data: what identifies data that may differ between machines, such as a sha256.
+
+        Raises:
+            StoreError: if the last session had other data.
         """
         environment = describe(device) | {_CODE + name: code[name] for name in code}
+        if data is not None:
+            environment[_DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
+        held = sessions[-1].values["environment"].get(_DATA) if sessions else None
+        if held is not None and held != data:
+            raise StoreError(
+                f"{self.path} was trained on {held}, and this would go on with {data}; go on where "
+                f"the data are the same, or choose another folder with --out"
+            )
         if sessions and sessions[-1].values["environment"] != environment:
             before = sessions[-1].values["environment"]
             names = {**before, **environment}
