@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 import conescope as cs
 from conescope.cli import main
 from conescope.errors import DataError, ModelError, RecipeError, StoreError
+from conescope.experiments.branches import branch_recipe
 from conescope.experiments.experiment import Experiment
 from conescope.experiments.forecast import forecast
 from conescope.experiments.remeasure import measure_snapshots
@@ -288,8 +289,15 @@ def test_a_run_goes_on_with_the_same_text_only_and_names_it(tiny, tmp_path):
     file = tmp_path / "a text.txt"
     file.write_text(file.read_text().replace("fox", "cat"))
     load_data.cache_clear()
-    with pytest.raises(StoreError, match=r"was trained on a text.txt, 900 bytes, .* would go on"):
+    with pytest.raises(
+        StoreError, match=r"was trained on a text.txt, 900 bytes, .* the data here are"
+    ):
         run_experiment(recipe, tmp_path / "one", command="test")
+    with pytest.raises(StoreError, match=r"use those that it was trained on"):
+        measure_snapshots(tmp_path / "one", out=tmp_path / "two")
+    branch = branch_recipe(tmp_path / "one", 0, ["--optimizer.lr=0.1"])
+    with pytest.raises(StoreError, match=r"use those that it was trained on"):
+        run_experiment(branch, tmp_path / "branch", command="test")
     file.write_text(file.read_text().replace("cat", "fox"))
     load_data.cache_clear()
     assert run_experiment(recipe, tmp_path / "one", command="test")

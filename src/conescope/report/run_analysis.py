@@ -168,4 +168,4 @@ def known_labels(run: Run) -> Tensor | None:
     except DataError:
         return None
     split = data.split(recipe.probe.split)
-    return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+    return split.last_labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]

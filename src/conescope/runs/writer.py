@@ -24,7 +24,6 @@ _RESUMABLE = 2
 
 _MAY_CHANGE = ("name", "description", "when")
 _CODE = "code of "
-_DATA = "data"
 _NO_CODE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -151,16 +150,11 @@ class RunWriter:
         Raises:
             StoreError: if the last session had other data.
         """
+        contents.check_same_data(self.folder, data)
         environment = describe(device) | {_CODE + name: code[name] for name in code}
         if data is not None:
-            environment[_DATA] = data
+            environment[contents.DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
-        held = sessions[-1].values["environment"].get(_DATA) if sessions else None
-        if held is not None and held != data:
-            raise StoreError(
-                f"{self.path} was trained on {held}, and this would go on with {data}; go on where "
-                f"the data are the same, or choose another folder with --out"
-            )
         if sessions and sessions[-1].values["environment"] != environment:
             before = sessions[-1].values["environment"]
             names = {**before, **environment}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conescope.report.plot import Line, LinePlot, Panels
 from conescope.report.summary import evaluations
+from conescope.runs.contents import DATA
 from conescope.runs.reader import Run
 
 _TEST_COLOUR = 1
@@ -22,8 +23,8 @@ def training(run: Run) -> Panels:
     steps = scalars["step"]
     losses = [scalars["train_loss"], scalars["test_loss"]]
     caption = "Mean loss per label on training and test data, in nats."
-    if "data" in run.environment:
-        caption = f"{caption} The data are {run.environment['data']}."
+    if DATA in run.environment:
+        caption = f"{caption} The data are {run.environment[DATA]}."
     loss = LinePlot(
         title="Loss",
         caption=caption,
