@@ -16,8 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from conescope.experiments.stored import load_run
-from conescope.kernel.estimates import Measured
-from conescope.kernel.matrix import Kernel
 from conescope.report.plot import Line, LinePlot, Panels
 from conescope.report.save import save_plot
 from conescope.runs.reader import Run
@@ -43,11 +41,6 @@ def moments(run: Run, also: list[int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def exact(kernels: list[Measured]) -> list[Kernel]:
-    """Return kernels as matrices; an estimate is its mean over draws."""
-    return [one if isinstance(one, Kernel) else one.kernel() for one in kernels]
-
-
 def measured(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return what is drawn of a run: quantity → iterations and values, [P] each."""
     series, labels = run.series, run.labels
@@ -57,7 +50,7 @@ def measured(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     ahead = {step: place for place, step in enumerate(series.steps)}
     pairs = [(i, ahead[t + LAG]) for i, t in enumerate(series.steps) if t + LAG in ahead]
     from_, to = np.array(pairs).T
-    kernels = exact(list(series.kernels))
+    kernels = series.kernels
     aligned, spectral = (
         alignments(steps.tolist(), kernels, labels),
         spectra(steps.tolist(), kernels),
@@ -88,7 +81,7 @@ def table(run: Run, values: dict[str, tuple[np.ndarray, np.ndarray]], also: list
         if start == stop:
             continue
         pair = [run.series.kernels[steps.index(step)] for step in (start, stop)]
-        moved = attribution(*exact(pair))
+        moved = attribution(pair[0], pair[1])
         layers = sorted(moved.layers.items(), key=lambda item: -item[1])
         shares = ", ".join(f"{layer} {share:.0%}" for layer, share in layers)
         print(f"{start:,} to {stop:,}: S = {moved.distance:.4g}; {shares}")
