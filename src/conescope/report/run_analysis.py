@@ -25,10 +25,13 @@ from conescope.training.data.dataset import is_at_hand, load_data
 from conescope.training.data.sampling import choose_probe
 from conescope.training.recipe import Recipe
 
+_GRADUAL = 2
+"""The number of falls in a row from which on the learning rate decays gradually."""
+
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a training at one learning rate, or while it rises.
+    """A part of a training at one learning rate, or while it changes gradually.
 
     Attributes:
         rate: the learning rate at its end; NaN if it was not recorded.
@@ -61,7 +64,7 @@ class RunAnalysis:
         """The parts of the run between drops of its learning rate, as its evaluations saw them."""
         steps, rates = (np.asarray(self.run.scalars[name]) for name in ("step", "learning_rate"))
         kernels = np.array(self.run.series.steps)
-        begins = [0, *(np.flatnonzero(np.diff(rates) < 0) + 1).tolist()]
+        begins = [0, *(_drops(rates) + 1).tolist()]
         found = []
         for begin, end in zip(begins, [*begins[1:], len(steps)], strict=True):
             first = int(steps[begin]) if begin > 0 else 0
@@ -135,6 +138,17 @@ class RunAnalysis:
         return cone(self.run.series, span=(part.first, part.last))
 
 
+def _drops(rates: np.ndarray) -> np.ndarray:
+    """Return the places of evaluations after which the learning rate drops, of rates [E].
+
+    Where it falls between several evaluations in a row, as by a cosine, it decays gradually, and
+    there is no drop.
+    """
+    places = np.flatnonzero(np.diff(rates) < 0)
+    rows = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    return np.concatenate([row for row in rows if len(row) < _GRADUAL] or [places[:0]])
+
+
 def analyse(run: Run) -> RunAnalysis:
     """Return the analysis of a run, with the labels of its probe as far as they are known."""
     return RunAnalysis(run, known_labels(run))
@@ -155,4 +169,4 @@ def known_labels(run: Run) -> Tensor | None:
     except DataError:
         return None
     split = data.split(recipe.probe.split)
-    return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+    return split.last_labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]

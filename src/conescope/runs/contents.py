@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
+from conescope.errors import StoreError
 from conescope.kernel.estimates import Measured
 from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel
@@ -30,6 +31,9 @@ DRAWS = "draws"
 
 FEATURES = "features"
 """The name of the tensor that holds features, in place of a kernel."""
+
+DATA = "data"
+"""The name, in a session's environment, of what identifies data that differ between machines."""
 
 _TIMED = (Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT, Kind.FINISHED)
 
@@ -92,6 +96,21 @@ def labels(folder: Folder) -> list[int] | None:
     entries = folder.entries(Kind.RUN, Kind.LABELS)
     noted = [entry.values["labels"] for entry in entries if "labels" in entry.values]
     return noted[-1] if noted else None
+
+
+def check_same_data(folder: Folder, data: str | None) -> None:
+    """Check that data are those of the newest session, if it noted what identifies them.
+
+    Raises:
+        StoreError: if they are others.
+    """
+    sessions = folder.entries(Kind.SESSION)
+    held = sessions[-1].values["environment"].get(DATA) if sessions else None
+    if held is not None and held != data:
+        raise StoreError(
+            f"{folder.path} was trained on {held}, but the data here are {data}; use those that it "
+            f"was trained on"
+        )
 
 
 def skipped_steps(folder: Folder) -> tuple[int, ...]:

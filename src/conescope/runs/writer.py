@@ -137,14 +137,23 @@ class RunWriter:
         if labels is not None and labels != contents.labels(self.folder):
             self._own.append(Kind.LABELS, labels=labels)
 
-    def begin_session(self, device: str, code: Mapping[str, str] = _NO_CODE) -> None:
+    def begin_session(
+        self, device: str, code: Mapping[str, str] = _NO_CODE, data: str | None = None
+    ) -> None:
         """Note versions, machine and a user's own code; warn if the last session had others.
 
         Args:
             device: where to compute.
             code: a name such as package.module:build → sha256 of the file of a user's own code.
+            data: what identifies data that may differ between machines, such as a sha256.
+
+        Raises:
+            StoreError: if the last session had other data.
         """
+        contents.check_same_data(self.folder, data)
         environment = describe(device) | {_CODE + name: code[name] for name in code}
+        if data is not None:
+            environment[contents.DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
         if sessions and sessions[-1].values["environment"] != environment:
             before = sessions[-1].values["environment"]
