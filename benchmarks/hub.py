@@ -153,7 +153,7 @@ def main() -> None:
     """Make the series, measure it, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hub", description=__doc__)
     parser.add_argument("--revisions", type=int, default=20)
-    parser.add_argument("--texts", type=int, default=16)
+    parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--work", help=argparse.SUPPRESS)
