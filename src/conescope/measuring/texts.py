@@ -71,14 +71,14 @@ def read_texts(path: str | Path, column: str | None = None, labels: str | None =
             column, a text is empty or no text, or a class is missing or of another type.
     """
     path = Path(path)
-    if path.suffix not in READERS:
+    if (suffix := path.suffix.lower()) not in READERS:
         raise DataError(f"the texts {path} are of no known kind; give {', '.join(READERS)}")
     if not path.is_file():
         raise DataError(f"the texts {path} do not exist; look for a typing mistake in the name")
-    columns, names = READERS[path.suffix](path)
+    columns, names = READERS[suffix](path)
     if not columns or not any(columns.values()):
         raise DataError(f"the texts {path} hold nothing; write at least one text into the file")
-    if path.suffix == ".txt" and (labels or column not in (None, TEXT)):
+    if suffix == ".txt" and (labels or column not in (None, TEXT)):
         raise DataError(
             f"the texts {path} have no columns, and so no {labels or column}; save them as .jsonl "
             f'with a line {{"text": …, "label": …}} for each'
@@ -126,6 +126,12 @@ def tokenise(
             f"a length of {length} tokens leaves no room beside the {special} special tokens that "
             f"the tokenizer adds; give at least {special + 1}"
         )
+    for place, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise DataError(
+                f"text {place} holds a code point of UTF-16 (a surrogate) that is no letter; mend "
+                f"it or leave it out"
+            )
     whole = _encoded(texts, tokenizer, None)
     lengths = [len(ids) for ids in whole["input_ids"]]
     for place, (text, count) in enumerate(zip(texts, lengths, strict=True)):
@@ -206,9 +212,9 @@ def _classes(
     values: Sequence[Any], names: Sequence[str] | None, path: Path
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the classes of the texts as numbers, and the name of each class."""
-    if all(isinstance(value, str) and value.isdecimal() for value in values):
+    if all(isinstance(value, str) and value.isdecimal() and len(value) < 9 for value in values):
         values = [int(value) for value in values]
-    if all(isinstance(value, str) for value in values):
+    if all(isinstance(value, str) and value.strip() for value in values):
         names = sorted(set(values))
         numbers = {name: number for number, name in enumerate(names)}
         return torch.tensor([numbers[value] for value in values]), tuple(names)

@@ -20,6 +20,7 @@ from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.sources import Checkpoint, files_in
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub import SCHEME, is_wild
+from conescope.measuring.hub.downloads import claim, clear
 from conescope.measuring.hub.online import OnHub
 from conescope.measuring.hub.repositories import InFolder, Listed, Ref, Repositories
 from conescope.measuring.hub.stages import Placed, placed
@@ -202,8 +203,8 @@ class Fetcher:
 
     Args:
         series: the revisions.
-        folder: where they are put, each until the next one is asked for; the client's cache is
-            used, and left as it is, for revisions that it holds whole.
+        folder: where they are put, each until the next one is asked for, see `claim`; the
+            client's cache is used, and left as it is, for revisions that it holds whole.
     """
 
     def __init__(self, series: Series, folder: Path) -> None:
@@ -240,7 +241,7 @@ class Fetcher:
 
     def clear(self) -> None:
         """Delete all that was fetched into the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        clear(self._folder)
 
     def _begin(self, revision: Revision) -> Future[Checkpoint]:
         future: Future[Checkpoint] = Future()
@@ -286,7 +287,9 @@ def fetched(series: Series, folder: Path | None = None) -> Iterator[Iterator[Che
         prefix="conescope-",
         ignore_cleanup_errors=True,  # one may still be on its way
     ) as temporary:
-        fetcher = Fetcher(series, folder or Path(temporary) / "revisions")
+        folder = folder or Path(temporary) / "revisions"
+        claim(folder)
+        fetcher = Fetcher(series, folder)
         try:
             following = (*series.revisions[1:], None)
             yield (fetcher.fetch(*pair) for pair in zip(series.revisions, following, strict=True))
