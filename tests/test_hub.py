@@ -6,20 +6,23 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from benchmarks.pretend_hub import TOKEN
+from benchmarks.pretend_hub import TOKEN, Repository
 from huggingface_hub import constants
 
 import conescope as cs
 from conescope.cli import main
-from conescope.errors import CheckpointError, ConescopeError, SkippedWarning
+from conescope.errors import CheckpointError, ConescopeError, SameWeightsWarning, SkippedWarning
 from conescope.experiments.stored import load_run, read_status
 from conescope.measuring.choice import Choice
+from conescope.measuring.hub.hub_measurement import prepare
+from conescope.measuring.hub.hub_options import Wanted
 from conescope.measuring.hub.revisions import fetched, find_revisions
 from conescope.report.figures.distance_after import distance_after
 from conescope.report.figures.distance_from import distance_from
@@ -99,6 +102,49 @@ def test_weights_in_torchs_own_format_give_the_same(hub):
     safe, other = measured(), measured(name="lab/other", out="other")
     for one, two in zip(safe.series.measured, other.series.measured, strict=True):
         assert torch.equal(one.values, two.values)
+
+
+def test_weights_in_shards_give_the_same(hub, tmp_path):
+    made = put(hub, revisions=("step0",))["step0"]
+    whole = measured()
+    made.save_pretrained(tmp_path / "shards", max_shard_size="2KB")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()}
+    assert "model.safetensors" not in files
+    hub.add("lab/shards", "step0", {**files, **files_of(tokenizer())})
+    parts = measured(name="lab/shards", out="parts")
+    assert torch.equal(parts.series.measured[0].values, whole.series.measured[0].values)
+
+
+def test_two_names_of_one_commit_are_both_measured(hub, monkeypatch):
+    put(hub, revisions=("step0", "step10"))
+    revisions = hub.repositories["model", NAME].revisions
+    revisions["step20"] = revisions["step10"]
+    monkeypatch.setattr(Repository, "commit", lambda self, name: f"{name == 'step0':040x}")
+    with pytest.warns(SameWeightsWarning):
+        assert measured().series.steps == (0, 10, 20)
+
+
+class NoMask(torch.nn.Module):
+    """A model that takes token numbers, and no mask."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def forward(self, input_ids):
+        return self.made(input_ids).logits
+
+
+def test_a_model_of_the_users_own_takes_what_its_forward_names(hub):
+    made = put(hub, revisions=("step0",))["step0"]
+    own = Wanted(f"hf://{NAME}", TEXTS, Choice(pool="last"), {"revisions": "step*"}, NoMask(made))
+    with pytest.raises(ConescopeError, match="takes no attention_mask, so that padding"):
+        prepare(own, Path("own"))
+    even = replace(own, texts=["a cat", "the dog"])
+    subject, _ = prepare(even, Path("own"))
+    assert [*subject.probe] == ["input_ids"]
+    with pytest.raises(ConescopeError, match="takes no input_ids"):
+        prepare(replace(even, model=torch.nn.Linear(2, 2)), Path("own"))
 
 
 def test_many_outputs_are_estimated_unless_the_user_says_otherwise(hub):
@@ -189,13 +235,17 @@ def test_stages_that_move_are_refused(hub):
         measured(revisions=["stage*"])
 
 
-def test_a_repository_a_step(hub):
+def test_a_repository_a_step(hub, tmp_path):
     for step, made in enumerate([model("BertForPreTraining", seed) for seed in (0, 1)]):
         files = {**files_of(made), **files_of(tokenizer(has_ends=True))}
         hub.add(f"google/multiberts-seed_0-step_{20 * step}k", "main", files)
     hub.add("google/multiberts-seed_1-step_0k", "main", {"README.md": b""})
-    run = measured(name="google/multiberts-seed_0-step_*", revisions=())
+    run = measured(name="google/multiberts-seed_0-step_*", revisions=(), keep_cache=True)
     assert run.series.steps == (0, 20_000)
+    hub.requests.clear()
+    folders = tmp_path / "cache/models--google--multiberts-seed_0-step_*"
+    assert cs.measure_hub(folders, TEXTS, out="local").series.steps == (0, 20_000)
+    assert hub.requests == []
     with pytest.raises(CheckpointError, match="leave the pattern of revisions out"):
         measured(name="google/multiberts-seed_0-step_*", out="other")
     with pytest.raises(CheckpointError, match=r"no repository matches google/none-\*"):
@@ -245,9 +295,10 @@ def test_a_series_in_the_cache_needs_no_network(hub, monkeypatch, tmp_path):
     online = measured(keep_cache=True)
     assert not Path("run/downloads").exists()
     hub.requests.clear()
-    here = cs.measure_hub(
-        tmp_path / "cache/models--lab--tiny", TEXTS, out="folder", revisions="step*"
-    )
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    words = ["--texts", "texts.jsonl", "--revisions", "step*", "--out", "folder"]
+    assert main(["measure", str(tmp_path / "cache/models--lab--tiny"), *words]) == 0
+    here = load_run("folder")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     cached = measured(out="cached")
     assert hub.requests == []

@@ -63,7 +63,7 @@ def explained(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
+    except (HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
         cause = error
         if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
             cause = error.__cause__

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conescope.errors import CheckpointError, DataError
+from conescope.errors import CheckpointError, DataError, ModelError
 from conescope.measuring.adapt import Pool
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub import SCHEME
@@ -63,14 +63,32 @@ def probe_of(
 
     Raises:
         DataError: as `tokenise`; or if a token is to be masked, and the tokenizer has no mask.
+        ModelError: if the model does not take these inputs.
     """
     tokens = tokenise(texts.texts, tokenizer, length, context=context)
     inputs = dict(tokens.inputs)
     if isinstance(pool, str) and pool == "mask":
         inputs["input_ids"], pool = _masked(inputs, tokenizer)
-    taken = inspect.signature(model.forward).parameters
-    inputs = {name: value for name, value in inputs.items() if name in taken}
+    inputs = _taken(inputs, model, has_padding=tokens.padding > 0)
     return ProbeOfTexts(inputs, pool, _words(len(texts.texts), tokens), texts.labels)
+
+
+def _taken(inputs: Mapping[str, Tensor], model: nn.Module, *, has_padding: bool) -> Probe:
+    """Return those of the inputs that the model's `forward` takes by name."""
+    parameters = inspect.signature(model.forward).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if "input_ids" in parameters:
+        taken = {name: value for name, value in inputs.items() if name in parameters}
+    elif takes_all:
+        taken = dict(inputs)
+    else:
+        raise ModelError("the model's forward takes no input_ids, as texts become; give --probe")
+    if has_padding and "attention_mask" not in taken:
+        raise ModelError(
+            "the model's forward takes no attention_mask, so that padding would count; cut all "
+            "texts to the length of the shortest by --length"
+        )
+    return taken
 
 
 def _masked(inputs: Mapping[str, Tensor], tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -231,7 +231,7 @@ class Fetcher:
 
     def keep_only(self, revisions: Iterable[Revision]) -> None:
         """Delete what an earlier process left behind, but for whole files of some revisions."""
-        kept = {each.ref.commit for each in revisions}
+        kept = {self._home(each).name for each in revisions}
         for left in self._folder.iterdir() if self._folder.is_dir() else ():
             if left.name not in kept and left.is_dir():
                 shutil.rmtree(left)
@@ -264,7 +264,7 @@ class Fetcher:
         return Checkpoint(revision.place.step, revision.path, files_in(folder))
 
     def _home(self, revision: Revision) -> Path:
-        return self._folder / revision.ref.commit
+        return self._folder / f"{revision.place.step}-{revision.ref.commit}"
 
     def _discard(self, revision: Revision) -> None:
         shutil.rmtree(self._home(revision), ignore_errors=True)
@@ -280,9 +280,12 @@ def fetched(series: Series, folder: Path | None = None) -> Iterator[Iterator[Che
 
     Yields:
         An iterator over the checkpoints, in the order of their steps; while one is worked on, the
-        next one is fetched. It raises `CheckpointError` at one that cannot be fetched.
+        next one is fetched. It ends with a `CheckpointError` at one that cannot be fetched.
     """
-    with tempfile.TemporaryDirectory(prefix="conescope-") as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="conescope-",
+        ignore_cleanup_errors=True,  # one may still be on its way
+    ) as temporary:
         fetcher = Fetcher(series, folder or Path(temporary) / "revisions")
         try:
             following = (*series.revisions[1:], None)
