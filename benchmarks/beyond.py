@@ -59,7 +59,7 @@ def measured(run: Run) -> Drawn:
     distances = series.distances()
     ahead = {step: place for place, step in enumerate(series.steps)}
     pairs = [(i, ahead[t + LAG]) for i, t in enumerate(series.steps) if t + LAG in ahead]
-    from_, to = np.array(pairs).T
+    from_, to = np.array(pairs, dtype=int).reshape(-1, 2).T
     kernels = series.kernels
     aligned, spectral = (
         alignments(steps.tolist(), kernels, labels),
