@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from conescope.errors import StoreError
-from conescope.kernel.estimates import Measured
+from conescope.kernel.estimates import COTANGENTS, PROJECTED_DRAWS, Measured, projection_kind
 from conescope.kernel.features import Features
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.matrix import Kernel, Randomness
 from conescope.runs.journal import LINES, Entry, Kind
 from conescope.runs.store import Folder
 
@@ -57,11 +57,21 @@ def read_kernel(folder: Folder, entry: Entry) -> Measured:
     """
     tensors = folder.read_tensors(entry)
     if FEATURES in tensors:
-        return Features(tensors[FEATURES], entry.values["groups"])
+        return Features(tensors[FEATURES], entry.values["groups"], _randomness(entry))
     layers = {
         name.removeprefix(LAYER): part for name, part in tensors.items() if name.startswith(LAYER)
     }
-    return Kernel(tensors["values"], entry.values["outputs"], layers, draws=tensors.get(DRAWS))
+    outputs, draws = entry.values["outputs"], tensors.get(DRAWS)
+    return Kernel(tensors["values"], outputs, layers, draws=draws, randomness=_randomness(entry))
+
+
+def _randomness(entry: Entry) -> Randomness | None:
+    """Return what an estimate was made with, which for runs follows from the seed in the entry."""
+    seed = entry.values.get("seed")
+    if seed is None:
+        return None
+    is_projection = "groups" in entry.values
+    return Randomness(projection_kind(PROJECTED_DRAWS) if is_projection else COTANGENTS, seed)
 
 
 def weights_hash(entry: Entry) -> str | None:

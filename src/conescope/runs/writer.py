@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from conescope.errors import DamageWarning, StoreError
-from conescope.kernel.estimates import SEED, Measured
+from conescope.kernel.estimates import Measured
 from conescope.kernel.features import Features
 from conescope.runs import contents
 from conescope.runs.environment import describe
@@ -220,9 +220,11 @@ class RunWriter:
         if weights is not None:
             noted["weights"] = weights
         if isinstance(kernel, Features):
-            noted |= {"groups": kernel.groups, "seed": SEED}
+            noted["groups"] = kernel.groups
         elif kernel.draws is not None:
-            noted |= {"draws": len(kernel.draws), "seed": SEED}
+            noted["draws"] = len(kernel.draws)
+        if kernel.randomness is not None:
+            noted["seed"] = kernel.randomness.seed
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
         self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
         return self.folder.files(kind)[-1]

@@ -32,8 +32,15 @@ class AuditedCheckpoint:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> AuditedCheckpoint:
-        """Return a checkpoint on this machine."""
-        states = [file.stat() for file in checkpoint.files]
+        """Return a checkpoint on this machine.
+
+        Raises:
+            CheckpointError: if a file is no longer there.
+        """
+        try:
+            states = [file.stat() for file in checkpoint.files]
+        except OSError as error:
+            raise CheckpointError(f"cannot read {checkpoint.path}: {error.strerror}") from None
         mark = ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
         name = str(checkpoint.path.absolute())
         return cls(checkpoint.step, name, mark, lambda: checkpoint.files)

@@ -196,6 +196,7 @@ def _taken_apart(data: bytes) -> Any:
         elif name == "MEMOIZE":
             memo.append(stack[-1])
         elif name in ("BINGET", "LONG_BINGET"):
+            assert isinstance(argument, int)
             stack.append(memo[argument])
         elif name in ("APPEND", "APPENDS"):
             items = [stack.pop()] if name == "APPEND" else since_mark()

@@ -177,6 +177,7 @@ class _Series:
         self._subject.load(step)
         weights = fingerprint(self._subject.model)
         self._warn_of_same(weights, path)
+        self._warn_of_shared(path)
         if (stored := self._stored.get(step)) is not None:
             if weights_hash(stored) != weights:
                 raise CheckpointError(
@@ -214,6 +215,9 @@ class _Series:
                 SameWeightsWarning,
                 stacklevel=5,
             )
+
+    def _warn_of_shared(self, path: Path) -> None:
+        """Warn of earlier checkpoints that have most parameters in common with the model."""
         shared = self._seen_tensors.add(str(path), *parameter_digests(self._subject.model))
         for one, another, share in shared:
             warnings.warn(
