@@ -32,16 +32,13 @@ def test_folders_of_the_users_own_are_left_alone(hub, words):
         assert Path(name, "thesis.tex").exists(), name
 
 
-def test_two_names_of_one_commit_are_both_measured(hub, monkeypatch):
-    put(hub)
-    repository = hub.repositories["model", NAME]
-    repository.revisions["step20"] = repository.revisions["step10"]
-    own = Repository.commit
-    monkeypatch.setattr(Repository, "commit", lambda s, r: own(s, "step10" if r == "step20" else r))
-    with pytest.warns(UserWarning, match="same weights"):
-        assert len(measured().series.measured) == 3
+def test_an_audit_of_two_names_of_one_commit(hub, monkeypatch):
+    put(hub, revisions=("step0", "step10"))
+    revisions = hub.repositories["model", NAME].revisions
+    revisions["step20"] = revisions["step10"]
+    monkeypatch.setattr(Repository, "commit", lambda self, name: f"{name == 'step0':040x}")
     done = cs.audit_checkpoints(f"hf://{NAME}", revisions="step*")
-    assert [finding.kind for finding in done.alarms] == ["same weights"]
+    assert [(each.kind, each.steps) for each in done.alarms] == [("same weights", (10, 20))]
 
 
 @pytest.mark.parametrize("commit_name", ["../../../victim", "{tmp}/victim"])

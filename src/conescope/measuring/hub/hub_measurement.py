@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -170,12 +171,13 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
         same = SameModel(about.config, folder, series.repositories, small / "other")
     made = _probe(wanted, series, model.to(options.get("device", "cpu")), about, small)
     choice = replace(choice, pool=made.pool)
-    if wanted.probe is None and isinstance(made.inputs, Mapping):
-        check_padding(model, made.inputs, choice.select, choice.pool)
+    texts = made.inputs if wanted.probe is None else {}
+    check = partial(check_padding, model, texts, choice.select, choice.pool)
+    check()  # before anything is downloaded that is large
     subject = HubCheckpoints(
         series, model, made.inputs, out / _DOWNLOADS / "revisions",
         _description(series, about, wanted.choice, choice, made.words), made.labels,
-        options.get("skip_failed", False), same,
+        options.get("skip_failed", False), same, check,
     )  # fmt: skip
     return subject, choice
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import errors
 from torch import nn
 
 from conescope.errors import CheckpointError, DataError, MissingPackageError, ModelError
@@ -25,7 +26,8 @@ TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "specia
                    "added_tokens.json")  # fmt: skip
 
 _UNREADABLE = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError,
-               RuntimeError, ArithmeticError, AssertionError)  # fmt: skip
+               RuntimeError, ArithmeticError, AssertionError,
+               getattr(errors, "StrictDataclassError", OSError))  # fmt: skip
 """The errors that transformers raises at files that it cannot use."""
 
 
