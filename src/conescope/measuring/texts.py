@@ -113,8 +113,7 @@ def tokenise(
         DataError: if `length` is over the context or leaves no room for a token of the text, or a
             text gives no token.
     """
-    told = (context, tokenizer.model_max_length)
-    known = [int(c) for c in told if isinstance(c, int | float) and 0 < c < _UNKNOWN_LENGTH]
+    known = [c for c in (context, tokenizer.model_max_length) if c and c < _UNKNOWN_LENGTH]
     most = min(known, default=None)
     special = tokenizer.num_special_tokens_to_add()
     if length is not None and most is not None and length > most:
@@ -127,12 +126,7 @@ def tokenise(
             f"a length of {length} tokens leaves no room beside the {special} special tokens that "
             f"the tokenizer adds; give at least {special + 1}"
         )
-    for place, text in enumerate(texts, start=1):
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise DataError(
-                f"text {place} holds a code point of UTF-16 (a surrogate) that is no letter; mend "
-                f"it or leave it out"
-            )
+    _check_letters(texts)
     whole = _encoded(texts, tokenizer, None)
     lengths = [len(ids) for ids in whole["input_ids"]]
     for place, (text, count) in enumerate(zip(texts, lengths, strict=True)):
@@ -152,6 +146,15 @@ def tokenise(
         for name, values in rows.items()
     }
     return Tokens(inputs, limit, padding, truncated, padded_with)
+
+
+def _check_letters(texts: Sequence[str]) -> None:
+    for place, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise DataError(
+                f"text {place} holds a code point of UTF-16 (a surrogate) that is no letter; mend "
+                f"it or leave it out"
+            )
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any, limit: int | None) -> dict[str, list[list[int]]]:

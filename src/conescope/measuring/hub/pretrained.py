@@ -163,12 +163,14 @@ def load_tokenizer(folder: Path, what: str) -> Any:
         MissingPackageError: if transformers is not installed.
     """
     try:
-        return _transformers().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        loaded = _transformers().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        loaded.model_max_length = int(loaded.model_max_length)
     except _UNREADABLE as error:
         raise DataError(
             f"transformers cannot load the tokenizer of {what}: {_line(error)}; name another one "
             f"by --tokenizer"
         ) from None
+    return loaded
 
 
 def code_files(names: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
@@ -222,13 +223,17 @@ class Fetcher:
             self._next = revision, self._begin(revision)
         future, self._next = self._next[1], None
         if self._last is not None:
-            self._discard(self._last)
+            shutil.rmtree(self._home(self._last), ignore_errors=True)
         self._last = revision
         try:
-            return future.result()
-        finally:
-            if following is not None:
-                self._next = following, self._begin(following)
+            found = future.result()
+        except CheckpointError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
+                raise
+            found = self._begin(revision).result()  # in the room of the one before
+        if following is not None:
+            self._next = following, self._begin(following)
+        return found
 
     def keep_only(self, revisions: Iterable[Revision]) -> None:
         """Delete what an earlier process left behind, but for whole files of some revisions."""
@@ -266,9 +271,6 @@ class Fetcher:
 
     def _home(self, revision: Revision) -> Path:
         return self._folder / f"{revision.place.step}-{revision.ref.commit}"
-
-    def _discard(self, revision: Revision) -> None:
-        shutil.rmtree(self._home(revision), ignore_errors=True)
 
 
 @contextmanager

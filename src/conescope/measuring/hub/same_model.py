@@ -21,7 +21,7 @@ _HARMLESS = re.compile(
     r"_?(transformers_version|(name_or|commit)_?\w*|architectures|auto_map|(torch_)?dtype|use_cache"
     r"|\w+_token_id|\w*drop(out)?\w*|\w*_pdrop|initializer_range|gradient_checkpointing"
     r"|(attn|experts)_implementation\w*|output_\w+|return_dict|problem_type|id2label|label2id"
-    r"|task_specific_params)"
+    r"|task_specific_params|finetuning_task|tokenizer_class|summary_\w+|unsloth_\w+|model_version)"
 )
 """Keys that do not change what a model computes in evaluation mode, without a loss."""
 
