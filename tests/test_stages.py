@@ -109,3 +109,14 @@ def test_what_may_be_trained_side_by_side_is_no_order(word):
 def test_a_number_with_commas_is_not_cut(names):
     with pytest.raises(CheckpointError, match="is no whole number"):
         found(names)
+
+
+@pytest.mark.parametrize("options", [{}, {"pattern": r"step(\d+)"}])
+def test_a_branch_of_another_kind_ends_no_stage(options):
+    names = ["step500", "step1000", "stage2-step100"]
+    known = [*names, "release-20250101", "v2", "main"]
+    assert [s for _, s, _, _ in found(names, known=known, **options)] == [500, 1000, 1100]
+    bare = ["ckpt-500", "ckpt-1000", "stage2-step100"]
+    known = [*bare, "release-20250101", "ckpt-2000"]
+    if not options:
+        assert [s for _, s, _, _ in found(bare, known=known)] == [500, 1000, 2100]

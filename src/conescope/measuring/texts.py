@@ -113,7 +113,7 @@ def tokenise(
         DataError: if `length` is over the context or leaves no room for a token of the text, or a
             text gives no token.
     """
-    known = [c for c in (context, tokenizer.model_max_length) if c and c < _UNKNOWN_LENGTH]
+    known = [c for c in (context, tokenizer.model_max_length) if c and 0 < c < _UNKNOWN_LENGTH]
     most = min(known, default=None)
     special = tokenizer.num_special_tokens_to_add()
     if length is not None and most is not None and length > most:

@@ -48,7 +48,7 @@ def check_padding(
     shortest = int(lengths.argmin())
     length, row = int(lengths[shortest]), slice(shortest, shortest + 1)
     config = getattr(model, "config", None)
-    if hasattr(config, "pad_token_id"):
+    if config is not None and hasattr(config, "pad_token_id"):
         config.pad_token_id = int(inputs[_IDS][shortest, -1])
     place = pool[row] if isinstance(pool, Tensor) else pool
     outputs = []

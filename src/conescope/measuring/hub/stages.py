@@ -85,7 +85,7 @@ def _over_stages(
     every: dict[str, list[int]] = {stage: [] for stage in order}
     for name in known:
         stage = _stage_of(name, pattern)
-        if stage in every and re.search(r"\d", name):
+        if stage in every and _is_like(name, order[stage], pattern):
             every[stage] += steps_of([Path(name)], pattern)
     begins, offset, last, end = 0, 0, -1, 0
     for stage, names in order.items():
@@ -98,6 +98,15 @@ def _over_stages(
             yield Placed(name, offset + steps_of([Path(name)], pattern)[0], stage, begins)
         last = max(every[stage])
         end = offset + last
+
+
+def _is_like(name: str, chosen: Sequence[str], pattern: str | None) -> bool:
+    """Return whether a name tells a step as the chosen names of its stage do."""
+    if pattern is not None:
+        return re.search(pattern, name) is not None
+    if any(_STAGE.search(each) for each in chosen):
+        return _STAGE.search(name) is not None
+    return re.sub(r"\d+", "#", name) in {re.sub(r"\d+", "#", each) for each in chosen}
 
 
 def _stage_of(name: str, pattern: str | None) -> str:
