@@ -143,15 +143,17 @@ def test_a_tokenizer_that_is_damaged_is_refused(hub, name, content):
         measured()
 
 
-@pytest.mark.parametrize("content", [
-    b'{"model_max_length": null}',
-    b'{"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", null]}}',
+@pytest.mark.parametrize("lie", [
+    {"model_max_length": None}, {"model_max_length": -5},
+    {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}},
 ])  # fmt: skip
-def test_a_tokenizer_that_lies_changes_nothing(hub, content):
+def test_a_tokenizer_that_lies_changes_nothing(hub, lie):
     put(hub, revisions=("step0",))
     whole = measured()
-    lying = {"tokenizer_config.json": content, "evil.py": b"raise SystemExit"}
-    hub.add(NAME, "step0", {**files(hub, "step0"), **lying})
+    held = files(hub, "step0")
+    told = {**json.loads(held["tokenizer_config.json"]), **lie}
+    lying = {"tokenizer_config.json": json.dumps(told).encode(), "evil.py": b"raise SystemExit"}
+    hub.add(NAME, "step0", {**held, **lying})
     assert torch.equal(measured(out="b").series.measured[0].values, whole.series.measured[0].values)
 
 
