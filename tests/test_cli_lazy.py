@@ -182,7 +182,7 @@ def test_bad_models_and_ranks_are_refused_in_one_line(tmp_path, model, monkeypat
         text_classifier(str(tmp_path / "bare"), ["the"], ["0", "1"])
     assert "\n" not in str(raised.value)
     monkeypatch.setattr(file, "find_spec", lambda name: None if name == "peft" else 1)
-    with pytest.raises(MissingPackageError, match="pip install peft"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'conescope\[lora\]'"):
         text_classifier(model, ["the"], ["0", "1"], lora=4)
     monkeypatch.setattr(file, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"conescope\[transformers\]"):

@@ -84,7 +84,7 @@ def test_estimates_with_other_random_numbers_are_not_compared():
     projected = project(model, x, dim=64, draws=8).kernel
     with pytest.raises(KernelError, match=r"a projection by 8 cotangents, seed 0 and random cot"):
         estimate_distance(first, projected)
-    with pytest.raises(KernelError, match=r"by 1 cotangents, seed 0 and a projection by 8"):
+    with pytest.raises(KernelError, match=r"by 1 cotangent, seed 0 and a projection by 8"):
         estimate_distance(project(model, x, dim=64).kernel, projected)
     unknown = Kernel(other.values, draws=other.draws)
     assert estimate_distance(first, unknown)[0] > 0

@@ -245,7 +245,7 @@ def test_a_schedule_chooses_among_snapshots(trained, tmp_path):
 
 
 def test_batchnorm_of_snapshots_is_that_asked_for(tmp_path, monkeypatch):
-    def with_batchnorm(_, shape, classes):
+    def with_batchnorm(_recipe, shape, classes, vocabulary):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
         )

@@ -117,7 +117,7 @@ def check_estimate(
 
 def projection_kind(draws: int) -> str:
     """Return what is drawn for a projection, see `Randomness.kind`; draws: its cotangents."""
-    return f"a projection by {draws} cotangents"
+    return f"a projection by {draws} cotangent{'s' if draws > 1 else ''}"
 
 
 def trace_of(measured: Measured) -> float:

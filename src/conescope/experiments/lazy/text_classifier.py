@@ -72,7 +72,7 @@ def text_classifier(
     if lora is not None and lora < 1:
         raise RecipeError(f"the rank of LoRA is at least 1, not {lora}")
     if lora is not None and find_spec("peft") is None:
-        raise MissingPackageError("peft is not installed, and LoRA needs it; run pip install peft")
+        raise MissingPackageError.of("peft", "lora")
     tokenizer = _tokenizer(name)
     model, fresh = _load(name, len(classes))
     context = getattr(model.config, "max_position_embeddings", None)
