@@ -402,3 +402,30 @@ def test_measuring_does_not_warn_of_frozen_layers(tmp_path, good):
     shutil.rmtree(tmp_path / "run")
     head = trained(adam(1e-3), when=(0, 50, 100), frozen=("0.weight", "0.bias", "2.weight"))
     measured(saved(tmp_path / "t", head))
+
+
+def test_layers_of_zeros_stop_the_others_at_first(tmp_path, good):
+    first = {name: value.clone() for name, value in good[0].items()}
+    for name in ("4.weight", "4.bias"):
+        first[name].zero_()
+    second = {**first, "4.weight": good[25]["4.weight"], "4.bias": good[25]["4.bias"]}
+    series = {**good, 0: first, 25: second}
+    assert alarms(saved(tmp_path / "s", series)) == []
+    later = {**good, 200: {**good[200], **{n: first[n] for n in ("4.weight", "4.bias")}}}
+    later[225] = {**good[200], **{n: good[225][n] for n in ("4.weight", "4.bias")}}
+    assert ("parts of another step", (200, 225)) in alarms(saved(tmp_path / "s", later))
+
+
+def test_a_tensor_of_nothing_but_nan_is_no_mask(tmp_path, good):
+    nan = torch.full((4,), torch.nan)
+    series = {step: {**weights, "scale": nan} for step, weights in good.items()}
+    kinds = [kind for kind, _ in alarms(saved(tmp_path / "s", series))]
+    assert kinds == ["not finite"] * len(good)
+
+
+def test_a_tensor_of_more_values_than_its_file_is_refused(tmp_path):
+    for step in range(2):
+        torch.save({"w": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / f"step{step}.pt")
+    done = cs.audit_checkpoints(tmp_path)
+    assert [each.kind for each in done.alarms] == ["unreadable"] * 2
+    assert "stands for 4,000,000,000,000 bytes" in str(done)

@@ -99,7 +99,8 @@ def test_weights_that_are_not_finite_or_do_not_fit_are_named(hub):
     hub.add(NAME, "step10", files_of(bad))
     with pytest.raises(CheckpointError, match="lab/tiny@step10 holds NaN or infinite weights"):
         measured()
-    hub.add(NAME, "step10", files_of(model("GPTNeoXForCausalLM", num_hidden_layers=2)))
+    deep = files_of(model("GPTNeoXForCausalLM", num_hidden_layers=2))
+    hub.add(NAME, "step10", {"model.safetensors": deep["model.safetensors"]})
     with pytest.raises(CheckpointError, match="lab/tiny@step10 does not fit the model"):
         measured()
     with pytest.warns(SkippedWarning):

@@ -84,3 +84,39 @@ def test_steps_by_a_pattern_or_given():
 def test_what_cannot_be_told_is_refused(chosen, message):
     with pytest.raises(CheckpointError, match=message):
         found(*chosen)
+
+
+def test_a_stage_that_counts_on_from_one_that_counted_anew():
+    names = [
+        "stage1-step0",
+        "stage1-step1000",
+        "stage2-step100",
+        "stage2-step500",
+        "stage3-step600",
+    ]
+    assert [step for _, step, _, _ in found(names)] == [0, 1000, 1100, 1500, 1600]
+
+
+@pytest.mark.parametrize("word", ["seed", "multiberts-seed_", "run-", "ingredient", "Replica."])
+def test_what_may_be_trained_side_by_side_is_no_order(word):
+    names = [f"{word}{number}-step{step}" for number in (1, 2) for step in (10, 20)]
+    with pytest.raises(CheckpointError, match="cannot be told which of the stages"):
+        found(names)
+    assert [step for _, step, _, _ in found(names[:2], names[2:])] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("names", [["step1,000", "step2,000"], ["step1,000", "step1,500"]])
+def test_a_number_with_commas_is_not_cut(names):
+    with pytest.raises(CheckpointError, match="is no whole number"):
+        found(names)
+
+
+@pytest.mark.parametrize("options", [{}, {"pattern": r"step(\d+)"}])
+def test_a_branch_of_another_kind_ends_no_stage(options):
+    names = ["step500", "step1000", "stage2-step100"]
+    known = [*names, "release-20250101", "v2", "main"]
+    assert [s for _, s, _, _ in found(names, known=known, **options)] == [500, 1000, 1100]
+    bare = ["ckpt-500", "ckpt-1000", "stage2-step100"]
+    known = [*bare, "release-20250101", "ckpt-2000"]
+    if not options:
+        assert [s for _, s, _, _ in found(bare, known=known)] == [500, 1000, 2100]

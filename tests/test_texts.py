@@ -1,6 +1,7 @@
 """Texts from files, and as the inputs of a language model."""
 
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -140,3 +141,44 @@ def test_a_length_over_the_context_and_texts_without_tokens_are_refused():
         tokenise(TEXTS, tokenizer(), 9, context=8)
     with pytest.raises(DataError, match="text 2, '  ', gives no token"):
         tokenise(["a", "  "], tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"}", "line 1 of a.jsonl is no JSON object"),
+        ("a.csv", b"text,text\na,b\n", "names one column twice"),
+        ("a.csv", b"text;label\na;1\n", "columns that no comma separates"),
+        ("a.csv", b"text,label\na,\nb,x\n", "the class of text 1 of a.csv is ''"),
+        ("a.jsonl", b'{"text": "a", "label": "' + b"9" * 5000 + b'"}\n{"text": "b", "label": 1}\n',
+         "the class of text 1"),
+    ],
+    ids=["nested", "doubled", "semicolons", "no class", "digits"],
+)  # fmt: skip
+def test_a_file_that_means_harm_is_named(tmp_path, monkeypatch, name, content, named):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        read_texts(name, labels="label" if "class" in named else None)
+
+
+@pytest.mark.parametrize(
+    "note", [b"no JSON", b"[]", b'{"info": null}', b'{"info": {"features": {"label": [1]}}}',
+             b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": 5}}}}'],
+)  # fmt: skip
+def test_a_note_of_classes_that_cannot_be_read_names_none(tmp_path, note):
+    table = pyarrow.table({"text": ["a"], "label": [0]})
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata({b"huggingface": note}), tmp_path / "a.parquet"
+    )
+    assert read_texts(tmp_path / "a.parquet", labels="label").classes == ("0",)
+
+
+def test_a_surrogate_is_no_letter():
+    with pytest.raises(DataError, match="text 2 holds a code point of UTF-16"):
+        tokenise(["a cat", "a \ud800 cat"], tokenizer())
+
+
+def test_the_end_of_a_name_may_be_in_capitals(tmp_path):
+    (tmp_path / "A.TXT").write_text("a cat\n")
+    assert read_texts(tmp_path / "A.TXT").texts == ("a cat",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def _read_jsonl(path: Path) -> Read:
     for number, line in enumerate(_lines(path), start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             held = "empty" if not line.strip() else "no JSON object"
@@ -69,6 +70,11 @@ def _read_csv(path: Path) -> Read:
             f"commas or quotes, or save them as .jsonl"
         ) from None
     names = list(reader.fieldnames or [])
+    if len({*names}) < len(names) or (len(names) == 1 and re.search(r"[;\t|]", names[0])):
+        raise DataError(
+            f"the first line of {path} names one column twice, or columns that no comma "
+            f"separates; write each name once, with commas between them"
+        )
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise DataError(
@@ -85,17 +91,23 @@ def _read_parquet(path: Path) -> Read:
     try:
         table = pyarrow.parquet.read_table(path)
         columns = {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"the texts {path} are no parquet file: {reason}") from None
-    noted = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(noted).get("info", {}).get("features", {}) if noted else {}
-    names = {
-        name: feature["names"]
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-    return columns, names
+    return columns, _class_names((table.schema.metadata or {}).get(b"huggingface"))
+
+
+def _class_names(noted: bytes | None) -> dict[str, list[str]]:
+    """Return the names of classes that a note of the library datasets has; it may have none."""
+    try:
+        features = json.loads(noted or b"")["info"]["features"].items()
+        return {
+            name: list(map(str, each["names"]))
+            for name, each in features
+            if isinstance(each, dict) and each.get("_type") == "ClassLabel"
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
 
 
 READERS: dict[str, Callable[[Path], Read]] = {

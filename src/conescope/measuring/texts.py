@@ -71,14 +71,14 @@ def read_texts(path: str | Path, column: str | None = None, labels: str | None =
             column, a text is empty or no text, or a class is missing or of another type.
     """
     path = Path(path)
-    if path.suffix not in READERS:
+    if (suffix := path.suffix.lower()) not in READERS:
         raise DataError(f"the texts {path} are of no known kind; give {', '.join(READERS)}")
     if not path.is_file():
         raise DataError(f"the texts {path} do not exist; look for a typing mistake in the name")
-    columns, names = READERS[path.suffix](path)
+    columns, names = READERS[suffix](path)
     if not columns or not any(columns.values()):
         raise DataError(f"the texts {path} hold nothing; write at least one text into the file")
-    if path.suffix == ".txt" and (labels or column not in (None, TEXT)):
+    if suffix == ".txt" and (labels or column not in (None, TEXT)):
         raise DataError(
             f"the texts {path} have no columns, and so no {labels or column}; save them as .jsonl "
             f'with a line {{"text": …, "label": …}} for each'
@@ -113,7 +113,7 @@ def tokenise(
         DataError: if `length` is over the context or leaves no room for a token of the text, or a
             text gives no token.
     """
-    known = [c for c in (context, tokenizer.model_max_length) if c and c < _UNKNOWN_LENGTH]
+    known = [c for c in (context, tokenizer.model_max_length) if c and 0 < c < _UNKNOWN_LENGTH]
     most = min(known, default=None)
     special = tokenizer.num_special_tokens_to_add()
     if length is not None and most is not None and length > most:
@@ -126,6 +126,7 @@ def tokenise(
             f"a length of {length} tokens leaves no room beside the {special} special tokens that "
             f"the tokenizer adds; give at least {special + 1}"
         )
+    _check_letters(texts)
     whole = _encoded(texts, tokenizer, None)
     lengths = [len(ids) for ids in whole["input_ids"]]
     for place, (text, count) in enumerate(zip(texts, lengths, strict=True)):
@@ -145,6 +146,15 @@ def tokenise(
         for name, values in rows.items()
     }
     return Tokens(inputs, limit, padding, truncated, padded_with)
+
+
+def _check_letters(texts: Sequence[str]) -> None:
+    for place, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise DataError(
+                f"text {place} holds a code point of UTF-16 (a surrogate) that is no letter; mend "
+                f"it or leave it out"
+            )
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any, limit: int | None) -> dict[str, list[list[int]]]:
@@ -206,9 +216,9 @@ def _classes(
     values: Sequence[Any], names: Sequence[str] | None, path: Path
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the classes of the texts as numbers, and the name of each class."""
-    if all(isinstance(value, str) and value.isdecimal() for value in values):
+    if all(isinstance(value, str) and value.isdecimal() and len(value) < 9 for value in values):
         values = [int(value) for value in values]
-    if all(isinstance(value, str) for value in values):
+    if all(isinstance(value, str) and value.strip() for value in values):
         names = sorted(set(values))
         numbers = {name: number for number, name in enumerate(names)}
         return torch.tensor([numbers[value] for value in values]), tuple(names)

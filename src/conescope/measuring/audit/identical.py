@@ -85,7 +85,8 @@ def _same_weights(steps: Sequence[int], codes: Codes) -> tuple[list[int], list[F
             same = tuple(steps[index] for index in group)
             text = (
                 f"{steps_listed(same)} have the same weights in every bit: one state was saved or "
-                f"served under several names, or nothing was trained in between"
+                f"served under several names, or nothing was trained in between, as at a learning "
+                f"rate of 0"
             )
             found.append(Finding("same weights", same, text))
     return [group[0] for group in groups.values()], found
@@ -124,7 +125,7 @@ def _parts(
         for pair in [] if shards else around:  # three checkpoints or more: frozen for a time
             equal &= ~codes.equal(*pair)
         share = codes.share(equal)
-        if share > MOST or shards:
+        if (share > MOST or shards) and not _begins_at_zero(codes, a, b, series[a]):
             what = f" (all of {listed(shards)})" if shards else ""
             text = (
                 f"{steps_listed([steps[a], steps[b]])} share {share:.0%} of the trained "
@@ -132,6 +133,16 @@ def _parts(
                 f"between them"
             )
             yield Finding("parts of another step", (steps[a], steps[b]), text), (a, b)
+
+
+def _begins_at_zero(codes: Codes, a: int, b: int, fingerprint: Fingerprint) -> bool:
+    """Return whether all that moves from a to b was zero at a, the first checkpoint.
+
+    A last layer of zeros, or the matrix B of a LoRA, stops the gradients of all others at first.
+    """
+    moved = np.flatnonzero(codes.trained & ~codes.equal(a, b))
+    held = [fingerprint.get(codes.names[n]) for n in moved]
+    return a == 0 and all(one and not (one.sketch.any() or one.not_finite) for one in held)
 
 
 def _whole_shards(codes: Codes, equal: np.ndarray, fingerprint: Fingerprint) -> list[str]:

@@ -77,12 +77,15 @@ def opened(
         found = find_checkpoints(source, step_pattern, steps)
         yield [AuditedCheckpoint.of(checkpoint) for checkpoint in found]
         return
+    from conescope.measuring.hub.downloads import claim
     from conescope.measuring.hub.revisions import Fetcher, Revision, find_revisions
 
     series = find_revisions(source, revisions, step_pattern=step_pattern, steps=steps)
     place = TemporaryDirectory(prefix="conescope-") if out is None else nullcontext(str(out))
     with place as folder:
-        fetcher = Fetcher(series, Path(folder) / "revisions")
+        downloads = Path(folder) / "revisions"
+        claim(downloads)
+        fetcher = Fetcher(series, downloads)
 
         def audited(revision: Revision, following: Revision | None) -> AuditedCheckpoint:
             return AuditedCheckpoint(

@@ -144,17 +144,18 @@ def _candidates(
 
 def _is_smooth(squares: np.ndarray, order: Sequence[int], places: Sequence[int]) -> bool:
     """Return whether no move turns back, at some places of an order and around them."""
-    cosines = _cosines(squares[np.ix_(order, order)])
     near = {p for place in places for p in range(place - _AROUND, place + _AROUND + 1)}
-    return min(cosines[p] for p in near if 0 < p < len(order) - 1) > _BACK
+    return all(
+        _cosine(squares, order[p - 1], order[p], order[p + 1]) > _BACK
+        for p in near
+        if 0 < p < len(order) - 1
+    )
 
 
-def _cosines(d: np.ndarray) -> np.ndarray:
-    """Return the cosine of the moves to and from each point of a path; [T], NaN at its ends."""
-    to, along = d.diagonal(1)[:-1], d.diagonal(1)[1:]
-    found = np.full(len(d), np.nan)
-    found[1:-1] = (d.diagonal(2) - to - along) / (2 * np.sqrt(to * along))
-    return found
+def _cosine(squares: np.ndarray, before: int, at: int, after: int) -> float:
+    """Return the cosine of the moves to and from a point of a path."""
+    to, along = squares[before, at], squares[at, after]
+    return float((squares[before, after] - to - along) / (2 * np.sqrt(to * along)))
 
 
 def _swap_gain(d: np.ndarray, i: int, j: int) -> float:

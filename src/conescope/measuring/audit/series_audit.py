@@ -102,7 +102,8 @@ def audit(
         try:
             taken[checkpoint.step] = _fingerprint(checkpoint, store)
         except CheckpointError as error:
-            findings.append(Finding("unreadable", (checkpoint.step,), str(error)))
+            text = f"step {checkpoint.step:,}: {error}"
+            findings.append(Finding("unreadable", (checkpoint.step,), text))
         if progress is not None:
             progress.advance(done)
     findings += [*spacing(steps), *_findings(taken)]

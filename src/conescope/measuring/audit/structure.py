@@ -44,7 +44,8 @@ def not_finite(steps: Sequence[int], series: Sequence[Fingerprint]) -> Iterator[
     """Yield which tensors hold NaN or infinite values, but for masks, which may."""
     for step, one in zip(steps, series, strict=True):
         bad = [n for n, e in one.items() if e.not_finite and not is_known_buffer(n, e.shape)]
-        always = {n for n in bad if len({f[n].digest for f in series if n in f}) == 1}
+        some = [n for n in bad if one[n].not_finite < one[n].numel]  # a mask has zeros, too
+        always = {n for n in some if len({f[n].digest for f in series if n in f}) == 1}
         bad = bad if len(series) == 1 else [name for name in bad if name not in always]
         if bad:
             count = sum(one[name].not_finite for name in bad)

@@ -156,12 +156,19 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
 
 def _step(pieces: Sequence[str], place: int, path: Path) -> int:
     number = _whole(pieces[place])
-    if number is None or _is_fraction(pieces, place):
+    if number is None or _is_fraction(pieces, place) or _has_commas(pieces, place):
         raise CheckpointError(
             f"cannot tell the steps from the names: the number in {path} is no whole "
             f"number, and steps are; {_CURE}"
         )
     return number
+
+
+def _has_commas(pieces: Sequence[str], place: int) -> bool:
+    """Tell whether a number is part of one with commas, such as 1,000."""
+    at = place - 2 if place > 2 and pieces[place - 1] == "," else place
+    first, comma, rest = (*pieces[at : at + 3], "", "")[:3]
+    return comma == "," and len(first) < 4 and len(rest) == 3
 
 
 def _is_fraction(pieces: Sequence[str], place: int) -> bool:

@@ -35,6 +35,7 @@ _VAGUE_KEYS = ("params", "weights")
 _AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
              "model_ema_state_dict", "params_ema")  # fmt: skip
 
+_MOST_EXPANDED = 2**24  # bytes up to which a tensor may be more than what its file holds
 _EXTRA_STATE = "_extra_state"
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
@@ -133,6 +134,11 @@ def read_tensors(file: Path) -> StateDict:
         if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
             raise CheckpointError(
                 f"{file}: {name} is a meta, sparse or quantised tensor; save it as a plain one"
+            )
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), _MOST_EXPANDED):
+            raise CheckpointError(
+                f"{file}: {name} stands for {tensor.nbytes:,} bytes, of which the file holds few: "
+                f"the same values many times over; save it as {name}.contiguous()"
             )
     return weights
 

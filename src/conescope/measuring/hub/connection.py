@@ -63,7 +63,8 @@ def explained(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError,
+            TypeError, LookupError) as error:  # fmt: skip
         cause = error
         if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
             cause = error.__cause__
@@ -96,6 +97,10 @@ def _explanation(what: str, error: BaseException) -> str:
             return (
                 f"cannot reach {endpoint} for {what} ({_first_line(error)}); {_GO_ON}; for what is "
                 f"in the cache already set HF_HUB_OFFLINE=1"
+            )
+        case TypeError() | LookupError():
+            return (
+                f"{endpoint} does not answer as a Hub does, asked for {what}; look at HF_ENDPOINT"
             )
         case OSError(errno=28):
             return f"no space is left for {what}; make room, or measure fewer at a time; {_GO_ON}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from conescope.measuring.checkpoints.loading import load_weights, own_state
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.hub.revisions import Fetcher, Series
+from conescope.measuring.hub.same_model import SameModel
 from conescope.measuring.probe import Probe, class_labels, count
 from conescope.runs import contents
 from conescope.runs.journal import Kind
@@ -32,6 +33,8 @@ class HubCheckpoints(Subject):
         description: what is measured, for people.
         labels: the classes of the samples, if they are known.
         skips_failed: whether a revision that cannot be measured is left out with a warning.
+        same_model: what compares the configurations of the revisions; None for no comparison.
+        check_loaded: what checks the model each time that it has new weights.
 
     Raises:
         DataError: if the labels are no classes, or not as many as samples.
@@ -46,11 +49,14 @@ class HubCheckpoints(Subject):
         description: str,
         labels: Tensor | Sequence[int] | None = None,
         skips_failed: bool = False,
+        same_model: SameModel | None = None,
+        check_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.labels = None if labels is None else class_labels(labels, count(probe))
         self.model, self.probe, self.skips_failed = model.eval(), probe, skips_failed
         self.source = {"description": description, "repository": series.source}
-        self._own = own_state(model)
+        self._own, self._same_model = own_state(model), same_model
+        self._check_loaded = check_loaded
         self._by_step = {each.place.step: each for each in series.revisions}
         self.paths = {step: each.path for step, each in self._by_step.items()}
         self._pending = list(self._by_step)
@@ -87,8 +93,12 @@ class HubCheckpoints(Subject):
     def load(self, step: int) -> None:
         """See `Subject.load`; the next revision is fetched from now on."""
         later = [self._by_step[each] for each in self._pending if each > step]
-        checkpoint = self._fetcher.fetch(self._by_step[step], later[0] if later else None)
+        revision = self._by_step[step]
+        checkpoint = self._fetcher.fetch(revision, later[0] if later else None)
+        if self._same_model is not None:
+            self._same_model.check(revision.ref)
         load_weights(self.model, read_weights(checkpoint.files), checkpoint.path, self._own)
+        self._check_loaded()
 
     def origin(self, step: int) -> Mapping[str, Any]:
         """See `Subject.origin`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -16,8 +16,10 @@ from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Pool, Select
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.choice import Choice
+from conescope.measuring.hub.downloads import claim, clear
 from conescope.measuring.hub.hub_checkpoints import HubCheckpoints
 from conescope.measuring.hub.hub_options import HubOptions, Wanted
+from conescope.measuring.hub.padding import check_padding
 from conescope.measuring.hub.pretrained import Description, build, described, load_tokenizer
 from conescope.measuring.hub.probe_of_texts import (
     DATASETS,
@@ -28,6 +30,7 @@ from conescope.measuring.hub.probe_of_texts import (
     probe_of,
 )
 from conescope.measuring.hub.revisions import Series, find_revisions
+from conescope.measuring.hub.same_model import SameModel
 from conescope.measuring.hub.small_files import model_folder, tokenizer_folder
 from conescope.measuring.probe import describe_probe
 from conescope.measuring.texts import read_texts
@@ -116,7 +119,7 @@ def measure_series(
         subject, choice, out, command=command, progress=progress, should_stop=should_stop
     )
     if is_complete:
-        shutil.rmtree(out / _DOWNLOADS, ignore_errors=True)
+        clear(out / _DOWNLOADS)
     return is_complete
 
 
@@ -128,7 +131,7 @@ def prepared_in(out: Path) -> Iterator[None]:
     finally:
         folder = Folder(out)
         if not has_run(folder) and not folder.is_owned():
-            shutil.rmtree(out / _DOWNLOADS, ignore_errors=True)
+            clear(out / _DOWNLOADS)
             with suppress(OSError):
                 out.rmdir()
 
@@ -157,19 +160,24 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
         steps=options.get("steps"),
         keep=options.get("keep_cache", False),
     )
+    claim(out / _DOWNLOADS)
     small, what = out / _DOWNLOADS / "files", str(series.revisions[0].ref)
-    about, choice, model = None, wanted.choice, wanted.model
+    about, choice, model, same = None, wanted.choice, wanted.model, None
     if model is None:
         trusts = options.get("trust_remote_code", False)
         folder = model_folder(series, small, trusts_code=trusts)
         about = described(folder, what, trusts_code=trusts)
         model, choice = build(about, what), _chosen(about, choice)
+        same = SameModel(about.config, folder, series.repositories, small / "other")
     made = _probe(wanted, series, model.to(options.get("device", "cpu")), about, small)
     choice = replace(choice, pool=made.pool)
+    texts = made.inputs if wanted.probe is None else {}
+    check = partial(check_padding, model, texts, choice.select, choice.pool)
+    check()  # before anything is downloaded that is large
     subject = HubCheckpoints(
         series, model, made.inputs, out / _DOWNLOADS / "revisions",
         _description(series, about, wanted.choice, choice, made.words), made.labels,
-        options.get("skip_failed", False),
+        options.get("skip_failed", False), same, check,
     )  # fmt: skip
     return subject, choice
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
@@ -44,7 +44,7 @@ class OnHub(Repositories):
     def matching(self, pattern: str) -> list[str]:
         """See `Repositories.matching`; the Hub is asked for the models of the author."""
         author, _, name = pattern.partition("/")
-        fixed = max(re.split(r"[*?\[\]]", name), key=len)
+        fixed = max(re.split(r"\[[^\]]*\]|[*?]", name), key=len)
 
         def ask() -> list[str]:
             return [m.id for m in self._api.list_models(author=author, search=fixed or None)]
@@ -79,7 +79,9 @@ class OnHub(Repositories):
 
         if ref not in self._listed:
             with explained(str(ref)):
-                self._listed[ref] = patiently(ask)
+                listed = patiently(ask)
+            _refuse_outside(ref, listed)
+            self._listed[ref] = listed
         return self._listed[ref]
 
     def fetch(self, ref: Ref, names: Collection[str], folder: Path) -> Path:
@@ -117,6 +119,15 @@ class OnHub(Repositories):
             f"{_TRIES} times over; it was changed on the way, or the revision was while it was "
             f"fetched: run the command again, and if that does not help, tell its authors"
         )
+
+
+def _refuse_outside(ref: Ref, names: Iterable[str]) -> None:
+    """Refuse names of files that would be written outside the folder of a revision."""
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise CheckpointError(
+                f"{ref} lists a file {name!r}, which is outside of it; do not trust that Hub"
+            )
 
 
 def _in_cache(ref: Ref, names: Collection[str]) -> Path | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import errors
 from torch import nn
 
 from conescope.errors import CheckpointError, DataError, MissingPackageError, ModelError
@@ -24,7 +25,9 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", 
 TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json")  # fmt: skip
 
-_UNREADABLE = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError,
+               RuntimeError, ArithmeticError, AssertionError,
+               getattr(errors, "StrictDataclassError", OSError))  # fmt: skip
 """The errors that transformers raises at files that it cannot use."""
 
 
@@ -100,10 +103,12 @@ def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
         raw = json.loads((folder / CONFIG).read_bytes())
         kind, brings_code = raw["model_type"], "auto_map" in raw
         architecture = (raw.get("architectures") or [""])[0]
+        if not (isinstance(kind, str) and isinstance(architecture, str)):
+            raise TypeError
     except (ValueError, LookupError, TypeError, AttributeError):
         raise CheckpointError(
-            f"{what}: its {CONFIG} names no model_type, by which transformers builds a model; "
-            f"build it yourself by --model package.module:build"
+            f"{what}: its {CONFIG} names no model_type or architecture, by which transformers "
+            f"builds a model; build it yourself by --model package.module:build"
         ) from None
     runs_code = kind not in transformers.CONFIG_MAPPING
     if runs_code and not (brings_code and trusts_code):
@@ -139,6 +144,8 @@ def build(description: Description, what: str) -> nn.Module:
     """
     auto = getattr(_transformers(), description.head.auto)
     description.config.use_cache = False
+    description.config._attn_implementation = None  # may name a repository, whose code would run
+    description.config._experts_implementation = None
     try:
         model = auto.from_config(
             description.config, dtype=torch.float32, trust_remote_code=description.runs_code
@@ -156,12 +163,14 @@ def load_tokenizer(folder: Path, what: str) -> Any:
         MissingPackageError: if transformers is not installed.
     """
     try:
-        return _transformers().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        loaded = _transformers().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        loaded.model_max_length = int(loaded.model_max_length)
     except _UNREADABLE as error:
         raise DataError(
             f"transformers cannot load the tokenizer of {what}: {_line(error)}; name another one "
             f"by --tokenizer"
         ) from None
+    return loaded
 
 
 def code_files(names: Iterable[str]) -> list[str]:

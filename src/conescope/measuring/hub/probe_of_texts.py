@@ -169,7 +169,7 @@ def as_texts(texts: Sequence[str]) -> Texts:
     Raises:
         DataError: if there is none, or one is empty.
     """
-    if not texts:
+    if len(texts) == 0:
         raise DataError("there are no texts; give at least one")
     for place, text in enumerate(texts, start=1):
         if not isinstance(text, str) or not text.strip():

@@ -20,6 +20,7 @@ from conescope.errors import CheckpointError
 Kind = Literal["model", "dataset"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9A-Za-z_-]+")
 _CHUNK = 2**22
 
 
@@ -32,12 +33,23 @@ class Ref:
         revision: the name of the branch or tag.
         commit: the hash of the commit.
         kind: what the repository holds.
+
+    Raises:
+        CheckpointError: if the commit is no hash, but may be a path, or is empty.
     """
 
     repository: str
     revision: str
     commit: str
     kind: Kind = "model"
+
+    def __post_init__(self) -> None:
+        """Check the commit, after which folders are named."""
+        if not _COMMIT.fullmatch(self.commit):
+            raise CheckpointError(
+                f"the commit of {self} is noted as {self.commit!r}, which is no hash; download "
+                f"that revision again, or delete it"
+            )
 
     def __str__(self) -> str:
         """Return its name in messages, such as EleutherAI/pythia-160m@step1000."""

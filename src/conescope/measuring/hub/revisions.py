@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.sources import Checkpoint, files_in
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub import SCHEME, is_wild
+from conescope.measuring.hub.downloads import claim, clear
 from conescope.measuring.hub.online import OnHub
 from conescope.measuring.hub.repositories import InFolder, Listed, Ref, Repositories
 from conescope.measuring.hub.stages import Placed, placed
@@ -202,8 +204,8 @@ class Fetcher:
 
     Args:
         series: the revisions.
-        folder: where they are put, each until the next one is asked for; the client's cache is
-            used, and left as it is, for revisions that it holds whole.
+        folder: where they are put, each until the next one is asked for, see `claim`; the
+            client's cache is used, and left as it is, for revisions that it holds whole.
     """
 
     def __init__(self, series: Series, folder: Path) -> None:
@@ -221,13 +223,17 @@ class Fetcher:
             self._next = revision, self._begin(revision)
         future, self._next = self._next[1], None
         if self._last is not None:
-            self._discard(self._last)
+            shutil.rmtree(self._home(self._last), ignore_errors=True)
         self._last = revision
         try:
-            return future.result()
-        finally:
-            if following is not None:
-                self._next = following, self._begin(following)
+            found = future.result()
+        except CheckpointError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
+                raise
+            found = self._begin(revision).result()  # in the room of the one before
+        if following is not None:
+            self._next = following, self._begin(following)
+        return found
 
     def keep_only(self, revisions: Iterable[Revision]) -> None:
         """Delete what an earlier process left behind, but for whole files of some revisions."""
@@ -240,7 +246,7 @@ class Fetcher:
 
     def clear(self) -> None:
         """Delete all that was fetched into the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        clear(self._folder)
 
     def _begin(self, revision: Revision) -> Future[Checkpoint]:
         future: Future[Checkpoint] = Future()
@@ -266,9 +272,6 @@ class Fetcher:
     def _home(self, revision: Revision) -> Path:
         return self._folder / f"{revision.place.step}-{revision.ref.commit}"
 
-    def _discard(self, revision: Revision) -> None:
-        shutil.rmtree(self._home(revision), ignore_errors=True)
-
 
 @contextmanager
 def fetched(series: Series, folder: Path | None = None) -> Iterator[Iterator[Checkpoint]]:
@@ -286,7 +289,9 @@ def fetched(series: Series, folder: Path | None = None) -> Iterator[Iterator[Che
         prefix="conescope-",
         ignore_cleanup_errors=True,  # one may still be on its way
     ) as temporary:
-        fetcher = Fetcher(series, folder or Path(temporary) / "revisions")
+        folder = folder or Path(temporary) / "revisions"
+        claim(folder)
+        fetcher = Fetcher(series, folder)
         try:
             following = (*series.revisions[1:], None)
             yield (fetcher.fetch(*pair) for pair in zip(series.revisions, following, strict=True))

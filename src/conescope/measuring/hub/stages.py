@@ -20,6 +20,7 @@ from conescope.measuring.checkpoints.weight_files import some_of
 
 _STEP_WORD = r"(?:global[-_]?)?(?:step|iteration|iter)s?[-_=.]?"
 _STAGE = re.compile(rf"^(.*?)[-_./]*{_STEP_WORD}\d", re.IGNORECASE)
+_NOT_SUCCESSIVE = re.compile(r"^\D*(seed|ingredient|run|replica|trial|fold|init)[^a-z\d]*\d", re.I)
 _END = re.compile(rf"[-_./=]*(?:{_STEP_WORD})?[-_./=]*$", re.IGNORECASE)
 
 
@@ -84,17 +85,28 @@ def _over_stages(
     every: dict[str, list[int]] = {stage: [] for stage in order}
     for name in known:
         stage = _stage_of(name, pattern)
-        if stage in every and re.search(r"\d", name):
+        if stage in every and _is_like(name, order[stage], pattern):
             every[stage] += steps_of([Path(name)], pattern)
-    begins, last, end = 0, -1, 0
+    begins, offset, last, end = 0, 0, -1, 0
     for stage, names in order.items():
-        begins = end
-        goes_on = min(every[stage]) > last  # this stage counts on from the one before
-        offset = 0 if goes_on else begins
+        begins, first = end, min(every[stage])
+        if first > end:  # it counts from the start of the training, or is the first stage
+            offset = 0
+        elif first <= last:  # it counts from its own start; else on from the stage before
+            offset = begins
         for name in names:
             yield Placed(name, offset + steps_of([Path(name)], pattern)[0], stage, begins)
         last = max(every[stage])
         end = offset + last
+
+
+def _is_like(name: str, chosen: Sequence[str], pattern: str | None) -> bool:
+    """Return whether a name tells a step as the chosen names of its stage do."""
+    if pattern is not None:
+        return re.search(pattern, name) is not None
+    if any(_STAGE.search(each) for each in chosen):
+        return _STAGE.search(name) is not None
+    return re.sub(r"\d+", "#", name) in {re.sub(r"\d+", "#", each) for each in chosen}
 
 
 def _stage_of(name: str, pattern: str | None) -> str:
@@ -129,7 +141,7 @@ def _check_order(stages: Sequence[str]) -> None:
     """Raise an error unless the order of the stages that one pattern matched can be told."""
     by_number: dict[int, str] = {}
     for stage in stages if len(stages) > 1 else ():
-        number = _number(stage)
+        number = 0 if _NOT_SUCCESSIVE.match(stage) else _number(stage)
         if (other := by_number.setdefault(number, stage)) != stage:
             raise CheckpointError(
                 f"it cannot be told which of the stages {some_of(sorted((other, stage)))} comes "
