@@ -175,6 +175,7 @@ def test_bad_data_are_refused_in_one_line(data):
     refused(model, (x, torch.zeros(60, dtype=torch.long)), DataError, "one class")
     refused(model, (x, torch.randn(60)), DataError, "whole numbers")
     refused(model, (x, torch.arange(60)), DataError, "60 classes are more than the 40")
+    refused(model, (x, [10**12, *y[1:].tolist()]), DataError, "classes are more than the 60")
     refused(model, (x[:12], y[:12]), DataError, "8 training samples are too few")
     refused(model, (x, ["a", "b"] * 30), DataError, "'c' is not among", test=(x[:1], ["c"]))
     refused(model, (x, y), DataError, "prepare both alike", test=(x[:3, :4], y[:3]))

@@ -28,6 +28,13 @@ def norms_of_samples(
     ]
 
 
+def different_weights(outputs: Tensor) -> Tensor:
+    """Return a power of two for each sample of outputs [b, c]; they tell the samples apart, [b]."""
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
+    return (0.5**exponents).to(outputs)
+
+
 def refuse_exchanged_samples(
     outputs: Tensor, calls: Sequence[Call], cotangent: Tensor, norms: Norms, retain: bool
 ) -> None:
@@ -46,9 +53,7 @@ def refuse_exchanged_samples(
     Raises:
         RoutesChangedError: if it has.
     """
-    generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
-    weights = (0.5**exponents).to(outputs)
+    weights = different_weights(outputs)
     gradients = torch.autograd.grad(
         outputs,
         [call.target for call in calls],

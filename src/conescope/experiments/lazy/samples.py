@@ -165,6 +165,7 @@ def _numbered(
             f"the labels are texts, numbered in alphabetical order: {listed}{more}"
         ]  # fmt: skip
     class_labels(labels, len(labels))
+    _check_count(max(labels) + 1, len(labels))  # before there is a name for each
     return labels, tuple(map(str, range(max(labels) + 1))), []
 
 
@@ -184,13 +185,17 @@ def _check(samples: Samples) -> None:
             f"all {len(labels)} training samples are of one class, so there is nothing to learn; "
             f"give samples of at least two"
         )
-    if len(samples.classes) > len(labels):
-        raise DataError(
-            f"{len(samples.classes)} classes are more than the {len(labels)} training samples; "
-            f"is the column of labels one of classes?"
-        )
+    _check_count(len(samples.classes), len(labels))
     if len(samples.test) == 0:
         raise DataError("there are no test samples; give some, or more samples to split them off")
+
+
+def _check_count(classes: int, labels: int) -> None:
+    if classes > labels:
+        raise DataError(
+            f"{classes:,} classes are more than the {labels:,} training samples; is the column of "
+            f"labels one of classes?"
+        )
 
 
 def _joined(a: Probe, b: Probe) -> Probe:
