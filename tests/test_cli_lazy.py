@@ -158,6 +158,20 @@ def test_lora_trains_adapters_and_head_by_peft(model, monkeypatch):
     assert "LoRA adapters of rank 4, α = 8" in made.notes[1]
 
 
+def test_peft_itself_trains_adapters_and_head(model):
+    pytest.importorskip("peft")
+    texts = [f"the film is {'very ' * (k % 3)}{('poor', 'fine')[k % 2]}" for k in range(30)]
+    made = text_classifier(model, texts, ["bad", "good"], lora=2)
+    trained = {name for name, p in made.build(0).named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "classifier" in name for name in trained)
+    assert any("lora_A" in name for name in trained)
+    labels = [k % 2 for k in range(30)]
+    report = cs.lazy_report(
+        made.build, (made.inputs, labels), lr=0.05, steps=6, seeds=1, probe=10
+    )  # fmt: skip
+    assert float(report.seeds[0].distance[-1]) > 0
+
+
 def test_bad_models_and_ranks_are_refused_in_one_line(tmp_path, model, monkeypatch):
     with pytest.raises(RecipeError, match="at least 1"):
         text_classifier(model, ["the"], ["0", "1"], lora=0)

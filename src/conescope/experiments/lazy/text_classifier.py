@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,7 +144,9 @@ def _with_adapters(model: Any, rank: int) -> nn.Module:
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=rank, lora_alpha=LORA_SCALE * rank, target_modules="all-linear"
     )
-    return peft.get_peft_model(model, config)
+    with warnings.catch_warnings():  # of what peft calls in transformers
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, config)
 
 
 @contextmanager
