@@ -20,6 +20,7 @@ from conescope.experiments.remeasure import measure_snapshots
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.report.run_analysis import analyse
+from conescope.report.sections.curvature import curvature
 from conescope.runs.store import Folder
 from conescope.training.data.dataset import Dataset, Split, load_data
 from conescope.training.data.given import as_dataset
@@ -331,5 +332,18 @@ def test_labels_of_every_position_need_logits_of_every_position(own):
 def test_a_learning_rate_that_falls_gradually_has_no_drop(tiny, tmp_path):
     words = tiny("bytes-lm", "--training.evaluate=0, every 5")
     run_experiment(load_recipe("bytes-lm", words), tmp_path / "one", command="test")
-    (stretch,) = analyse(load_run(tmp_path / "one")).stretches
+    analysis = analyse(load_run(tmp_path / "one"))
+    (stretch,) = analysis.stretches
     assert (stretch.first, stretch.last, stretch.kernels) == (0, 30, 11)
+
+
+def test_the_curvature_counts_the_bytes_that_the_probe_lacks(tiny, tmp_path):
+    run_experiment(load_recipe("bytes-lm", tiny("bytes-lm")), tmp_path / "one", command="test")
+    analysis = analyse(load_run(tmp_path / "one"))
+    assert max(analysis.labels) < 200
+    found, limit = curvature(analysis)
+    assert found == pytest.approx(analysis.spectra.eigenvalues[:, 0] / (12 * 256))
+    assert not (limit > 0).any()
+    (tmp_path / "a text.txt").unlink()
+    load_data.cache_clear()
+    assert curvature(analysis) is None

@@ -47,7 +47,8 @@ def load(path: str | None = None, context: int = 64, test: float = 0.1) -> Datas
 
 def _sequences(text: bytes, context: int) -> Split:
     count = (len(text) - 1) // context
-    values = torch.tensor(list(text[: count * context + 1]))
+    whole = bytearray(text[: count * context + 1])  # a buffer that torch may write to
+    values = torch.frombuffer(whole, dtype=torch.uint8).long()
     return Split(values[:-1].view(count, context), values[1:].view(count, context))
 
 
