@@ -19,16 +19,12 @@ from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
     attempted,
+    different_weights,
     feedable,
     forward,
     refuse_other_outputs,
 )
-from conescope.engine.tracing.order import (
-    Norms,
-    different_weights,
-    norms_of_samples,
-    refuse_exchanged_samples,
-)
+from conescope.engine.tracing.order import Norms, norms_of_samples, refuse_exchanged_samples
 from conescope.engine.tracing.routes import follow
 
 Gradients = Sequence[Tensor | None]

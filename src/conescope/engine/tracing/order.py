@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conescope.engine.layers.call import Call
-from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.forward import RoutesChangedError, different_weights
 
 _LOOSE = 0.1
 """Rounding in any dtype is finer, and different weights differ by a factor of two or more."""
@@ -26,13 +26,6 @@ def norms_of_samples(
         None if g is None else call.of_samples(g, everyone).reshape(samples, -1).norm(dim=1)
         for call, g in zip(calls, gradients, strict=True)
     ]
-
-
-def different_weights(outputs: Tensor) -> Tensor:
-    """Return a power of two for each sample of outputs [b, c]; they tell the samples apart, [b]."""
-    generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
-    return (0.5**exponents).to(outputs)
 
 
 def refuse_exchanged_samples(
