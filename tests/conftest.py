@@ -24,3 +24,20 @@ def tiny_overrides() -> list[str]:
         "--snapshots.keep=0, every 30",
         "--snapshots.resume=every 7",
     ]
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that the client takes for the real one, and an empty folder to work in."""
+    from benchmarks.pretend_hub import PretendHub
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with PretendHub() as pretend:
+        template = pretend.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", pretend.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        yield pretend

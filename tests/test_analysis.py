@@ -36,7 +36,7 @@ ALWAYS = {
     "cone-eigenvalues",
     "cone-effective-rank",
     "cone-overlap",
-    "cone-images",
+    "cone-samples",
 }
 
 

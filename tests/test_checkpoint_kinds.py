@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints import find_checkpoints, load_weights, read_weights
-from foreign import same
+from foreign import Malicious, same
 
 
 def state():
@@ -140,35 +141,117 @@ def test_a_function_is_never_recommended(tmp_path):
     assert "safe_globals" not in str(caught.value)
 
 
-@pytest.fixture
-def distributed(tmp_path):
-    """A folder as torch.distributed.checkpoint writes it."""
+def save_distributed(content, folder):
+    """Write a folder as torch.distributed.checkpoint writes it."""
     import torch.distributed.checkpoint as dcp
 
-    weights = state()
-    folder = tmp_path / "out/step5"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save({"model": weights}, checkpoint_id=folder, no_dist=True)
-    return folder, weights
+        dcp.save(content, checkpoint_id=folder, no_dist=True)
 
 
-def test_a_distributed_checkpoint_is_not_opened_and_its_cure_works(distributed):
+@pytest.fixture
+def distributed(tmp_path):
+    """A folder of torch.distributed.checkpoint, and the weights in it."""
+    weights = state()
+    save_distributed({"model": weights}, tmp_path / "out/step5")
+    return tmp_path / "out/step5", weights
+
+
+def test_a_distributed_checkpoint_is_read(distributed):
     folder, weights = distributed
-    assert (folder / ".metadata").exists()
-    for source in (folder, folder.parent, [folder], [next(folder.glob("*.distcp"))]):
-        with pytest.raises(CheckpointError, match="dcp_to_torch_save") as caught:
-            find_checkpoints(source)
-        assert "was not opened" in str(caught.value)
+    for source in (folder, folder.parent, [folder], str(folder)):
+        (found,) = find_checkpoints(source)
+        assert (found.step, found.path) == (5, folder)
+        assert same(read_weights(found.files), weights)
+    with pytest.raises(CheckpointError, match=r"is part of a checkpoint; give its folder, .*step5"):
+        find_checkpoints([next(folder.glob("*.distcp"))])
+    (folder / ".metadata").unlink()
+    with pytest.raises(CheckpointError, match=r"step5 lacks its list of contents, \.metadata"):
+        find_checkpoints(folder.parent)
+
+
+def test_of_a_training_in_a_distributed_checkpoint_the_model_is_read(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(4, 3, dtype=torch.bfloat16)).sum().backward()
+    optimizer.step()
+    whole = {"model": model.state_dict(), "optim": optimizer.state_dict(), "step": 3}
+    for name, content in {"a": whole, "b": {"app": whole}, "c": model.state_dict()}.items():
+        save_distributed(content, tmp_path / f"{name}/checkpoint-1/pytorch_model_fsdp_0")
+        save_distributed({"optim": whole["optim"]}, tmp_path / f"{name}/checkpoint-1/optimizer_0")
+        for source in (tmp_path / name, tmp_path / name / "checkpoint-1"):
+            (found,) = find_checkpoints(source)
+            assert (found.step, found.path.name) == (1, "checkpoint-1")
+            assert same(read_weights(found.files), whole["model"])
+
+
+def test_shards_of_several_processes_are_joined(tmp_path):
+    script = Path(__file__).with_name("distributed_save.py")
+    words = [sys.executable, str(script), str(tmp_path / "step7")]
+    subprocess.run(words, check=True, capture_output=True)
+    assert len([*(tmp_path / "step7").glob("*.distcp")]) == 2
+    found = read_weights(find_checkpoints(tmp_path / "step7")[0].files)
+    assert torch.equal(found["weight"], torch.arange(35.0).view(7, 5))
+    assert torch.equal(found["columns"], torch.arange(35.0).view(7, 5))
+    assert torch.equal(found["bias"], torch.arange(3))
+
+
+ATTACKS = [
+    b"cpathlib\nPath\n(S'MARKER'\ntR.touch",
+    b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0etouch MARKER\x85R.",
+    b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x10open('MARKER','w')\x85R.",
+    b"",
+    b"\x80\x04.",
+    b"\x80\x04}\x94}b.",
+    b"\x80\x04h\x05.",
+    b"PK\x03\x04",
+]
+
+
+@pytest.mark.parametrize("attack", range(len(ATTACKS)))
+def test_nothing_in_a_list_of_contents_is_run(distributed, monkeypatch, attack):
+    folder, _ = distributed
+    monkeypatch.chdir(folder)
+    (folder / ".metadata").write_bytes(ATTACKS[attack])
+    with pytest.raises(CheckpointError, match=r"cannot be read|is empty"):
+        read_weights(find_checkpoints(folder)[0].files)
+    assert not (folder / "MARKER").exists()
+
+
+def test_a_malicious_part_of_a_distributed_checkpoint_is_not_run(distributed, tmp_path):
+    folder, _ = distributed
+    (part,) = folder.glob("*.distcp")
+    torch.save(Malicious(tmp_path / "marker"), part)
+    with pytest.raises(CheckpointError, match=r"a part in __0_0.distcp cannot be read"):
+        read_weights(find_checkpoints(folder)[0].files)
+    assert not (tmp_path / "marker").exists()
+    part.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"a part in __0_0.distcp cannot be read"):
+        read_weights(find_checkpoints(folder)[0].files)
+
+
+def test_a_list_of_contents_names_files_beside_it_and_no_others(distributed):
+    folder, _ = distributed
+    data = (folder / ".metadata").read_bytes()
+    name = b"__0_0.distcp"
+    (folder / ".metadata").write_bytes(data.replace(name, b"../_0.distcp"))
+    with pytest.raises(CheckpointError, match=r"is transformed, or not beside it"):
+        read_weights(find_checkpoints(folder)[0].files)
+
+
+def test_the_cure_for_a_distributed_checkpoint_works(distributed):
+    folder, weights = distributed
+    data = (folder / ".metadata").read_bytes()
+    (folder / ".metadata").write_bytes(data[:-9])
+    with pytest.raises(CheckpointError, match="format_utils dcp_to_torch") as caught:
+        read_weights(find_checkpoints(folder)[0].files)
+    (folder / ".metadata").write_bytes(data)
     command = str(caught.value).partition(": python ")[2].split()
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     (found,) = find_checkpoints([folder.with_name("step5.pt")])
     assert found.step == 5
     assert same(read_weights(found.files), weights)
-    marker = folder / "marker"
-    (folder / ".metadata").write_bytes(b"cpathlib\nPath\n(S'" + str(marker).encode() + b"'\ntR.")
-    with pytest.raises(CheckpointError, match="was not opened"):
-        find_checkpoints(folder.parent / "step5")
 
 
 def test_deepspeeds_folders_name_its_script(tmp_path):

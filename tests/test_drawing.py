@@ -176,6 +176,14 @@ def test_both_have_the_same_colours_scales_and_marks(name):
     assert len(bands) == sum(mark.high > mark.low for mark in plot.marks)
 
 
+def test_a_band_of_few_points_has_no_markers():
+    few = np.arange(3.0)
+    line = Line("", few, few, few - 1, few + 1)
+    band = chart(LinePlot("", "", y_label="", lines=[line])).data[0]
+    assert band.fill == "toself"
+    assert band.mode == "lines"
+
+
 def test_symbols_are_in_italics():
     axes = draw(LinePlot(*WORDS, "*S(θ(t), θ(1,000))*", [BAND], "lag *dt* of $5")).axes[0]
     assert axes.get_xlabel() == r"lag $dt$ of \$5"

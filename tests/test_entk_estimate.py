@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conescope.engine import entk, estimate_distance, estimate_entk, plan
+from conescope.engine import entk, estimate_distance, estimate_entk, plan, project
 from conescope.engine.compute.budget import Cut
 from conescope.engine.compute.shape import Shape
 from conescope.engine.problem import Problem
@@ -72,6 +72,22 @@ def test_an_exact_kernel_has_no_error_and_is_no_estimate():
     for pair in ((exact, estimate), (estimate, exact)):
         with pytest.raises(KernelError, match="an exact kernel has no draws"):
             estimate_distance(*pair)
+
+
+def test_estimates_with_other_random_numbers_are_not_compared():
+    problem = problem_named("mlp")
+    model, x = problem.build(), problem.samples()
+    first, other = (estimate_entk(model, x, draws=8, seed=seed) for seed in (0, 1))
+    assert estimate_distance(first, estimate_entk(model, x, draws=8))[0] < 1e-12
+    with pytest.raises(KernelError, match=r"random cotangents, seed 0 and .*cotangents, seed 1"):
+        estimate_distance(first, other)
+    projected = project(model, x, dim=64, draws=8).kernel
+    with pytest.raises(KernelError, match=r"a projection by 8 cotangents, seed 0 and random cot"):
+        estimate_distance(first, projected)
+    with pytest.raises(KernelError, match=r"by 1 cotangent, seed 0 and a projection by 8"):
+        estimate_distance(project(model, x, dim=64).kernel, projected)
+    unknown = Kernel(other.values, draws=other.draws)
+    assert estimate_distance(first, unknown)[0] > 0
 
 
 @pytest.mark.parametrize(

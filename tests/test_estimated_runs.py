@@ -17,6 +17,7 @@ from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED
 from conescope.kernel.features import Features
+from conescope.kernel.matrix import Randomness
 from conescope.measuring.adapt import adapt
 from conescope.report import write_report
 from conescope.report.summary import main_numbers
@@ -135,6 +136,8 @@ def test_a_watch_stores_features_and_reads_them_again(tmp_path):
     folder = Folder(tmp_path / "run")
     entry = contents.by_step(folder, Kind.KERNEL)[0]
     assert (entry.values["groups"], entry.values["seed"]) == (PROJECTED_DRAWS, SEED)
+    drawn = Randomness("a projection by 8 cotangents", SEED)
+    assert first.randomness == expected.randomness == drawn
     assert {name: tuple(t.shape) for name, t in folder.read_tensors(entry).items()} == {
         contents.FEATURES: (SAMPLES, DIM)
     }

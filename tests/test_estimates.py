@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from conescope.kernel import estimates
 from conescope.kernel.distance import distance_matrix
 from conescope.kernel.estimates import estimated_distances, jackknife
 from conescope.kernel.features import Features
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.matrix import Kernel, Randomness
 from conescope.kernel.series import KernelSeries
 
 DRAWS, SAMPLES, OUTPUTS = 6, 5, 4
@@ -168,6 +170,15 @@ def test_kernels_of_features_are_computed_one_at_a_time():
     assert len(series.kernels[1:]) == 2
     assert series.kernels[0] is not series.kernels[0]
     assert "features of shape (7, 20)" in repr(series)
+
+
+def test_a_series_has_one_seed_as_far_as_it_is_known():
+    first, second = (estimated(full) for full in full_kernels()[:2])
+    seeds = [Randomness("random cotangents", seed) for seed in (0, 1)]
+    one, another = (replace(k, randomness=s) for k, s in zip((first, second), seeds, strict=True))
+    with pytest.raises(KernelError, match=r"seed 0 and random cotangents, seed 1; measure all"):
+        series_of([one, another])
+    assert series_of([one, second]).draws == series_of([first, second]).draws == DRAWS
 
 
 def test_estimates_that_do_not_fit_are_refused():

@@ -196,6 +196,9 @@ def test_not_finite_weights_stop_the_series_where_they_are(folder, probe):
 def test_a_kernel_that_overflows_names_the_checkpoint(folder, probe):
     state = build().state_dict()
     state["2.weight"] = state["2.weight"] * 1e30
+    state["0.weight"] = (
+        state["0.weight"] * 1.5
+    )  # by step 0 but for one layer, it would be warned of
     save_file(state, "ckpts/step11.safetensors")
     with pytest.raises((KernelError, ModelError), match=r"^ckpts/step11.safetensors: "):
         cs.measure_checkpoints(build, "ckpts", probe, out="run")
@@ -242,7 +245,7 @@ def test_a_schedule_chooses_among_snapshots(trained, tmp_path):
 
 
 def test_batchnorm_of_snapshots_is_that_asked_for(tmp_path, monkeypatch):
-    def with_batchnorm(_, shape, classes):
+    def with_batchnorm(_recipe, shape, classes, vocabulary):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
         )

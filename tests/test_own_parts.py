@@ -499,7 +499,7 @@ def test_gradients_that_a_module_turns_off_are_on_in_training(place, tmp_path):
         (((X.numpy(), np.array(["a"] * 6)), (X, Y)), "an array of <U1 instead of numbers"),
         (((X.numpy().astype(object), Y), (X, Y)), "an array of object instead of numbers"),
         (((X.numpy().astype(np.longdouble), Y), (X, Y)), "can't convert np.ndarray of type"),
-        (((X, Y + 2**62), (X, Y)), "the largest label is .* but there are only 12 samples"),
+        (((X, Y + 2**62), (X, Y)), "the largest label is .* but there are only 12 labels"),
         (((X.to_sparse(), Y), (X, Y)), "plain dense tensors, not sparse"),
         (((X.to("meta"), Y), (X, Y)), "plain dense tensors"),
         (((X.to(torch.float8_e4m3fn), Y), (X, Y)), "floating-point numbers, not torch.float8"),

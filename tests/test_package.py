@@ -11,7 +11,7 @@ def test_the_public_names_stay():
 
 
 def test_import_is_light():
-    heavy = ("matplotlib", "plotly", "datasets", "sklearn")
+    heavy = ("matplotlib", "plotly", "datasets", "sklearn", "huggingface_hub", "transformers")
     code = f"import sys, conescope; sys.exit(', '.join(m for m in {heavy!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
@@ -29,6 +29,7 @@ with cs.Watch(model, probe, when="0", out="watched") as watch:
     watch.step(0)
 torch.save(model.state_dict(), "step0.pt")
 cs.measure_checkpoints(model, "step0.pt", probe, out="measured")
+assert not {"huggingface_hub", "transformers"} & {*sys.modules}
 importlib.import_module("conescope.measuring.integrations.trackers").to_tracker(
     type("Writer", (), {"log": print})()
 )

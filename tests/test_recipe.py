@@ -18,20 +18,25 @@ from conescope.training.recipe_reading import (
 
 def test_every_packaged_recipe_loads_and_describes_itself():
     recipes = packaged_recipes()
-    assert {"digits", "lenet-mnist"} <= set(recipes)
+    assert {"digits", "lenet-mnist", "grokking", "bytes-lm"} <= set(recipes)
     for name, description in recipes.items():
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.description == description != ""
 
 
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {
+    "digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32),
+    "modular-addition": (3,), "text": (64,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_every_packaged_recipe_fits_together(name):
     recipe = load_recipe(name)
-    assert count_parameters(build_model(recipe.model, SHAPES[recipe.data.name], 10)) > 0
+    shape = SHAPES[recipe.data.name]
+    vocabulary = 11 if len(shape) == 1 else None
+    assert count_parameters(build_model(recipe.model, shape, 10, vocabulary)) > 0
     for name, field in FIELDS.items():
         if "schedule" in field.metadata:
             recipe.schedule(name, iterations_per_epoch=391)
@@ -116,7 +121,7 @@ def test_yaml_and_dict_round_trips():
         (["--optimizer.name=nadm"], ["optimizer.name takes", "did you mean nadam?"]),
         (["--lr_schedule.name=ReduceLROnPlateau"], ["it depends on the loss"]),
         (["--lr_schedule.name=one-cycle", "--lr_schedule.warmup=3"], ["one-cycle takes none"]),
-        (["--data.name=mnits"], ["data.name takes digits or mnist", "did you mean mnist?"]),
+        (["--data.name=mnits"], ["digits or mnist or cifar10", "did you mean mnist?"]),
         (["--model.name=no.such:build"], ["there is no module 'no'", "model.name"]),
         (["--name", "a/b"], ["name becomes part of a folder's name"]),
     ],

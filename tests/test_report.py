@@ -136,7 +136,7 @@ def test_figures_a_run_is_too_short_for_say_why(tmp_path):
 @pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), (0, 1, 2, 5, 10, 20, 50)])
 def test_few_or_uneven_kernels_have_all_charts(tmp_path, steps):
     path = write_report(made_run(made_series(steps)), tmp_path / "report.html")
-    assert Page(path).ids >= CHARTS.keys() | {"cone-velocity", "cone-eigenvalues", "cone-images"}
+    assert Page(path).ids >= CHARTS.keys() | {"cone-velocity", "cone-eigenvalues", "cone-samples"}
 
 
 def test_same_run_same_bytes(tmp_path):

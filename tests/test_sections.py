@@ -125,7 +125,7 @@ def test_without_labels_the_rest_speaks():
     assert content("Attribution", run).missing == [
         "by class: needs the labels of the probe's samples"
     ]
-    assert content("Attribution", run).plots.keys() == {"cone-layers", "cone-images"}
+    assert content("Attribution", run).plots.keys() == {"cone-layers", "cone-samples"}
     assert "needs a run of a recipe" in content("Curvature", run).missing[0]
 
 
@@ -133,7 +133,7 @@ def test_without_kernels_by_layer_the_option_is_named():
     run = made_run(made_series([0, 20], samples=12))
     found = content("Attribution", run, LABELS)
     assert found.missing == ["by layer: needs kernels by layer; run with --kernel.by_layer true"]
-    assert found.plots.keys() == {"cone-blocks", "cone-images"}
+    assert found.plots.keys() == {"cone-blocks", "cone-samples"}
 
 
 def test_without_a_recipe_only_the_curvature_is_absent():

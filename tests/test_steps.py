@@ -251,3 +251,99 @@ def test_the_command_and_the_call_take_steps(tmp_path, monkeypatch, capsys):
     assert run.series.steps == (0, 1, 2)
     assert main(["measure", "run", "--out", "x", "--steps", "steps.csv"]) == 2
     assert re.search("is a run, which takes no --steps", capsys.readouterr().err)
+
+
+def with_trainer_state(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text(text)
+    torch.save(nn.Linear(3, 2).state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_the_step_that_transformers_states_counts_where_names_tell_none(tmp_path):
+    for name, step in {"final": 700, "best": 300, "checkpoint-500": 500}.items():
+        with_trainer_state(tmp_path / "a" / name, f'{{"global_step": {step}, "epoch": 1.5}}')
+    assert [(step, name) for step, name, _ in found(tmp_path / "a")] == [
+        (300, "best"),
+        (500, "checkpoint-500"),
+        (700, "final"),
+    ]
+    for name, text in {"checkpoint-1": '{"global_step": 9}', "checkpoint-2": "{}"}.items():
+        with_trainer_state(tmp_path / "b" / name, text)
+    assert [step for step, *_ in found(tmp_path / "b")] == [1, 2]  # the names tell them
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"global_step": "5"}', '{"global_step": -1}',
+             '{"global_step": 1.5}', '{"global_step": true}'],
+)  # fmt: skip
+def test_a_step_that_is_stated_badly_does_not_count(tmp_path, text):
+    with_trainer_state(tmp_path / "final", text)
+    with_trainer_state(tmp_path / "best", '{"global_step": 5}')
+    with pytest.raises(CheckpointError, match=r"(final|best) has no number"):
+        find_checkpoints(tmp_path)
+
+
+def test_transformers_itself_states_its_steps(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from foreign import small_bert
+
+    model = small_bert(transformers.BertForSequenceClassification)
+    tokens = torch.randint(0, 12, (8, 6), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": 0} for row in tokens]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "out"), max_steps=4, save_steps=2, per_device_train_batch_size=4,
+        report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    transformers.Trainer(model=model, args=arguments, train_dataset=data).train()
+    for number, name in ((2, "half"), (4, "whole")):
+        (tmp_path / f"out/checkpoint-{number}").rename(tmp_path / "out" / name)
+    assert found(tmp_path / "out") == [(2, "half", 1), (4, "whole", 1)]
+
+
+def test_lightning_itself_states_its_steps(tmp_path):
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class Small(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 2)
+
+        def training_step(self, batch, _):
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    keep = ModelCheckpoint(
+        tmp_path / "c", filename="{epoch}", save_top_k=-1, save_last=True, every_n_train_steps=3
+    )
+    trainer = lightning.Trainer(
+        max_steps=6, callbacks=[keep], logger=False, accelerator="cpu", barebones=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(torch.randn(8, 3), batch_size=2)
+    trainer.fit(Small(), loader)
+    (tmp_path / "c/last.ckpt").rename(tmp_path / "c/end.ckpt")
+    first = tmp_path / "c/epoch=0.ckpt"
+    assert found([first, tmp_path / "c/end.ckpt"]) == [(3, first.name, 1), (6, "end.ckpt", 1)]
+    trainer.save_checkpoint(tmp_path / "c/again.ckpt")
+    with pytest.raises(CheckpointError, match="both have step 6"):
+        find_checkpoints({tmp_path / "c/again.ckpt", tmp_path / "c/end.ckpt"})
+
+
+def test_epochs_and_iterations_of_open_lth(tmp_path):
+    names = [f"level_0/main/model_ep{ep}_it{it}.pth" for ep, it in ((0, 0), (0, 50), (3, 0))]
+    touch(tmp_path, *names)
+    glob = f"{tmp_path}/level_0/main/model_*.pth"
+    with pytest.raises(CheckpointError, match=r"epoch × iterations in an epoch \+ iteration"):
+        find_checkpoints(glob)
+
+    def step(path):
+        epoch, iteration = map(int, re.findall(r"ep(\d+)_it(\d+)", path.name)[0])
+        return 391 * epoch + iteration
+
+    assert [number for number, *_ in found(glob, steps=step)] == [0, 50, 3 * 391]
+    touch(tmp_path, *(f"level_{n}/main/model_ep160_it0.pth" for n in (1, 2)))
+    assert [number for number, *_ in found(f"{tmp_path}/level_[12]/main/*.pth")] == [1, 2]

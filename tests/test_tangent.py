@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conescope.engine import entk
 from conescope.errors import ModelError
+from conescope.measuring.adapt import adapt
 from conescope.measuring.undisturbed import recalibrated
 from conescope.tangent import linearize
 from conescope.training.models.lenet import LeNet5
@@ -360,6 +361,14 @@ def test_a_network_that_hides_its_operations_takes_two_passes():
     model = Apply(lambda m, x: pool(m.a(x)[None])[0], a=nn.Linear(4, 6)).double()
     assert not linearize(model).one_pass
     assert_is_the_taylor_model(model, torch.randn(3, 4).double(), "forward", 1e-12)
+
+
+def test_a_network_that_refuses_a_stand_in_for_a_tensor_takes_two_passes():
+    model = adapt(nn.Linear(3, 2), torch.ones(4, 3), select=lambda output: output).module
+    x = torch.randn(5, 3)
+    linearized = linearize(model)
+    assert not linearized.one_pass
+    torch.testing.assert_close(linearized(x), model(x))
 
 
 def test_a_second_derivative_is_refused():

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan, project
+    from conescope.experiments.lazy import LazyReport, lazy_report
     from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
     from conescope.kernel import Features, Kernel, KernelSeries, kernel_distance, kernel_velocity
+    from conescope.measuring.audit import audit_checkpoints
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
+    from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
@@ -22,19 +25,23 @@ __all__ = [
     "Features",
     "Kernel",
     "KernelSeries",
+    "LazyReport",
     "LinearizedModel",
     "Plan",
     "Watch",
+    "audit_checkpoints",
     "cone",
     "entk",
     "estimate_distance",
     "estimate_entk",
     "kernel_distance",
     "kernel_velocity",
+    "lazy_report",
     "linearize",
     "load_probe",
     "load_run",
     "measure_checkpoints",
+    "measure_hub",
     "measure_snapshots",
     "plan",
     "project",
@@ -42,10 +49,13 @@ __all__ = [
 
 _HOMES = {
     "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan", "project"),
+    "experiments.lazy": ("LazyReport", "lazy_report"),
     "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),
     "kernel": ("Features", "Kernel", "KernelSeries", "kernel_distance", "kernel_velocity"),
+    "measuring.audit": ("audit_checkpoints",),
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
+    "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),

@@ -49,7 +49,11 @@ class DamageWarning(UserWarning):
 
 
 class SameWeightsWarning(UserWarning):
-    """Two checkpoints of a series hold the same weights."""
+    """Two checkpoints of a series hold the same weights, or the same in most of what is trained."""
+
+
+class SkippedWarning(UserWarning):
+    """A checkpoint of a series could not be measured, and was left out, as asked."""
 
 
 class BudgetWarning(UserWarning):

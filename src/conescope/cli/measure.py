@@ -1,11 +1,15 @@
-"""`conescope measure`: measure the kernel of a series of checkpoints, or a run's snapshots anew."""
+"""`conescope measure`: measure the kernel of checkpoints, here or on the Hub, or of snapshots."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
+
+import torch
+from torch import Tensor
 
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
@@ -20,10 +24,15 @@ from conescope.measuring.checkpoints import load_labels, load_probe
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
+from conescope.measuring.hub import is_on_hub
 from conescope.runs.user_code import import_model
 
 _FOR_CHECKPOINTS = (
     "model", "probe", "inputs", "labels", "step_pattern", "steps", "device", "select", "pool",
+)  # fmt: skip
+_FOR_HUB = (
+    "revisions", "texts", "column", "length", "samples", "tokenizer", "keep_cache", "skip_failed",
+    "trust_remote_code",
 )  # fmt: skip
 _FOR_RUNS = ("batchnorm", "when")
 
@@ -38,7 +47,8 @@ def add(commands: Commands) -> None:
         "series",
         metavar="SERIES",
         nargs="+",
-        help="checkpoints, as a glob such as 'ckpts/*.safetensors', a folder or files; or a run's "
+        help="checkpoints, as a glob such as 'ckpts/*.safetensors', a folder or files; or a "
+        "repository on the Hugging Face Hub, such as hf://EleutherAI/pythia-160m; or a run's "
         "folder, for its snapshots",
     )
     option("--out", metavar="DIR", type=Path, required=True, help="folder for the new run")
@@ -82,26 +92,42 @@ def add(commands: Commands) -> None:
     foreign("--pool", choices=tuple(POOLS),
         help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
     foreign("--device", help="cpu (default), cuda or another device of torch")
+    _add_for_hub(parser.add_argument_group("for the Hugging Face Hub, beside those").add_argument)
     own = parser.add_argument_group("for a run's snapshots").add_argument
     own("--batchnorm", choices=get_args(BatchNorm),
         help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
     own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
 
+def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
+    option("--revisions", metavar="PATTERN", action="append",
+        help="branches and tags to measure, such as 'step*'; may be given again, once for each "
+        "stage of the training, in their order")  # fmt: skip
+    option("--texts", metavar="FILE",
+        help="the samples, as .jsonl, .txt, .csv or .parquet, or hf://datasets/ORG/NAME; in place "
+        "of --probe")  # fmt: skip
+    option("--column", metavar="NAME", help="the column of the texts (default text)")
+    option("--length", metavar="T", type=int,
+        help="tokens to which each text is cut or padded (default: the longest)")  # fmt: skip
+    option("--samples", metavar="N", type=int, help="take the first N texts (default all)")
+    option("--tokenizer", metavar="ORG/NAME", help="or a folder (default the repository's own)")
+    option("--keep-cache", action="store_true", default=None,
+        help="keep what is downloaded in the Hub's cache")  # fmt: skip
+    option("--skip-failed", action="store_true", default=None,
+        help="leave out a revision that cannot be measured, with a warning")  # fmt: skip
+    option("--trust-remote-code", action="store_true", default=None,
+        help="run Python code of the repository, if transformers does not know it")  # fmt: skip
+
+
 def _measure(arguments: argparse.Namespace) -> int:
-    subject = _subject(arguments)
-    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
-    choice = Choice(
-        outputs=own_outputs if arguments.outputs is None else arguments.outputs,
-        draws=arguments.draws,
-        select=arguments.select,
-        pool=arguments.pool,
-        params=arguments.params,
-        by_layer=arguments.by_layer,
-        memory=arguments.memory,
-        projection=arguments.projection,
-    )
     command = shlex.join(["conescope", *arguments.words])
+    is_run = _is_run(arguments)
+    if not is_run and any(map(is_on_hub, arguments.series)):
+        _refuse(arguments, _FOR_RUNS, "on the Hub")
+        return _measure_on_hub(arguments, command)
+    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
+    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
+    choice = _choice(arguments, own_outputs)
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
             subject,
@@ -111,6 +137,54 @@ def _measure(arguments: argparse.Namespace) -> int:
             progress=bar,
             should_stop=lambda: bool(received),
         )
+    return _end(arguments, subject, bar, is_complete, received)
+
+
+def _measure_on_hub(arguments: argparse.Namespace, command: str) -> int:
+    from conescope.measuring.hub.hub_measurement import measure_series, prepare, prepared_in
+    from conescope.measuring.hub.hub_options import HubOptions, Wanted
+
+    if len(arguments.series) > 1:
+        raise RecipeError("command line: a series is one repository on the Hub; name one")
+    given = {name: getattr(arguments, name) for name in HubOptions.__optional_keys__}
+    options = HubOptions(**{name: value for name, value in given.items() if value is not None})
+    device = options["device"] = usable_device(arguments.device or "cpu")
+    model = None if arguments.model is None else import_model(arguments.model).to(device)
+    probe, labels = None, None
+    if arguments.probe is not None:
+        _refuse(arguments, ("texts", "column", "length", "samples"), "given with --probe")
+        probe, labels = _probe(arguments, torch.float32)
+    wanted = Wanted(
+        arguments.series[0], arguments.texts, _choice(arguments, "trace"), options, model, probe,
+        labels,
+    )  # fmt: skip
+    with prepared_in(arguments.out):
+        subject, choice = prepare(wanted, arguments.out)
+        say("measuring", subject.source["description"])
+        with stopping() as received, ProgressBar(STDERR) as bar:
+            is_complete = measure_series(
+                subject, choice, arguments.out, command, bar, lambda: bool(received)
+            )
+    return _end(arguments, subject, bar, is_complete, received)
+
+
+def _choice(arguments: argparse.Namespace, outputs: Outputs) -> Choice:
+    return Choice(
+        outputs=outputs if arguments.outputs is None else arguments.outputs,
+        draws=arguments.draws,
+        select=arguments.select,
+        pool=arguments.pool,
+        params=arguments.params,
+        by_layer=arguments.by_layer,
+        memory=arguments.memory,
+        projection=arguments.projection,
+    )
+
+
+def _end(
+    arguments: argparse.Namespace, subject: Subject, bar: ProgressBar, is_complete: bool,
+    received: Sequence[int],
+) -> int:  # fmt: skip
     if not is_complete:
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
@@ -118,30 +192,47 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _subject(arguments: argparse.Namespace) -> Subject:
+def _is_run(arguments: argparse.Namespace) -> bool:
     series = arguments.series
-    is_run = len(series) == 1 and (Path(series[0]) / "journal.jsonl").exists()
-    for name in _FOR_CHECKPOINTS if is_run else _FOR_RUNS:
+    return len(series) == 1 and (Path(series[0]) / "journal.jsonl").exists()
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], holds: str) -> None:
+    for name in names:
         if getattr(arguments, name) is not None:
-            holds = "a run" if is_run else "checkpoints"
             raise RecipeError(
-                f"command line: {series[0]} is {holds}, which takes no --{name.replace('_', '-')}"
+                f"command line: {arguments.series[0]} is {holds}, which takes no "
+                f"--{name.replace('_', '-')}"
             )
-    if is_run:
-        return Snapshots(Path(series[0]), arguments.batchnorm, arguments.when)
+
+
+def _snapshots(arguments: argparse.Namespace) -> Snapshots:
+    _refuse(arguments, (*_FOR_CHECKPOINTS, *_FOR_HUB), "a run")
+    return Snapshots(Path(arguments.series[0]), arguments.batchnorm, arguments.when)
+
+
+def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
+    series = arguments.series
+    _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
     for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
         if getattr(arguments, name) is None:
             raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
     model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    names = None if arguments.inputs is None else arguments.inputs.split(",")
-    column = arguments.labels
-    probe = load_probe(arguments.probe, names, dtype, labels=column)
-    labels = None if column is None else load_labels(arguments.probe, column)
+    probe, labels = _probe(arguments, dtype)
     files = series[0] if len(series) == 1 else set(series)
     return Checkpoints(
         model, arguments.model, probe, files, arguments.step_pattern, labels, arguments.steps
     )
+
+
+def _probe(
+    arguments: argparse.Namespace, dtype: torch.dtype | None
+) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
+    names = None if arguments.inputs is None else arguments.inputs.split(",")
+    column = arguments.labels
+    probe = load_probe(arguments.probe, names, dtype, labels=column)
+    return probe, None if column is None else load_labels(arguments.probe, column)
 
 
 def _outputs(text: str) -> Outputs:

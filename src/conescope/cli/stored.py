@@ -54,6 +54,10 @@ def _status(arguments: argparse.Namespace) -> int:
         "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",
         "time": f"{status.seconds:,.0f} s",
     }
+    if status.stages:
+        from conescope.report.stage_marks import stages_of
+
+        rows["stages"] = stages_of(status.stages)
     print_table(rows)
     return 0
 

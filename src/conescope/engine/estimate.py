@@ -17,7 +17,8 @@ from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
 from conescope.engine.problem import prepared
 from conescope.errors import KernelError
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.estimates import COTANGENTS, check_same_randomness
+from conescope.kernel.matrix import Kernel, Randomness
 
 
 def estimate_entk(
@@ -60,7 +61,9 @@ def estimate_entk(
         layers, survey = compute(problem, False, "model", memory, check)
         routes = {name: survey.route(name) for name in problem.parameters}
     values = layers[""]
-    return Kernel(values.mean(dim=0), "trace", {}, routes, values)
+    return Kernel(
+        values.mean(dim=0), "trace", {}, routes, values, Randomness(COTANGENTS, int(seed))
+    )
 
 
 def estimate_distance(a: Kernel, b: Kernel) -> tuple[float, float]:
@@ -75,13 +78,14 @@ def estimate_distance(a: Kernel, b: Kernel) -> tuple[float, float]:
         over the draws (Quenouille, 1956).
 
     Raises:
-        KernelError: if one is not an estimate, the estimates differ in shape or number of draws,
-            or one is zero.
+        KernelError: if one is not an estimate, the estimates differ in shape, number of draws,
+            seed or kind, as far as these are known, or one is zero.
     """
     if a.draws is None or b.draws is None:
         raise KernelError(
             "an exact kernel has no draws; take kernel_distance, or two kernels of estimate_entk"
         )
+    check_same_randomness([a, b])
     first, second = a.draws, b.draws
     if first.shape != second.shape:
         raise KernelError(

@@ -28,10 +28,12 @@ _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictiona
 """Model → the coarsest rounding, relative, of the numbers on which its outputs depend."""
 _ALONE = 16
 """When a model is first measured, a batch is compared with up to so many parts of it."""
-_PART = 2
-"""Samples that are computed again at once; torch's code for a single one is slower."""
+_PART = 4
+"""Samples of such a part at least; torch's code for a single one is slower."""
 _SINGLE = 8
-"""Smaller batches are compared with every sample alone: of few pairs, some are neighbours."""
+"""Smaller batches are compared with every sample alone: parts of them would be much like them."""
+_AGAIN = 2
+"""Samples that are computed again each later time."""
 
 
 def refuse_coupling_modules(model: nn.Module) -> None:
@@ -210,7 +212,7 @@ class Recheck:
             return []
         order = torch.randperm(len(x), generator=self._generator, device="cpu")
         if not self.thorough:
-            return [order[: min(_PART, len(x) - 1)].tolist()]
+            return [order[: min(_AGAIN, len(x) - 1)].tolist()]
         key = x.data_ptr(), len(x)
         if key in self._seen:  # was compared for other cotangents
             return []

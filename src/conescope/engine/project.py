@@ -26,7 +26,9 @@ from conescope.engine.selfcheck import sample_problem
 from conescope.engine.tracing.forward import shown
 from conescope.engine.tracing.survey import real_numbers, rows_and_columns
 from conescope.errors import KernelError
+from conescope.kernel.estimates import projection_kind
 from conescope.kernel.features import Features
+from conescope.kernel.matrix import Randomness
 
 _GROUPS = 8
 """The groups of columns where one cotangent serves all of them."""
@@ -89,7 +91,8 @@ def project(
             problem = dataclasses.replace(problem, survey=survey)
         like = problem.cotangents.like.to(problem.dtype)
         sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
-        return Features(_features(problem, sketch, budget, check, first), groups)
+        values = _features(problem, sketch, budget, check, first)
+        return Features(values, groups, Randomness(projection_kind(draws), int(seed)))
 
 
 def _features(problem: Problem, sketch: Sketch, budget: int, check: bool, first: bool) -> Tensor:

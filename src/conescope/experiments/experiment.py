@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,14 @@ from conescope.training.data.dataset import Dataset, Normalizer
 from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for, seed_generators
 from conescope.training.loop import Snapshot, average_of
 from conescope.training.lr_schedules import build_lr_schedule
-from conescope.training.models import build_model, check_network, find_network
+from conescope.training.models import (
+    build_model,
+    check_network,
+    find_network,
+    last_position,
+    logits_for,
+    returning,
+)
 from conescope.training.optimizers import build_optimizer
 from conescope.training.recipe import PARTS, Recipe
 from conescope.training.recipe_fields import KernelRecipe
@@ -87,7 +95,7 @@ class Experiment:
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.inputs[chosen.to(recipe.device)])
-        self.probe_labels: list[int] = split.labels[chosen.to(recipe.device)].tolist()
+        self.probe_labels: list[int] = split.last_labels[chosen.to(recipe.device)].tolist()
         self.calibration = self.normalize(samples[:_CALIBRATION_SIZE])
 
     @property
@@ -110,11 +118,13 @@ class Experiment:
         recipe = self.recipe
         find_network(recipe.model)  # imports own code, which may draw random numbers
         seed_generators(seed_for(recipe.seed, "weights"))
-        shape, classes = tuple(self.data.train.inputs.shape[1:]), self.data.classes
-        model = build_model(recipe.model, shape, classes)
+        data, shape = self.data, tuple(self.data.train.inputs.shape[1:])
+        model = build_model(recipe.model, shape, data.classes, data.vocabulary)
         model.to(recipe.device, getattr(torch, recipe.dtype))
         batch = self.order.smallest(recipe.training.steps)
-        check_network(model, self.probe[: min(2, batch)], classes, recipe.model.name)
+        every_position = data.train.labels.dim() == 2
+        few, name = self.probe[: min(2, batch)], recipe.model.name
+        check_network(model, few, data.classes, name, every_position)
         if origin is not None:
             origin.load_weights(model)
         if recipe.dynamics.kind == "linearised":
@@ -151,6 +161,8 @@ class Experiment:
     def evaluate(self, snapshot: Snapshot, most: int | None = None) -> dict[str, float]:
         """Return loss and accuracy on at most `most` samples of a split, and the learning rate.
 
+        With labels of every position, both are means over all positions.
+
         Raises:
             TrainingError: if a loss is NaN or infinite.
         """
@@ -158,9 +170,9 @@ class Experiment:
         for name, size in self.evaluated.items():
             split, limit = self.data.split(name), min(size, most or size)
             samples, labels = split.inputs[:limit], split.labels[:limit]
-            found = evaluate(
-                snapshot.model, lambda part, s=samples: self.normalize(s[part]), labels
-            )
+            model = snapshot.model
+            with returning(partial(logits_for, labels), model):
+                found = evaluate(model, lambda part, s=samples: self.normalize(s[part]), labels)
             if not math.isfinite(found["loss"]):
                 raise TrainingError(
                     f"the loss on the {name} data is {found['loss']} after iteration "
@@ -181,6 +193,8 @@ def measure_kernel(
 ) -> Measured:
     """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
 
+    Of a network with logits at every position, it is the kernel of the last position's.
+
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
         probe: inputs of the probe, [n, …].
@@ -194,7 +208,7 @@ def measure_kernel(
     """
     measured = recalibrated(model, calibration) if recipe.batchnorm == "recalibrated" else model
     memory = recipe.memory
-    with evaluation_mode(measured):
+    with evaluation_mode(measured), returning(last_position, measured):
         if recipe.projection is not None:
             dim, draws = recipe.projection, PROJECTED_DRAWS
             return project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)

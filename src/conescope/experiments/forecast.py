@@ -14,11 +14,12 @@ from conescope.engine.tracing.survey import layer_of
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.measuring.undisturbed import evaluation_mode
 from conescope.training.loop import Snapshot, train
+from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
 
 _TIMED_SECONDS = 0.5
 _TIMED_CALLS = 3
-_TIMED_IMAGES = 125
+_EVALUATED_SAMPLES = 125
 _TIMED_SAMPLES = 16
 _ENDLESS = 10**9
 
@@ -105,7 +106,7 @@ def _kernel_cost(experiment: Experiment, model: nn.Module) -> tuple[Plan | None,
         seconds = _seconds_each(lambda: experiment.measure(model, few))
         return None, seconds * len(probe) / len(few)
     outputs = chosen.outputs if chosen.estimate is None else "sum"
-    with evaluation_mode(model):
+    with evaluation_mode(model), returning(last_position, model):
         kernel = plan(model, probe, outputs=outputs, memory=chosen.memory)
     return kernel, kernel.seconds * (chosen.estimate or 1)
 
@@ -155,8 +156,8 @@ def _training(experiment: Experiment) -> Iterator[Snapshot]:
 def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
     """Estimate the time of one evaluation from that of a few samples of each split."""
     sizes = experiment.evaluated.values()
-    timed = sum(min(size, _TIMED_IMAGES) for size in sizes)
-    seconds = _seconds_each(lambda: experiment.evaluate(snapshot, _TIMED_IMAGES))
+    timed = sum(min(size, _EVALUATED_SAMPLES) for size in sizes)
+    seconds = _seconds_each(lambda: experiment.evaluate(snapshot, _EVALUATED_SAMPLES))
     return seconds * sum(sizes) / timed
 
 

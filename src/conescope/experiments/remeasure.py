@@ -14,12 +14,13 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
-from conescope.runs.contents import by_step
+from conescope.runs.contents import by_step, check_same_data
 from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
 from conescope.runs.snapshots import read_snapshot
 from conescope.runs.store import Folder
+from conescope.training.models import last_position, returning
 
 
 class Snapshots(Subject):
@@ -33,7 +34,7 @@ class Snapshots(Subject):
 
     Raises:
         CheckpointError: if the run kept no snapshot, or none that `when` names.
-        StoreError: if the folder holds no run that conescope trained.
+        StoreError: if the folder holds no run that conescope trained, or its data are others here.
         ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
     """
 
@@ -48,8 +49,10 @@ class Snapshots(Subject):
                 f"example to 'every 1000'"
             )
         self._experiment = Experiment(self.recipe)
+        check_same_data(self._folder, self._experiment.data.digest)
         chosen = list(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
+        returning(last_position, self.model)
         self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
         self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
         self._batchnorm = batchnorm or self.recipe.kernel.batchnorm

@@ -55,11 +55,11 @@ def run_experiment(
         _check_same_recipe(writer, recipe)
         _check_not_diverged(writer)
         experiment = Experiment(recipe)
-        origin = _read_origin(writer, recipe.branch)
+        origin = _read_origin(writer, recipe.branch, experiment.data.digest)
         model, optimizer = experiment.begin(origin)
         begun = Snapshot(recipe.branch.at, model, optimizer, experiment.average(model))
         writer.begin_recipe(recipe.to_dict(), recipe.to_yaml(), command, experiment.probe_labels)
-        writer.begin_session(recipe.device, experiment.code)
+        writer.begin_session(recipe.device, experiment.code, experiment.data.digest)
         if origin is not None:
             writer.write_origin(origin)
         recorder = _Recorder(writer, experiment)
@@ -169,7 +169,7 @@ def _measured(snapshot: Snapshot) -> dict[Kind, nn.Module]:
     return {Kind.KERNEL: snapshot.model, Kind.AVERAGED_KERNEL: snapshot.average.module}
 
 
-def _read_origin(writer: RunWriter, branch: BranchRecipe) -> SnapshotState | None:
+def _read_origin(writer: RunWriter, branch: BranchRecipe, data: str | None) -> SnapshotState | None:
     """Read the snapshot that a branch starts from: the folder's own copy, or the parent's."""
     if branch.run is None:
         return None
@@ -178,6 +178,7 @@ def _read_origin(writer: RunWriter, branch: BranchRecipe) -> SnapshotState | Non
         return read_snapshot(writer.folder, held[-1])
     parent = Folder(Path(branch.run))
     _check_is_parent(parent, branch)
+    contents.check_same_data(parent, data)
     return read_snapshot(parent, find_snapshot(parent, branch.at)).without_linearization()
 
 

@@ -31,6 +31,9 @@ errors then cover the choice of the cotangents and of the projection."""
 SEED = 0
 """The seed of cotangents and projections, one for all that is measured and compared."""
 
+COTANGENTS = "random cotangents"
+"""What is drawn for an estimate by cotangents, see `Randomness.kind`."""
+
 _NUMBERS = 2**24
 """So many numbers of all kernels of a series are held at a time."""
 
@@ -112,6 +115,11 @@ def check_estimate(
         )
 
 
+def projection_kind(draws: int) -> str:
+    """Return what is drawn for a projection, see `Randomness.kind`; draws: its cotangents."""
+    return f"a projection by {draws} cotangent{'s' if draws > 1 else ''}"
+
+
 def trace_of(measured: Measured) -> float:
     """Return the trace of a kernel of samples with themselves."""
     if isinstance(measured, Features):
@@ -136,7 +144,7 @@ def parts_of(measured: Sequence[Measured]) -> int | None:
     """Return the number R of parts of each estimate; None if not all have at least two.
 
     Raises:
-        KernelError: if estimates of different kinds or numbers of parts are in one series.
+        KernelError: if estimates of different kinds, numbers of parts or seeds are in one series.
     """
     kinds = {_kind(one) for one in measured}
     if len({kind for kind in kinds if kind is not None}) > 1:
@@ -145,8 +153,23 @@ def parts_of(measured: Sequence[Measured]) -> int | None:
             f"estimates of different kinds cannot be compared: {found}; measure all kernels of a "
             f"series with the same draws or projection, and the same seed"
         )
+    check_same_randomness(measured)
     kind = kinds.pop()
     return None if kinds or kind is None or kind[1] < 2 else kind[1]
+
+
+def check_same_randomness(measured: Sequence[Measured]) -> None:
+    """Check that estimates were made with the same random numbers, as far as this is known.
+
+    Raises:
+        KernelError: if not: their noise would count as a distance.
+    """
+    known = sorted({str(one.randomness) for one in measured if one.randomness is not None})
+    if len(known) > 1:
+        raise KernelError(
+            f"estimates with different random numbers cannot be compared: {' and '.join(known)}; "
+            f"measure all with the same draws or projection, and the same seed"
+        )
 
 
 def _kind(one: Measured) -> tuple[str, int] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conescope.errors import KernelError
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.matrix import Kernel, Randomness
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Features:
     Attributes:
         values: [n, dim], real numbers.
         groups: R, at least 2; it divides dim.
+        randomness: what they were projected with; None if unknown.
 
     Raises:
         KernelError: if the shape, the type or the number of groups is wrong, or the values are not
@@ -29,6 +30,7 @@ class Features:
 
     values: Tensor
     groups: int
+    randomness: Randomness | None = None
 
     def __post_init__(self) -> None:
         values = self.values
@@ -69,4 +71,4 @@ class Features:
             product = part.double() @ part.double().T
             total += product
             draw.copy_(product.mul_(self.groups))
-        return Kernel(total.to(dtype), "trace", draws=draws)
+        return Kernel(total.to(dtype), "trace", draws=draws, randomness=self.randomness)

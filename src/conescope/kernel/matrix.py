@@ -21,6 +21,22 @@ BatchNorm = Literal["running", "recalibrated"]
 
 
 @dataclass(frozen=True)
+class Randomness:
+    """The random numbers that an estimate was made with; estimates of one series share them.
+
+    Attributes:
+        kind: what was drawn: "random cotangents", or "a projection by 8 cotangents".
+        seed: decides what was drawn.
+    """
+
+    kind: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Kernel:
     """An empirical neural tangent kernel between samples x_1 … x_n and y_1 … y_m.
 
@@ -37,6 +53,7 @@ class Kernel:
         routes: parameter name → the route by which the engine took it. Empty if unknown.
         draws: the kernel of each of r random cotangents, [r, n, m], whose mean `values` is, for an
             estimate of the class trace; None for an exact kernel.
+        randomness: what the draws were made with; None if unknown, or for an exact kernel.
 
     Raises:
         KernelError: if the shapes do not fit together, or the values are no real numbers.
@@ -47,6 +64,7 @@ class Kernel:
     by_layer: Mapping[str, Tensor] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
     draws: Tensor | None = None
+    randomness: Randomness | None = None
 
     def __post_init__(self) -> None:
         for name, held in {"values": self.values, "draws": self.draws}.items():

@@ -131,13 +131,13 @@ class Adapted:
         """Describe the model, parameters, probe and outputs: equal for comparable kernels."""
         sizes = [self.module.get_parameter(name).shape for name in self.params]
         names = hashlib.sha256(repr([*zip(self.params, sizes, strict=True)]).encode()).hexdigest()
-        select = self.module.select
+        select, pool = self.module.select, self.module.pool
         return {
             "model": type(self.module.get_submodule(_MODEL)).__name__,
             "parameters": f"{sum(s.numel() for s in sizes):,} in {len(sizes)}, {names[:16]}",
             "probe": f"{describe_probe(self.module.probe)}, {digest(self.module.probe)}",
             "select": getattr(select, "__name__", None) or str(select),
-            "pool": str(self.module.pool),
+            "pool": f"at {digest(pool)}" if isinstance(pool, Tensor) else str(pool),
         }
 
     @property
@@ -154,7 +154,7 @@ def adapt(
     probe: Probe,
     *,
     select: Select | None = None,
-    pool: Pool | None = None,
+    pool: Pool | Tensor | None = None,
     params: str | Iterable[str] | None = None,
 ) -> Adapted:
     """Make a model ready for the engine. Nothing is computed, and the model stays as it is.
@@ -165,22 +165,28 @@ def adapt(
         select: how to get the outputs [n, …] from what the model returns. By default a tensor is
             taken as it is, and of anything else its field "logits".
         pool: for outputs [n, T, …] of T tokens, "last" for the last one or "mean" for their mean;
-            tokens that the probe's "attention_mask" [n, T] leaves out do not count.
+            tokens that the probe's "attention_mask" [n, T] leaves out do not count. Or, for a
+            probe of several tensors, the place of one token in each sample, [n].
         params: names or patterns (`*`, `?`) of parameters or modules, such as
             "layers.*.attention" or "*lora_*"; None for every parameter that is not frozen.
 
     Raises:
         ModelError: if the model is sharded, lazy or empty, a name is unknown, or the probe is no
             batch of finite numbers.
-        KernelError: if `pool` is unknown.
+        KernelError: if `pool` is unknown, or its places are not one for each sample.
     """
-    if pool is not None and pool not in POOLS:
+    if not isinstance(pool, Tensor) and pool is not None and pool not in POOLS:
         raise KernelError(f"pool is {pool!r}, but may be {' or '.join(map(repr, POOLS))}, or None")
     model = unwrapped(model)
     refuse_absent_weights(model)
     held = copied(probe)
     numbers = torch.arange(count(held))
     x = held if isinstance(held, Tensor) else numbers
+    if isinstance(pool, Tensor) and (isinstance(held, Tensor) or pool.shape != numbers.shape):
+        raise KernelError(
+            f"pool holds the places of {pool.numel()} tokens, but has to hold one for each of the "
+            f"{len(numbers)} samples, [{len(numbers)}], of a probe of several tensors"
+        )
     chosen = tuple(f"{_MODEL}.{name}" for name in choose_parameters(model, params))
     return Adapted(_Adapter(model, held, select, pool), x, chosen)
 
@@ -191,7 +197,7 @@ class _Adapter(nn.Module):
     wrapped_as = _MODEL
 
     def __init__(
-        self, model: nn.Module, probe: Probe, select: Select | None, pool: Pool | None
+        self, model: nn.Module, probe: Probe, select: Select | None, pool: Pool | Tensor | None
     ) -> None:
         super().__init__()
         self.add_module(_MODEL, model)
@@ -201,15 +207,15 @@ class _Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         model = self.get_submodule(_MODEL)
         if isinstance(self.probe, Tensor):
-            return self._pooled(self._selected(model(x)), None)
+            return self._pooled(self._selected(model(x)), None, x)
         anchor = torch.zeros((), device=x.device, requires_grad=True)
         inputs = {
             name: _chosen(value, x, anchor) if isinstance(value, Tensor) else value
             for name, value in items(self.probe)
         }
         if isinstance(self.probe, Mapping):
-            return self._pooled(self._selected(model(**inputs)), inputs.get("attention_mask"))
-        return self._pooled(self._selected(model(*inputs.values())), None)
+            return self._pooled(self._selected(model(**inputs)), inputs.get("attention_mask"), x)
+        return self._pooled(self._selected(model(*inputs.values())), None, x)
 
     def _selected(self, output: Any) -> Tensor:
         if callable(self.select):
@@ -225,7 +231,7 @@ class _Adapter(nn.Module):
             )
         return output
 
-    def _pooled(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+    def _pooled(self, outputs: Tensor, mask: Tensor | None, x: Tensor) -> Tensor:
         if self.pool is None:
             return outputs
         if outputs.dim() < 3:
@@ -233,6 +239,9 @@ class _Adapter(nn.Module):
                 f"pool={self.pool!r} is for outputs [n, T, …] of T tokens, not of shape "
                 f"{tuple(outputs.shape)}; leave it out"
             )
+        if isinstance(self.pool, Tensor):
+            places = self.pool.to(x.device)[x]
+            return outputs[torch.arange(len(outputs), device=x.device), places]
         mask = outputs.new_ones(outputs.shape[:2]) if mask is None else mask
         return POOLS[self.pool](outputs, mask)
 

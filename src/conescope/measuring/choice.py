@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_estimate
 from conescope.kernel.matrix import Outputs
@@ -37,7 +37,7 @@ class Choice:
     outputs: Outputs = "trace"
     draws: int | None = None
     select: Select | None = None
-    pool: Pool | None = None
+    pool: Pool | Tensor | None = None
     params: str | Iterable[str] | None = None
     by_layer: bool = False
     memory: str | float | None = None

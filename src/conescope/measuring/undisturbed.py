@@ -47,9 +47,9 @@ def evaluate(
     """Compute mean cross-entropy and accuracy in evaluation mode; the network stays as it was.
 
     Args:
-        model: the network, from inputs [b, …] to logits [b, c].
+        model: the network, from inputs [b, …] to logits [b, c], or [b, c, T] of T positions.
         inputs: returns the inputs of a slice of the samples.
-        labels: [N], int64.
+        labels: int64, [N] or [N, T].
 
     Returns:
         "loss" in nats, at least 0, and "accuracy" in [0, 1].
@@ -62,7 +62,8 @@ def evaluate(
             logits = model(inputs(part))
             loss += F.cross_entropy(logits, labels[part], reduction="sum")
             correct += (logits.argmax(dim=1) == labels[part]).sum()
-    return {"loss": loss.item() / len(labels), "accuracy": correct.item() / len(labels)}
+    count = labels.numel()
+    return {"loss": loss.item() / count, "accuracy": correct.item() / count}
 
 
 @contextmanager

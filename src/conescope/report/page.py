@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from plotly.graph_objects import Figure
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
@@ -28,6 +27,10 @@ CHART_CONFIG = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
 
+_ABOUT = """S is the kernel distance (eq. 4) and v = S / dt the kernel velocity (eq. 5) between
+empirical neural tangent kernels of one fixed probe; equations and figures are those of
+<cite>On the Cone Effect in the Learning Dynamics</cite> (arXiv:2503.16316)."""
+
 
 def write_report(run: Run, path: Path) -> Path:
     """Write a run's figures, numbers, recipe and environment as one HTML file.
@@ -45,10 +48,15 @@ def write_report(run: Run, path: Path) -> Path:
     Raises:
         StoreError: if the file cannot be written.
     """
+    return write_page(path, _page(run))
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page that appears whole or not at all; see `write_report`."""
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(_page(run), encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as reason:
         aside.unlink(missing_ok=True)
@@ -60,24 +68,30 @@ def write_report(run: Run, path: Path) -> Path:
 
 
 def _page(run: Run) -> str:
-    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
+    return filled(
         name=escape(run.name),
         description=escape(run.description),
         state=escape(state(run)),
         state_class="finished" if run.finished else "unfinished",
-        numbers=_rows(main_numbers(run)),
+        about=_ABOUT,
+        numbers=rows(main_numbers(run)),
         figures=_figures(run),
         sections=_sections(run),
         command=escape(run.command),
-        environment=_rows(run.environment),
+        environment=rows(run.environment),
         details_title="Recipe" if run.recipe else "What was measured",
         details=escape(run.details),
-        plotly=get_plotlyjs(),
     )
 
 
-def _rows(values: Mapping[str, str]) -> str:
+def filled(**parts: str) -> str:
+    """Return a page of these parts, each of them HTML under its name in the template."""
+    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
+    return Template(template).substitute(plotly=get_plotlyjs(), **parts)
+
+
+def rows(values: Mapping[str, str]) -> str:
+    """Return the rows of a table of names and values."""
     return "\n".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in values.items()
@@ -93,11 +107,8 @@ def _sections(run: Run) -> str:
 def _section(section: Section, content: Content) -> str:
     parts = [f"<h2>{escape(section.title)}</h2><p>{escape(section.about)}</p>"]
     if content.numbers:
-        parts.append(f'<table class="numbers">{_rows(content.numbers)}</table>')
-    charts = [
-        _captioned(plot.title, _chart(chart(plot), name), plot.caption)
-        for name, plot in content.plots.items()
-    ]
+        parts.append(f'<table class="numbers">{rows(content.numbers)}</table>')
+    charts = [drawn(plot, name) for name, plot in content.plots.items()]
     if charts:
         parts.append(f'<div class="columns">{"".join(charts)}</div>')
     parts += [f'<p class="missing">Absent: {escape(reason)}.</p>' for reason in content.missing]
@@ -117,22 +128,18 @@ def _figure(run: Run, name: str, figure_of: Callable[[Run], Plot]) -> str:
         plot = figure_of(run)
     except (KernelError, TrainingError) as reason:
         return f'<figure><p class="missing">No figure {name}: {escape(str(reason))}.</p></figure>'
-    return _captioned(plot.title, _chart(chart(plot), name), plot.caption)
+    return drawn(plot, name)
 
 
-def _captioned(title: str, body: str, caption: str) -> str:
-    return (
-        f"<figure><h3>{escape(title)}</h3>{body}<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _chart(drawn: Figure, name: str) -> str:
+def drawn(plot: Plot, name: str) -> str:
+    """Return a plot's chart between its heading and its caption."""
     html = to_html(
-        drawn,
+        chart(plot),
         div_id=name,
         full_html=False,
         include_plotlyjs=False,
         default_height="100%",
         config={**CHART_CONFIG, "toImageButtonOptions": {"filename": name}},
     )
-    return f'<div class="chart">{html}</div>'
+    caption = f"<figcaption>{escape(plot.caption)}</figcaption>"
+    return f'<figure><h3>{escape(plot.title)}</h3><div class="chart">{html}</div>{caption}</figure>'

@@ -160,6 +160,7 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> go.S
     return go.Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),
+        mode="lines",  # of few points, plotly would mark each
         fill="toself",
         fillcolor=f"rgba({red}, {green}, {blue}, 0.2)",
         line={"width": 0},

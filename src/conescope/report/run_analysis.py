@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conescope.errors import DataError, KernelError
 from conescope.report.plot import Mark
+from conescope.report.stage_marks import stage_marks
 from conescope.runs.reader import Run
 from conescope.statistics.cone import Cone, cone
 from conescope.statistics.cone.phases import MINIMUM
@@ -24,10 +25,13 @@ from conescope.training.data.dataset import is_at_hand, load_data
 from conescope.training.data.sampling import choose_probe
 from conescope.training.recipe import Recipe
 
+_GRADUAL = 2
+"""The number of falls in a row from which on the learning rate decays gradually."""
+
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a training at one learning rate, or while it rises.
+    """A part of a training at one learning rate, or while it changes gradually.
 
     Attributes:
         rate: the learning rate at its end; NaN if it was not recorded.
@@ -60,7 +64,7 @@ class RunAnalysis:
         """The parts of the run between drops of its learning rate, as its evaluations saw them."""
         steps, rates = (np.asarray(self.run.scalars[name]) for name in ("step", "learning_rate"))
         kernels = np.array(self.run.series.steps)
-        begins = [0, *(np.flatnonzero(np.diff(rates) < 0) + 1).tolist()]
+        begins = [0, *(_drops(rates) + 1).tolist()]
         found = []
         for begin, end in zip(begins, [*begins[1:], len(steps)], strict=True):
             first = int(steps[begin]) if begin > 0 else 0
@@ -119,7 +123,7 @@ class RunAnalysis:
 
     @property
     def moments(self) -> list[Mark]:
-        """The phase boundary, if there is one, and the drops of the learning rate, as marks."""
+        """The phase boundary if any, drops of the learning rate and begins of stages, as marks."""
         found = self.cone_if_any
         marks = []
         if found is not None and found.boundary is not None:
@@ -128,10 +132,21 @@ class RunAnalysis:
         for stretch in self.stretches[1:]:
             t = stretch.first
             marks.append(Mark(f"drop to *η* = {stretch.rate:g}", "x", t, t, t, style="dashed"))
-        return marks
+        return marks + stage_marks(self.run.stages)
 
     def _cone_in(self, part: Stretch) -> Cone:
         return cone(self.run.series, span=(part.first, part.last))
+
+
+def _drops(rates: np.ndarray) -> np.ndarray:
+    """Return the places of evaluations after which the learning rate drops, of rates [E].
+
+    Where it falls between several evaluations in a row, as by a cosine, it decays gradually, and
+    there is no drop.
+    """
+    places = np.flatnonzero(np.diff(rates) < 0)
+    rows = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    return np.concatenate([row for row in rows if len(row) < _GRADUAL] or [places[:0]])
 
 
 def analyse(run: Run) -> RunAnalysis:
@@ -154,4 +169,4 @@ def known_labels(run: Run) -> Tensor | None:
     except DataError:
         return None
     split = data.split(recipe.probe.split)
-    return split.labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+    return split.last_labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]

@@ -15,6 +15,7 @@ from conescope.kernel.distance import Float64Array
 from conescope.kernel.estimates import jackknife
 from conescope.kernel.features import Features
 from conescope.kernel.series import KernelSeries
+from conescope.report.stage_marks import stages_of
 from conescope.runs.reader import Run
 
 Curves = dict[int, tuple[np.ndarray, Float64Array, Float64Array | None]]
@@ -163,6 +164,7 @@ def _extent(run: Run) -> dict[str, str]:
         **({"training": lineage} if lineage else {}),
         "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
         "kernels": f"{len(series):,}, {span}",
+        **({"stages": stages_of(run.stages)} if run.stages else {}),
         **skipped,
         "probe": f"n = {first.values.shape[0]:,}",
         "kernel outputs": "trace" if isinstance(first, Features) else str(first.outputs),

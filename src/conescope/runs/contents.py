@@ -8,9 +8,10 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
-from conescope.kernel.estimates import Measured
+from conescope.errors import StoreError
+from conescope.kernel.estimates import COTANGENTS, PROJECTED_DRAWS, Measured, projection_kind
 from conescope.kernel.features import Features
-from conescope.kernel.matrix import Kernel
+from conescope.kernel.matrix import Kernel, Randomness
 from conescope.runs.journal import LINES, Entry, Kind
 from conescope.runs.store import Folder
 
@@ -30,6 +31,9 @@ DRAWS = "draws"
 
 FEATURES = "features"
 """The name of the tensor that holds features, in place of a kernel."""
+
+DATA = "data"
+"""The name, in a session's environment, of what identifies data that differ between machines."""
 
 _TIMED = (Kind.KERNEL, Kind.EVALUATION, Kind.SNAPSHOT, Kind.FINISHED)
 
@@ -53,11 +57,21 @@ def read_kernel(folder: Folder, entry: Entry) -> Measured:
     """
     tensors = folder.read_tensors(entry)
     if FEATURES in tensors:
-        return Features(tensors[FEATURES], entry.values["groups"])
+        return Features(tensors[FEATURES], entry.values["groups"], _randomness(entry))
     layers = {
         name.removeprefix(LAYER): part for name, part in tensors.items() if name.startswith(LAYER)
     }
-    return Kernel(tensors["values"], entry.values["outputs"], layers, draws=tensors.get(DRAWS))
+    outputs, draws = entry.values["outputs"], tensors.get(DRAWS)
+    return Kernel(tensors["values"], outputs, layers, draws=draws, randomness=_randomness(entry))
+
+
+def _randomness(entry: Entry) -> Randomness | None:
+    """Return what an estimate was made with, which for runs follows from the seed in the entry."""
+    seed = entry.values.get("seed")
+    if seed is None:
+        return None
+    is_projection = "groups" in entry.values
+    return Randomness(projection_kind(PROJECTED_DRAWS) if is_projection else COTANGENTS, seed)
 
 
 def weights_hash(entry: Entry) -> str | None:
@@ -94,11 +108,39 @@ def labels(folder: Folder) -> list[int] | None:
     return noted[-1] if noted else None
 
 
+def check_same_data(folder: Folder, data: str | None) -> None:
+    """Check that data are those of the newest session, if it noted what identifies them.
+
+    Raises:
+        StoreError: if they are others.
+    """
+    sessions = folder.entries(Kind.SESSION)
+    held = sessions[-1].values["environment"].get(DATA) if sessions else None
+    if held is not None and held != data:
+        raise StoreError(
+            f"{folder.path} was trained on {held}, but the data here are {data}; use those that it "
+            f"was trained on"
+        )
+
+
 def skipped_steps(folder: Folder) -> tuple[int, ...]:
     """Return the steps that were skipped to save time and not measured since, rising."""
     entries = folder.entries(Kind.SKIPPED)
     skipped = {step for entry in entries for step in entry.values["steps"]}
     return tuple(sorted(skipped - by_step(folder, Kind.KERNEL).keys()))
+
+
+def revisions(folder: Folder) -> dict[int, Entry]:
+    """Return what is noted of the revisions on the Hugging Face Hub, by step, in rising order."""
+    found = {entry.values["step"]: entry for entry in folder.entries(Kind.REVISION)}
+    return {step: found[step] for step in sorted(found)}
+
+
+def stages(folder: Folder) -> dict[str, int]:
+    """Return the iteration at which each stage of a training began; nothing for a single stage."""
+    noted = [entry.values for entry in revisions(folder).values()]
+    found = {values["stage"]: values["begins"] for values in noted}
+    return found if len(found) > 1 else {}
 
 
 def newest_step(folder: Folder) -> int:

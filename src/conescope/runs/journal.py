@@ -28,6 +28,7 @@ class Kind(StrEnum):
     LABELS = "labels"
     SESSION = "session"
     EVALUATION = "evaluation"
+    REVISION = "revision"
     KERNEL = "kernel"
     AVERAGED_KERNEL = "averaged kernel"
     SNAPSHOT = "snapshot"
@@ -73,6 +74,11 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         Kind.EVALUATION: Line(
             "loss (nats), accuracy (0 to 1) and learning rate at an iteration",
             ("step", "seconds", *_EVALUATED),
+        ),
+        Kind.REVISION: Line(
+            "the weights at an iteration are a commit of a repository on the Hugging Face Hub, and "
+            "belong to a stage of the training that began at another iteration",
+            ("step", "name", "commit", "stage", "begins"),
         ),
         Kind.KERNEL: Line("a file holds the kernel of the weights at an iteration", _MEASURED),
         Kind.AVERAGED_KERNEL: Line(

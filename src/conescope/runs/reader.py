@@ -47,6 +47,8 @@ class Run:
         skipped: steps at which no kernel was measured, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
         labels: [n], int64, the classes of the probe's samples; None if they are not stored.
+        stages: the iteration at which each stage of the training began, by the stage's name;
+            empty if there is one stage only.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Run:
     skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
     labels: Tensor | None = None
+    stages: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def estimates(self) -> dict[int, Kernel]:
@@ -101,6 +104,7 @@ class Status:
         running: whether a process works on it at this moment.
         diverged: whether its training ended, since its loss was not finite.
         seconds: wall time spent on it, over all sessions.
+        stages: as in `Run`.
     """
 
     name: str
@@ -112,6 +116,7 @@ class Status:
     running: bool
     diverged: bool
     seconds: float
+    stages: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def extent(self) -> str:
@@ -157,6 +162,7 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         skipped=contents.skipped_steps(folder),
         averaged=_series(folder, averaged) if averaged else None,
         labels=None if labels is None else torch.tensor(labels),
+        stages=contents.stages(folder),
     )
 
 
@@ -182,6 +188,7 @@ def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
         running=folder.is_owned(),
         diverged=contents.why_diverged(folder) is not None,
         seconds=contents.seconds_spent(folder),
+        stages=contents.stages(folder),
     )
 
 

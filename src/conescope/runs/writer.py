@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from conescope.errors import DamageWarning, StoreError
-from conescope.kernel.estimates import SEED, Measured
+from conescope.kernel.estimates import Measured
 from conescope.kernel.features import Features
 from conescope.runs import contents
 from conescope.runs.environment import describe
@@ -137,14 +137,23 @@ class RunWriter:
         if labels is not None and labels != contents.labels(self.folder):
             self._own.append(Kind.LABELS, labels=labels)
 
-    def begin_session(self, device: str, code: Mapping[str, str] = _NO_CODE) -> None:
+    def begin_session(
+        self, device: str, code: Mapping[str, str] = _NO_CODE, data: str | None = None
+    ) -> None:
         """Note versions, machine and a user's own code; warn if the last session had others.
 
         Args:
             device: where to compute.
             code: a name such as package.module:build → sha256 of the file of a user's own code.
+            data: what identifies data that may differ between machines, such as a sha256.
+
+        Raises:
+            StoreError: if the last session had other data.
         """
+        contents.check_same_data(self.folder, data)
         environment = describe(device) | {_CODE + name: code[name] for name in code}
+        if data is not None:
+            environment[contents.DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
         if sessions and sessions[-1].values["environment"] != environment:
             before = sessions[-1].values["environment"]
@@ -180,6 +189,15 @@ class RunWriter:
                 )
         return found
 
+    def write_revision(self, step: int, noted: Mapping[str, Any]) -> None:
+        """Note which revision on the Hugging Face Hub has the weights of a step.
+
+        Args:
+            step: the iteration.
+            noted: the fields "name", "commit", "stage" and "begins" of such a line.
+        """
+        self._own.append(Kind.REVISION, step=step, **noted)
+
     def write_kernel(
         self, step: int, kernel: Measured, *, weights: str | None = None, kind: Kind = Kind.KERNEL
     ) -> Entry:
@@ -202,9 +220,11 @@ class RunWriter:
         if weights is not None:
             noted["weights"] = weights
         if isinstance(kernel, Features):
-            noted |= {"groups": kernel.groups, "seed": SEED}
+            noted["groups"] = kernel.groups
         elif kernel.draws is not None:
-            noted |= {"draws": len(kernel.draws), "seed": SEED}
+            noted["draws"] = len(kernel.draws)
+        if kernel.randomness is not None:
+            noted["seed"] = kernel.randomness.seed
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
         self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
         return self.folder.files(kind)[-1]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from conescope.errors import ModelError
 from conescope.tangent import dual
 from conescope.tangent.dual import Dual
 from conescope.tangent.fold import NormalisedConvolution, folded
@@ -44,6 +45,7 @@ _OTHER_CALLS = (F.pad, torch.tanh)
 
 _UNTRACEABLE = (
     TypeError, ValueError, RuntimeError, AttributeError, LookupError, NameError, AssertionError,
+    ModelError,
 )  # fmt: skip
 """The exceptions of a network that is called with a tracer's stand-in for a tensor."""
 

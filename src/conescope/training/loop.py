@@ -18,9 +18,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.errors import TrainingError
 from conescope.training.data.sampling import seed_for, seed_generators
+from conescope.training.models import logits_for
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
-"""A function from an iteration (0 is the first) to its inputs [b, …] and labels [b]."""
+"""A function from an iteration (0 is the first) to its inputs [b, …] and labels [b] or [b, T]."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def train(
     """Train on cross-entropy; yield the state at `start` and after every iteration.
 
     Args:
-        model: network from inputs to logits [b, c]; trained in place, in training mode.
+        model: network from inputs to logits [b, c], or [b, T, c]; trained in place, in training
+            mode, on the mean loss over all labels.
         optimizer: its optimiser, as it was after `start` iterations.
         batches: the data of each iteration.
         schedule: what the learning rate is multiplied by in each iteration.
@@ -76,7 +78,7 @@ def train(
         inputs, labels = batches(step)
         seed_generators(seed_for(seed, "iteration", step))
         with torch.enable_grad():  # which a user's own module may have turned off
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = F.cross_entropy(logits_for(labels, model(inputs)), labels)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "

@@ -32,7 +32,7 @@ class DataRecipe:
     Args:
         name: the data set, or `package.module:load` of your own.
         path: where it is, for data sets that take a path; mnist and cifar10 read a folder with
-            train.parquet and test.parquet instead of the Hub.
+            train.parquet and test.parquet instead of the Hub, text a file.
         augmentation: `flip-crop` flips half the training images and shifts them by up to 4 pixels.
         options: the data set's own options.
     """
@@ -49,7 +49,7 @@ class ModelRecipe:
 
     Args:
         name: the network, or `package.module:build` of your own.
-        width: multiplies the number of channels of every hidden layer.
+        width: multiplies the number of channels, or units, of every hidden layer.
         options: the network's own options.
     """
 

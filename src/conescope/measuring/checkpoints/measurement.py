@@ -9,9 +9,16 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from conescope.errors import CheckpointError, KernelError, ModelError, SameWeightsWarning
+from conescope.errors import (
+    CheckpointError,
+    KernelError,
+    ModelError,
+    SameWeightsWarning,
+    SkippedWarning,
+)
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select
+from conescope.measuring.checkpoints.equal_tensors import SeenTensors, parameter_digests
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
@@ -77,7 +84,7 @@ def measure_checkpoints(
         StoreError: if `out` holds something else, or cannot be written.
 
     Warns:
-        SameWeightsWarning: if two checkpoints hold the same weights.
+        SameWeightsWarning: if two checkpoints hold the same weights, or mostly the same.
     """
     model = build_model(copy.deepcopy(build) if isinstance(build, nn.Module) else build, "build")
     name = getattr(build, "__qualname__", type(model).__name__)
@@ -123,10 +130,15 @@ def measure(
         for done, step in enumerate(subject.paths, start=1):
             if should_stop():
                 return False
-            series.measure(step)
+            try:
+                series.measure(step)
+            except (CheckpointError, KernelError) as error:
+                if not subject.skips_failed:
+                    raise
+                warnings.warn(f"left out: {error}", SkippedWarning, stacklevel=2)
             if progress is not None:
                 progress.advance(done)
-        writer.finish()
+        series.finish()
     return True
 
 
@@ -139,17 +151,33 @@ class _Series:
         self._writer, self._subject, self._adapted = writer, subject, adapted
         self._choice, self._command = choice, command
         self._seen: dict[str, Path] = {}
+        self._seen_tensors = SeenTensors()
         self._has_session = False
         if writer.has_begun:
             self._begin_session()
         self._stored = writer.whole(Kind.KERNEL)
+        self._known = subject.known(writer.folder)
+
+    def finish(self) -> None:
+        """Note that all is measured.
+
+        Raises:
+            CheckpointError: if there is no kernel, since every step was left out.
+        """
+        if not self._has_session:
+            raise CheckpointError("every checkpoint was left out, and nothing is measured")
+        self._writer.finish()
 
     def measure(self, step: int) -> None:
         """Measure and store the kernel of a step, unless it is there."""
         path = self._subject.paths[step]
+        if step in self._known and step in self._stored:
+            self._warn_of_same(weights_hash(self._stored[step]) or "", path)
+            return
         self._subject.load(step)
         weights = fingerprint(self._subject.model)
         self._warn_of_same(weights, path)
+        self._warn_of_shared(path)
         if (stored := self._stored.get(step)) is not None:
             if weights_hash(stored) != weights:
                 raise CheckpointError(
@@ -163,6 +191,8 @@ class _Series:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
             self._begin_session()
+        if (noted := self._subject.origin(step)) is not None:
+            self._writer.write_revision(step, noted)
         self._writer.write_kernel(step, kernel, weights=weights)
 
     def _begin_session(self) -> None:
@@ -182,6 +212,18 @@ class _Series:
             warnings.warn(
                 f"{other} and {path} hold the same weights: S = 0 between them says nothing about "
                 f"the training",
+                SameWeightsWarning,
+                stacklevel=5,
+            )
+
+    def _warn_of_shared(self, path: Path) -> None:
+        """Warn of earlier checkpoints that have most parameters in common with the model."""
+        shared = self._seen_tensors.add(str(path), *parameter_digests(self._subject.model))
+        for one, another, share in shared:
+            warnings.warn(
+                f"{one} and {another} hold the same values in {share:.0%} of the parameters that "
+                f"are trained in this series: parts of one may be in the other by mistake, or are "
+                f"frozen between them; conescope audit says which",
                 SameWeightsWarning,
                 stacklevel=5,
             )

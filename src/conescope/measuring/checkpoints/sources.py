@@ -1,7 +1,8 @@
 """Find the checkpoints of a checkpoint source: a glob, a folder, or files and folders.
 
-A folder is one checkpoint if transformers or peft wrote it, or if it is of a kind that is refused
-with the name of the tool that converts it; any other folder holds checkpoints.
+A folder is one checkpoint if transformers, peft or torch.distributed.checkpoint wrote it, or if it
+is of a kind that is refused with the name of the tool that converts it; any other folder holds
+checkpoints.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.distributed_files import METADATA
 from conescope.measuring.checkpoints.given_steps import Steps, given_steps
 from conescope.measuring.checkpoints.steps import STEP_WORD, steps_of
 from conescope.measuring.checkpoints.translation import ADAPTER_FILES
@@ -48,9 +50,9 @@ def find_checkpoints(
     r"""Find the checkpoints of a checkpoint source, each with its step.
 
     A checkpoint is a file (.safetensors, .pt, .pth, .bin or .ckpt, the last four also followed by
-    .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers or
-    peft write it (`checkpoint-500/`). A folder that is none itself stands for the checkpoint
-    folders in it or, if there are none, for the checkpoint files.
+    .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers, peft
+    or torch.distributed.checkpoint write it (`checkpoint-500/`). A folder that is none itself
+    stands for the checkpoint folders in it or, if there are none, for the checkpoint files.
 
     Args:
         source: a glob such as `ckpts/*.safetensors`, a folder, or several: a list of checkpoints
@@ -99,9 +101,12 @@ def _matches(source: str | Path | Collection[str | Path]) -> Collection[str | Pa
     path = Path(source)
     if not path.is_dir():
         return [path] if path.exists() else glob.glob(str(path), recursive=True)
+    own = _weights_in(path)
+    if own is not None and own.parent != path:  # and its optimiser in a folder beside them
+        return [path]
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
     folders = [p for p in inside if p.is_dir() and _is_checkpoint(p)]
-    if folders and (any(map(_weights_in, folders)) or not _weights_in(path)):
+    if folders and (any(map(_weights_in, folders)) or not own):
         return folders
     return [path] if _is_checkpoint(path) else [p for p in inside if suffix_of(p) in SUFFIXES]
 
@@ -111,11 +116,11 @@ def _grouped(paths: Iterable[str | Path], are_told: bool) -> dict[Path, tuple[Pa
     found: dict[Path, tuple[Path, ...]] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            found[path] = _files_in(path)
+            found[path] = files_in(path)
         elif not path.exists():
             raise CheckpointError(f"{path} does not exist; look for a typing mistake in its name")
-        elif cure := _how_to_convert(path):
-            raise CheckpointError(cure)
+        elif path.suffix == ".distcp" or path.name == METADATA:
+            raise CheckpointError(f"{path} is part of a checkpoint; give its folder, {path.parent}")
         elif (suffix := suffix_of(path)) not in SUFFIXES:
             named = "name it .pt if torch.save wrote it, or " if suffix == ".tar" else ""
             raise CheckpointError(
@@ -167,8 +172,12 @@ def _is_checkpoint(folder: Path) -> bool:
     return _weights_in(folder) is not None or _converter(folder) is not None
 
 
-def _files_in(folder: Path) -> tuple[Path, ...]:
-    """Return the files that hold the weights of a folder that is one checkpoint."""
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights of a folder that is one checkpoint.
+
+    Raises:
+        CheckpointError: if it is none, or a shard is missing.
+    """
     weights = _weights_in(folder)
     if weights is None:
         raise CheckpointError(
@@ -189,24 +198,18 @@ def _existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _how_to_convert(file: Path) -> str | None:
-    """Say how to convert a file of a distributed checkpoint; return None for other files."""
-    if file.suffix == ".distcp" or file.name == ".metadata":
-        return _of_distributed(file.parent, file)
-    return None
-
-
 def _weights_in(folder: Path) -> Path | None:
     """Find the file of a folder that holds its weights, or the index of the files that do."""
     names = [name for weights in _WHOLE for name in (weights, f"{weights}.index.json")]
-    return next((folder / n for n in (*names, *ADAPTER_FILES) if (folder / n).is_file()), None)
+    names += [*ADAPTER_FILES, METADATA, f"pytorch_model_fsdp_0/{METADATA}"]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _converter(folder: Path) -> str | None:
     """Say how to convert a folder of a kind that is not read; return None for other folders."""
     for inner in (folder, folder / "pytorch_model_fsdp_0"):
-        if (inner / ".metadata").is_file() or any(inner.glob("*.distcp")):
-            return _of_distributed(inner, folder)
+        if any(inner.glob("*.distcp")):
+            return f"{inner} lacks its list of contents, {METADATA}; copy it, too"
     deepspeed = ("zero_to_fp32.py", "global_step*", "*_model_states.pt")
     if any(any(folder.glob(pattern)) for pattern in deepspeed):
         whole = folder.parent if any(folder.glob("*_model_states.pt")) else folder
@@ -216,16 +219,6 @@ def _converter(folder: Path) -> str | None:
             f"python {whole / 'zero_to_fp32.py'} {whole} {folder}-whole"
         )
     return None
-
-
-def _of_distributed(folder: Path, named: Path) -> str:
-    """Say how to convert one; torch would read it by a pickle that may run code."""
-    return (
-        f"{named} is of torch.distributed.checkpoint, and was not opened: what is in it is listed "
-        f"by a pickle that may run code. If you trust where it is from, convert it by "
-        f"torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and measure the result: "
-        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
-    )
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:

@@ -1,18 +1,22 @@
-"""Read the step of each checkpoint from the names of all of them.
+"""Read the step of each checkpoint from the names of all of them, or from what is in them.
 
 A step is a number in a name: `1200`, or what stands for a whole number, such as `10k` and `1.5e3`.
+Where the names do not tell the steps, the checkpoints may: transformers' Trainer and Lightning
+write down how many iterations were done.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from conescope.errors import CheckpointError
-from conescope.measuring.checkpoints.weight_files import SUFFIXES, suffix_of
+from conescope.measuring.checkpoints.weight_files import SUFFIXES, load_torch, suffix_of
 
 STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
@@ -33,6 +37,9 @@ _HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
     r"(?<![A-Za-z\d])(?!(?:[a-f]*\d+|\d+[a-f]*|\d+e\d+)(?![A-Za-z\d]))"
     r"(?=[a-f]*\d)[a-f\d]{7,64}(?![A-Za-z\d])"
 )
+_EPOCH_AND_ITERATION = re.compile(r"ep(och)?[-_=]?\d+[-_]it(er)?[-_=]?\d+", re.IGNORECASE)
+_TRAINER_STATE = "trainer_state.json"
+_COUNT = "global_step"
 _CURE = (
     r"give a step pattern, a regular expression whose one group is the step: 'ckpt_(\d+)', or "
     r"the steps themselves (steps= in Python, --steps FILE.csv on the command line)"
@@ -45,7 +52,9 @@ def steps_of(paths: Sequence[Path], pattern: str | None = None) -> list[int]:
     Without a pattern it is the one number in which the names differ. If they differ in several,
     it is the one behind the word step or iter, as in `epoch=3-step=1200.ckpt`. The step of a lone
     checkpoint is the number behind such a word or, without one, the last number. `10k`, `1M` and
-    `1e5` are numbers, too; hashes, such as those of commits, are none.
+    `1e5` are numbers, too; hashes, such as those of commits, are none. If the names do not tell the
+    steps, as with `last.ckpt`, they are the `global_step` that every checkpoint states: in
+    `trainer_state.json` (transformers) or in the file itself (Lightning).
 
     Args:
         paths: the checkpoints, at least one.
@@ -55,10 +64,35 @@ def steps_of(paths: Sequence[Path], pattern: str | None = None) -> list[int]:
     Raises:
         CheckpointError: if the pattern is no regular expression with one group, or finds no number
             in a path; or, without a pattern, if the names hold no number, more than one to choose
-            from, or one that is not whole.
+            from, or one that is not whole, and not every checkpoint states its step.
     """
     if pattern is not None:
         return _by_pattern(paths, pattern)
+    try:
+        return _by_name(paths)
+    except CheckpointError:
+        stated = [_stated(path) for path in paths]
+        if None in stated:
+            raise
+        return [step for step in stated if step is not None]
+
+
+def _stated(path: Path) -> int | None:
+    """Return the number of iterations that a checkpoint itself states; None if it states none."""
+    content: Any = None
+    try:
+        if path.is_dir():
+            content = json.loads((path / _TRAINER_STATE).read_bytes())
+        elif path.suffix == ".ckpt" and path.is_file():
+            content = load_torch(path)
+    except (OSError, ValueError, CheckpointError):
+        return None  # what is wrong with it is said when its weights are read
+    step = content.get(_COUNT) if isinstance(content, Mapping) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+
+
+def _by_name(paths: Sequence[Path]) -> list[int]:
+    """Read the steps from the names; see `steps_of`."""
     pieces = [_NUMBER.split(_HASH.sub("#", name)) for name in _names(paths)]
     texts = {tuple(piece[::2]) for piece in pieces}
     if len(texts) > 1 or len(pieces[0]) == 1:
@@ -110,21 +144,31 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
     if len(named) == 1:
         return named[0]
     if len(differing) > 1 and not all(_is_fraction(pieces[0], place) for place in differing):
-        raise CheckpointError(
-            f"cannot tell the steps from the names: {paths[0]} and {paths[-1]} differ in "
-            f"{len(differing)} numbers; {_CURE}"
-        )
+        told = f"{paths[0]} and {paths[-1]} differ in {len(differing)} numbers"
+        if all(_EPOCH_AND_ITERATION.search(path.name) for path in paths):
+            told += (
+                ", of which a name gives epoch and iteration; the step is epoch × iterations in an "
+                "epoch + iteration, and how many these are is in no name"
+            )
+        raise CheckpointError(f"cannot tell the steps from the names: {told}; {_CURE}")
     return candidates[-1]
 
 
 def _step(pieces: Sequence[str], place: int, path: Path) -> int:
     number = _whole(pieces[place])
-    if number is None or _is_fraction(pieces, place):
+    if number is None or _is_fraction(pieces, place) or _has_commas(pieces, place):
         raise CheckpointError(
             f"cannot tell the steps from the names: the number in {path} is no whole "
             f"number, and steps are; {_CURE}"
         )
     return number
+
+
+def _has_commas(pieces: Sequence[str], place: int) -> bool:
+    """Tell whether a number is part of one with commas, such as 1,000."""
+    at = place - 2 if place > 2 and pieces[place - 1] == "," else place
+    first, comma, rest = (*pieces[at : at + 3], "", "")[:3]
+    return comma == "," and len(first) < 4 and len(rest) == 3
 
 
 def _is_fraction(pieces: Sequence[str], place: int) -> bool:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from conescope.measuring.checkpoints.loading import fitted, load_weights, own_st
 from conescope.measuring.checkpoints.sources import find_checkpoints
 from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.probe import Probe, class_labels, count
+from conescope.runs.store import Folder
 
 
 class Subject(ABC):
@@ -26,6 +28,7 @@ class Subject(ABC):
             for kernels to be comparable.
         paths: step → the path that names its weights in messages; the steps rise.
         labels: the classes of the samples; None if they are not known.
+        skips_failed: whether a step that cannot be measured is left out with a warning.
     """
 
     model: nn.Module
@@ -33,6 +36,7 @@ class Subject(ABC):
     source: Mapping[str, str]
     paths: Mapping[int, Path]
     labels: list[int] | None
+    skips_failed: bool = False
 
     @abstractmethod
     def check(self) -> None:
@@ -50,6 +54,24 @@ class Subject(ABC):
             CheckpointError: if they cannot be read or do not fit; the model is as before.
             StoreError: if a snapshot of a run is damaged.
         """
+
+    def known(self, folder: Folder) -> Collection[int]:  # noqa: ARG002
+        """Return the steps whose weights need not be loaded, if the run has their kernels.
+
+        Their weights are known to be those that the kernels were measured at. By default there are
+        none: all are loaded, and compared by a checksum.
+
+        Args:
+            folder: the run folder.
+
+        Raises:
+            CheckpointError: if the weights are known to be others.
+        """
+        return ()
+
+    def origin(self, step: int) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """Return what the run notes of the step, see `RunWriter.write_revision`; None for none."""
+        return None
 
     def computing(self) -> AbstractContextManager[None]:
         """Return the context to measure in; by default torch computes as it is set."""

@@ -7,9 +7,7 @@ whatever else a pickle asks for before anything is called.
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
 import sys
 import warnings
 import zipfile
@@ -24,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.distributed_files import MALFORMED, METADATA, DistributedFiles
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _ARCHIVES = tuple(f"{suffix}.tar" for suffix in _TORCH_SUFFIXES)  # named so, though no archives
@@ -36,11 +35,8 @@ _VAGUE_KEYS = ("params", "weights")
 _AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
              "model_ema_state_dict", "params_ema")  # fmt: skip
 
+_MOST_EXPANDED = 2**24  # bytes up to which a tensor may be more than what its file holds
 _EXTRA_STATE = "_extra_state"
-_MALFORMED = (  # what torch's reader lets through when it meets bytes that are no checkpoint
-    pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, TypeError, LookupError,
-    ArithmeticError, AttributeError, AssertionError, struct.error, MemoryError,
-)  # fmt: skip
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
 
@@ -126,14 +122,23 @@ def read_tensors(file: Path) -> StateDict:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
     if not start:
         raise CheckpointError(f"{file} is empty; copy it again, or leave it out")
+    if file.name == METADATA:
+        distributed = DistributedFiles(file.parent)
+        chosen = _chosen(distributed.content, file.parent)
+        return StateDict({name: distributed.read(v) for name, v in chosen.items()}, {})
     is_safetensors = file.suffix == ".safetensors"
-    weights = _read_safetensors(file, start) if is_safetensors else _read_torch(file)
+    weights = _read_safetensors(file, start) if is_safetensors else _chosen(load_torch(file), file)
     for name, tensor in weights.items():
         if not isinstance(tensor, Tensor):
             continue
         if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
             raise CheckpointError(
                 f"{file}: {name} is a meta, sparse or quantised tensor; save it as a plain one"
+            )
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), _MOST_EXPANDED):
+            raise CheckpointError(
+                f"{file}: {name} stands for {tensor.nbytes:,} bytes, of which the file holds few: "
+                f"the same values many times over; save it as {name}.contiguous()"
             )
     return weights
 
@@ -151,7 +156,7 @@ def load_torch(file: Path) -> Any:
         try:
             mapped = zipfile.is_zipfile(file)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             reason = str(error)
     asked = re.search(r"\bGLOBAL ([\w.]+)|but got <class '([\w.]+)'>", reason)
     if asked is None:
@@ -195,12 +200,11 @@ def _read_safetensors(file: Path, start: bytes) -> StateDict:
         ) from None
 
 
-def _read_torch(file: Path) -> StateDict:
+def _chosen(content: Any, file: Path) -> StateDict:
     """Find the state dict that a file's content is, or holds under one of the usual keys.
 
     Where averaged weights of the model are beside those that it trains, the latter are taken.
     """
-    content = load_torch(file)
     if _is_state_dict(content) and all(isinstance(value, Tensor) for value in content.values()):
         return StateDict(content)
     for keys in (_KEYS, _VAGUE_KEYS, _AVERAGES) if isinstance(content, Mapping) else ():

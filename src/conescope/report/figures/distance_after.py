@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conescope.report.plot import LinePlot, with_errors
+from conescope.report.stage_marks import stage_marks
 from conescope.report.summary import about_errors, curves_after
 from conescope.runs.reader import Run
 
@@ -23,5 +24,6 @@ def distance_after(run: Run) -> LinePlot:
         + about_errors(run.series),
         y_label="*S(θ(t), θ(t + dt))*",
         lines=[with_errors(f"*dt* = {dt:,}", *curve) for dt, curve in curves.items()],
+        marks=stage_marks(run.stages),
         y_scale="readable",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conescope.report.plot import LinePlot, with_errors
+from conescope.report.stage_marks import stage_marks
 from conescope.report.summary import about_errors, curves_from
 from conescope.runs.reader import Run
 
@@ -23,4 +24,5 @@ def distance_from(run: Run) -> LinePlot:
         lines=[
             with_errors(f"*τ* = {tau:,}", *curve) for tau, curve in curves_from(run.series).items()
         ],
+        marks=stage_marks(run.stages),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conescope.report.plot import Line, LinePlot, Panels
 from conescope.report.summary import evaluations
+from conescope.runs.contents import DATA
 from conescope.runs.reader import Run
 
 _TEST_COLOUR = 1
@@ -21,7 +22,9 @@ def training(run: Run) -> Panels:
     scalars = evaluations(run)
     steps = scalars["step"]
     losses = [scalars["train_loss"], scalars["test_loss"]]
-    caption = "Mean loss per sample on training and test data, in nats."
+    caption = "Mean loss per label on training and test data, in nats."
+    if DATA in run.environment:
+        caption = f"{caption} The data are {run.environment[DATA]}."
     loss = LinePlot(
         title="Loss",
         caption=caption,
@@ -34,7 +37,7 @@ def training(run: Run) -> Panels:
     )
     accuracy = LinePlot(
         title="Test accuracy",
-        caption="Share of the test data that is classified correctly.",
+        caption="Share of the labels of the test data that are predicted correctly.",
         y_label="test accuracy",
         lines=[Line("test data", steps, scalars["test_accuracy"], colour=_TEST_COLOUR)],
         from_zero=False,

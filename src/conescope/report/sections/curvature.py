@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
+from conescope.errors import DataError
 from conescope.kernel.distance import Float64Array
 from conescope.report.plot import Line, LinePlot
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.section import Content, Section
 from conescope.report.sections.wording import course
 from conescope.statistics.spectrum import sharpness
+from conescope.training.data.dataset import is_at_hand, load_data
 from conescope.training.recipe import Recipe
 
 
@@ -29,6 +32,9 @@ def curvature(analysis: RunAnalysis) -> tuple[Float64Array, Float64Array] | None
     run, labels = analysis.run, analysis.labels
     if labels is None or not isinstance(run.recipe, Recipe):
         return None
+    outputs = _outputs(run.recipe, labels)
+    if outputs is None:
+        return None
     spectra, optimizer = analysis.spectra, run.recipe.optimizer
     limit = np.full(len(spectra.steps), np.nan)
     evaluated = np.asarray(run.scalars["step"])
@@ -37,7 +43,20 @@ def curvature(analysis: RunAnalysis) -> tuple[Float64Array, Float64Array] | None
         rates = np.asarray(run.scalars["learning_rate"])[np.maximum(newest, 0)]
         limit = np.where(newest >= 0, 2 * (1 + optimizer.momentum) / rates, np.nan)
     top = spectra.eigenvalues[:, 0]
-    return np.asarray(sharpness(top, run.series.kernels[0], int(labels.max()) + 1)), limit
+    return np.asarray(sharpness(top, run.series.kernels[0], outputs)), limit
+
+
+def _outputs(recipe: Recipe, labels: Tensor) -> int | None:
+    """Return the number of the network's outputs, the classes of its data; None if not known.
+
+    A probe that is no stratified one may lack classes, such as bytes that are rare in a text.
+    """
+    if recipe.probe.stratified or not is_at_hand(recipe.data):
+        return int(labels.max()) + 1
+    try:
+        return load_data(recipe.data).classes
+    except DataError:
+        return None
 
 
 def _content(analysis: RunAnalysis) -> Content:

@@ -54,7 +54,7 @@ def _content(analysis: RunAnalysis) -> Content:
         plots["cone-blocks"] = _blocks(stretch, last)
     else:
         missing.append("by class: needs the labels of the probe's samples")
-    plots["cone-images"] = _samples(stretch, last)
+    plots["cone-samples"] = _samples(stretch, last)
     numbers = {name: text for item in found.items() for name, text in _numbers(*item).items()}
     return Content(numbers, plots, missing=missing)
 

@@ -1,4 +1,4 @@
-"""Data sets for classification, by name, and how their samples become a network's inputs.
+"""Data sets of samples and classes, by name, and how samples become a network's inputs.
 
 A whole data set is in memory, as one tensor of inputs and one of labels for each split, so that
 batches are indexed, normalised and augmented on the device, and no iteration ever waits for data.
@@ -10,7 +10,7 @@ argument; its other arguments are its options in a recipe. It returns a `Dataset
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -21,6 +21,8 @@ from conescope.training.parts import Part, find_part
 from conescope.training.recipe_fields import DataRecipe
 
 DATASETS = {
+    "modular-addition": "conescope.training.data.modular_addition:load",
+    "text": "conescope.training.data.text:load",
     "digits": "conescope.training.data.digits:load",
     "mnist": "conescope.training.data.mnist:load",
     "cifar10": "conescope.training.data.cifar10:load",
@@ -40,7 +42,8 @@ class Split:
     Attributes:
         inputs: [N, …]: uint8 images [N, channels, height, width], floating-point numbers, or
             other whole numbers such as token ids.
-        labels: [N], int64, each at least 0.
+        labels: int64, each at least 0: [N], or, for token ids [N, T], [N, T]: the class of every
+            position, such as the next token.
 
     Raises:
         DataError: if these are no such tensors, hold nothing, or hold NaN or infinite numbers.
@@ -54,10 +57,15 @@ class Split:
         for tensor in (inputs, labels):
             if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
                 raise DataError("samples are plain dense tensors, not sparse, nested or meta ones")
-        if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() != 1:
+        if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() not in (1, 2):
             raise DataError(
                 f"a split has inputs [N, …] and labels [N] of torch.int64, not {_of(inputs)} and "
                 f"{_of(labels)}"
+            )
+        if labels.dim() == 2 and not (is_tokens(inputs) and inputs.shape == labels.shape):
+            raise DataError(
+                f"labels [N, T] of every position are for token ids [N, T] of torch.int64, as many "
+                f"of each, not {_of(inputs)} and {_of(labels)}"
             )
         if len(inputs) != len(labels):
             raise DataError(f"there are {len(inputs)} inputs, but {len(labels)} labels")
@@ -83,6 +91,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def last_labels(self) -> Tensor:
+        """The class of each sample, or of its last position, whose kernel is taken; [N]."""
+        return self.labels if self.labels.dim() == 1 else self.labels[:, -1]
+
     def to(self, device: str) -> Split:
         """Return the same samples on another device."""
         return Split(self.inputs.detach().to(device), self.labels.to(device))
@@ -90,23 +103,29 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set for classification.
+    """A data set of samples and their classes.
 
     Attributes:
         name: what it is called.
         train: the samples to train on.
         test: the samples to evaluate on.
         classes: number of classes.
+        vocabulary: number of token ids that samples may hold, if they are token ids [N, T]; the
+            largest of both splits + 1 unless it is given. None for other samples.
+        digest: what identifies the data, such as a sha256, if they may differ between machines;
+            a run notes it, and goes on with the same data only.
 
     Raises:
-        DataError: if these are no splits that fit each other, `classes` is no int, or a label is
-            not below it.
+        DataError: if these are no splits that fit each other, `classes` or `vocabulary` is no int,
+            or a label or token id is not below it.
     """
 
     name: str
     train: Split
     test: Split
     classes: int
+    vocabulary: int | None = None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.train, Split) and isinstance(self.test, Split)):
@@ -119,11 +138,35 @@ class Dataset:
                 f"{self.name}: training inputs are {_of(train)}, test inputs {_of(test)}; both "
                 f"need samples of one shape and type"
             )
+        if self.train.labels.dim() != self.test.labels.dim():
+            raise DataError(
+                f"{self.name}: one split has a label for each sample, the other for each position"
+            )
         largest = max(int(split.labels.max()) for split in (self.train, self.test))
         if largest >= self.classes:
             raise DataError(
                 f"{self.name}: labels must lie in 0 … {self.classes - 1}, and one is {largest}"
             )
+        object.__setattr__(self, "vocabulary", self._checked_vocabulary())
+
+    def _checked_vocabulary(self) -> int | None:
+        samples = self.train.inputs, self.test.inputs
+        if not is_tokens(samples[0]):
+            if self.vocabulary is not None:
+                raise DataError(
+                    f"{self.name}: a vocabulary is for token ids [N, T] of torch.int64, not for "
+                    f"{_of(samples[0])}; leave it out"
+                )
+            return None
+        smallest, largest = min(int(s.min()) for s in samples), max(int(s.max()) for s in samples)
+        if self.vocabulary is None:
+            return largest + 1 if smallest >= 0 else None
+        if type(self.vocabulary) is not int or not 0 <= smallest <= largest < self.vocabulary:
+            raise DataError(
+                f"{self.name}: token ids must lie in 0 … vocabulary − 1, and they lie in "
+                f"{smallest} … {largest} while vocabulary is {self.vocabulary!r}"
+            )
+        return self.vocabulary
 
     def split(self, name: str) -> Split:
         """Return the split called "train" or "test"."""
@@ -131,7 +174,7 @@ class Dataset:
 
     def to(self, device: str) -> Dataset:
         """Return the same data on another device."""
-        return Dataset(self.name, self.train.to(device), self.test.to(device), self.classes)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
 class Normalizer:
@@ -174,6 +217,11 @@ class Normalizer:
         return samples.to(self._dtype) if samples.is_floating_point() else samples
 
 
+def is_tokens(inputs: Tensor) -> bool:
+    """Return whether inputs are token ids, [N, T]: whole numbers other than uint8."""
+    return not inputs.is_floating_point() and inputs.dtype != torch.uint8 and inputs.dim() == 2
+
+
 def find_dataset(recipe: DataRecipe) -> Part:
     """Find what loads the data set that a recipe names: one of `DATASETS`, or a user's own.
 
@@ -210,7 +258,8 @@ def load_data(recipe: DataRecipe) -> Dataset:
 
 def is_at_hand(recipe: DataRecipe) -> bool:
     """Return whether a data set loads without a download, and without a user's own code."""
-    return recipe.name == "digits" or (recipe.name in DATASETS and recipe.path is not None)
+    is_within = recipe.name in ("digits", "modular-addition", "text")
+    return is_within or (recipe.name in DATASETS and recipe.path is not None)
 
 
 def _of(tensor: Tensor) -> str:

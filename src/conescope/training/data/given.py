@@ -26,8 +26,8 @@ def as_dataset(found: object, name: str) -> Dataset:
 
     Args:
         found: {"train": split, "test": split} or (train, test), where a split is (inputs [N, …],
-            labels [N]), or a map-style torch.utils.data.Dataset of items (input, label). The items
-            are read once, one after the other, into one tensor.
+            labels [N] or [N, T]), or a map-style torch.utils.data.Dataset of items (input, label).
+            The items are read once, one after the other, into one tensor.
         name: what to call it.
 
     Returns:
@@ -45,10 +45,11 @@ def as_dataset(found: object, name: str) -> Dataset:
     train, test = (
         _split(part, f"{name}, {kind}") for part, kind in zip(parts, _KINDS, strict=True)
     )
-    classes, samples = 1 + int(max(train.labels.max(), test.labels.max())), len(train) + len(test)
-    if classes > samples:
+    largest = [int(part.labels.max()) for part in (train, test)]
+    classes, labels = 1 + max(largest), sum(part.labels.numel() for part in (train, test))
+    if classes > labels:
         raise DataError(
-            f"{name}: the largest label is {classes - 1}, but there are only {samples} samples; "
+            f"{name}: the largest label is {classes - 1}, but there are only {labels} labels; "
             f"number the classes from 0, or return a Dataset, which says how many there are"
         )
     return Dataset(name, train, test, classes)
@@ -80,15 +81,18 @@ def _items(data: TorchDataset[Any], where: str) -> tuple[Tensor, Tensor]:
             raise DataError(f"{where}: item {number} is {_described(item)}, not (input, label)")
         inputs.append(_tensor(item[0], f"{where}, item {number}"))
         labels.append(_tensor(item[1], f"{where}, item {number}"))
-        if inputs[-1].shape != inputs[0].shape or labels[-1].numel() != 1:
+        label, first = labels[-1], labels[0]
+        is_label = label.numel() == 1 or label.shape == inputs[0].shape == first.shape
+        if inputs[-1].shape != inputs[0].shape or not is_label:
             raise DataError(
                 f"{where}: item {number} has an input {list(inputs[-1].shape)} and a label "
                 f"{list(labels[-1].shape)}; all inputs need the shape of the first, "
-                f"{list(inputs[0].shape)}, and a label is one number"
+                f"{list(inputs[0].shape)}, and a label is one number, or one for each token"
             )
     if not inputs:
         raise DataError(f"{where}: there are no samples")
-    return torch.stack(inputs), torch.stack([label.reshape(()) for label in labels])
+    sizes = () if labels[0].numel() == 1 else labels[0].shape
+    return torch.stack(inputs), torch.stack([label.reshape(sizes) for label in labels])
 
 
 def _tensor(found: object, where: str) -> Tensor:

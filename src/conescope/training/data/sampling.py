@@ -90,7 +90,7 @@ def choose_probe(split: Split, recipe: ProbeRecipe, classes: int, seed: int) -> 
     order = torch.randperm(len(split), generator=generator)
     if not recipe.stratified:
         return order[: recipe.size].sort().values
-    labels = split.labels.cpu()[order]
+    labels = split.last_labels.cpu()[order]
     wanted = [recipe.size // classes + (c < recipe.size % classes) for c in range(classes)]
     chosen = []
     for label, size in enumerate(wanted):

@@ -1,0 +1,70 @@
+"""Fetch the small files of a series: what describes the model, and its tokenizer.
+
+They are those of the first revision or, if it has none, of the branch main.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from conescope.errors import CheckpointError
+from conescope.measuring.hub import SCHEME
+from conescope.measuring.hub.pretrained import CONFIG, TOKENIZER_FILES, VOCABULARIES, code_files
+from conescope.measuring.hub.repositories import Ref
+from conescope.measuring.hub.revisions import Series
+
+_MAIN = "main"
+
+
+def model_folder(series: Series, folder: Path, *, trusts_code: bool) -> Path:
+    """Fetch the config.json of a series, and the Python code beside it if that is trusted.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be fetched.
+    """
+    found = _with_any_of(series, [CONFIG])
+    if found is None:
+        raise CheckpointError(
+            f"{series.revisions[0].ref} has no {CONFIG}, and neither has {_MAIN}; build the model "
+            f"by --model package.module:build"
+        )
+    ref, names = found
+    code = code_files(names) if trusts_code else []
+    return series.repositories.fetch(ref, [CONFIG, *code], folder / "model")
+
+
+def tokenizer_folder(given: str | None, series: Series, folder: Path) -> Path:
+    """Fetch the tokenizer of a series, or the one that is given as a folder or repository.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be fetched.
+    """
+    if given is not None and Path(given).is_dir():
+        return Path(given)
+    if given is not None:
+        repository = given.removeprefix(SCHEME)
+        refs = series.repositories.refs(repository)
+        if _MAIN not in refs:
+            raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
+        ref, names = refs[_MAIN], [*series.repositories.files(refs[_MAIN])]
+    elif found := _with_any_of(series, VOCABULARIES):
+        ref, names = found
+    else:
+        raise CheckpointError(
+            f"{series.revisions[0].ref} has no tokenizer ({VOCABULARIES[0]} or another "
+            f"vocabulary), and neither has {_MAIN}; name a folder or repository by --tokenizer"
+        )
+    files = [name for name in (CONFIG, *TOKENIZER_FILES) if name in names]
+    return series.repositories.fetch(ref, files, folder / "tokenizer")
+
+
+def _with_any_of(series: Series, wanted: Sequence[str]) -> tuple[Ref, list[str]] | None:
+    """Return the first revision, or else main, and its files; None if both have none of some."""
+    where, start = series.repositories, series.revisions[0].ref
+    main = where.refs(start.repository).get(_MAIN, start)
+    for ref in dict.fromkeys((start, main)):
+        names = [*where.files(ref)]
+        if any(name in names for name in wanted):
+            return ref, names
+    return None
