@@ -86,6 +86,9 @@ class HubCheckpoints(Subject):
                     f"{revision.ref.commit[:12]}; choose another folder as out"
                 )
         found = noted.keys() & self._by_step.keys()
+        for step in sorted(found) if self._same_model is not None else ():
+            if noted[step].get("config") != self._same_model.digest:  # another one was first then
+                self._same_model.check(self._by_step[step].ref)
         self._pending = [step for step in self._by_step if step not in found]
         self._fetcher.keep_only(self._by_step[step] for step in self._pending)
         return found
@@ -109,4 +112,5 @@ class HubCheckpoints(Subject):
             "commit": revision.ref.commit,
             "stage": place.stage,
             "begins": place.begins,
+            "config": None if self._same_model is None else self._same_model.digest,
         }
