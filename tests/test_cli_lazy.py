@@ -97,6 +97,32 @@ def test_a_causal_model_is_read_at_its_last_token(tmp_path, tokenizer, capsys):
     torch.testing.assert_close(short, padded)
 
 
+def test_the_token_of_the_padding_is_the_tokenizers_whatever_the_configuration_says(
+    tmp_path, tokenizer
+):
+    folder = saved(tmp_path / "model", tokenizer, "gpt2")
+    config = transformers.GPT2Config.from_pretrained(folder)
+    config.pad_token_id = 1
+    config.save_pretrained(folder)
+    made = text_classifier(folder, ["the film is fine", "very"], ["0", "1"])
+    model, inputs = made.build(0), made.inputs
+    with torch.no_grad():
+        short = model(input_ids=inputs["input_ids"][1:, :1]).logits
+        padded = model(**{name: values[1:] for name, values in inputs.items()}).logits
+    torch.testing.assert_close(short, padded)
+
+
+def test_a_head_trained_on_the_classes_in_another_order_is_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path / "model", tokenizer)
+    names = {0: "World", 1: "Business"}
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, id2label=names)
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match="in another order: world, business"):
+        text_classifier(folder, ["the film"], ["Business", "World"])
+    for classes in (["World", "Business"], ["0", "1"], ["bad", "good"]):
+        assert "own head was kept" in text_classifier(folder, ["the film"], classes).notes[0]
+
+
 def test_heads_differ_between_seeds_and_bodies_do_not(model):
     made = text_classifier(model, ["the film"], ["0", "1", "2"])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import kinds
-from conescope.engine import entk
+from conescope.engine import entk, estimate_entk
 from conescope.errors import KernelError, ModelError
 from problems import Apply
 from reference import assert_exact, assert_matches_reference, kernel, total
@@ -82,6 +82,21 @@ def test_samples_that_change_places_in_batches_of_many_parts(order: str, samples
         lambda m, x: m.b(back(torch.tanh(m.a(there(x))))), a=nn.Linear(5, 4), b=nn.Linear(4, 3)
     ).double()
     assert_matches_reference(model, torch.randn(samples, 5).double(), outputs=outputs)
+
+
+@pytest.mark.parametrize("samples", [5, 8, 9, 40])
+def test_samples_that_change_places_where_their_gradients_are_equal(samples: int):
+    """At the last linear layer the gradient is the cotangent, whichever the sample."""
+    torch.manual_seed(0)
+    model = Apply(
+        lambda m, x: exchanged(m.b(exchanged(torch.tanh(m.a(x)), 2, 4)), 2, 4),
+        a=nn.Linear(5, 4),
+        b=nn.Linear(4, 1),
+    ).double()
+    x = torch.randn(samples, 5).double()
+    estimated = estimate_entk(copy.deepcopy(model), x, draws=2)  # exact for one output
+    torch.testing.assert_close(estimated.values, total(kernel(model, x, outputs="trace")))
+    assert_matches_reference(model, x)
 
 
 @pytest.mark.parametrize("samples", [8, 9, 40])

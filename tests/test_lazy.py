@@ -175,10 +175,16 @@ def test_bad_data_are_refused_in_one_line(data):
     refused(model, (x, torch.zeros(60, dtype=torch.long)), DataError, "one class")
     refused(model, (x, torch.randn(60)), DataError, "whole numbers")
     refused(model, (x, torch.arange(60)), DataError, "60 classes are more than the 40")
+    refused(model, (x, [10**12, *y[1:].tolist()]), DataError, "classes are more than the 60")
     refused(model, (x[:12], y[:12]), DataError, "8 training samples are too few")
     refused(model, (x, ["a", "b"] * 30), DataError, "'c' is not among", test=(x[:1], ["c"]))
     refused(model, (x, y), DataError, "prepare both alike", test=(x[:3, :4], y[:3]))
     refused(model, (x * math.nan, y), ModelError, "NaN")
+    refused(model, (x, 1), DataError, "the labels are 1")
+    given = {"x": x, "scale": 2.0}, y
+    for scale in (3.0, torch.ones(60)):
+        other = {"x": x, "scale": scale}, y
+        refused(model, given, DataError, "scale is not what it is", test=other)
 
 
 def test_bad_models_are_refused_in_one_line(data):
@@ -191,6 +197,44 @@ def test_bad_models_are_refused_in_one_line(data):
     refused(NTKNetwork(8, classes=1), data, ModelError, r"need logits \[2, 2\]")
     refused(nn.Linear(5, 2), data, ModelError, "rejects two of the samples")
 
+    refused("bert", data, ModelError, "the model is a str")
+    refused(lambda _: 3, data, ModelError, "returns a int")
+    layer = nn.Linear(6, 2)
+    layer.scaled = layer.weight * 2  # as torch.nn.utils.weight_norm leaves one behind
+    refused(layer, data, ModelError, "cannot be copied")
+
+
+def test_a_function_that_returns_one_model_for_all_seeds_gives_each_a_copy(data):
+    torch.manual_seed(1)
+    model = NTKNetwork(8).train()
+    before = copy.deepcopy(model.state_dict())
+    shared = cs.lazy_report(lambda _: model, data, **SETTINGS)
+    assert shared.numbers() == cs.lazy_report(model, data, **SETTINGS).numbers()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training
+
+
+def test_an_operation_without_forward_derivative_is_linearised_all_the_same(data):
+    torch.manual_seed(1)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 2))
+    report = cs.lazy_report(nn.Sequential(normed, nn.Tanh()), data, **SETTINGS)
+    assert float(report.seeds[0].distance[-1]) > 0
+
+
+def test_a_training_that_diverges_in_its_last_step_gives_no_verdict(data):
+    class Overflows(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+            return super().forward(input) ** 5
+
+    refused(Overflows(6, 2), data, TrainingError, "it diverged", steps=1, lr=1e20, seeds=1)
+
+
+def test_one_test_sample_leaves_the_function_open(data):
+    x, y = data
+    settings = {**SETTINGS, "lr": 5.0, "seeds": 1}
+    report = cs.lazy_report(NTKNetwork(8), data, test=(x[:1], y[:1]), **settings)
+    assert report.signs[1].says_lazy == "cannot tell"
+
 
 def test_a_diverged_training_gives_no_verdict(data):
     refused(NTKNetwork(8), data, TrainingError, "it diverged", lr=1e38)
@@ -198,7 +242,10 @@ def test_a_diverged_training_gives_no_verdict(data):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("steps", 0), ("lr", 0.0), ("seeds", 0), ("probe", 3), ("optimizer", "none"), ("epoch", 3)],
+    [
+        *(("steps", 0), ("lr", 0.0), ("seeds", 0), ("probe", 3), ("optimizer", "none")),
+        *(("epoch", 3), ("steps", 3.5), ("seeds", "2"), ("lr", "0.1"), ("weight_decay", None)),
+    ],
 )
 def test_bad_settings_are_refused(data, setting, value):
     with pytest.raises(RecipeError):

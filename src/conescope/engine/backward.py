@@ -19,6 +19,7 @@ from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
     attempted,
+    different_weights,
     feedable,
     forward,
     refuse_other_outputs,
@@ -55,6 +56,7 @@ class BlockPass:
         )
         refuse_other_outputs(self.outputs, problem.cotangents.width)
         self._last: tuple[Tensor, Gradients] | None = None
+        self._weights = self.outputs.new_ones(len(x))
 
     def backward(self, cotangents: Tensor, verify: bool) -> Iterator[tuple[int, Gradients]]:
         """Yield the number of each cotangent [q, c] and its gradients; none if there are no calls.
@@ -64,20 +66,19 @@ class BlockPass:
         Args:
             cotangents: [q, c].
             verify: whether to check that gradients are those of the samples alone, in their order.
-                `compare` does so where it computes all samples again; elsewhere, and in any case
-                for models that pick by an index, one more backward pass checks the order.
+                `compare` does so where it computes all samples again, from one more backward pass;
+                elsewhere, and in any case for models that pick by an index, such a pass checks the
+                order.
         """
         problem, last = self.problem, len(cotangents) - 1
         if not self.calls:
             return
         recheck, picks = problem.recheck, problem.survey.routes.picks
         thorough = verify and recheck is not None and recheck.thorough
-        ordered = picks or (verify and not thorough)
-        compared = thorough or (
-            recheck is not None and not recheck.thorough and problem.checks_gradients
-        )
+        ordered = not thorough and (verify or picks)
+        compared = recheck is not None and not recheck.thorough and problem.checks_gradients
         # cotangents of a basis may miss parts of the model, random ones do not
-        another = (thorough or ordered) and problem.pairing is not Pairing.APART
+        another = thorough or (ordered and problem.pairing is not Pairing.APART)
         for k, cotangent in enumerate(cotangents):
             retain = k < last or another or ordered
             gradients = _gradients(self.outputs, self.calls, cotangent, retain)
@@ -92,13 +93,20 @@ class BlockPass:
             if norms is not None:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
         if another:
-            cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
-            gradients = _gradients(self.outputs, self.calls, cotangent, ordered)
-            if compared:
-                self._last = cotangent, gradients
-            if ordered:
-                norms = self._norms(gradients)
-                refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
+            self._take_another(thorough, compared, ordered)
+
+    def _take_another(self, thorough: bool, compared: bool, ordered: bool) -> None:
+        """Run a backward pass of a random cotangent, for the checks; see `backward`."""
+        cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
+        if thorough:
+            self._weights = different_weights(self.outputs)
+        weighted = self._weights[:, None] * cotangent
+        gradients = _gradients(self.outputs, self.calls, weighted, ordered)
+        if thorough or compared:
+            self._last = cotangent, gradients
+        if ordered:
+            norms = self._norms(gradients)
+            refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
 
     def _norms(self, gradients: Gradients) -> Norms:
         return norms_of_samples(self.calls, gradients, len(self.x))
@@ -126,10 +134,10 @@ class BlockPass:
             routes = problem.survey.routes
             alone, again = follow(problem.model, problem.parameters, self.x[part], routes)
             compare_part(problem.model, self.x, outputs, part, alone.detach())
-            # they tell samples apart
+            # others than those of the block, so that sums over samples differ
             weights = 0.5 ** (torch.arange(len(part), device=outputs.device) % 4).to(outputs)
             found = _gradients(alone, again, weights[:, None] * cotangent, False)
-            if not self._agree(part, gradients, again, found, weights):
+            if not self._agree(part, gradients, again, found, weights / self._weights[part]):
                 refuse_mixed_gradients(problem, self.x)
                 raise RoutesChangedError
 
@@ -139,9 +147,9 @@ class BlockPass:
         gradients: Gradients,
         again: Sequence[Call],
         found: Gradients,
-        weights: Tensor,
+        factors: Tensor,
     ) -> bool:
-        """Return whether gradients of a part of the block are those of the weighted part alone.
+        """Return whether gradients of a part of the block, times factors, are those found alone.
 
         Rounding may flip a ReLU between the two, and gradients that vanish may be all rounding: so
         the bound is narrow for all of them together, and wide for each.
@@ -154,7 +162,7 @@ class BlockPass:
             whole = call.of_samples(g, part).to(dtype)
             single = other.of_samples(h, slice(None)).to(dtype)
             if whole.shape == single.shape:
-                whole = whole * weights.to(whole).view(-1, *[1] * (whole.dim() - 1))
+                whole = whole * factors.to(whole).view(-1, *[1] * (whole.dim() - 1))
                 pair = torch.stack([(whole - single).norm(), single.norm()])
                 sizes.append(pair.double().cpu())
         if not sizes:

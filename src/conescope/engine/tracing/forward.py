@@ -257,3 +257,10 @@ def _function(hook: Any) -> Any:
     if not hasattr(hook, "__code__") and hasattr(type(hook), "__call__"):  # noqa: B004
         hook = getattr(type(hook).__call__, "__func__", type(hook).__call__)
     return hook
+
+
+def different_weights(outputs: Tensor) -> Tensor:
+    """Return a power of two for each sample of outputs [b, c]; they tell the samples apart, [b]."""
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
+    return (0.5**exponents).to(outputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conescope.engine.layers.call import Call
-from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.forward import RoutesChangedError, different_weights
 
 _LOOSE = 0.1
 """Rounding in any dtype is finer, and different weights differ by a factor of two or more."""
@@ -46,9 +46,7 @@ def refuse_exchanged_samples(
     Raises:
         RoutesChangedError: if it has.
     """
-    generator = torch.Generator().manual_seed(0)
-    exponents = torch.randperm(len(outputs), generator=generator, device="cpu") % 4
-    weights = (0.5**exponents).to(outputs)
+    weights = different_weights(outputs)
     gradients = torch.autograd.grad(
         outputs,
         [call.target for call in calls],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -73,8 +74,14 @@ class Finetuning:
         if self.steps is not None:
             least["steps"] = 1
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise RecipeError(f"{name} is at least {bound}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, Integral):
+                raise RecipeError(f"{name} is a whole number, not {value!r}")
+            if value < bound:
+                raise RecipeError(f"{name} is at least {bound}, not {value}")
+        for name in ("lr", "weight_decay"):
+            if not isinstance(getattr(self, name), Real):
+                raise RecipeError(f"{name} is a number, not {getattr(self, name)!r}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise RecipeError(f"lr is a learning rate above 0, not {self.lr}")
         find_optimizer(self.optimizer_recipe)

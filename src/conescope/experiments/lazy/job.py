@@ -46,7 +46,13 @@ class Job:
         """Build the model at the start of a seed, in evaluation mode."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return self.build(seed).eval()
+            model = self.build(seed)
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"the function that builds the model returns a {type(model).__name__}; let it "
+                f"return a torch.nn.Module"
+            )
+        return model.eval()
 
     def adapted(self, model: nn.Module) -> Adapted:
         """Make a model ready for numbers of samples, or for images and the like themselves.

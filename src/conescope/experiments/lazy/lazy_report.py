@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from conescope.errors import StoreError
+from conescope.errors import ModelError, StoreError
 from conescope.experiments.lazy.finetuning import Finetuning
 from conescope.experiments.lazy.job import Job
 from conescope.experiments.lazy.one_seed import SeedResult, carry_out
@@ -70,11 +70,35 @@ def lazy_report(
         TrainingError: if a loss is not finite.
         StoreError: if the folder holds something else, or cannot be written.
     """
-    build = (lambda _: copy.deepcopy(model)) if isinstance(model, nn.Module) else model
+    build = _copies_of(model)
     samples = samples_of(*tokenised(data, test, tokenizer))
     report = compare(Job(build, samples, Finetuning.of(settings), select, pool, progress), out)
     assert report is not None  # nobody can ask to stop
     return report
+
+
+def _copies_of(model: nn.Module | Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+    """Return a function from a seed to a copy, which is trained while its owner's stays as it is.
+
+    A function may return one model for all seeds.
+    """
+    if not callable(model):
+        raise ModelError(
+            f"the model is a {type(model).__name__}; give a torch.nn.Module, or a function from a "
+            f"seed to one"
+        )
+
+    def build(seed: int) -> nn.Module:
+        found = model if isinstance(model, nn.Module) else model(seed)
+        try:
+            return copy.deepcopy(found)
+        except RuntimeError as error:
+            raise ModelError(
+                f"the model cannot be copied ({str(error).splitlines()[0]}); give one that has "
+                f"made no forward pass, or parametrise it by torch.nn.utils.parametrizations"
+            ) from error
+
+    return build
 
 
 def compare(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conescope.errors import TrainingError
+from conescope.errors import ModelError, TrainingError
 from conescope.experiments.lazy.job import Job
 from conescope.kernel.estimates import trace_of
 from conescope.measuring.adapt import Adapted
@@ -92,7 +92,7 @@ def carry_out(job: Job, seed: int, folder: Path) -> SeedResult | None:
     try:
         regression = _regression(job, adapted, draws, seed)
         module = job.trained(model, adapted)
-        tangent = linearize(module)
+        tangent = _linearized(job, module)
         with _watch(job, model, draws, folder) as watch:
             found = [
                 _train(job, module, TRAININGS[0], seed, watch.step),
@@ -113,6 +113,16 @@ def carry_out(job: Job, seed: int, folder: Path) -> SeedResult | None:
         logits=logits,
         **regression,
     )
+
+
+def _linearized(job: Job, module: nn.Module) -> nn.Module:
+    """Linearise a model by forward derivatives or, where an operation has none, by reverse ones."""
+    tangent = linearize(module)
+    try:
+        job.logits(tangent, torch.arange(1))
+    except ModelError:
+        return linearize(module, route="reverse")
+    return tangent
 
 
 def _watch(job: Job, model: nn.Module, draws: int | None, folder: Path) -> Watch:
@@ -150,24 +160,32 @@ def _train(
         if job.should_stop():
             raise _StoppedError
         if step in measured:
-            measure(step)
             logits.append(job.logits(module, samples.test))
+            _refuse_diverged(job, seed, name, logits[-1], step)
+            measure(step)
         if step == len(batches):
             break
         optimizer.zero_grad()
         outputs = job.outputs(module, batches[step])
         loss = F.cross_entropy(outputs, samples.labels[batches[step]].to(outputs.device))
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"seed {seed}: the loss of the {name} model is {loss.item()} at iteration {step}: "
-                f"it diverged, so there is no verdict; take a smaller lr than {settings.lr}"
-            )
+        _refuse_diverged(job, seed, name, loss, step)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach().cpu().double())
         job.advance(step + 1)
     whole = F.cross_entropy(job.logits(module, samples.train), samples.labels[samples.train])
+    _refuse_diverged(job, seed, name, whole, len(batches))
     return torch.stack(losses), torch.stack(logits), whole.double()
+
+
+def _refuse_diverged(job: Job, seed: int, name: str, found: Tensor, step: int) -> None:
+    """Raise `TrainingError` if a loss, or one of the logits, is NaN or infinite."""
+    if not bool(torch.isfinite(found).all()):
+        raise TrainingError(
+            f"seed {seed}: the {'logits' if found.dim() else 'loss'} of the {name} model "
+            f"{'are' if found.dim() else 'is'} not finite at iteration {step}: it diverged, so "
+            f"there is no verdict; take a smaller lr than {job.settings.lr}"
+        )
 
 
 def _regression(job: Job, adapted: Adapted, draws: int | None, seed: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,11 @@ def _pair(data: Any, name: str) -> tuple[Probe, Sequence[Any]]:
             f"{name} is a pair of inputs and labels, (x, y); labels are needed to train"
         )
     inputs, labels = data
-    return inputs, labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if isinstance(labels, Tensor):
+        labels = labels.tolist()
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise DataError(f"{name}: the labels are {labels!r}; give one for each sample, in order")
+    return inputs, list(labels)
 
 
 def _numbered(
@@ -165,6 +169,7 @@ def _numbered(
             f"the labels are texts, numbered in alphabetical order: {listed}{more}"
         ]  # fmt: skip
     class_labels(labels, len(labels))
+    _check_count(max(labels) + 1, len(labels))  # before there is a name for each
     return labels, tuple(map(str, range(max(labels) + 1))), []
 
 
@@ -184,13 +189,17 @@ def _check(samples: Samples) -> None:
             f"all {len(labels)} training samples are of one class, so there is nothing to learn; "
             f"give samples of at least two"
         )
-    if len(samples.classes) > len(labels):
-        raise DataError(
-            f"{len(samples.classes)} classes are more than the {len(labels)} training samples; "
-            f"is the column of labels one of classes?"
-        )
+    _check_count(len(samples.classes), len(labels))
     if len(samples.test) == 0:
         raise DataError("there are no test samples; give some, or more samples to split them off")
+
+
+def _check_count(classes: int, labels: int) -> None:
+    if classes > labels:
+        raise DataError(
+            f"{classes:,} classes are more than the {labels:,} training samples; is the column of "
+            f"labels one of classes?"
+        )
 
 
 def _joined(a: Probe, b: Probe) -> Probe:
@@ -198,7 +207,14 @@ def _joined(a: Probe, b: Probe) -> Probe:
     first, second = dict(items(a)), dict(items(b))
     for name, value in first.items():
         other = second.get(name)
+        if name not in second:
+            continue
         if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+            if type(value) is not type(other) or value != other:
+                raise DataError(
+                    f"test: {name} is not what it is in the training data; both need one value, or "
+                    f"a tensor of one for each sample"
+                )
             continue
         if value.shape[1:] != other.shape[1:] or value.dtype != other.dtype:
             raise DataError(

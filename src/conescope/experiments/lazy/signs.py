@@ -180,8 +180,8 @@ def relative_distance(
 ) -> tuple[float, float]:
     """Return D = d(f_T, f_lin,T) / d(f_T, f_0) on the test samples, and its standard error.
 
-    The error is that of the bootstrap over the test samples. D is NaN if training has not changed
-    the function, so that there is nothing to compare.
+    The error is that of the bootstrap over the test samples, NaN for a single one. D is NaN if
+    training has not changed the function, so that there is nothing to compare.
 
     Args:
         start: logits f_0 at the start, [m, c].
@@ -192,9 +192,12 @@ def relative_distance(
     rounding = np.finfo(np.float32).eps * max(float(np.abs(start).max()), 1e-30)
     if math.sqrt(moved.mean()) <= 8 * rounding:
         return math.nan, math.nan
+    ratio = math.sqrt(apart.mean() / moved.mean())
     m = len(apart)
+    if m == 1:
+        return ratio, math.nan
     rng = np.random.default_rng(0)
     weights = rng.multinomial(m, np.full(m, 1.0 / m), size=RESAMPLES).astype(float)
     resampled = weights @ moved
     ratios = np.sqrt((weights @ apart)[resampled > 0] / resampled[resampled > 0])
-    return math.sqrt(apart.mean() / moved.mean()), float(ratios.std(ddof=1))
+    return ratio, float(ratios.std(ddof=1))

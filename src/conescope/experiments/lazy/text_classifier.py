@@ -81,21 +81,33 @@ def text_classifier(
 
     def build(_: int) -> nn.Module:
         model, _fresh = _load(name, len(classes))
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = padding
+        # by which a causal model finds the last token of a text
+        model.config.get_text_config().pad_token_id = padding
         return (model if lora is None else _with_adapters(model, lora)).to(device)
 
-    notes = [
-        f"a fresh head was made for the {len(classes)} classes ({', '.join(fresh)}), another one "
-        f"with each seed"
-        if fresh
-        else "the model's own head was kept; seeds differ in their batches"
-    ]
+    notes = [_about_head(fresh, model.config, classes)]
     if lora is not None:
         notes.append(
             f"trained are LoRA adapters of rank {lora}, α = {LORA_SCALE * lora}, and the head"
         )
     return TextClassifier(build, tokens.inputs, (*notes, *tokens_notes(tokens)))
+
+
+def _about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str:
+    """Say which head the model has; refuse one of the same classes in another order."""
+    if fresh:
+        return (
+            f"a fresh head was made for the {len(classes)} classes ({', '.join(fresh)}), another "
+            f"one with each seed"
+        )
+    own = [str(config.id2label.get(number)).casefold() for number in range(len(classes))]
+    given = [name.casefold() for name in classes]
+    if own != given and sorted(own) == sorted(given):
+        raise ModelError(
+            f"the model's own head has the classes in another order: {', '.join(own)}, and here "
+            f"they are {', '.join(given)}; give the classes as numbers, as the model counts them"
+        )
+    return "the model's own head was kept; seeds differ in their batches"
 
 
 def _tokenizer(name: str) -> Any:
