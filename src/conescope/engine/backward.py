@@ -29,8 +29,9 @@ from conescope.engine.tracing.routes import follow
 
 Gradients = Sequence[Tensor | None]
 """For each call, the gradient at its target; None where no output depends on it."""
-_WIDE = 0.5
-"""Relative to its norm; the gradients of a call differ by more if its samples change places."""
+_WIDE = 0.2
+"""Relative to its norm; the gradients of a call differ by more if its samples change places, and
+by less if a few ReLUs flip."""
 
 
 class BlockPass:
@@ -196,7 +197,8 @@ class BlockPass:
             return True
         off, own = torch.stack(sizes, dim=1)
         total, bounds = own.norm(), bounds_of(self.problem)
-        apart = bool((off > _WIDE * own + bounds.layer * total).any())  # gradients that overflow
+        wide = max(_WIDE, bounds.alone)
+        apart = bool((off > wide * own + bounds.layer * total).any())  # gradients that overflow
         return not (apart or bool(off.norm() > bounds.alone * total))  # are found in the kernel
 
 
