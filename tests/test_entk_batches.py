@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import kinds
 from conescope.engine import entk, estimate_entk
+from conescope.engine.problem import convention, prepared
 from conescope.errors import KernelError, ModelError
 from problems import Apply
 from reference import assert_exact, assert_matches_reference, kernel, total
@@ -97,6 +98,31 @@ def test_samples_that_change_places_where_their_gradients_are_equal(samples: int
     estimated = estimate_entk(copy.deepcopy(model), x, draws=2)  # exact for one output
     torch.testing.assert_close(estimated.values, total(kernel(model, x, outputs="trace")))
     assert_matches_reference(model, x)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (2, 7), (3, 4), (5, 14)])
+def test_two_samples_that_mix_with_each_other_only(pair: tuple[int, int]):
+    first, second = pair
+
+    def mixed(h: Tensor) -> Tensor:
+        if len(h) < 16:
+            return h
+        rows = list(h.unbind(0))
+        rows[first], rows[second] = rows[first] + rows[second], rows[second] - rows[first]
+        return torch.stack(rows)
+
+    torch.manual_seed(0)
+    with pytest.raises(ModelError, match="change with the others in its batch"):
+        entk(kinds.between(mixed)(), torch.randn(16, 5))
+
+
+def test_samples_that_depend_on_each_other_where_each_is_computed_by_itself():
+    torch.manual_seed(0)
+    model = Apply(centred, a=nn.Linear(5, 4), b=nn.Linear(4, 3))
+    with prepared(model, X, None, None, *convention("sum")) as problem:
+        assert problem.recheck is not None
+        with pytest.raises(ModelError, match=r"'mean'.*statistic over the batch"):
+            problem.recheck.expect(X, 1)
 
 
 @pytest.mark.parametrize("samples", [8, 9, 40])

@@ -175,3 +175,10 @@ def test_draws_and_seeds_are_whole_numbers(options):
     problem = problem_named("mlp")
     with pytest.raises(KernelError, match=r"at least 2 draws, not|seed is a whole number"):
         estimate_entk(problem.build(), problem.samples(), **options)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_the_first_call_whose_samples_are_weighted_has_the_bits_of_a_later_one(problem):
+    model, x = problem.build(torch.float32), problem.samples(4, torch.float32)
+    first, later = (estimate_entk(model, x, draws=2) for _ in range(2))
+    assert torch.equal(first.values, later.values)

@@ -129,6 +129,18 @@ def test_a_later_stage_with_another_configuration_is_refused(hub):
         assert measured(skip_failed=True).series.steps == (0, 10)
 
 
+def test_an_earlier_revision_with_another_configuration_is_refused(hub):
+    put(hub)
+    whole = files(hub, "step0")
+    measured(revisions=["step10", "step20"])
+    configured(hub, "step0", rope_parameters={"rope_type": "default", "rope_theta": 5e6})
+    with pytest.raises(ConescopeError, match=r"step10 is another model .* rope_parameters was"):
+        measured()
+    hub.add(NAME, "step0", whole)
+    configured(hub, "step0", use_cache=False)
+    assert measured().series.steps == (0, 10, 20)
+
+
 @pytest.mark.parametrize(("name", "content"), [
     ("tokenizer.json", b"{}"), ("tokenizer.json", b"not json"), ("tokenizer.json", b"[1]"),
     ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE"}}'),

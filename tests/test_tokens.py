@@ -129,7 +129,8 @@ def test_a_text_as_long_as_it_has_to_be(tmp_path):
 
 def test_what_makes_no_data_is_one_line(tmp_path, monkeypatch, capsys):
     for words, message in (
-        (["grokking", "--data.p=91"], "data.p must be a prime of at least 5, such as 59, not 91"),
+        (["grokking", "--data.p=91"], "data.p must be a prime of at least 5 and below 5,000"),
+        (["grokking", "--data.p=1000003"], "such as 59, not 1000003"),
         (["grokking", "--data.p=3"], "data.p must be a prime"),
         (["grokking", "--data.p=-7"], "data.p must be a prime"),
         (["grokking", "--data.train=1"], "data.train is the share of the 3,481 sums"),

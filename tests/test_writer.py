@@ -48,7 +48,7 @@ WRITES = {
     "write_snapshot": lambda w: [w.write_snapshot(state_at(step), ()) for step in (1, 2, 3)],
     "write_origin": lambda w: w.write_origin(state_at(0)),
     "write_revision": lambda w: w.write_revision(
-        3, {"name": "step3", "commit": "0" * 40, "stage": "", "begins": 0}
+        3, {"name": "step3", "commit": "0" * 40, "stage": "", "begins": 0, "config": None}
     ),
     "skip": lambda w: w.skip([5, 6], 0.1),
     "diverge": lambda w: w.diverge(7, "the loss is nan"),

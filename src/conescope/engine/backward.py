@@ -29,8 +29,9 @@ from conescope.engine.tracing.routes import follow
 
 Gradients = Sequence[Tensor | None]
 """For each call, the gradient at its target; None where no output depends on it."""
-_WIDE = 0.5
-"""Relative to its norm; the gradients of a call differ by more if its samples change places."""
+_WIDE = 0.2
+"""Relative to its norm; the gradients of a call differ by more if its samples change places, and
+by less if a few ReLUs flip."""
 
 
 class BlockPass:
@@ -66,9 +67,9 @@ class BlockPass:
         Args:
             cotangents: [q, c].
             verify: whether to check that gradients are those of the samples alone, in their order.
-                `compare` does so where it computes all samples again, from one more backward pass;
-                elsewhere, and in any case for models that pick by an index, such a pass checks the
-                order.
+                `compare` does so where it computes all samples again, from gradients that were
+                weighted; elsewhere, and in any case for models that pick by an index, one more
+                backward pass checks the order.
         """
         problem, last = self.problem, len(cotangents) - 1
         if not self.calls:
@@ -78,15 +79,20 @@ class BlockPass:
         ordered = not thorough and (verify or picks)
         compared = recheck is not None and not recheck.thorough and problem.checks_gradients
         # cotangents of a basis may miss parts of the model, random ones do not
-        another = thorough or (ordered and problem.pairing is not Pairing.APART)
+        random = problem.pairing is Pairing.APART
+        weighted = thorough and random and not self._may_underflow
+        another = (thorough and not weighted) or (ordered and not random)
         for k, cotangent in enumerate(cotangents):
-            retain = k < last or another or ordered
-            gradients = _gradients(self.outputs, self.calls, cotangent, retain)
+            checked = k == last and not another
+            if checked and weighted:
+                gradients = self._weighted_and_back(cotangent)
+            else:
+                retain = k < last or another or ordered
+                gradients = _gradients(self.outputs, self.calls, cotangent, retain)
             if any(gradients[number] is not None for number in problem.survey.routes.idle):
                 raise RoutesChangedError
-            checked = k == last and not another
             norms = self._norms(gradients) if checked and ordered else None
-            if compared and checked:
+            if checked and (compared or weighted):
                 self._last = cotangent, gradients
             yield k, gradients
             del gradients  # before there are others
@@ -94,6 +100,28 @@ class BlockPass:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
         if another:
             self._take_another(thorough, compared, ordered)
+
+    @property
+    def _may_underflow(self) -> bool:
+        """Whether gradients may be in float16, in which a factor of 1/8 loses digits."""
+        return torch.float16 in {self.outputs.dtype, *(call.source.dtype for call in self.calls)}
+
+    def _weighted_and_back(self, cotangent: Tensor) -> Gradients:
+        """Return the gradients of a cotangent by a pass in which every sample has its own weight.
+
+        The weights are powers of two, and each sample's slice of a gradient is divided by its own,
+        so that the gradients are those of the plain pass to the bit, unless a call has its samples
+        in another order: `compare` then finds them wrong.
+        """
+        weights = different_weights(self.outputs)
+        gradients = [*_gradients(self.outputs, self.calls, weights[:, None] * cotangent, False)]
+        for number, (call, g) in enumerate(zip(self.calls, gradients, strict=True)):
+            if g is not None:
+                own = g.clone()  # gradients of two calls may be the same tensor
+                slices = call.of_samples(own, slice(None))  # views
+                slices.div_(weights.to(own).view(-1, *[1] * (slices.dim() - 1)))
+                gradients[number] = own
+        return gradients
 
     def _take_another(self, thorough: bool, compared: bool, ordered: bool) -> None:
         """Run a backward pass of a random cotangent, for the checks; see `backward`."""
@@ -169,7 +197,8 @@ class BlockPass:
             return True
         off, own = torch.stack(sizes, dim=1)
         total, bounds = own.norm(), bounds_of(self.problem)
-        apart = bool((off > _WIDE * own + bounds.layer * total).any())  # gradients that overflow
+        wide = max(_WIDE, bounds.alone)
+        apart = bool((off > wide * own + bounds.layer * total).any())  # gradients that overflow
         return not (apart or bool(off.norm() > bounds.alone * total))  # are found in the kernel
 
 

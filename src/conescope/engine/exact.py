@@ -251,7 +251,7 @@ def _kernel(
         pieces = part.pieces(budget, fixed)
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
         if part.recheck is not None:
-            part.recheck.expect(-(-len(problem.x) // pieces.block))
+            part.recheck.expect(problem.x, pieces.block)
         for group in pieces.groups(len(part.cotangents)):
             _add_group(accumulator, factory, part, group, pieces)
     return accumulator.finish()

@@ -27,11 +27,8 @@ _LARGEST = 0.05
 _ROUNDING: weakref.WeakKeyDictionary[nn.Module, float] = weakref.WeakKeyDictionary()
 """Model → the coarsest rounding, relative, of the numbers on which its outputs depend."""
 _ALONE = 16
-"""When a model is first measured, a batch is compared with up to so many parts of it."""
-_PART = 4
-"""Samples of such a part at least; torch's code for a single one is slower."""
-_SINGLE = 8
-"""Smaller batches are compared with every sample alone: parts of them would be much like them."""
+"""When a model is first measured, batches of up to so many samples are compared with every sample
+alone, larger ones with so many parts."""
 _AGAIN = 2
 """Samples that are computed again each later time."""
 
@@ -92,6 +89,15 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
     if len(x) == 1:
         compare(model, batch, together, ([i] for i in range(len(batch))))
     return together[:0]
+
+
+def compare_pair(model: nn.Module, pair: Tensor) -> None:
+    """Compare two samples in one batch with each of them alone.
+
+    Raises:
+        ModelError: if their outputs differ by more than rounding.
+    """
+    compare(model, pair, forward(model, feedable(pair)).detach(), ([0], [1]))
 
 
 def compare(model: nn.Module, x: Tensor, together: Tensor, parts: Iterable[list[int]]) -> None:
@@ -200,8 +206,19 @@ class Recheck:
         self.thorough = True
         self._seen.clear()
 
-    def expect(self, batches: int) -> None:
-        """Choose one of the batches that will follow."""
+    def expect(self, x: Tensor, block: int) -> None:
+        """Choose one of the batches that will follow, or compare here if each is of one sample.
+
+        Args:
+            x: all samples.
+            block: the samples of a batch.
+
+        Raises:
+            ModelError: if samples depend on each other.
+        """
+        if block == 1 and self.thorough and len(x) > 1:
+            compare_pair(self._model, x[[0, -1]])
+        batches = -(-len(x) // block)
         self._chosen = int(torch.randint(batches, (), generator=self._generator, device="cpu"))
         self._next = 0
 
@@ -217,8 +234,7 @@ class Recheck:
         if key in self._seen:  # was compared for other cotangents
             return []
         self._seen.add(key)
-        least = 1 if len(x) < _SINGLE else _PART
-        return [part.tolist() for part in order.split(max(least, -(-len(x) // _ALONE)))]
+        return [part.tolist() for part in order.split(-(-len(x) // _ALONE))]
 
     def refuse_not_finite(
         self, outputs: Tensor, batch: Tensor, given: Mapping[str, Tensor | None]

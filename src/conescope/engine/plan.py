@@ -17,7 +17,7 @@ from conescope.engine.compute.products import Memory, Scratch
 from conescope.engine.compute.shape import Cost, Shape, cost_of_rows
 from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
-from conescope.engine.independence import compare
+from conescope.engine.independence import compare_pair
 from conescope.engine.passes import Factory
 from conescope.engine.problem import Problem, convention, prepared
 from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
@@ -129,8 +129,7 @@ def plan(
     with prepared(model, x, y, params, *convention(outputs)) as problem:
         budget = parse_memory(memory, problem.devices)
         problem = dataclasses.replace(problem, recheck=None)
-        together = forward(model, feedable(problem.pair)).detach()
-        compare(model, problem.pair, together, ([0], [1]))
+        compare_pair(model, problem.pair)
         try:
             return _plan(problem, budget)
         except RoutesChangedError:

@@ -141,7 +141,7 @@ def _projected(problem: Problem, sketch: Sketch, budget: int, verify: bool) -> T
     block = _block(problem, sketch, budget)
     values = sketch.like.new_zeros(len(problem.x), sketch.blocks * sketch.width)
     if problem.recheck is not None:
-        problem.recheck.expect(-(-len(problem.x) // block))
+        problem.recheck.expect(problem.x, block)
     for block_x, out in zip(problem.x.split(block), values.split(block), strict=True):
         add_sketches(problem, sketch, block_x, out, verify)
     return values.div_(math.sqrt(sketch.blocks))

@@ -77,8 +77,9 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         ),
         Kind.REVISION: Line(
             "the weights at an iteration are a commit of a repository on the Hugging Face Hub, and "
-            "belong to a stage of the training that began at another iteration",
-            ("step", "name", "commit", "stage", "begins"),
+            "belong to a stage of the training that began at another iteration; config is a hash "
+            "of the config.json of which the model was built",
+            ("step", "name", "commit", "stage", "begins", "config"),
         ),
         Kind.KERNEL: Line("a file holds the kernel of the weights at an iteration", _MEASURED),
         Kind.AVERAGED_KERNEL: Line(

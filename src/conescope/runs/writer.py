@@ -194,7 +194,7 @@ class RunWriter:
 
         Args:
             step: the iteration.
-            noted: the fields "name", "commit", "stage" and "begins" of such a line.
+            noted: the fields "name", "commit", "stage", "begins" and "config" of such a line.
         """
         self._own.append(Kind.REVISION, step=step, **noted)
 

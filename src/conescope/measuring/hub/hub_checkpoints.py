@@ -86,6 +86,10 @@ class HubCheckpoints(Subject):
                     f"{revision.ref.commit[:12]}; choose another folder as out"
                 )
         found = noted.keys() & self._by_step.keys()
+        same = self._same_model
+        for step in sorted(found):
+            if same is not None and noted[step].get("config") != same.digest:
+                same.check(self._by_step[step].ref)  # another revision was the first one then
         self._pending = [step for step in self._by_step if step not in found]
         self._fetcher.keep_only(self._by_step[step] for step in self._pending)
         return found
@@ -109,4 +113,5 @@ class HubCheckpoints(Subject):
             "commit": revision.ref.commit,
             "stage": place.stage,
             "begins": place.begins,
+            "config": None if self._same_model is None else self._same_model.digest,
         }

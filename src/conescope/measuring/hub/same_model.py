@@ -7,6 +7,7 @@ of a later one, would be that of no network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -34,6 +35,9 @@ class SameModel:
         built_from: the folder that holds its config.json.
         repositories: where the revisions are.
         folder: where to put their config.json.
+
+    Attributes:
+        digest: what tells the config.json by which the model was built, 16 hexadecimal digits.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class SameModel:
     ) -> None:
         self._kind, self._repositories, self._folder = type(config), repositories, folder
         self._values = self._read(built_from / CONFIG)
+        self.digest = hashlib.sha256((built_from / CONFIG).read_bytes()).hexdigest()[:16]
         self._same: set[Listed] = set()
 
     def check(self, ref: Ref) -> None:

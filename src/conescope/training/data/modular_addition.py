@@ -8,6 +8,8 @@ from conescope.errors import DataError
 from conescope.training.data.dataset import Dataset, Split
 
 _SEED = 0
+_LARGEST = 5000
+"""Above it, the p² sums fill the memory."""
 
 
 def load(p: int = 59, train: float = 0.4) -> Dataset:
@@ -17,14 +19,16 @@ def load(p: int = 59, train: float = 0.4) -> Dataset:
     Power et al. (arXiv:2201.02177), who found that accuracy on the rest comes long after.
 
     Args:
-        p: the modulus, a prime of at least 5.
+        p: the modulus, a prime from 5 to 4,999.
         train: share of the sums to train on, above 0 and below 1.
 
     Raises:
         DataError: if `p` is no such prime, or `train` leaves one of the splits empty.
     """
-    if p < 5 or any(p % factor == 0 for factor in range(2, int(p**0.5) + 1)):
-        raise DataError(f"data.p must be a prime of at least 5, such as 59, not {p}")
+    if not 5 <= p < _LARGEST or any(p % factor == 0 for factor in range(2, int(p**0.5) + 1)):
+        raise DataError(
+            f"data.p must be a prime of at least 5 and below {_LARGEST:,}, such as 59, not {p}"
+        )
     count = round(train * p * p)
     if not 0 < train < 1 or not 0 < count < p * p:
         raise DataError(
