@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from plotly.graph_objects import Figure
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
@@ -45,10 +44,39 @@ def write_report(run: Run, path: Path) -> Path:
     Raises:
         StoreError: if the file cannot be written.
     """
+    return write_page(
+        path,
+        name=escape(run.name),
+        description=escape(run.description),
+        state=escape(state(run)),
+        state_class="finished" if run.finished else "unfinished",
+        numbers=rows(main_numbers(run)),
+        figures=_figures(run),
+        sections=_sections(run),
+        again="How to make this run again",
+        command=escape(run.command),
+        environment=rows(run.environment),
+        details_title="Recipe" if run.recipe else "What was measured",
+        details=escape(run.details),
+    )
+
+
+def write_page(path: Path, **parts: str) -> Path:
+    """Fill the template of all reports, and write it whole or not at all.
+
+    Args:
+        path: the file to write; its folder is made if missing.
+        parts: the HTML of each part of the template.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
+    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = Template(template).substitute(plotly=get_plotlyjs(), **parts)
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(_page(run), encoding="utf-8")
+        aside.write_text(page, encoding="utf-8")
         aside.replace(path)
     except OSError as reason:
         aside.unlink(missing_ok=True)
@@ -59,25 +87,8 @@ def write_report(run: Run, path: Path) -> Path:
     return path
 
 
-def _page(run: Run) -> str:
-    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        name=escape(run.name),
-        description=escape(run.description),
-        state=escape(state(run)),
-        state_class="finished" if run.finished else "unfinished",
-        numbers=_rows(main_numbers(run)),
-        figures=_figures(run),
-        sections=_sections(run),
-        command=escape(run.command),
-        environment=_rows(run.environment),
-        details_title="Recipe" if run.recipe else "What was measured",
-        details=escape(run.details),
-        plotly=get_plotlyjs(),
-    )
-
-
-def _rows(values: Mapping[str, str]) -> str:
+def rows(values: Mapping[str, str]) -> str:
+    """Return the rows of an HTML table of names and values."""
     return "\n".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in values.items()
@@ -93,9 +104,9 @@ def _sections(run: Run) -> str:
 def _section(section: Section, content: Content) -> str:
     parts = [f"<h2>{escape(section.title)}</h2><p>{escape(section.about)}</p>"]
     if content.numbers:
-        parts.append(f'<table class="numbers">{_rows(content.numbers)}</table>')
+        parts.append(f'<table class="numbers">{rows(content.numbers)}</table>')
     charts = [
-        _captioned(plot.title, _chart(chart(plot), name), plot.caption)
+        captioned(plot.title, chart_div(plot, name), plot.caption)
         for name, plot in content.plots.items()
     ]
     if charts:
@@ -117,18 +128,20 @@ def _figure(run: Run, name: str, figure_of: Callable[[Run], Plot]) -> str:
         plot = figure_of(run)
     except (KernelError, TrainingError) as reason:
         return f'<figure><p class="missing">No figure {name}: {escape(str(reason))}.</p></figure>'
-    return _captioned(plot.title, _chart(chart(plot), name), plot.caption)
+    return captioned(plot.title, chart_div(plot, name), plot.caption)
 
 
-def _captioned(title: str, body: str, caption: str) -> str:
+def captioned(title: str, body: str, caption: str) -> str:
+    """Return an HTML figure: a heading, a body that is HTML, and a caption."""
     return (
         f"<figure><h3>{escape(title)}</h3>{body}<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _chart(drawn: Figure, name: str) -> str:
+def chart_div(plot: Plot, name: str) -> str:
+    """Return the HTML of a plot's chart, under a name that no other chart of the page has."""
     html = to_html(
-        drawn,
+        chart(plot),
         div_id=name,
         full_html=False,
         include_plotlyjs=False,
