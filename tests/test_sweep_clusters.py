@@ -43,6 +43,7 @@ def cluster():
     """Two raylets on this machine, one CPU each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    import ray
     from ray.cluster_utils import Cluster
 
     with warnings.catch_warnings():
@@ -50,12 +51,23 @@ def cluster():
         nodes = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         started = Cluster(initialize_head=True, head_node_args=nodes)
         started.add_node(num_cpus=1, object_store_memory=80_000_000)
+        ray.init(started.address, log_to_driver=False)  # once: its workers serve all tests
         yield started
+        ray.shutdown()
         started.shutdown()
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_runs_on_ray_whose_workers_are_killed_are_those_never_disturbed(
+def test_a_cluster_that_does_not_answer():
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
+    from conescope.experiments.sweep.ray_cluster import RayCluster
+
+    with pytest.raises(RecipeError, match=r"no Ray cluster answers at .*--address"):
+        RayCluster("127.0.0.1:1")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
     tmp_path, tiny_overrides, cluster
 ):
     from conescope.experiments.sweep.ray_cluster import RayCluster
@@ -71,9 +83,14 @@ def test_runs_on_ray_whose_workers_are_killed_are_those_never_disturbed(
             return ended
 
     words = [w for w in tiny_overrides if "steps" not in w]
-    sweep = planned(tmp_path / "ray", [*words, "--training.steps=300"], "--seed=0..2")
-    backend = Killing(cluster.address)
-    ends = {}
+    sweep = planned(tmp_path / "ray", [*words, "--training.steps=600"], "--seed=0..2")
+
+    def one_has_begun():
+        return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)
+
+    assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=one_has_begun)
+    assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
+    backend, ends = Killing(), {}
     assert carry_out_sweep(
         sweep, backend, task_of, told=lambda run, state: ends.update({run.id: state})
     )
@@ -82,7 +99,7 @@ def test_runs_on_ray_whose_workers_are_killed_are_those_never_disturbed(
     for run in sweep.runs:
         run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
         assert_same_run(tmp_path / "alone" / run.id, run.path)
-    assert all(len(Folder(run.path).entries(Kind.FINISHED)) == 1 for run in sweep.runs)
+        assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
 
 
 def workers(sweep):
@@ -95,37 +112,6 @@ def workers(sweep):
             if title.strip("\0").removeprefix("ray::") in begun:
                 found.append(int(folder.name))
     return found
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_runs_on_ray_stop_gently_and_go_on(tmp_path, tiny_overrides, cluster):
-    from conescope.experiments.sweep.ray_cluster import RayCluster
-
-    words = [w for w in tiny_overrides if "steps" not in w and "resume" not in w]
-    words += ["--training.steps=100000", "--snapshots.resume=every 50000", "--kernel.when=0"]
-    sweep = planned(tmp_path, words, "--seed=0..2", "--kernel.when=never")
-
-    def one_has_begun():
-        return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)
-
-    assert not carry_out_sweep(
-        sweep, RayCluster(cluster.address), task_of, should_stop=one_has_begun
-    )
-    states = [run.state() for run in sweep.runs]
-    assert "stopped" in states
-    assert set(states) <= {"stopped", "waiting"}
-    stopped = sweep.runs[states.index("stopped")]
-    steps = [entry.values["step"] for entry in Folder(stopped.path).entries(Kind.SNAPSHOT)]
-    assert 0 < steps[-1] < 50_000  # it stored its state when it was told to stop
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_that_does_not_answer():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
-    from conescope.experiments.sweep.ray_cluster import RayCluster
-
-    with pytest.raises(RecipeError, match=r"no Ray cluster answers at .*--address"):
-        RayCluster("127.0.0.1:1")
 
 
 @pytest.mark.parametrize(("place", "package"), [("ray", "ray"), ("slurm", "submitit")])

@@ -13,6 +13,9 @@ from multiprocessing.context import ForkServerProcess
 from conescope.experiments.sweep.carrying_out import Ended
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 
+_PRELOADED = (carry_out_run.__module__, "torch._dynamo")
+"""What every run loads; the second is what torch's optimisers load at their first step."""
+
 
 class Slots:
     """A number of processes at a time, each of which carries out one run.
@@ -29,7 +32,7 @@ class Slots:
     def __init__(self, slots: int, threads: int, preload: Sequence[str] = ()) -> None:
         self._slots, self._threads = slots, threads
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload([carry_out_run.__module__, *preload])
+        self._context.set_forkserver_preload([*_PRELOADED, *preload])
         self._processes: dict[str, ForkServerProcess] = {}
 
     def has_room(self) -> bool:
