@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -35,6 +36,11 @@ class GridPoint:
     recipe: Recipe
     values: Mapping[str, Any]
 
+    @cached_property
+    def id(self) -> str:
+        """The recipe's id, which takes longer to compute than all else here."""
+        return self.recipe.id
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -62,11 +68,11 @@ def make_grid(axes: Axes) -> list[GridPoint]:
     for source in axes.recipes:
         for point in _of_recipe(source, axes, matched):
             _check_parts(point.recipe, checked)
-            held = points.setdefault(point.recipe.id, point)
+            held = points.setdefault(point.id, point)
             if held is not point and held.recipe != point.recipe:
                 raise RecipeError(
                     f"two different runs, {dict(held.values)} and {dict(point.values)}, have the "
-                    f"same id {point.recipe.id}; make them in two sweeps, or exclude one"
+                    f"same id {point.id}; make them in two sweeps, or exclude one"
                 )
     for number, combination in enumerate(axes.exclude):
         if number not in matched:

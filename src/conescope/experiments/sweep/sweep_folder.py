@@ -142,7 +142,7 @@ def plan_sweep(
     for point in points:
         key = point.values.get("recipe", "")
         base = bases.setdefault(key, point.recipe.to_dict())
-        rows.append(SweepRun(point.recipe.id, folder / point.recipe.id, point.values, base))
+        rows.append(SweepRun(point.id, folder / point.id, point.values, base))
     return Sweep(path, command, tuple(axes), rows)
 
 
