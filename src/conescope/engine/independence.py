@@ -59,8 +59,11 @@ def refuse_coupling_modules(model: nn.Module) -> None:
                 raise ModelError(f"{where} drops at random (p={rate}); call model.eval()")
 
 
-def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
-    """Compare the first and the last sample in one batch with each of them alone.
+def first_pass(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the first and the last sample in one batch, and note the rounding of their outputs.
+
+    A single sample is run twice in one batch, and compared with itself alone: several are compared
+    where the kernel is computed.
 
     Args:
         model: the network.
@@ -70,10 +73,10 @@ def first_comparison(model: nn.Module, x: Tensor) -> Tensor:
         An empty tensor [0, c] of the outputs' dtype and device.
 
     Raises:
-        ModelError: if a sample's outputs depend on the others in its batch, or are not finite.
+        ModelError: if the model rejects the samples, or their outputs are not finite; of a single
+            sample also if its outputs depend on its batch.
     """
-    numbers = [0, len(x) - 1]
-    batch = x[numbers]
+    batch = x[[0, -1]]
     try:
         with same_attributes(model):
             outputs = forward(model, feedable(batch))
@@ -170,7 +173,7 @@ def _rounding(model: nn.Module, outputs: Tensor) -> float:
 
 
 def rounding_of(model: nn.Module) -> float:
-    """Return the coarsest relative rounding that was found when the model was first compared."""
+    """Return the coarsest relative rounding that was found when the model was first run."""
     return _ROUNDING.get(model, 0.0)
 
 

@@ -25,7 +25,7 @@ from conescope.engine.compute.budget import Cut, cut, least_bytes
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import room_on_disk
 from conescope.engine.general import complete
-from conescope.engine.independence import Recheck, first_comparison, refuse_coupling_modules
+from conescope.engine.independence import Recheck, first_pass, refuse_coupling_modules
 from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.routes import Routes, find_routes
 from conescope.engine.tracing.survey import Survey, only_general, survey_pair, without_general
@@ -176,7 +176,7 @@ def prepared(
     check_parameters(model)
     refuse_coupling_modules(model)
     x, y = x.detach(), None if y is None else y.detach()
-    like = _compare_unless_known(model, parameters, x)
+    like = _run_unless_known(model, parameters, x)
     with untouched(model), requiring_grad(parameters.values()):
         survey = survey_model(model, parameters, x, like)
         chosen = cotangents(survey.like.shape[1], survey.like)
@@ -189,7 +189,7 @@ class _Memo:
     """What is remembered of a model from one kernel to the next.
 
     Attributes:
-        key: what the model, its parameters and its samples were when they were first compared.
+        key: what the model, its parameters and its samples were when they were first run.
         like: an empty tensor [0, c] of the outputs' dtype and device.
         survey: the survey; None if there is none yet.
         compared: the samples that have been compared with themselves alone.
@@ -208,10 +208,10 @@ class _Memo:
 _MEMOS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
 
 
-def _compare_unless_known(
+def _run_unless_known(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
 ) -> Tensor:
-    """Compare samples with themselves alone, and watch writes, unless that was done before.
+    """Run two samples, and watch what the forward pass writes, unless that was done before.
 
     Returns:
         An empty tensor [0, c] of the outputs' dtype and device.
@@ -225,7 +225,7 @@ def _compare_unless_known(
     if memo.like is None or memo.key != key:
         memo.survey, memo.compared, memo.largest = None, set(), 0
         with untouched(model), requiring_grad(parameters.values()), watching_writes(model):
-            memo.like = first_comparison(model, x)
+            memo.like = first_pass(model, x)
         memo.key = key
     return memo.like
 

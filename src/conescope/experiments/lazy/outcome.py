@@ -1,4 +1,4 @@
-"""What a fine-tuning and its linearisation gave over several seeds: signs, verdict and numbers."""
+"""Hold what a fine-tuning and its linearisation gave over seeds: signs, verdict and numbers."""
 
 from __future__ import annotations
 

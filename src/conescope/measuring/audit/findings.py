@@ -1,4 +1,4 @@
-"""What an audit finds in a series of checkpoints."""
+"""Name what an audit finds in a series of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may want of a series on the Hub, beside the kernel to measure."""
+"""Name what a user may want of a series on the Hub, beside the kernel to measure."""
 
 from __future__ import annotations
 
