@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from conescope.errors import KernelError, TrainingError
-from conescope.report.answer import answer
 from conescope.report.figures import FIGURES
 from conescope.report.html import (
     Part,
@@ -21,6 +20,7 @@ from conescope.report.html import (
     write_page,
 )
 from conescope.report.iterations import kernels_by_iteration
+from conescope.report.opening import opening
 from conescope.report.plot import Plot
 from conescope.report.probe_pictures import leading_eigenvectors, leading_samples
 from conescope.report.run_analysis import RunAnalysis, analyse
@@ -88,7 +88,7 @@ def _page(run: Run) -> str:
         description=run.description,
         state=state(run),
         is_finished=run.finished,
-        answer=f'<p class="answer">{escape(answer(analysis))}</p>{columns(leading)}',
+        answer=f'<p class="answer">{escape(opening(analysis))}</p>{columns(leading)}',
         parts=[part for part in parts if part.body],
     )
 

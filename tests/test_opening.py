@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conescope.report.answer import answer
+from conescope.report.opening import opening
 from conescope.report.run_analysis import RunAnalysis
 from conescope.statistics.cone.verdict import KINDS
 from made_runs import constant_series, made_run, made_series
@@ -16,7 +16,7 @@ def decided(verdict, probability, **changes):
     weights = dict.fromkeys(KINDS, 0.0) | probability
     analysis = RunAnalysis(run)
     vars(analysis)["cone"] = replace(found, verdict=verdict, probability=weights, **changes)
-    return answer(analysis)
+    return opening(analysis)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_without_a_boundary_the_motion_counts_from_the_start():
 
 
 def test_too_few_kernels_or_none_that_differ_say_so():
-    one = answer(RunAnalysis(made_run(made_series([0]))))
+    one = opening(RunAnalysis(made_run(made_series([0]))))
     assert one.startswith("Whether the kernel stays in a cone cannot be told: ")
     assert "S =" not in one
-    two = answer(RunAnalysis(made_run(made_series([0, 5]))))
+    two = opening(RunAnalysis(made_run(made_series([0, 5]))))
     assert "At iteration 5 the kernel is at a distance S = " in two
-    same = answer(RunAnalysis(made_run(constant_series(range(20)))))
+    same = opening(RunAnalysis(made_run(constant_series(range(20)))))
     assert "cannot be told" in same
     assert "distance S = 0 " in same
 
@@ -64,7 +64,7 @@ def test_averaged_weights_tell_noise():
     steps = range(0, 1001, 20)
     noisy = made_series(steps)
     calm = made_series(steps, noise=0.02)
-    text = answer(RunAnalysis(made_run(noisy, averaged=calm)))
+    text = opening(RunAnalysis(made_run(noisy, averaged=calm)))
     assert "Its confined motion is SGD's noise (averaged weights: " in text
-    same = answer(RunAnalysis(made_run(noisy, averaged=noisy)))
+    same = opening(RunAnalysis(made_run(noisy, averaged=noisy)))
     assert "Its confined motion is more than SGD's noise (averaged weights: 1 of" in same

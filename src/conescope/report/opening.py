@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 
 from conescope.errors import KernelError
-from conescope.report.run_analysis import RunAnalysis
+from conescope.report.run_analysis import RunAnalysis, analyse
 from conescope.report.sections.noise import noise_tests
 from conescope.report.sections.wording import digits
+from conescope.runs.reader import Run
 from conescope.statistics.cone import Cone
 
 
-def answer(analysis: RunAnalysis) -> str:
+def answer(run: Run) -> str:
+    """Return what a run's kernels say, in a few sentences: the first words of its report.
+
+    They say what kind of motion the kernel makes, its cause where that was tested, and how far the
+    last kernel is from the first.
+    """
+    return opening(analyse(run))
+
+
+def opening(analysis: RunAnalysis) -> str:
     """Return the verdict on the kernel's motion, its distance from the start, and its cause.
 
     Each sentence is left out, or says so, where the run is too short or lacks what it needs.
