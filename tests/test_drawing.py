@@ -41,6 +41,10 @@ LINES = LinePlot(*WORDS, "*y*", [BAND, GAPPED], "*x* (unit)")
 RNG = np.random.default_rng(0)
 MATRIX = MatrixPlot(*WORDS, "a", "b", "c", ["0", "1", "2"], RNG.random((3, 3)), percent=True)
 PATH = PathPlot(*WORDS, ["one", "two"], RNG.random((4, 2)), STEPS.tolist(), list("abcd"))
+HEAT = MatrixPlot(
+    *WORDS, "a", "b", "c", ["0", "1", "2"], np.array([[0.1, 0.9, np.nan], [0.4, 0.5, 0.6]]),
+    rows=["u", "v"], texts=[["i", "j", ""], ["k", "l", "m"]], most=1.0,
+)  # fmt: skip
 PLOTS = {
     "lines": LINES,
     "one line": LinePlot(*WORDS, "y", [GAPPED]),
@@ -63,6 +67,8 @@ PLOTS = {
         *WORDS, "a", "b", "c", STEPS.tolist(), RNG.random((4, 4)), colour="square root"
     ),
     "matrix of zeros": MatrixPlot(*WORDS, "a", "b", "c", [0, 1], np.zeros((2, 2))),
+    "matrix of other rows, with texts and a gap": HEAT,
+    "lines against small numbers": replace(LINES, x_whole=False),
     "path": PATH,
     "path in space": replace(PATH, labels=["1", "2", "3"], points=RNG.random((4, 3))),
     "lines in a column": Panels(*WORDS, [LINES, replace(LINES, y_scale="log")], note="a note"),
@@ -117,7 +123,8 @@ def test_matplotlib_draws_the_values(name):
             widths = [bar.get_width() for bar in drawn.patches]
             assert widths == pytest.approx(np.concatenate(list(panel.shares.values())))
         elif isinstance(panel, MatrixPlot):
-            np.testing.assert_array_equal(drawn.collections[0].get_array(), panel.values)
+            cells = np.ma.filled(drawn.collections[0].get_array(), np.nan)
+            np.testing.assert_array_equal(cells, panel.values)
         else:
             later, first = drawn.collections
             np.testing.assert_array_equal(later.get_array(), panel.steps[1:])
@@ -182,6 +189,16 @@ def test_a_band_of_few_points_has_no_markers():
     band = chart(LinePlot("", "", y_label="", lines=[line])).data[0]
     assert band.fill == "toself"
     assert band.mode == "lines"
+
+
+def test_cells_with_texts_have_them_in_both():
+    axes, drawn = draw(HEAT).axes[0], chart(HEAT)
+    assert [text.get_text() for text in axes.texts] == ["i", "j", "", "k", "l", "m"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["u", "v"]
+    assert axes.collections[0].get_clim() == (0.0, 1.0)
+    heat = drawn.data[0]
+    assert [list(row) for row in heat.text] == HEAT.texts
+    assert (list(heat.y), heat.zmin, heat.zmax) == (["u", "v"], 0.0, 1.0)
 
 
 def test_symbols_are_in_italics():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
     from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
+    from conescope.report.sweep_table import load_sweep
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
 
@@ -40,6 +41,7 @@ __all__ = [
     "linearize",
     "load_probe",
     "load_run",
+    "load_sweep",
     "measure_checkpoints",
     "measure_hub",
     "measure_snapshots",
@@ -57,6 +59,7 @@ _HOMES = {
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
     "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
+    "report.sweep_table": ("load_sweep",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),
 }

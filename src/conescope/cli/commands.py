@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from conescope.errors import RecipeError
@@ -106,6 +106,7 @@ class Commands:
         Raises:
             RecipeError: if a word names no recipe field.
         """
+        words = _joined(words, self._commands)
         parser = self._commands.get(words[0]) if words else None
         if parser is None or not parser.get_default("takes_fields"):
             return self._parser.parse_args(words, argparse.Namespace(words=words))
@@ -133,6 +134,12 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     raise RecipeError(
         "say what to carry out: either a RECIPE, or a branch of another run by --from RUN --at STEP"
     )
+
+
+def _joined(words: Sequence[str], commands: Collection[str]) -> list[str]:
+    """Return words with those of a command of two words, such as `sweep status`, in one."""
+    both = " ".join(words[:2])
+    return [both, *words[2:]] if both in commands else list(words)
 
 
 def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:

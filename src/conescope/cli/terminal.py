@@ -45,6 +45,13 @@ def print_columns(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> No
         STDOUT.print(table)
 
 
+def duration(seconds: float) -> str:
+    """Return a time as text, in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
 def say(what: str, text: str) -> None:
     """Print a one-line message on standard error."""
     STDERR.print(Text(f"conescope: {what}: {text}"))

@@ -246,10 +246,13 @@ def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:
 def reproducible(recipe: Recipe) -> Iterator[None]:
     """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    changes = recipe.device.startswith("cuda") and not deterministic
     torch.set_num_threads(recipe.threads or threads)
-    torch.use_deterministic_algorithms(deterministic or recipe.device.startswith("cuda"))
+    if changes:  # the call takes a second, even where it changes nothing
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if changes:
+            torch.use_deterministic_algorithms(False)

@@ -45,6 +45,7 @@ def write_lazy_page(report: LazyReport, path: Path) -> Path:
         state=escape(numbers.pop("verdict")),
         state_class="unfinished" if report.verdict == "cannot tell" else "finished",
         about=_ABOUT,
+        again="How to make this comparison again",
         numbers=rows(numbers),
         figures="\n".join(drawn(plot, name) for name, plot in lazy_plots(report).items()),
         sections="",

@@ -145,7 +145,7 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
         axes.set_ylim(plot.y_range)
     if plot.x_scale == "log":
         _format_logarithm(axes, "x")
-    else:
+    elif plot.x_whole:
         _format_iterations(axes.xaxis)
     if plot.vertical_scale == "log":
         _format_logarithm(axes, "y")
@@ -192,18 +192,20 @@ def _draw_bars(figure: FigureBase, plot: BarPlot) -> None:
 
 def _draw_matrix(figure: FigureBase, plot: MatrixPlot) -> None:
     axes = figure.add_subplot(xlabel=_text(plot.x_label), ylabel=_text(plot.y_label))
-    axes.set_aspect("equal")
+    axes.set_aspect("equal" if plot.rows is None else "auto")
     axes.grid(False)
     power = 1.0 if plot.colour == "linear" else 0.5
-    norm = PowerNorm(power, vmin=0.0, vmax=float(plot.values.max()) or 1.0)
+    norm = PowerNorm(power, vmin=0.0, vmax=plot.most or float(np.nanmax(plot.values)) or 1.0)
     look: dict[str, Any] = {"cmap": DISTANCE_MAP, "norm": norm, "rasterized": not plot.has_names}
     if plot.has_names:
         cells = axes.pcolormesh(plot.values, **look)
-        middles = np.arange(len(plot.places)) + 0.5
-        names = [_escaped(str(name)) for name in plot.places]
-        axes.set_xticks(middles, names)
-        axes.set_yticks(middles, names)
+        for axis, places in ((axes.xaxis, plot.places), (axes.yaxis, plot.row_places)):
+            names = [_escaped(str(name)) for name in places]
+            axis.set_ticks((np.arange(len(names)) + 0.5).tolist(), names)
         axes.invert_yaxis()
+        for row, texts in enumerate(plot.texts):
+            for column, text in enumerate(texts):
+                _write_in_cell(axes, row, column, text, norm(plot.values[row, column]))
     else:
         edges = _cell_edges(np.array(plot.places))
         cells = axes.pcolormesh(edges, edges, plot.values, **look)
@@ -211,6 +213,13 @@ def _draw_matrix(figure: FigureBase, plot: MatrixPlot) -> None:
     form = PercentFormatter(1.0) if plot.percent else None
     shrink = 0.8 if plot.has_names else 1.0
     figure.colorbar(cells, label=_text(plot.value_label), format=form, shrink=shrink)
+
+
+def _write_in_cell(axes: Axes, row: int, column: int, text: str, shade: float) -> None:
+    """Write a text in the middle of a cell, white on a dark one; shades go from 0 to 1."""
+    colour = "white" if shade > 0.5 else "black"
+    place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "x-small"}
+    axes.text(column + 0.5, row + 0.5, _escaped(text), color=colour, **place)
 
 
 def _draw_path(figure: FigureBase, plot: PathPlot) -> None:

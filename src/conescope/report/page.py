@@ -27,9 +27,10 @@ CHART_CONFIG = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
 
-_ABOUT = """S is the kernel distance (eq. 4) and v = S / dt the kernel velocity (eq. 5) between
+ABOUT = """S is the kernel distance (eq. 4) and v = S / dt the kernel velocity (eq. 5) between
 empirical neural tangent kernels of one fixed probe; equations and figures are those of
 <cite>On the Cone Effect in the Learning Dynamics</cite> (arXiv:2503.16316)."""
+"""HTML that says what the numbers of a run, or of a sweep, are."""
 
 
 def write_report(run: Run, path: Path) -> Path:
@@ -73,7 +74,8 @@ def _page(run: Run) -> str:
         description=escape(run.description),
         state=escape(state(run)),
         state_class="finished" if run.finished else "unfinished",
-        about=_ABOUT,
+        about=ABOUT,
+        again="How to make this run again",
         numbers=rows(main_numbers(run)),
         figures=_figures(run),
         sections=_sections(run),
@@ -133,6 +135,18 @@ def _figure(run: Run, name: str, figure_of: Callable[[Run], Plot]) -> str:
 
 def drawn(plot: Plot, name: str) -> str:
     """Return a plot's chart between its heading and its caption."""
+    return captioned(plot.title, chart_div(plot, name), plot.caption)
+
+
+def captioned(title: str, body: str, caption: str) -> str:
+    """Return an HTML figure: a heading, a body that is HTML, and a caption."""
+    return (
+        f"<figure><h3>{escape(title)}</h3>{body}<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def chart_div(plot: Plot, name: str) -> str:
+    """Return the HTML of a plot's chart, under a name that no other chart of the page has."""
     html = to_html(
         chart(plot),
         div_id=name,
@@ -141,5 +155,4 @@ def drawn(plot: Plot, name: str) -> str:
         default_height="100%",
         config={**CHART_CONFIG, "toImageButtonOptions": {"filename": name}},
     )
-    caption = f"<figcaption>{escape(plot.caption)}</figcaption>"
-    return f'<figure><h3>{escape(plot.title)}</h3><div class="chart">{html}</div>{caption}</figure>'
+    return f'<div class="chart">{html}</div>'

@@ -116,6 +116,7 @@ class LinePlot(Described):
         y_range: limits of the vertical axis; None for those of the lines.
         from_zero: whether a linear vertical axis without such limits begins at 0.
         percent: whether the vertical axis shows shares as per cent.
+        x_whole: whether the horizontal axis shows whole numbers only.
     """
 
     y_label: str
@@ -127,6 +128,7 @@ class LinePlot(Described):
     y_range: tuple[float, float] | None = None
     from_zero: bool = True
     percent: bool = False
+    x_whole: bool = True
 
     @property
     def vertical_scale(self) -> Scale:
@@ -158,7 +160,7 @@ class BarPlot(Described):
 
 @dataclass(frozen=True)
 class MatrixPlot(Described):
-    """A square matrix as coloured cells.
+    """A matrix as coloured cells; NaN leaves a cell empty.
 
     Attributes:
         x_label: label of the columns.
@@ -166,9 +168,12 @@ class MatrixPlot(Described):
         value_label: label of the colour bar.
         places: [c], iterations, to whose scale the cells are drawn, rising upwards; or names, whose
             cells are of one size, top to bottom.
-        values: [c, c], at least 0.
+        values: [c, c], at least 0; [r, c] if rows have names of their own.
         colour: proportional to the values ("linear") or to their "square root".
         percent: whether the values are shares, shown as per cent.
+        rows: [r], names of the rows, where they are not those of the columns.
+        texts: [r, c], a text in each cell; none if empty.
+        most: the value of the darkest colour; None for the largest value.
     """
 
     x_label: str
@@ -178,6 +183,14 @@ class MatrixPlot(Described):
     values: np.ndarray
     colour: Literal["linear", "square root"] = "linear"
     percent: bool = False
+    rows: Sequence[str] | None = None
+    texts: Sequence[Sequence[str]] = ()
+    most: float | None = None
+
+    @property
+    def row_places(self) -> Sequence[int] | Sequence[str]:
+        """The places or names of the rows."""
+        return self.places if self.rows is None else self.rows
 
     @property
     def has_names(self) -> bool:

@@ -126,7 +126,7 @@ def _lines(plot: LinePlot) -> _Panel:
         if line.low is not None and line.high is not None:
             traces.append(_band(line.x, line.low, line.high, line_look(place)[0]))
         traces.append(_line(line, place, plot))
-    x_axis = {"title": _text(plot.x_label), "tickformat": ",d"}
+    x_axis = {"title": _text(plot.x_label), "tickformat": ",d" if plot.x_whole else "~g"}
     if plot.x_scale == "log":
         x_axis |= {"type": "log", "dtick": 1}
     return _Panel(
@@ -223,12 +223,14 @@ def _matrix(plot: MatrixPlot) -> _Panel:
     form = ".2%" if plot.percent else ".4g"
     column, row = ("%{x}", "%{y}") if plot.has_names else ("%{x:,}", "%{y:,}")
     where = f"{plot.y_label} {row}, {plot.x_label} {column}"
-    places = list(plot.places)
     heat = go.Heatmap(
-        x=places,
-        y=places,
+        x=list(plot.places),
+        y=list(plot.row_places),
         z=plot.values.astype(np.float32),
         zmin=0.0,
+        zmax=plot.most,
+        text=plot.texts or None,
+        texttemplate="%{text}" if plot.texts else None,
         colorscale=colour_scale(DISTANCE_MAP, power=1.0 if plot.colour == "linear" else 2.0),
         colorbar={
             "title": {"text": _text(plot.value_label), "side": "right"},
@@ -245,7 +247,7 @@ def _matrix(plot: MatrixPlot) -> _Panel:
         {
             "title": _text(plot.y_label),
             "constrain": "domain",
-            "scaleanchor": "x",
+            **({"scaleanchor": "x"} if plot.rows is None else {}),
             **named,
             **y_axis,
         },

@@ -62,7 +62,7 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
         raise KernelError(f"the confidence level lies between 0 and 1, not {level}")
 
     def mean(read: Callable[[Cone], Estimate], least: float = 0.0) -> Estimate:
-        return _mean([read(cone).value for cone in cones], level, least)
+        return mean_over_seeds([read(cone).value for cone in cones], level, least)
 
     probability: dict[Kind, float] = {
         kind: fmean(cone.probability[kind] for cone in cones) for kind in cones[0].probability
@@ -73,7 +73,7 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
         verdict=best if probability[best] >= CERTAIN else "undecided",
         probability=probability,
         shares={part: fmean(cone.shares[part] for cone in cones) for part in cones[0].shares},
-        boundary=_mean(boundaries, level) if len(boundaries) == len(cones) else None,
+        boundary=mean_over_seeds(boundaries, level) if len(boundaries) == len(cones) else None,
         exponent=mean(lambda cone: cone.exponent, -math.inf),
         radius=mean(lambda cone: cone.radius),
         half_angle=mean(lambda cone: cone.half_angle),
@@ -81,7 +81,14 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
     )
 
 
-def _mean(values: Sequence[float], level: float, least: float = 0.0) -> Estimate:
+def mean_over_seeds(values: Sequence[float], level: float, least: float = 0.0) -> Estimate:
+    """Return the mean of at least two values with its interval by Student's t.
+
+    Args:
+        values: a value for each seed.
+        level: confidence of the interval, in (0, 1).
+        least: where the interval ends at the latest, for quantities that cannot be lower.
+    """
     quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
     mean, width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
     return Estimate(mean, max(mean - width, least), mean + width)

@@ -1,0 +1,99 @@
+"""`conescope sweep status` and `conescope sweep report`: how far a sweep is, and what it says."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import STDOUT, duration
+from conescope.experiments.sweep.sweep_folder import State, read_sweep
+
+if TYPE_CHECKING:
+    from conescope.experiments.sweep.sweep_progress import SweepProgress
+
+_SHOWN = 20
+"""Rows of a list, so that a table fits a terminal."""
+
+_REFRESH_SECONDS = 2.0
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    status = commands.add("sweep status", _status, "say how far a sweep is, live at a terminal")
+    status.add_argument("--once", action="store_true", help="say it once, also at a terminal")
+    summary = "write a sweep's table, and its page of figures, from what is stored"
+    report = commands.add("sweep report", _report, summary)
+    for parser in (status, report):
+        parser.add_argument("sweep", metavar="DIR", type=Path, help="a sweep's folder")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from conescope.experiments.sweep.sweep_progress import read_progress
+
+    sweep = read_sweep(arguments.sweep)
+    ended: dict[str, tuple[State, float]] = {}
+    progress = read_progress(sweep, ended)
+    if arguments.once or not STDOUT.is_terminal:
+        STDOUT.print(_shown(progress))
+        return 0
+    with Live(_shown(progress), console=STDOUT) as live:
+        while progress.running:
+            time.sleep(_REFRESH_SECONDS)
+            progress = read_progress(sweep, ended)
+            live.update(_shown(progress))
+    return 0
+
+
+def _shown(progress: SweepProgress) -> Group:
+    """Return the tables of a sweep's progress."""
+    counts = Table(box=None, padding=(0, 2, 0, 0))
+    for state in progress.counts:
+        counts.add_column(state, justify="right")
+    counts.add_column("time left", justify="right")
+    left = progress.seconds_left
+    counts.add_row(
+        *(f"{count:,}" for count in progress.counts.values()),
+        "" if left is None else f"about {duration(left)}",
+    )
+    running = {
+        one.id: (
+            f"{one.step:,} of {one.total:,}",
+            f"{one.rate:.3g} it/s" if one.rate else "",
+            "" if one.seconds_left is None else duration(one.seconds_left),
+        )
+        for one in progress.running
+    }
+    failed = {name: (error,) for name, error in progress.failed.items()}
+    parts = [counts, *_listed(("running", "iterations", "rate", "left"), running)]
+    return Group(*parts, *_listed(("failed or diverged", "last error"), failed))
+
+
+def _listed(heads: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> list[Table | Text]:
+    """Return a table below an empty line, of the first rows; nothing if there is no row."""
+    if not rows:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for name, values in list(rows.items())[:_SHOWN]:
+        table.add_row(Text(name), *map(Text, values))
+    more = len(rows) - _SHOWN
+    return [Text(), table, *([Text(f"and {more:,} more")] if more > 0 else [])]
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from conescope.report.sweep_page import write_sweep_report
+    from conescope.report.sweep_table import load_sweep
+
+    for file in write_sweep_report(load_sweep(arguments.sweep)):
+        STDOUT.print(str(file))
+    return 0

@@ -1,0 +1,6 @@
+"""Sweeps: many recipes, made from axes, each carried out in a run folder of its own.
+
+`axes` reads what a user wrote, `grid` makes the table of recipes, `sweep_folder` stores it,
+`sweep_cost` forecasts it, `carrying_out` has it done by a backend (`slots`, `ray_cluster`,
+`slurm_jobs`), each of whose workers calls `single_run`.
+"""

@@ -1,0 +1,218 @@
+"""Read the axes of a sweep: from the command line, or from a YAML file of axes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conescope.errors import RecipeError
+from conescope.training.recipe import FIELDS, PARTS, SECTIONS
+from conescope.training.recipe_fields import PLACE
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_VALUES = 1_000_000
+_KEYS = ("recipe", "fields", "axes", "exclude")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a sweep was asked for.
+
+    Attributes:
+        recipes: the recipes to start from, packaged names or YAML files; an axis if several.
+        fixed: dotted field → the text of the one value that all runs have.
+        axes: dotted field → the texts of its values, at least two of them, or whole numbers.
+        exclude: combinations to leave out: axis → the texts of the values that are excluded
+            together with those of the other axes named.
+    """
+
+    recipes: Sequence[str]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    exclude: Sequence[Mapping[str, Sequence[str]]] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of runs, before any is excluded."""
+        return len(self.recipes) * math.prod(len(values) for values in self.axes.values())
+
+
+def read_axes(sources: Sequence[str], overrides: Sequence[str] = ()) -> Axes:
+    """Read what a sweep consists of.
+
+    Args:
+        sources: names of packaged recipes or YAML files of recipes; or one YAML file that has the
+            key `axes`.
+        overrides: fields as on the command line, such as `["--optimizer.lr", "0.01,0.1"]`. They
+            replace those of a file.
+
+    Raises:
+        RecipeError: if a file cannot be read, a field is unknown, or an axis has no values.
+    """
+    given = {name: _split(name, text) for name, text in _pairs(overrides)}
+    written = _axes_file(sources[0]) if len(sources) == 1 else None
+    if written is None:
+        return _arranged(sources, given, ())
+    recipes, fields, exclude = written
+    return _arranged(recipes, {**fields, **given}, exclude)
+
+
+def _arranged(
+    recipes: Sequence[str],
+    fields: Mapping[str, Sequence[str]],
+    exclude: Sequence[Mapping[str, Sequence[str]]],
+) -> Axes:
+    """Tell axes from fields with one value, and check what can be checked without a recipe."""
+    if len(set(recipes)) < len(recipes):
+        raise RecipeError(f"a recipe is named twice in {', '.join(recipes)}; name each once")
+    for name, values in fields.items():
+        if not len(values):
+            raise RecipeError(f"the axis {name} has no values; write for example --{name} 1,2")
+        if len(values) > 1 and _is_place(name):
+            raise RecipeError(
+                f"{name} changes no number of a run, so it cannot be an axis; give it one value"
+            )
+    axes = {name: values for name, values in fields.items() if len(values) > 1}
+    for combination in exclude:
+        for name in combination:
+            if name not in axes and name != "recipe":
+                raise RecipeError(
+                    f"exclude names {name}, which is no axis of this sweep; its axes are "
+                    f"{', '.join(axes) or 'none'}"
+                )
+    fixed = {name: values[0] for name, values in fields.items() if len(values) == 1}
+    return Axes(recipes, fixed, axes, exclude)
+
+
+def _is_place(name: str) -> bool:
+    return name in FIELDS and FIELDS[name].metadata == PLACE
+
+
+def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the dotted fields of a command line with their texts."""
+    words = iter(overrides)
+    for word in words:
+        name, equals, text = word.removeprefix("--").partition("=")
+        value = text if equals else next(words, None)
+        if not word.startswith("--") or value is None:
+            raise RecipeError(f"command line: {word} is no field with a value; write --FIELD VALUE")
+        yield name, value
+
+
+def _split(name: str, text: str) -> Sequence[str]:
+    """Split the text of an axis into its values.
+
+    Commas separate values, but not within brackets. In schedules, which have commas themselves,
+    a vertical bar does. `0..4` stands for 0, 1, 2, 3, 4.
+    """
+    if _is_place(name):
+        return [text]
+    is_schedule = name in FIELDS and "schedule" in FIELDS[name].metadata
+    parts = text.split("|") if is_schedule else _outside_brackets(text)
+    found: list[str] = []
+    for part in (part.strip() for part in parts if part.strip()):
+        spanned = _RANGE.fullmatch(part)
+        if not spanned:
+            found.append(part)
+            continue
+        first, last = int(spanned[1]), int(spanned[2])
+        if last - first >= _MOST_VALUES:
+            raise RecipeError(
+                f"the axis {name} has {last - first + 1:,} values; it may have up to "
+                f"{_MOST_VALUES:,}"
+            )
+        found += map(str, range(first, last + 1))
+    return found
+
+
+def _outside_brackets(text: str) -> list[str]:
+    """Split a text at the commas that lie outside of [] and {}."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _axes_file(
+    source: str,
+) -> tuple[list[str], dict[str, Sequence[str]], list[dict[str, Sequence[str]]]] | None:
+    """Read a YAML file of axes: its recipes, fields with values, and exclusions.
+
+    Returns None if the source is a recipe.
+    """
+    if not source.endswith((".yaml", ".yml")):
+        return None
+    try:
+        written = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read {source}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{source} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(written, dict) or "axes" not in written:
+        return None
+    for key in written:
+        if key not in _KEYS:
+            raise RecipeError(f"{source}: unknown key {key}; a file of axes has {', '.join(_KEYS)}")
+    recipes = written.get("recipe", "digits")
+    recipes = [recipes] if isinstance(recipes, str) else recipes
+    if not (isinstance(recipes, list) and recipes and all(isinstance(r, str) for r in recipes)):
+        raise RecipeError(f"{source}: recipe is a recipe's name or file, or a list of these")
+    fields = {
+        name: [_text(value)] for name, value in _flat(source, "fields", written.get("fields"))
+    }
+    fields |= {n: _values(n, value) for n, value in _flat(source, "axes", written["axes"])}
+    excluded = written.get("exclude") or []
+    if not isinstance(excluded, list):
+        raise RecipeError(f"{source}: exclude is a list of combinations, such as [{{seed: 1}}]")
+    exclude = [
+        {name: _values(name, value) for name, value in _flat(source, "exclude", combination)}
+        for combination in excluded
+    ]
+    for combination in exclude:
+        if "recipe" in combination:
+            combination["recipe"] = [_beside(source, name) for name in combination["recipe"]]
+    return [_beside(source, recipe) for recipe in recipes], fields, exclude
+
+
+def _beside(source: str, recipe: str) -> str:
+    """Return the path of a recipe's file that is named relative to the file of axes."""
+    return str(Path(source).parent / recipe) if recipe.endswith((".yaml", ".yml")) else recipe
+
+
+def _values(name: str, value: Any) -> Sequence[str]:
+    if isinstance(value, list):
+        return [_text(inner) for inner in value]
+    return _split(name, value) if isinstance(value, str) else [_text(value)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(source: str, key: str, values: Any) -> Iterator[tuple[str, Any]]:
+    """Yield dotted fields with their values, of groups too: `optimizer: {lr: 0.1}`."""
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise RecipeError(f"{source}: {key} maps fields to values, such as 'seed: 0..4'")
+    for name, value in values.items():
+        if name in SECTIONS and isinstance(value, dict):
+            yield from ((f"{name}.{inner}", held) for inner, held in value.items())
+            continue
+        section = str(name).partition(".")[0]
+        if name not in FIELDS and section not in PARTS and name != "recipe":
+            raise RecipeError(
+                f"{source}: unknown field {name} in {key}; 'conescope show RECIPE' lists the fields"
+            )
+        yield str(name), value

@@ -1,0 +1,160 @@
+"""Carry out the runs of a sweep by a backend, and judge what becomes of each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from conescope.experiments.sweep.single_run import RunTask, note_error
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    State,
+    Sweep,
+    SweepRun,
+    stored_numbers,
+)
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
+
+_MOST_ERRORS = 2
+"""The number of times in a row that a run may end by the same error, at the same place."""
+
+_MOST_DEATHS = 5
+"""The same for deaths of its process: a machine may be lost twice by chance."""
+
+_WAIT_SECONDS = 0.2
+
+_PROGRESS = [kind for kind in Kind if kind is not Kind.SESSION]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run whose task has ended, well or not; its folder says how far it is.
+
+    Attributes:
+        name: the run's id.
+        lost: how its process died, such as "killed by SIGKILL"; empty if it returned or raised.
+    """
+
+    name: str
+    lost: str = ""
+
+
+class Backend(Protocol):
+    """A place where tasks are carried out."""
+
+    def has_room(self) -> bool:
+        """Return whether another task may be submitted now."""
+        ...
+
+    def submit(self, task: RunTask) -> None:
+        """Begin a task, or queue it."""
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Return the tasks that have ended since the last call, after at most `seconds`."""
+        ...
+
+    def stop(self) -> None:
+        """Ask all tasks to store their state and stop; those that wait do not begin."""
+
+    def close(self) -> None:
+        """End what is left at once, and free the backend."""
+
+
+Told = Callable[[SweepRun, State], None]
+"""Is told each run that comes to an end in this sweep, and how."""
+
+
+def carry_out_sweep(
+    sweep: Sweep,
+    backend: Backend,
+    task_of: Callable[[SweepRun], RunTask],
+    *,
+    told: Told = lambda *_: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Carry out all runs of a sweep that have not ended.
+
+    A run whose process dies goes on; one that diverges is left; one that fails twice in the same
+    way is given up. A run that another sweep is at work on is waited for.
+
+    Args:
+        sweep: the sweep.
+        backend: where to carry them out; closed at the end.
+        task_of: makes the task of a run.
+        told: is told each run that ends, is given up, or is stopped.
+        should_stop: asked again and again; on true all runs store their state and stop.
+
+    Returns:
+        Whether it was not stopped.
+
+    Raises:
+        StoreError: if a journal cannot be read.
+    """
+    work = _Work(sweep, backend, task_of, told)
+    stopping = False
+    try:
+        while work.waiting or work.active:
+            if should_stop() and not stopping:
+                stopping = True
+                work.waiting.clear()
+                backend.stop()
+            work.submit()
+            for ended in backend.wait(_WAIT_SECONDS):
+                work.judge(ended, stopping=stopping)
+    finally:
+        backend.close()
+    return not stopping
+
+
+class _Work:
+    """The runs that wait and those that are carried out."""
+
+    def __init__(
+        self, sweep: Sweep, backend: Backend, task_of: Callable[[SweepRun], RunTask], told: Told
+    ) -> None:
+        self.waiting = deque(run for run in sweep.runs if run.state() not in ENDED)
+        self.active: dict[str, SweepRun] = {}
+        self._backend, self._task_of, self._told = backend, task_of, told
+        self._failures: dict[str, list[tuple[str, int]]] = {}
+
+    def submit(self) -> None:
+        """Submit runs that wait, as long as there is room, and none owns their folders."""
+        for _ in range(len(self.waiting)):
+            if not self._backend.has_room():
+                return
+            run = self.waiting.popleft()
+            if stored_numbers(run.path) is not None:
+                self._told(run, run.state())
+            elif Folder(run.path).is_owned():
+                self.waiting.append(run)
+            else:
+                self.active[run.id] = run
+                self._backend.submit(self._task_of(run))
+
+    def judge(self, ended: Ended, *, stopping: bool) -> None:
+        """Say of a run whose task has ended that it is done or given up, or let it wait again.
+
+        It is done once its numbers are stored: a process may die between its last iteration and
+        these.
+        """
+        run = self.active.pop(ended.name)
+        if stopping or stored_numbers(run.path) is not None:
+            self._told(run, run.state())
+        elif Folder(run.path).is_owned() or self._may_go_on(run, ended.lost):
+            self.waiting.append(run)
+        else:
+            self._told(run, "failed")
+
+    def _may_go_on(self, run: SweepRun, lost: str) -> bool:
+        """Note a failure, and return whether the run may be tried again."""
+        if lost:
+            note_error(run.path, lost)
+        failure = (run.error, len(Folder(run.path).entries(*_PROGRESS)))
+        before = self._failures.setdefault(run.id, [])
+        if before and before[-1] != failure:
+            before.clear()
+        before.append(failure)
+        return len(before) < (_MOST_DEATHS if lost else _MOST_ERRORS)

@@ -1,0 +1,114 @@
+"""Runs of a sweep as tasks of Ray, on a cluster or on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+from conescope.errors import MissingPackageError, RecipeError
+from conescope.experiments.sweep.carrying_out import Ended
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.runs.store import Folder
+
+_CONNECT_SECONDS = 5.0
+
+_RETRIES = 5
+"""Times that Ray itself begins a task again whose worker or node is lost."""
+
+
+class RayCluster:
+    """A Ray cluster that carries out runs: the one that is there, or one on this machine.
+
+    The run folders have to be on a file system that all nodes share. Ray places the tasks, and
+    begins those again whose worker or node is lost.
+
+    Args:
+        address: that of a cluster's head, such as `10.0.0.1:6379`; by default the cluster that
+            `RAY_ADDRESS` or `ray start` names, else one that lives here until the sweep ends.
+        threads: CPU threads of each run.
+        gpus: GPUs of each run; a part of one if several runs share it.
+
+    Raises:
+        MissingPackageError: if Ray is not installed.
+        RecipeError: if no cluster answers at the address.
+    """
+
+    def __init__(self, address: str | None = None, threads: int = 1, gpus: float = 0.0) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise MissingPackageError.of("ray", "ray") from None
+        self._ray: Any = ray
+        self._tasks: dict[Any, RunTask] = {}
+        self._stopping = False
+        self._began_here = not ray.is_initialized()
+        if self._began_here:
+            address = address or os.environ.get("RAY_ADDRESS")
+            try:
+                _check_answers(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise RecipeError(
+                    f"no Ray cluster answers at {address or 'the default address'} ({reason}); "
+                    f"start one by 'ray start --head' and give its address with --address"
+                ) from None
+        self._remote = ray.remote(
+            num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
+        )(carry_out_run)
+
+    def has_room(self) -> bool:
+        """Return true: Ray queues what it has no room for."""
+        return True
+
+    def submit(self, task: RunTask) -> None:
+        """Queue a run."""
+        self._tasks[self._remote.options(name=task.run.id).remote(task)] = task
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Return the runs whose tasks have ended, after at most `seconds`."""
+        if not self._tasks:
+            time.sleep(seconds)
+            return []
+        ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
+        if ready:
+            ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
+        return [self._ended(task) for task in ready if not self._is_storing(task)]
+
+    def _is_storing(self, task: Any) -> bool:
+        """Return whether a run that was told to stop, which Ray counts as ended, is at work yet."""
+        return self._stopping and Folder(self._tasks[task].folder).is_owned()
+
+    def _ended(self, task: Any) -> Ended:
+        name = self._tasks.pop(task).run.id
+        known = self._ray.exceptions
+        try:
+            self._ray.get(task)
+        except (known.RayTaskError, known.TaskCancelledError):
+            return Ended(name)  # the worker has noted its error
+        except known.RayError as error:
+            return Ended(name, f"lost by Ray {_RETRIES + 1} times: {type(error).__name__}")
+        return Ended(name)
+
+    def stop(self) -> None:
+        """Ask the runs at work to store their state and stop; drop those that are queued."""
+        self._stopping = True
+        for task in self._tasks:
+            self._ray.cancel(task, force=False, recursive=False)
+
+    def close(self) -> None:
+        """End what is left at once; leave the cluster, or stop it if it was started here."""
+        for task in self._tasks:
+            self._ray.cancel(task, force=True, recursive=False)
+        if self._began_here:
+            self._ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise `OSError` if nothing answers at HOST:PORT, which Ray would wait minutes for."""
+    host, _, port = (address or "").rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()

@@ -1,0 +1,142 @@
+"""Carry out one run of a sweep, in a worker process of whatever backend."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from conescope.errors import StoreError
+from conescope.experiments.session import run_experiment
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    ERROR,
+    LOG,
+    SweepRun,
+    stored_numbers,
+)
+from conescope.runs.store import Folder
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """All that a worker needs to carry out a run; it leaves nothing but the run's folder.
+
+    Attributes:
+        run: the run.
+        folder: the absolute path of its folder.
+        here: the working directory, to which paths and a user's own code are relative.
+        command: the sweep's shell command, for the record.
+        version: the version of conescope that planned the sweep.
+        afterwards: what to do with the folder of a run that has ended, such as storing its numbers.
+        threads: CPU threads, where the recipe names none; None for torch's choice.
+    """
+
+    run: SweepRun
+    folder: Path
+    here: Path
+    command: str
+    version: str
+    afterwards: Callable[[Path], None]
+    threads: int | None
+
+    @classmethod
+    def of(
+        cls, run: SweepRun, command: str, afterwards: Callable[[Path], None], threads: int | None
+    ) -> RunTask:
+        """Return the task of a run, planned in this process."""
+        folder, here = run.path.absolute(), Path.cwd()
+        return cls(run, folder, here, command, version("conescope"), afterwards, threads)
+
+
+def carry_out_run(task: RunTask) -> None:
+    """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
+
+    What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
+    that has ended and has its numbers, or that another process is at work on, is left alone.
+
+    Raises:
+        StoreError: if this is another version of conescope than that which planned the sweep.
+        Exception: whatever ends the run; its line is noted before.
+    """
+    folder = task.folder
+    try:
+        _check_version(task.version)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            chdir(task.here),
+            (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
+            redirect_stdout(log),
+            redirect_stderr(log),
+            _stopping() as received,
+        ):
+            _attempt(task, lambda: bool(received))
+    except Exception as error:
+        if not Folder(folder).is_owned():
+            note_error(folder, f"{type(error).__name__}: {error}")
+        raise
+
+
+def note_error(folder: Path, text: str) -> None:
+    """Write the line of the error that ended an attempt at a run.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    Folder(folder).write_bytes(ERROR, (" ".join(text.split()) + "\n").encode())
+
+
+def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
+    folder = task.folder
+    run = SweepRun(task.run.id, folder, task.run.values, task.run.base)
+    if stored_numbers(folder) is not None or Folder(folder).is_owned():
+        return
+    (folder / ERROR).unlink(missing_ok=True)
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    try:
+        if run.state() != "finished":  # else its process was killed before it wrote the numbers
+            run_experiment(run.recipe, folder, command=task.command, should_stop=should_stop)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        raise
+    finally:
+        if run.state() in ENDED:
+            with Folder(folder).owned():
+                task.afterwards(folder)
+
+
+def _check_version(planned: str) -> None:
+    if planned != version("conescope"):
+        raise StoreError(
+            f"this worker has conescope {version('conescope')}, and the sweep was planned by "
+            f"{planned}; install {planned} on all machines"
+        )
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Record the first Ctrl-C or SIGTERM instead of ending by it.
+
+    Signals that the backend takes care of itself, as submitit does of SIGTERM, are left to it.
+    """
+    received: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+        for number, default in defaults.items():
+            if signal.getsignal(number) is default:
+                before[number] = signal.signal(number, lambda n, _: received.append(n))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,93 @@
+"""Runs of a sweep on this machine: a process for each slot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection, get_context
+from multiprocessing.context import ForkServerProcess
+
+from conescope.experiments.sweep.carrying_out import Ended
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+
+_PRELOADED = (carry_out_run.__module__, "torch._dynamo")
+"""What every run loads; the second is what torch's optimisers load at their first step."""
+
+
+class Slots:
+    """A number of processes at a time, each of which carries out one run.
+
+    They are forked from a server that has loaded torch already, so that a run begins at once. They
+    take no notice of Ctrl-C, which a terminal sends to all; `stop` reaches them.
+
+    Args:
+        slots: how many runs at a time, at least 1.
+        threads: CPU threads of each.
+        preload: modules that the server loads too.
+    """
+
+    def __init__(self, slots: int, threads: int, preload: Sequence[str] = ()) -> None:
+        self._slots, self._threads = slots, threads
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload([*_PRELOADED, *preload])
+        self._processes: dict[str, ForkServerProcess] = {}
+
+    def has_room(self) -> bool:
+        """Return whether a slot is free."""
+        return len(self._processes) < self._slots
+
+    def submit(self, task: RunTask) -> None:
+        """Begin a run."""
+        process = self._context.Process(target=_in_a_slot, args=(task,), name=task.run.id)
+        with _threads_pinned(self._threads):
+            process.start()
+        self._processes[task.run.id] = process
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Return the runs whose processes have ended, after at most `seconds`."""
+        if not self._processes:
+            time.sleep(seconds)
+            return []
+        names = {process.sentinel: name for name, process in self._processes.items()}
+        ended = []
+        for sentinel in connection.wait(list(names), timeout=seconds):
+            process = self._processes.pop(names[sentinel])  # pyright: ignore[reportArgumentType]
+            process.join()
+            code = process.exitcode or 0
+            lost = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+            ended.append(Ended(process.name, lost))
+            process.close()
+        return ended
+
+    def stop(self) -> None:
+        """Ask all runs to store their state and stop."""
+        for process in self._processes.values():
+            process.terminate()
+
+    def close(self) -> None:
+        """End the processes that are left, at once."""
+        for process in self._processes.values():
+            process.kill()
+            process.join()
+
+
+def _in_a_slot(task: RunTask) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    carry_out_run(task)
+
+
+@contextmanager
+def _threads_pinned(threads: int) -> Iterator[None]:
+    """Let processes that start meanwhile have so many CPU threads."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

@@ -1,0 +1,119 @@
+"""Runs of a sweep as jobs of SLURM, by submitit: submitted as arrays, and not waited for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conescope.errors import MissingPackageError, RecipeError
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.runs.store import Folder
+
+_ARRAY = 1000
+"""Jobs of an array; SLURM's own default allows 1,001."""
+
+_MOST_TIMEOUTS = 100
+"""Times that a job whose time is over is queued again."""
+
+_JOBS = "jobs.json"
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What SLURM is asked for, for each run.
+
+    Attributes:
+        partition: the partition; None for the cluster's default.
+        minutes: the time limit of a job, after which it is queued again and goes on.
+        gpus: GPUs of a job.
+        threads: CPU threads of a job.
+        at_once: most jobs of an array at a time.
+    """
+
+    partition: str | None
+    minutes: int
+    gpus: int = 0
+    threads: int = 1
+    at_once: int = 100
+
+
+class _Resumable:
+    """What a job calls; submitit queues it again when SLURM preempts it or its time is over."""
+
+    def __call__(self, task: RunTask) -> None:
+        carry_out_run(task)
+
+    def checkpoint(self, task: RunTask) -> Any:
+        """Return the job to queue: the same, which goes on from the newest snapshot."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, task)
+
+
+def submit_jobs(
+    tasks: Sequence[RunTask], folder: Path, options: SlurmOptions, cluster: str = "slurm"
+) -> list[str]:
+    """Submit runs as arrays of jobs, and return at once.
+
+    Runs whose jobs of an earlier call are still queued or at work are left out.
+
+    Args:
+        tasks: the runs.
+        folder: where submitit keeps the jobs and their output.
+        options: what to ask SLURM for.
+        cluster: submitit's name of the executor; tests have its "local" one.
+
+    Returns:
+        The ids of the jobs that were submitted.
+
+    Raises:
+        MissingPackageError: if submitit is not installed.
+        RecipeError: if there is no SLURM on this machine, or it refuses the jobs.
+        StoreError: if the ids cannot be written.
+    """
+    try:
+        import submitit
+        from submitit.core.utils import FailedJobError
+    except ImportError:
+        raise MissingPackageError.of("submitit", "slurm") from None
+    if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 1:
+        raise RecipeError("--on slurm: there is no SLURM here; call it on a login node")
+    executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=_MOST_TIMEOUTS)
+    executor.update_parameters(
+        name=folder.parent.resolve().name,
+        timeout_min=options.minutes,
+        cpus_per_task=options.threads,
+        gpus_per_node=options.gpus,
+        slurm_array_parallelism=options.at_once,
+        slurm_additional_parameters={"requeue": True},
+        **({"slurm_partition": options.partition} if options.partition else {}),
+    )
+    known = _read_jobs(folder)
+    watched = {name: executor._executor.job_class(folder, job_id) for name, job_id in known.items()}
+    todo = [
+        task
+        for task in tasks
+        if task.run.id not in watched or watched[task.run.id].done(force_check=True)
+    ]
+    submitted: dict[str, str] = {}
+    for first in range(0, len(todo), _ARRAY):
+        part = todo[first : first + _ARRAY]
+        try:
+            jobs = executor.map_array(_Resumable(), part)
+        except FailedJobError as error:
+            reason = " ".join(str(error).split())
+            raise RecipeError(f"SLURM refuses the jobs: {reason}") from None
+        submitted |= {task.run.id: job.job_id for task, job in zip(part, jobs, strict=True)}
+        Folder(folder).write_bytes(_JOBS, json.dumps(known | submitted).encode())
+    return list(submitted.values())
+
+
+def _read_jobs(folder: Path) -> dict[str, str]:
+    """Return the ids of the jobs that were submitted before, by run."""
+    try:
+        return json.loads((folder / _JOBS).read_bytes())
+    except FileNotFoundError:
+        return {}

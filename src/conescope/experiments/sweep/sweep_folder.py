@@ -1,0 +1,222 @@
+"""The folder of a sweep: the table of its runs, and how far each of them is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from conescope.errors import StoreError
+from conescope.experiments.sweep.grid import GridPoint
+from conescope.runs import contents
+from conescope.runs.store import Folder
+from conescope.training.recipe import Recipe
+from conescope.training.recipe_reading import recipe_from_dict
+
+_TABLE = "sweep.json"
+_NUMBERS = "numbers.json"
+_JOURNAL = "journal.jsonl"
+ERROR = "error.txt"
+"""File of a run folder that holds the line of the error that ended the last attempt."""
+
+LOG = "log.txt"
+"""File of a run folder that holds what its attempts printed."""
+
+State = Literal["finished", "diverged", "running", "failed", "stopped", "waiting"]
+"""How far a run is: a diverged one is not tried again, a failed or stopped one goes on."""
+
+STATES: tuple[State, ...] = get_args(State)
+ENDED: tuple[State, ...] = ("finished", "diverged")
+"""The states from which nothing follows."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        id: its recipe's id, which is also the name of its folder.
+        path: its folder, which exists once it has begun.
+        values: axis → value.
+        base: the recipe, as nested plain values, of which the run changes the axes.
+    """
+
+    id: str
+    path: Path
+    values: Mapping[str, Any]
+    base: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe to carry out."""
+        return recipe_from_dict(self.fields, str(self.path))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All fields of the recipe as nested plain values."""
+        fields = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in self.base.items()
+        }
+        for name, value in self.values.items():
+            section, _, inner = name.partition(".")
+            if inner:
+                fields[section][inner] = value
+            elif name != "recipe":
+                fields[name] = value
+        return fields
+
+    @property
+    def error(self) -> str:
+        """The line of the error that ended the last attempt; empty if none did."""
+        try:
+            return (self.path / ERROR).read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def state(self) -> State:
+        """Return how far the run is.
+
+        Raises:
+            StoreError: if its journal cannot be read.
+        """
+        if numbers := stored_numbers(self.path):
+            return numbers["state"]
+        folder = Folder(self.path)
+        if contents.why_diverged(folder) is not None:
+            return "diverged"
+        if contents.is_finished(folder):
+            return "finished"
+        if folder.is_owned():
+            return "running"
+        if self.error:
+            return "failed"
+        return "stopped" if contents.has_run(folder) else "waiting"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its folder holds it.
+
+    Attributes:
+        path: the folder.
+        command: the shell command that made it.
+        axes: the names of the axes, `recipe` among them if there are several recipes.
+        runs: the table of runs.
+    """
+
+    path: Path
+    command: str
+    axes: tuple[str, ...]
+    runs: Sequence[SweepRun]
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """The number of different values of each axis."""
+        return {
+            name: len({json.dumps(run.values.get(name)) for run in self.runs}) for name in self.axes
+        }
+
+
+def plan_sweep(
+    points: Sequence[GridPoint], path: Path, command: str, runs: Path | None = None
+) -> Sweep:
+    """Return a sweep of these runs; nothing is written.
+
+    Args:
+        points: the runs.
+        path: the sweep's folder.
+        command: the shell command that makes it, for the record.
+        runs: the folder of the run folders, which other sweeps may share; by default `runs` in
+            the sweep's own folder.
+    """
+    folder = path / "runs" if runs is None else runs
+    axes = dict.fromkeys(name for point in points for name in point.values)
+    bases: dict[str, Mapping[str, Any]] = {}
+    rows = []
+    for point in points:
+        key = point.values.get("recipe", "")
+        base = bases.setdefault(key, point.recipe.to_dict())
+        rows.append(SweepRun(point.id, folder / point.id, point.values, base))
+    return Sweep(path, command, tuple(axes), rows)
+
+
+def store_sweep(sweep: Sweep) -> None:
+    """Write the table of a sweep into its folder, in place of an earlier one.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    bases: list[Mapping[str, Any]] = []
+    places: dict[int, int] = {}
+    rows = []
+    for run in sweep.runs:
+        if id(run.base) not in places:
+            places[id(run.base)] = len(bases)
+            bases.append(run.base)
+        rows.append([run.id, places[id(run.base)], run.values])
+    held = {
+        "conescope": version("conescope"),
+        "command": sweep.command,
+        "runs in": os.path.relpath(sweep.runs[0].path.parent, sweep.path),
+        "axes": sweep.axes,
+        "recipes": bases,
+        "runs": rows,
+    }
+    Folder(sweep.path).write_bytes(_TABLE, json.dumps(held).encode())
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read the folder of a sweep.
+
+    Raises:
+        StoreError: if it is no such folder, or its table is damaged.
+    """
+    path = Path(path)
+    try:
+        held = json.loads((path / _TABLE).read_bytes())
+        folder = Path(os.path.normpath(path / held["runs in"]))
+        runs = [
+            SweepRun(name, folder / name, values, held["recipes"][place])
+            for name, place, values in held["runs"]
+        ]
+        return Sweep(path, held["command"], tuple(held["axes"]), runs)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(
+            f"{path} is the folder of no sweep; give the one that 'conescope sweep … --out' made"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path / _TABLE}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise StoreError(
+            f"{path / _TABLE} is damaged; run the sweep's command again, which writes it anew"
+        ) from None
+
+
+def store_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write the numbers of a run that has ended into its folder, so that tables read only these.
+
+    Args:
+        path: the run folder.
+        numbers: JSON values, "state" among them; they hold until the journal grows.
+
+    Raises:
+        StoreError: if they cannot be written.
+    """
+    held = {"journal": (path / _JOURNAL).stat().st_size, "numbers": dict(numbers)}
+    Folder(path).write_bytes(_NUMBERS, json.dumps(held).encode())
+
+
+def stored_numbers(path: Path) -> dict[str, Any] | None:
+    """Return what `store_numbers` wrote; None if nothing, or if the journal has grown since."""
+    try:
+        held = json.loads((path / _NUMBERS).read_bytes())
+        size = (path / _JOURNAL).stat().st_size
+    except (OSError, ValueError):
+        return None
+    return held["numbers"] if held["journal"] == size else None

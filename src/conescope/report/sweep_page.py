@@ -1,0 +1,191 @@
+"""Write what a sweep says: its table as parquet and CSV, and one page of figures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conescope.errors import KernelError, StoreError
+from conescope.experiments.stored import load_run
+from conescope.experiments.sweep.sweep_folder import ENDED, STATES, SweepRun
+from conescope.report.figures.distance_after import distance_after
+from conescope.report.figures.distance_from import distance_from
+from conescope.report.figures.embedding_2d import embedding_2d
+from conescope.report.page import ABOUT, captioned, drawn, filled, rows, write_page
+from conescope.report.sweep_plots import (
+    axes_drawn,
+    held_text,
+    numbers_along,
+    phase_diagrams,
+    value_text,
+    values_of,
+)
+from conescope.report.sweep_table import AVERAGED, Row, SweepResults
+from conescope.runs.reader import Run
+
+_MULTIPLES = 5
+"""Small multiples along an axis, spread over its values."""
+
+_MOST_SETTINGS = 200
+"""Rows of the page's table; the files have all."""
+
+_FIGURES = {"a": distance_from, "b": distance_after, "c": embedding_2d}
+"""Letter of the paper's figure 1 → the figure."""
+
+
+def write_sweep_report(results: SweepResults) -> list[Path]:
+    """Write a sweep's tables, a row a run and a row a setting, and its page of figures.
+
+    Returns:
+        The files: sweep.parquet, sweep.csv, seeds.parquet, seeds.csv and report.html.
+
+    Raises:
+        StoreError: if a file cannot be written, or a kernel is damaged.
+    """
+    from pyarrow import csv, parquet
+
+    folder, files = results.sweep.path, []
+    for name, table in (("sweep", results.table()), ("seeds", results.over_seeds())):
+        for suffix, write in ((".parquet", parquet.write_table), (".csv", csv.write_csv)):
+            file = folder / f"{name}{suffix}"
+            try:
+                write(table, file)
+            except OSError as error:
+                raise StoreError(
+                    f"cannot write {file}: {error.strerror or error}; make room, or give yourself "
+                    f"the right to write there"
+                ) from error
+            files.append(file)
+    return [*files, _write_page(results, folder / "report.html")]
+
+
+def _write_page(results: SweepResults, path: Path) -> Path:
+    sweep = results.sweep
+    counts = Counter(row["state"] for row in results.rows)
+    left = sum(count for state, count in counts.items() if state not in ENDED)
+    axes = [
+        f"{name} = {', '.join(map(value_text, values_of(results, name)))}" for name in sweep.axes
+    ]
+    numbers = {f"runs {state}": f"{counts[state]:,}" for state in STATES if counts[state]}
+    plots = {
+        **phase_diagrams(results),
+        **{k: p for axis in axes_drawn(results) for k, p in numbers_along(results, axis).items()},
+    }
+    run = next((run for run in sweep.runs if run.state() == "finished"), None)
+    environment = load_run(run.path).environment if run and _has_kernels(results, run) else {}
+    text = filled(
+        name=escape(f"Sweep {sweep.path.resolve().name}"),
+        description=escape("; ".join(axes)),
+        state=f"{len(results.rows) - left:,} of {len(results.rows):,} runs have ended",
+        state_class="unfinished" if left else "finished",
+        about=ABOUT,
+        numbers=rows(numbers),
+        figures="".join(drawn(plot, name) for name, plot in plots.items()),
+        sections=_settings(results) + "".join(map(_Multiples(results).of, axes_drawn(results))),
+        again="How to make this sweep again",
+        command=escape(sweep.command),
+        environment=rows(environment),
+        details_title="Recipe, of which the axes change",
+        details=escape(yaml.safe_dump(sweep.runs[0].base, sort_keys=False, allow_unicode=True)),
+    )
+    return write_page(path, text)
+
+
+def _has_kernels(results: SweepResults, run: SweepRun) -> bool:
+    return any(row["run"] == run.id and row["kernels"] for row in results.rows)
+
+
+def _settings(results: SweepResults) -> str:
+    """Return the table of settings: means over seeds with their intervals."""
+    axes = [name for name in results.sweep.axes if name != "seed"]
+    heads = [*axes, "seeds", "verdict", "probability", *AVERAGED]
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_cell(row, name))}</td>" for name in heads) + "</tr>"
+        for row in results.settings[:_MOST_SETTINGS]
+    )
+    more = len(results.settings) - _MOST_SETTINGS
+    note = f"<p>{more:,} more are in seeds.csv.</p>" if more > 0 else ""
+    return (
+        "<h2>Settings</h2><p>Means over the seeds that finished; in brackets 95 % intervals by "
+        "Student's t. S is the distance of the last kernel to the first, v the mean velocity of "
+        "the second half.</p>"
+        f'<div style="overflow-x: auto"><table><tr>{head}</tr>{body}</table></div>{note}'
+    )
+
+
+def _cell(row: Row, name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "–"
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    if row.get(f"{name}_low") is None:
+        return text
+    return f"{text} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+
+
+class _Multiples:
+    """The figures 1a to 1c of runs along an axis; each run is read once."""
+
+    def __init__(self, results: SweepResults) -> None:
+        self._results = results
+        self._runs: dict[str, Run] = {}
+
+    def of(self, axis: str) -> str:
+        """Return the section of one axis: its first finished runs, others axes held."""
+        chosen = self._chosen(axis)
+        if not chosen:
+            return ""
+        parts = [f"<h2>Figure 1 along {escape(axis)}</h2><p>{_ABOUT}"]
+        parts.append(escape(held_text(self._results, [axis])) + "</p>")
+        for letter, figure_of in _FIGURES.items():
+            parts.append('<div class="columns">')
+            for place, (value, run) in enumerate(chosen):
+                title = f"1{letter}, {axis} = {value_text(value)}, seed {_seed(run)}"
+                parts.append(_multiple(run, figure_of, f"multiple-{axis}-{letter}-{place}", title))
+            parts.append("</div>")
+        return "".join(parts)
+
+    def _chosen(self, axis: str) -> list[tuple[Any, Run]]:
+        """Return values of the axis with a finished run of each, spread over the axis."""
+        first = self._results.settings[0]
+        fixed = [n for n in self._results.sweep.axes if n not in (axis, "seed")]
+        found: dict[str, tuple[Any, SweepRun]] = {}
+        for run, row in zip(self._results.sweep.runs, self._results.rows, strict=True):
+            is_usable = row["state"] == "finished" and (row["kernels"] or 0) > 1
+            if is_usable and all(row[name] == first[name] for name in fixed):
+                found.setdefault(json.dumps(row[axis]), (row[axis], run))
+        values = list(found.values())
+        last = len(values) - 1
+        count = min(_MULTIPLES, len(values))
+        places = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+        return [(values[i][0], self._read(values[i][1])) for i in places]
+
+    def _read(self, run: SweepRun) -> Run:
+        if run.id not in self._runs:
+            self._runs[run.id] = load_run(run.path)
+        return self._runs[run.id]
+
+
+_ABOUT = (
+    "Kernel distance to fixed kernels (1a), between neighbours (1b), and the kernels as points in "
+    "a plane (1c), as in the paper's figure 1; one run for each value."
+)
+
+
+def _seed(run: Run) -> int:
+    return run.recipe.seed if run.recipe else 0
+
+
+def _multiple(run: Run, figure_of: Any, name: str, title: str) -> str:
+    try:
+        plot = replace(figure_of(run), title=title, caption="")
+    except KernelError as reason:
+        return captioned(title, "", str(reason))
+    return drawn(plot, name.replace(".", "-"))

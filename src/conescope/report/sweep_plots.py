@@ -1,0 +1,180 @@
+"""Plots of a sweep, as values: phase diagrams, and numbers against an axis."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from conescope.report.plot import Line, LinePlot, MatrixPlot
+from conescope.report.sweep_table import Row, SweepResults
+
+MOST_AXES = 3
+"""Axes that figures are drawn over, the first ones."""
+
+_MOST_LINES = 7
+"""Values of a second axis that have a line of their own, the first ones."""
+
+_DRAWN: Mapping[str, str] = {
+    "test_accuracy": "test accuracy",
+    "S": "*S* to the first kernel",
+    "R": "plateau *R*",
+    "half_angle": "half-angle (degrees)",
+}
+
+
+def axes_drawn(results: SweepResults) -> list[str]:
+    """Return the axes that figures are drawn over: without the seed, with two values at least."""
+    lengths = results.sweep.lengths
+    return [name for name, count in lengths.items() if count > 1 and name != "seed"][:MOST_AXES]
+
+
+def values_of(results: SweepResults, axis: str) -> list[Any]:
+    """Return the values of an axis, in the order of the table."""
+    return list({json.dumps(row[axis]): row[axis] for row in results.rows}.values())
+
+
+def value_text(value: Any) -> str:
+    """Return a value of an axis as text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def held_text(results: SweepResults, free: Sequence[str]) -> str:
+    """Return the sentence that says at which values the other axes are held."""
+    held = _held(results, free)
+    texts = ", ".join(f"{name} = {value_text(value)}" for name, value in held.items())
+    return f" Held: {texts}." if texts else ""
+
+
+def settings_along(results: SweepResults, free: Sequence[str]) -> list[Row]:
+    """Return the settings at the first value of every axis that is not free."""
+    held = _held(results, free)
+    return [
+        row for row in results.settings if all(row[name] == value for name, value in held.items())
+    ]
+
+
+def _held(results: SweepResults, free: Sequence[str]) -> dict[str, Any]:
+    axes = [name for name in results.sweep.axes if name not in (*free, "seed")]
+    return {name: results.settings[0][name] for name in axes}
+
+
+def phase_diagrams(results: SweepResults) -> dict[str, MatrixPlot]:
+    """Return a heat map of the verdict over every two axes, by file name; over one if only one."""
+    axes = axes_drawn(results)
+    pairs = list(itertools.combinations(axes, 2)) or [(name, "") for name in axes]
+    return {
+        f"phases-{place}": _phase_diagram(results, x, y)
+        for place, (x, y) in enumerate(pairs, start=1)
+    }
+
+
+def _phase_diagram(results: SweepResults, x: str, y: str) -> MatrixPlot:
+    columns = values_of(results, x)
+    rows = values_of(results, y) if y else [""]
+    free = [x, y] if y else [x]
+    found = {
+        (json.dumps(row[x]), json.dumps(row[y] if y else "")): row
+        for row in settings_along(results, free)
+    }
+    values = np.full((len(rows), len(columns)), np.nan)
+    texts = [["" for _ in columns] for _ in rows]
+    for (r, row), (c, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        cell = found.get((json.dumps(column), json.dumps(row)))
+        if cell is not None:
+            texts[r][c] = _cell_text(cell)
+            values[r, c] = math.nan if cell["probability"] is None else cell["probability"]
+    return MatrixPlot(
+        title=f"Verdict over {x}" + (f" and {y}" if y else ""),
+        caption="The most probable kind of motion in phase II, and its probability, which is the "
+        "colour; the mean over the seeds that finished. From 0.9 on it is the verdict. Cells "
+        "without a colour have no verdict yet, or their runs are too short for one."
+        + held_text(results, free),
+        x_label=x,
+        y_label=y,
+        value_label="probability",
+        places=[value_text(value) for value in columns],
+        rows=[value_text(value) for value in rows],
+        values=values,
+        texts=texts,
+        most=1.0,
+    )
+
+
+def _cell_text(row: Row) -> str:
+    if row["likeliest"] is not None:
+        return f"{row['likeliest']} {row['probability']:.2f}"
+    return "diverged" if row["diverged"] == row["runs"] else ""
+
+
+def numbers_along(results: SweepResults, axis: str) -> dict[str, LinePlot]:
+    """Return plots of main numbers against an axis, with intervals over seeds, by file name.
+
+    A second axis, if there is one, has a line for each of its values. An axis that is no number
+    has its places 1, 2, 3, … instead.
+    """
+    values = values_of(results, axis)
+    is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    places = values if is_number else list(range(1, len(values) + 1))
+    order = np.argsort(places)
+    at = {json.dumps(values[i]): float(places[i]) for i in order}
+    others = [name for name in axes_drawn(results) if name != axis][:1]
+    free = [axis, *others]
+    settings = settings_along(results, free)
+    names = ", ".join(value_text(value) for value in values)
+    label = axis if is_number else f"{axis}: {names}"
+    spans = is_number and min(places) > 0 and max(places) > 10 * min(places)
+    plots = {}
+    for number, text in _DRAWN.items():
+        lines = _lines(results, settings, number, axis, at, others)
+        if lines:
+            plots[f"{axis}-{number}".replace(".", "-").replace("_", "-")] = LinePlot(
+                title=f"{text.replace('*', '').capitalize()} against {axis}",
+                caption="The mean over seeds; the band is its 95 % interval by Student's t, where "
+                "there are two seeds or more." + held_text(results, free),
+                y_label=text,
+                lines=lines,
+                x_label=label,
+                x_scale="log" if spans else "linear",
+                x_whole=False,
+                from_zero=number != "test_accuracy",
+                percent=number == "test_accuracy",
+            )
+    return plots
+
+
+def _lines(
+    results: SweepResults,
+    settings: Sequence[Row],
+    number: str,
+    axis: str,
+    at: Mapping[str, float],
+    others: Sequence[str],
+) -> list[Line]:
+    """Return a line for each value of the other axis, or one line if there is none."""
+    lines = []
+    for value in values_of(results, others[0])[:_MOST_LINES] if others else [None]:
+        rows = [row for row in settings if not others or row[others[0]] == value]
+        points = {at[json.dumps(row[axis])]: row for row in rows if row[number] is not None}
+        if not points:
+            continue
+        chosen = [points[x] for x in sorted(points)]
+        low, middle, high = (
+            np.array([np.nan if row[name] is None else row[name] for row in chosen], dtype=float)
+            for name in (f"{number}_low", number, f"{number}_high")
+        )
+        has_band = not np.isnan(low).any()
+        lines.append(
+            Line(
+                f"{others[0]} = {value_text(value)}" if others else "mean over seeds",
+                np.array(sorted(points)),
+                middle,
+                low if has_band else None,
+                high if has_band else None,
+            )
+        )
+    return lines

@@ -1,0 +1,216 @@
+"""Sweeps on Ray, with two nodes on this machine and workers killed; and by submitit."""
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from conescope.cli import main
+from conescope.errors import RecipeError
+from conescope.experiments.session import run_experiment
+from conescope.experiments.sweep.axes import read_axes
+from conescope.experiments.sweep.carrying_out import carry_out_sweep
+from conescope.experiments.sweep.grid import make_grid
+from conescope.experiments.sweep.single_run import RunTask
+from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep
+from conescope.report.run_numbers import store_run_numbers
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
+from stored_runs import assert_same_run
+
+TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
+
+
+def planned(path, overrides, *axes):
+    points = make_grid(read_axes(["digits"], [*overrides, *TINY, *axes]))
+    sweep = plan_sweep(points, path, "conescope sweep")
+    store_sweep(sweep)
+    return sweep
+
+
+def task_of(run):
+    return RunTask.of(run, "conescope sweep", store_run_numbers, 1)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two raylets on this machine, one CPU each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+        started = Cluster(initialize_head=True, head_node_args=nodes)
+        started.add_node(num_cpus=1, object_store_memory=80_000_000)
+        ray.init(started.address, log_to_driver=False)  # once: its workers serve all tests
+        yield started
+        ray.shutdown()
+        started.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_does_not_answer():
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
+    from conescope.experiments.sweep.ray_cluster import RayCluster
+
+    with pytest.raises(RecipeError, match=r"no Ray cluster answers at .*--address"):
+        RayCluster("127.0.0.1:1")
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+import torch
+
+MARK = Path(__file__).with_name("slow")
+
+
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        if MARK.exists():
+            time.sleep(0.1)
+        return super().forward(x)
+
+
+def build(shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), Slow(64, classes))
+"""
+"""A network of a user's own: each of its calls takes 0.1 s for as long as a file exists."""
+
+
+@pytest.fixture
+def slow(tmp_path, monkeypatch):
+    """The file that makes the runs of `slow:build` slow, so that none ends before it is gone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow").touch()
+    return tmp_path / "slow"
+
+
+def own(overrides):
+    """The tiny run with the network above."""
+    return [*(word for word in overrides if "--model" not in word), "--model.name=slow:build"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
+    tmp_path, tiny_overrides, cluster, slow
+):
+    from conescope.experiments.sweep.ray_cluster import RayCluster
+
+    class Killing(RayCluster):
+        left = 2
+
+        def wait(self, seconds):
+            ended = super().wait(seconds)
+            if self.left and (pids := workers(sweep)):
+                self.left -= 1
+                os.kill(pids[0], signal.SIGKILL)
+            if not self.left:
+                slow.unlink(missing_ok=True)
+            return ended
+
+    sweep = planned(tmp_path / "ray", own(tiny_overrides), "--seed=0..2")
+
+    def one_has_begun():
+        return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)
+
+    assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=one_has_begun)
+    assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
+    backend, ends = Killing(), {}
+    assert carry_out_sweep(
+        sweep, backend, task_of, told=lambda run, state: ends.update({run.id: state})
+    )
+    assert backend.left == 0
+    assert list(ends.values()) == ["finished"] * 3
+    for run in sweep.runs:
+        run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
+        assert_same_run(tmp_path / "alone" / run.id, run.path)
+        assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
+
+
+def workers(sweep):
+    """The process ids of Ray's workers that carry out a run, after its first snapshot."""
+    begun = {run.id for run in sweep.runs if Folder(run.path).entries(Kind.SNAPSHOT)}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            title = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if title.strip("\0").removeprefix("ray::") in begun:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize(("place", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_package_that_is_missing_is_named(
+    tmp_path, monkeypatch, tiny_overrides, capsys, place, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    words = [*tiny_overrides, "--seed=0,1", "--out", str(tmp_path), "--on", place]
+    assert main(["sweep", "digits", *words]) == 1
+    assert f"{package} is not installed; run pip install 'conescope[{place}]'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_where_there_is_no_slurm(tmp_path, monkeypatch, tiny_overrides, capsys):
+    pytest.importorskip("submitit", reason="submitit is missing: pip install 'conescope[slurm]'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = [*tiny_overrides, "--seed=0,1", "--out", str(tmp_path / "s"), "--on=slurm"]
+    assert main(["sweep", "digits", *words]) == 2
+    shown = capsys.readouterr()
+    assert "there is no SLURM here; call it on a login node" in shown.err
+    assert "not tried on a login node" in shown.out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_jobs_by_submitit_end_in_finished_runs(tmp_path, tiny_overrides):
+    pytest.importorskip("submitit", reason="submitit is missing: pip install 'conescope[slurm]'")
+    from conescope.experiments.sweep.slurm_jobs import SlurmOptions, submit_jobs
+
+    sweep = planned(tmp_path / "s", tiny_overrides, "--seed=0..1")
+    tasks = [task_of(run) for run in sweep.runs]
+    folder = tmp_path / "s" / "slurm"
+    ids = submit_jobs(tasks, folder, SlurmOptions("short", 5), cluster="local")
+    assert len(ids) == 2
+    assert json.loads((folder / "jobs.json").read_bytes()) == {
+        run.id: name for run, name in zip(sweep.runs, ids, strict=True)
+    }
+    deadline = time.monotonic() + 100
+    while any(run.state() != "finished" for run in sweep.runs) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [run.state() for run in sweep.runs] == ["finished"] * 2
+
+
+def test_what_slurm_is_asked_for(tmp_path, monkeypatch, tiny_overrides):
+    submitit = pytest.importorskip("submitit", reason="pip install 'conescope[slurm]'")
+    from conescope.experiments.sweep import slurm_jobs
+
+    for command in ("sbatch", "srun"):  # stand in for SLURM's: note the script, give an id
+        program = tmp_path / "bin" / command
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 77\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    sweep = planned(tmp_path / "s", tiny_overrides, "--seed=0..2")
+    tasks = [task_of(run) for run in sweep.runs]
+    options = slurm_jobs.SlurmOptions("short", 90, gpus=1, threads=3, at_once=2)
+    ids = slurm_jobs.submit_jobs(tasks, tmp_path / "s" / "slurm", options)
+    assert ids == ["77_0", "77_1", "77_2"]
+    script = (tmp_path / "script").read_text()
+    for line in ("array=0-2%2", "partition=short", "time=90", "gpus-per-node=1",
+                 "cpus-per-task=3", "requeue", "signal=USR2@90"):  # fmt: skip
+        assert f"#SBATCH --{line}" in script, line
+    monkeypatch.setattr(submitit.SlurmJob, "done", lambda job, force_check: job.job_id == "77_1")
+    again = slurm_jobs.submit_jobs(tasks, tmp_path / "s" / "slurm", options)
+    assert len(again) == 1  # the others are queued still

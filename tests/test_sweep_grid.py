@@ -1,0 +1,205 @@
+import itertools
+import json
+
+import pytest
+
+from conescope.cli import main
+from conescope.errors import RecipeError, StoreError
+from conescope.experiments.sweep import sweep_cost
+from conescope.experiments.sweep.axes import read_axes
+from conescope.experiments.sweep.grid import make_grid
+from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
+from conescope.training.recipe_reading import load_recipe, recipe_from_dict
+
+
+def grid(*words, sources=("digits",)):
+    return make_grid(read_axes(sources, words))
+
+
+def test_every_run_is_the_recipe_that_its_own_command_line_gives():
+    names = ("optimizer.lr", "model.name", "seed", "optimizer.weight_decay", "training.evaluate")
+    texts = [
+        ("0.01", "1e-1"),
+        ("cnn", "mlp"),
+        ("0", "1", "2"),
+        ("0", "0.5"),
+        ("0, every 50", "never"),
+    ]
+    words = [
+        "--optimizer.lr", "0.01,1e-1", "--model.name=cnn,mlp", "--seed", "0..2",
+        "--optimizer.weight_decay", "0,0.5", "--training.evaluate=0, every 50|never",
+    ]  # fmt: skip
+    points = grid(*words)
+    combinations = list(itertools.product(*texts))
+    assert len(points) == len(combinations) == 48
+    for point, values in zip(points, combinations, strict=True):
+        alone = [f"--{name}={value}" for name, value in zip(names, values, strict=True)]
+        expected = load_recipe("digits", alone)
+        assert point.recipe == expected
+        assert point.recipe.id == expected.id
+        assert tuple(point.values) == names
+
+
+def test_the_table_gives_back_its_recipes(tmp_path):
+    points = grid("--model.name=cnn,mlp", "--model.width=0.5,1", "--optimizer.nesterov=true,null")
+    sweep = plan_sweep(points, tmp_path / "a", "conescope sweep")
+    store_sweep(sweep)
+    held = read_sweep(tmp_path / "a")
+    assert held.axes == ("model.name", "model.width", "optimizer.nesterov")
+    assert held.lengths == {"model.name": 2, "model.width": 2, "optimizer.nesterov": 2}
+    for run, point in zip(held.runs, points, strict=True):
+        assert run.id == point.recipe.id
+        assert run.recipe == point.recipe
+        assert run.path == tmp_path / "a" / "runs" / run.id
+        assert recipe_from_dict(run.fields, "here").id == run.id
+
+
+def test_sweeps_may_share_their_run_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store_sweep(plan_sweep(grid("--seed=0,1"), tmp_path / "a", "", tmp_path / "runs"))
+    run = read_sweep("a").runs[0]
+    assert run.path.absolute() == tmp_path / "runs" / run.id
+
+
+def test_a_file_of_axes(tmp_path):
+    (tmp_path / "mine.yaml").write_text("description: mine\nseed: 7\n")
+    (tmp_path / "axes.yaml").write_text(
+        "recipe: [digits, mine.yaml]\n"
+        "fields: {training: {steps: 300}, data.augmentation: none}\n"
+        "axes:\n  optimizer.lr: [0.01, 1e-1]\n  kernel: {by_layer: [true, false]}\n"
+        "exclude:\n  - {optimizer.lr: 0.1, recipe: mine.yaml}\n"
+    )
+    source = str(tmp_path / "axes.yaml")
+    points = grid(sources=[source])
+    assert len(points) == 6
+    assert {point.recipe.training.steps for point in points} == {300}
+    assert [point.recipe.seed for point in points] == [0] * 4 + [7] * 2
+    assert {point.recipe.optimizer.lr for point in points if point.recipe.seed} == {0.01}
+    more = grid("--training.steps=200", "--seed=0..1", sources=[source])
+    assert len(more) == 12
+    assert {point.recipe.training.steps for point in more} == {200}
+
+
+def test_lists_of_an_option_are_values_of_an_axis():
+    points = grid("--optimizer.name=adam", "--optimizer.betas=[0.9,0.99],[0.8,0.99]",
+                  "--optimizer.momentum=0")  # fmt: skip
+    assert [point.recipe.optimizer.options["betas"] for point in points] == [
+        [0.9, 0.99],
+        [0.8, 0.99],
+    ]
+
+
+WRONG = {
+    "unknown field optimizer.lrr; did you mean optimizer.lr": ["--optimizer.lrr=1,2"],
+    "axis seed has no values": ["--seed="],
+    "seed takes a whole number, not 'a'": ["--seed=0,a"],
+    "optimizer.lr takes a number, not 'high'": ["--optimizer.lr=0.1,high"],
+    "optimizer.lr must be positive": ["--optimizer.lr=0.1,-1"],
+    "has the value 0.1 twice": ["--optimizer.lr=0.1,0.10"],
+    "takes no momentum|momentum": ["--optimizer.name=sgd,adam", "--optimizer.momentum=0,0.9"],
+    "needs? .*value|no field with a value": ["--seed"],
+    "up to 1,000,000": ["--seed=0..1000000"],
+}
+
+
+@pytest.mark.parametrize(("message", "words"), WRONG.items())
+def test_a_wrong_axis_is_refused(message, words):
+    with pytest.raises(RecipeError, match=message) as caught:
+        grid(*words)
+    assert "\n" not in str(caught.value)
+
+
+FILES = {
+    "unknown key axis; a file of axes has": "axes: {seed: 0..1}\naxis: {}",
+    "unknown field sead": "axes: {sead: 0..1}",
+    "exclude names seed, which is no axis": "axes: {optimizer.lr: [1, 2]}\nexclude: [{seed: 0}]",
+    "matches no run": "axes: {seed: 0..3}\nexclude: [{seed: 7}]",
+    "all runs of this sweep are excluded": "axes: {seed: [1, 2]}\nexclude: [{seed: [1, 2]}]",
+    "axes maps fields to values": "axes: [seed]",
+    "axis seed has no values": "axes: {seed: []}",
+    "exclude is a list": "axes: {seed: [1, 2]}\nexclude: {seed: 1}",
+    "named twice": "recipe: [digits, digits]\naxes: {seed: [1, 2]}",
+    "unknown recipe digit;": "recipe: digit\naxes: {seed: [1, 2]}",
+    "data.path changes no number": "axes: {data.path: [a, b]}",
+    "is no YAML file": "axes: [",
+}
+
+
+@pytest.mark.parametrize(("message", "text"), FILES.items())
+def test_a_wrong_file_of_axes_is_refused(tmp_path, message, text):
+    (tmp_path / "axes.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        grid(sources=[str(tmp_path / "axes.yaml")])
+    assert "\n" not in str(caught.value)
+
+
+def test_two_runs_of_one_id_are_no_table(monkeypatch):
+    from conescope.training.recipe import Recipe
+
+    monkeypatch.setattr(Recipe, "id", "same")
+    with pytest.raises(RecipeError, match=r"two different runs.*same id same"):
+        grid("--seed=0,1")
+
+
+def test_ten_thousand_runs_are_planned_by_two_trials(tmp_path, monkeypatch):
+    trials = []
+
+    def trial(recipe):
+        trials.append(recipe)
+        return replace_cost(recipe)
+
+    monkeypatch.setattr(sweep_cost, "forecast", trial)
+    points = grid("--model.width=0.25,1", "--optimizer.lr=0.001,0.003,0.01,0.03,0.1",
+                  "--seed=0..999")  # fmt: skip
+    sweep = plan_sweep(points, tmp_path, "")
+    assert len(sweep.runs) == 10_000
+    cost = sweep_cost.forecast_sweep(list(sweep.runs))
+    assert [recipe.model.width for recipe in trials] == [0.25, 1]
+    assert (cost.kinds, cost.timed) == (2, 2)
+    assert cost.seconds == pytest.approx(5000 * (25 + 100))
+    assert cost.stored_bytes == 10_000 * 7
+    assert (cost.shortest, cost.longest) == (25, 100)
+    assert cost.wall_seconds(4) == pytest.approx(cost.seconds / 4)
+
+
+def replace_cost(recipe):
+    from conescope.experiments.forecast import Forecast
+
+    return Forecast(None, 0.0, 0, 100, recipe.model.width, 0, 0.0, 7)
+
+
+def test_kinds_that_are_not_tried_count_as_the_mean(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_cost, "forecast", replace_cost)
+    monkeypatch.setattr(sweep_cost, "_ENOUGH_SECONDS", -1.0)
+    runs = list(plan_sweep(grid("--model.width=0.5,1,2"), tmp_path, "").runs)
+    cost = sweep_cost.forecast_sweep(runs)
+    assert (cost.kinds, cost.timed) == (3, 1)
+    assert cost.seconds == 3 * 50
+
+
+def test_a_dry_run_begins_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_cost, "forecast", replace_cost)
+    words = ["sweep", "digits", "--seed=0..4", "--model.width=0.25,1", "--out=mine"]
+    assert main([*words, "--dry-run", "--slots=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "10, of which 10 are to do" in shown
+    assert "seed (5), model.width (2)" in shown
+    assert "on 2 slots" in shown
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_huge_grid_is_asked_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "digits", "--seed=0..999", "--optimizer.lr=" + ",".join("123456789"),
+             "--probe.size=" + ",".join(map(str, range(10, 122))), "--out=mine"]  # fmt: skip
+    assert main(words) == 2
+    assert "this grid has 1,008,000 runs; say --yes" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_sweep(tmp_path):
+    with pytest.raises(StoreError, match="is the folder of no sweep"):
+        read_sweep(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"axes": []}))
+    with pytest.raises(StoreError, match="damaged; run the sweep's command again"):
+        read_sweep(tmp_path)

@@ -1,0 +1,223 @@
+"""Sweeps on this machine: kills, divergence, runs that always fail, stopping, shared runs."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conescope.cli import main
+from conescope.errors import StoreError
+from conescope.experiments.session import run_experiment
+from conescope.experiments.stored import load_run
+from conescope.experiments.sweep.axes import read_axes
+from conescope.experiments.sweep.carrying_out import _PROGRESS, carry_out_sweep
+from conescope.experiments.sweep.grid import make_grid
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.slots import Slots
+from conescope.experiments.sweep.sweep_folder import (
+    plan_sweep,
+    read_sweep,
+    store_sweep,
+    stored_numbers,
+)
+from conescope.report.run_numbers import store_run_numbers
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
+from stored_runs import assert_same_run
+
+TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
+
+PRELOAD = ("conescope.report.run_numbers", "sklearn.datasets")
+
+
+def planned(path, overrides, *axes, runs=None):
+    points = make_grid(read_axes(["digits"], [*overrides, *TINY, *axes]))
+    sweep = plan_sweep(points, path, "conescope sweep", runs)
+    store_sweep(sweep)
+    return sweep
+
+
+def task_of(run):
+    return RunTask.of(run, "conescope sweep", store_run_numbers, 1)
+
+
+def carried_out(sweep, backend=None, **options):
+    """Carry out a sweep; return state by run, and whether it came to its end."""
+    ends = {}
+    backend = Slots(2, 1, PRELOAD) if backend is None else backend
+    through = carry_out_sweep(
+        sweep, backend, task_of, told=lambda run, state: ends.update({run.id: state}), **options
+    )
+    return ends, through
+
+
+class Killing(Slots):
+    """Slots whose processes are killed now and then; never five times without progress."""
+
+    def __init__(self, kills: int) -> None:
+        super().__init__(2, 1, PRELOAD)
+        self.left, self.chance = kills, random.Random(1)
+        self.folders, self.killed = {}, Counter()
+
+    def submit(self, task):
+        self.folders[task.run.id] = task.folder
+        super().submit(task)
+
+    def wait(self, seconds):
+        ended = super().wait(self.chance.uniform(0.0, 0.3))
+        if self.left and self._processes and self.chance.random() < 0.7:
+            name = self.chance.choice(list(self._processes))
+            place = name, len(Folder(self.folders[name]).entries(*_PROGRESS))
+            if self.killed[place] < 3:
+                self.killed[place] += 1
+                self.left -= 1
+                os.kill(self._processes[name].pid, signal.SIGKILL)
+        return ended
+
+
+def test_twelve_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, tiny_overrides):
+    sweep = planned(tmp_path / "killed", tiny_overrides, "--seed=0..5", "--optimizer.lr=0.01,0.05")
+    killing = Killing(10)
+    ends, through = carried_out(sweep, killing)
+    assert through
+    assert killing.left == 0
+    assert list(ends.values()) == ["finished"] * 12
+    for run in sweep.runs:
+        run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
+        assert_same_run(tmp_path / "alone" / run.id, run.path)
+        assert (run.path / "numbers.json").exists()
+        assert run.error == ""
+    assert carried_out(sweep) == ({}, True)  # what is done is not done again
+
+
+@pytest.mark.parametrize(("rate", "end"), [(0.01, "finished"), (1e9, "diverged")])
+def test_a_run_killed_before_its_numbers_gets_them(tmp_path, tiny_overrides, rate, end):
+    """Its worker dies at the first call of what is to be done afterwards."""
+    sweep = planned(tmp_path, tiny_overrides, f"--optimizer.lr={rate}", "--seed=0,1")
+    mark = tmp_path / "died"
+
+    def fragile(run):
+        return replace(task_of(run), afterwards=partial(die_once, mark))
+
+    ends = {}
+    assert carry_out_sweep(
+        sweep, Slots(1, 1, PRELOAD), fragile, told=lambda run, state: ends.update({run.id: state})
+    )
+    assert mark.exists()
+    assert set(ends.values()) == {end}
+    for run in sweep.runs:
+        assert stored_numbers(run.path)["state"] == end
+        assert len(Folder(run.path).entries(Kind.SESSION)) == 1
+        assert ("training diverged" in run.error) == (end == "diverged")
+        assert "SIGKILL" not in run.error
+
+
+def die_once(mark, folder):
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    store_run_numbers(folder)
+
+
+def test_a_run_that_diverges_is_marked_and_the_rest_goes_on(tmp_path, tiny_overrides):
+    sweep = planned(tmp_path, tiny_overrides, "--optimizer.lr=0.01,1e9")
+    ends, _ = carried_out(sweep)
+    assert sorted(ends.values()) == ["diverged", "finished"]
+    lost = next(run for run in sweep.runs if run.state() == "diverged")
+    assert "training diverged; lower optimizer.lr" in lost.error
+    assert len(Folder(lost.path).entries(Kind.SESSION)) == 1
+    assert carried_out(sweep) == ({}, True)
+
+
+def test_a_run_that_fails_twice_alike_is_given_up_and_named(
+    tmp_path, monkeypatch, tiny_overrides, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moody.py").write_text(
+        "import torch\n"
+        "def build(shape, classes, hidden=3):\n"
+        "    if hidden == 4:\n"
+        "        raise OSError('no luck today')\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))\n"
+    )
+    words = [w for w in tiny_overrides if not w.startswith("--model")]
+    sweep = planned(tmp_path / "s", words, "--model.name=moody:build", "--model.hidden=4,5")
+    ends, through = carried_out(sweep)
+    assert through
+    assert [ends[run.id] for run in sweep.runs] == ["failed", "finished"]
+    failed = sweep.runs[0]
+    assert failed.error == "OSError: no luck today"
+    log = (failed.path / "log.txt").read_text()
+    assert log.count("OSError: no luck today") == 2  # tried twice, each with its traceback
+    assert "raise OSError(" in log
+
+
+def test_stopped_gently_it_goes_on_by_the_same_call(tmp_path, tiny_overrides):
+    words = [w for w in tiny_overrides if "steps" not in w]
+    sweep = planned(tmp_path / "s", words, "--training.steps=3000", "--seed=0..3")
+    first = sweep.runs[0]
+
+    def first_has_begun():
+        return any(Folder(first.path).entries(Kind.SNAPSHOT))
+
+    ends, through = carried_out(sweep, should_stop=first_has_begun)
+    assert not through
+    assert set(ends.values()) == {"stopped"}
+    stored = [e.values["step"] for e in Folder(first.path).files(Kind.SNAPSHOT)]
+    assert stored[-1] % 7 or stored[-1] < 3000
+    assert sweep.runs[3].state() == "waiting"
+
+
+def test_a_run_that_is_under_way_elsewhere_is_waited_for(tmp_path, tiny_overrides):
+    sweep = planned(tmp_path / "a", tiny_overrides, "--seed=0,1", runs=tmp_path / "runs")
+    other = planned(tmp_path / "b", tiny_overrides, "--seed=1,2", runs=tmp_path / "runs")
+    shared = sweep.runs[1].path
+    assert other.runs[0].path == shared
+    with RunWriter(shared):
+        assert other.runs[0].state() == "running"
+        found = []
+        thread = threading.Thread(target=lambda: found.append(carried_out(other)))
+        thread.start()
+        while other.runs[1].state() != "finished":
+            time.sleep(0.05)
+        assert not found
+    run_experiment(sweep.runs[1].recipe, shared, command="test")
+    carried_out(sweep)
+    thread.join()
+    assert all(run.state() == "finished" for run in (*sweep.runs, *other.runs))
+    for run in (*sweep.runs, *other.runs):
+        assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
+
+
+def test_a_worker_with_another_version_refuses(tmp_path, tiny_overrides):
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0,1")
+    old = replace(task_of(sweep.runs[0]), version="0.0.1")
+    with pytest.raises(StoreError, match=r"planned by 0\.0\.1; install 0\.0\.1 on all machines"):
+        carry_out_run(old)
+    assert "planned by 0.0.1" in sweep.runs[0].error
+
+
+def test_the_command_does_it_all(tmp_path, monkeypatch, tiny_overrides, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "digits", *tiny_overrides, *TINY, "--seed=0,1", "--out", "mine"]
+    assert main([*words, "--slots=2"]) == 0
+    shown = capsys.readouterr()
+    assert "2, of which 2 are to do" in shown.out
+    assert shown.err.count(": finished") == 2
+    runs = read_sweep("mine").runs
+    assert [run.path.parent for run in runs] == [Path("mine/runs")] * 2
+    assert load_run(runs[0].path).finished
+    assert main([*words, "--slots=2"]) == 0
+    shown = capsys.readouterr()
+    assert "2, of which 0 are to do" in shown.out
+    assert shown.err == ""
+    assert main([*words, "--slots=0"]) == 2
+    assert "--slots is at least 1" in capsys.readouterr().err
