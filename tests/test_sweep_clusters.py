@@ -66,9 +66,45 @@ def test_a_cluster_that_does_not_answer():
         RayCluster("127.0.0.1:1")
 
 
+SLOW = """
+import time
+from pathlib import Path
+
+import torch
+
+MARK = Path(__file__).with_name("slow")
+
+
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        if MARK.exists():
+            time.sleep(0.1)
+        return super().forward(x)
+
+
+def build(shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), Slow(64, classes))
+"""
+"""A network of a user's own: each of its calls takes 0.1 s for as long as a file exists."""
+
+
+@pytest.fixture
+def slow(tmp_path, monkeypatch):
+    """The file that makes the runs of `slow:build` slow, so that none ends before it is gone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow").touch()
+    return tmp_path / "slow"
+
+
+def own(overrides):
+    """The tiny run with the network above."""
+    return [*(word for word in overrides if "--model" not in word), "--model.name=slow:build"]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
-    tmp_path, tiny_overrides, cluster
+    tmp_path, tiny_overrides, cluster, slow
 ):
     from conescope.experiments.sweep.ray_cluster import RayCluster
 
@@ -80,10 +116,11 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
             if self.left and (pids := workers(sweep)):
                 self.left -= 1
                 os.kill(pids[0], signal.SIGKILL)
+            if not self.left:
+                slow.unlink(missing_ok=True)
             return ended
 
-    words = [w for w in tiny_overrides if "steps" not in w]
-    sweep = planned(tmp_path / "ray", [*words, "--training.steps=600"], "--seed=0..2")
+    sweep = planned(tmp_path / "ray", own(tiny_overrides), "--seed=0..2")
 
     def one_has_begun():
         return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)

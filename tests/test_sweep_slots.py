@@ -5,7 +5,9 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,16 @@ from conescope.errors import StoreError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.experiments.sweep.axes import read_axes
-from conescope.experiments.sweep.carrying_out import carry_out_sweep
+from conescope.experiments.sweep.carrying_out import _PROGRESS, carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import (
+    plan_sweep,
+    read_sweep,
+    store_sweep,
+    stored_numbers,
+)
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
@@ -53,17 +60,26 @@ def carried_out(sweep, backend=None, **options):
 
 
 class Killing(Slots):
-    """Slots whose processes are killed now and then."""
+    """Slots whose processes are killed now and then; never five times without progress."""
 
     def __init__(self, kills: int) -> None:
         super().__init__(2, 1, PRELOAD)
         self.left, self.chance = kills, random.Random(1)
+        self.folders, self.killed = {}, Counter()
+
+    def submit(self, task):
+        self.folders[task.run.id] = task.folder
+        super().submit(task)
 
     def wait(self, seconds):
         ended = super().wait(self.chance.uniform(0.0, 0.3))
         if self.left and self._processes and self.chance.random() < 0.7:
-            self.left -= 1
-            os.kill(self.chance.choice(list(self._processes.values())).pid, signal.SIGKILL)
+            name = self.chance.choice(list(self._processes))
+            place = name, len(Folder(self.folders[name]).entries(*_PROGRESS))
+            if self.killed[place] < 3:
+                self.killed[place] += 1
+                self.left -= 1
+                os.kill(self._processes[name].pid, signal.SIGKILL)
         return ended
 
 
@@ -80,6 +96,35 @@ def test_twelve_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, ti
         assert (run.path / "numbers.json").exists()
         assert run.error == ""
     assert carried_out(sweep) == ({}, True)  # what is done is not done again
+
+
+@pytest.mark.parametrize(("rate", "end"), [(0.01, "finished"), (1e9, "diverged")])
+def test_a_run_killed_before_its_numbers_gets_them(tmp_path, tiny_overrides, rate, end):
+    """Its worker dies at the first call of what is to be done afterwards."""
+    sweep = planned(tmp_path, tiny_overrides, f"--optimizer.lr={rate}", "--seed=0,1")
+    mark = tmp_path / "died"
+
+    def fragile(run):
+        return replace(task_of(run), afterwards=partial(die_once, mark))
+
+    ends = {}
+    assert carry_out_sweep(
+        sweep, Slots(1, 1, PRELOAD), fragile, told=lambda run, state: ends.update({run.id: state})
+    )
+    assert mark.exists()
+    assert set(ends.values()) == {end}
+    for run in sweep.runs:
+        assert stored_numbers(run.path)["state"] == end
+        assert len(Folder(run.path).entries(Kind.SESSION)) == 1
+        assert ("training diverged" in run.error) == (end == "diverged")
+        assert "SIGKILL" not in run.error
+
+
+def die_once(mark, folder):
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    store_run_numbers(folder)
 
 
 def test_a_run_that_diverges_is_marked_and_the_rest_goes_on(tmp_path, tiny_overrides):

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conescope.experiments.sweep.single_run import RunTask, note_error
-from conescope.experiments.sweep.sweep_folder import ENDED, State, Sweep, SweepRun
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    State,
+    Sweep,
+    SweepRun,
+    stored_numbers,
+)
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
@@ -120,22 +126,24 @@ class _Work:
             if not self._backend.has_room():
                 return
             run = self.waiting.popleft()
-            state = run.state()
-            if state in ENDED:
-                self._told(run, state)
-            elif state == "running":
+            if stored_numbers(run.path) is not None:
+                self._told(run, run.state())
+            elif Folder(run.path).is_owned():
                 self.waiting.append(run)
             else:
                 self.active[run.id] = run
                 self._backend.submit(self._task_of(run))
 
     def judge(self, ended: Ended, *, stopping: bool) -> None:
-        """Say of a run whose task has ended that it is done or given up, or let it wait again."""
+        """Say of a run whose task has ended that it is done or given up, or let it wait again.
+
+        It is done once its numbers are stored: a process may die between its last iteration and
+        these.
+        """
         run = self.active.pop(ended.name)
-        state = run.state()
-        if state in ENDED or stopping:
-            self._told(run, state)
-        elif state == "running" or self._may_go_on(run, ended.lost):
+        if stopping or stored_numbers(run.path) is not None:
+            self._told(run, run.state())
+        elif Folder(run.path).is_owned() or self._may_go_on(run, ended.lost):
             self.waiting.append(run)
         else:
             self._told(run, "failed")

@@ -16,7 +16,13 @@ import torch
 
 from conescope.errors import StoreError
 from conescope.experiments.session import run_experiment
-from conescope.experiments.sweep.sweep_folder import ENDED, ERROR, LOG, SweepRun
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    ERROR,
+    LOG,
+    SweepRun,
+    stored_numbers,
+)
 from conescope.runs.store import Folder
 
 
@@ -55,7 +61,7 @@ def carry_out_run(task: RunTask) -> None:
     """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
 
     What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
-    that has ended, or that another process is at work on, is left alone.
+    that has ended and has its numbers, or that another process is at work on, is left alone.
 
     Raises:
         StoreError: if this is another version of conescope than that which planned the sweep.
@@ -89,20 +95,23 @@ def note_error(folder: Path, text: str) -> None:
 
 
 def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
-    run = SweepRun(task.run.id, task.folder, task.run.values, task.run.base)
-    if run.state() in (*ENDED, "running"):
+    folder = task.folder
+    run = SweepRun(task.run.id, folder, task.run.values, task.run.base)
+    if stored_numbers(folder) is not None or Folder(folder).is_owned():
         return
-    (task.folder / ERROR).unlink(missing_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:
-        run_experiment(run.recipe, task.folder, command=task.command, should_stop=should_stop)
+        if run.state() != "finished":  # else its process was killed before it wrote the numbers
+            run_experiment(run.recipe, folder, command=task.command, should_stop=should_stop)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         raise
     finally:
         if run.state() in ENDED:
-            task.afterwards(task.folder)
+            with Folder(folder).owned():
+                task.afterwards(folder)
 
 
 def _check_version(planned: str) -> None:
