@@ -5,11 +5,12 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check docs bench lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import contracts"
+	@echo "make docs   install into .venv and build the documentation's site in build/site"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
 	@echo "make clean  remove environments and caches; runs/ stays"
@@ -26,6 +27,11 @@ check: .venv/ready-dev
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+docs: .venv/ready-docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
+		$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	@echo "the site: build/site/index.html"
+
 bench: .venv-bench/ready
 	.venv-bench/bin/python -m benchmarks $(BENCH)
 
@@ -33,7 +39,7 @@ lock: .venv/ready-dev
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -47,6 +53,10 @@ $(BIN)/pip:
 
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+.venv/ready-docs: .venv/ready-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
 	@touch $@
 
 .venv-bench/ready: benchmarks/requirements.txt pyproject.toml

@@ -21,13 +21,13 @@ class MadeRecipe:
         return self.yaml
 
 
-def made_series(steps, samples=8):
+def made_series(steps, samples=8, noise=0.2):
     generator = torch.Generator().manual_seed(0)
     start, end = torch.randn(2, samples, 20, generator=generator, dtype=torch.float64)
     kernels = []
     for step in steps:
-        noise = torch.randn(samples, 20, generator=generator, dtype=torch.float64)
-        features = start * 0.97**step + end * (1 - 0.97**step) + 0.2 * noise
+        jitter = torch.randn(samples, 20, generator=generator, dtype=torch.float64)
+        features = start * 0.97**step + end * (1 - 0.97**step) + noise * jitter
         kernels.append(Kernel(features @ features.T))
     return KernelSeries(steps, kernels)
 

@@ -12,7 +12,7 @@ from conescope.errors import KernelError
 from conescope.report.comparison import compared, comparison, distinct_names, numbers_over_seeds
 from conescope.report.matplotlib_drawing import draw
 from conescope.report.plot import LinePlot
-from conescope.report.run_analysis import RunAnalysis, analyse, known_labels
+from conescope.report.run_analysis import RunAnalysis, analyse
 from conescope.report.save import save_plot, save_plots
 from conescope.report.sections import contents
 from conescope.report.sections.curvature import curvature
@@ -284,17 +284,17 @@ def test_any_name_of_a_folder_stands_in_the_legend_of_a_comparison(name):
 
 
 def test_the_labels_of_a_recipes_probe(run):
-    read = known_labels(run)
+    read = analyse(run).labels
     assert read is not None
     assert len(read) == 200
     assert read.bincount().tolist() == [20] * 10
     stored = torch.tensor([3, 1])
-    assert known_labels(replace(run, labels=stored)) is stored
-    assert known_labels(made_run()) is None
+    assert analyse(replace(run, labels=stored)).labels is stored
+    assert analyse(made_run()).labels is None
     remote = load_recipe("lenet-mnist")
-    assert known_labels(replace(run, recipe=remote)) is None
+    assert analyse(replace(run, recipe=remote)).labels is None
     missing = load_recipe("lenet-mnist", ["--data.path=nowhere"])
-    assert known_labels(replace(run, recipe=missing)) is None
+    assert analyse(replace(run, recipe=missing)).labels is None
 
 
 def test_intervals_are_bands_and_marks(found):

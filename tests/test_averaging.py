@@ -11,7 +11,7 @@ from conescope.errors import RecipeError
 from conescope.experiments.forecast import forecast
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
-from conescope.report.run_analysis import known_labels
+from conescope.report.run_analysis import analyse
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.loop import average_of, train
@@ -113,7 +113,7 @@ def test_the_labels_of_the_probe_are_stored(finished):
     run = load_run(finished)
     assert run.labels is not None
     assert run.labels.bincount().tolist() == [2] * 10
-    read = known_labels(dataclasses.replace(run, labels=None))
+    read = analyse(dataclasses.replace(run, labels=None)).labels
     assert read is not None
     assert torch.equal(read, run.labels)
 

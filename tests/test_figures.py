@@ -16,7 +16,7 @@ from conescope.report.figures.overview import overview
 from conescope.report.figures.training import training
 from conescope.report.matplotlib_drawing import draw
 from conescope.report.plot import ITERATION
-from conescope.report.save import save_figures
+from conescope.report.save import figure, save_figures
 from made_runs import constant_series, made_run, made_series, without_evaluations
 
 UNEVEN = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -192,3 +192,13 @@ def test_folder_that_cannot_be_made(tmp_path):
     blocked.touch()
     with pytest.raises(StoreError, match="cannot write the figure"):
         save_figures(made_run(), blocked)
+
+
+def test_a_figure_of_a_run_shows_itself_in_a_notebook():
+    drawn = figure(made_run(), "overview")
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_unknown_figure_is_refused_with_those_that_there_are():
+    with pytest.raises(KernelError, match="no figure 'overvew'; there are overview, distance-from"):
+        figure(made_run(), "overvew")

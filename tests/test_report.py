@@ -1,3 +1,4 @@
+import math
 import re
 from html.parser import HTMLParser
 
@@ -12,6 +13,7 @@ from conescope.report.summary import main_numbers
 from made_runs import MadeRecipe, constant_series, made_run, made_series
 
 CHARTS = {name: figure for name, figure in FIGURES.items() if name != "overview"}
+SLIDER = {"slider-kernel", "slider-place", "slider-spectrum"}
 LOADING_ATTRIBUTES = {"src", "href", "srcset", "data", "action", "poster", "background"}
 
 
@@ -20,12 +22,13 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.ids, self.texts, self.raw = [], set(), [], False
+        self.tags, self.charts, self.texts, self.raw = [], set(), [], False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.ids |= {value for name, value in attrs if name == "id"}
+        if ("class", "plotly-graph-div") in attrs:
+            self.charts.add(dict(attrs)["id"])
         self.raw = tag in ("script", "style")
 
     def handle_endtag(self, tag):
@@ -51,7 +54,8 @@ def page(tmp_path_factory):
 def test_loads_nothing_from_elsewhere(page):
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base")
-        assert not LOADING_ATTRIBUTES & attributes.keys()
+        loading = {name: attributes[name] for name in LOADING_ATTRIBUTES & attributes.keys()}
+        assert all(name == "href" and value.startswith("#") for name, value in loading.items())
 
 
 def test_the_browser_is_told_to_load_nothing(page):
@@ -79,7 +83,7 @@ def test_holds_the_figures_that_are_saved_and_the_sections_plots(page):
     shown = {name: figure_of(run) for name, figure_of in CHARTS.items()}
     for part in contents(RunAnalysis(run)):
         shown |= part.plots
-    assert page.ids == shown.keys()
+    assert page.charts == shown.keys() | SLIDER
     for plot in shown.values():
         assert plot.title in page.text
         assert plot.caption in page.text
@@ -117,6 +121,23 @@ def test_every_text_is_escaped(tmp_path, page):
     assert attacked.text.count(evil) == 7
 
 
+def test_the_first_words_are_the_answer_of_the_cone(page):
+    found = RunAnalysis(made_run()).cone
+    opening = page.text.split("Main numbers")[0]
+    assert "the kernel stays in a cone of half-angle" in opening
+    assert f"After iteration {found.first:,}" in opening
+    assert f"{math.degrees(found.half_angle.value):.1f}°" in opening
+    p = found.probability["confined"]
+    assert f"with probability {'above 0.99' if p > 0.99 else f'{p:.2f}'}." in opening
+
+
+def test_every_part_has_an_entry_in_the_contents(page):
+    ids = [a["id"] for tag, a in page.tags if tag == "h2"]
+    targets = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert len(ids) == len(set(ids)) > 8
+    assert targets == [f"#{name}" for name in ids]
+
+
 def test_unfinished_is_said(tmp_path):
     run = made_run(finished=False, total_steps=5000)
     text = Page(write_report(run, tmp_path / "report.html")).text
@@ -125,18 +146,22 @@ def test_unfinished_is_said(tmp_path):
 
 def test_figures_a_run_is_too_short_for_say_why(tmp_path):
     one = Page(write_report(made_run(made_series([0])), tmp_path / "one.html"))
-    assert one.ids == {"training", "cone-eigenvalues"}
+    assert one.charts == {"training", "cone-eigenvalues"}
     assert one.text.count("No figure ") == len(CHARTS) - 1
     assert "Absent: the motion of 1 kernels tells nothing" in one.text
     same = Page(write_report(made_run(constant_series([0, 1, 2])), tmp_path / "same.html"))
-    assert CHARTS.keys() - same.ids == {"embedding-2d", "embedding-3d"}
+    assert CHARTS.keys() - same.charts == {"embedding-2d", "embedding-3d"}
     assert "all kernels are the same" in same.text
 
 
 @pytest.mark.parametrize("steps", [(0, 3), (0, 3, 5), (0, 1, 2, 5, 10, 20, 50)])
 def test_few_or_uneven_kernels_have_all_charts(tmp_path, steps):
     path = write_report(made_run(made_series(steps)), tmp_path / "report.html")
-    assert Page(path).ids >= CHARTS.keys() | {"cone-velocity", "cone-eigenvalues", "cone-samples"}
+    assert Page(path).charts >= CHARTS.keys() | {
+        "cone-velocity",
+        "cone-eigenvalues",
+        "cone-samples",
+    }
 
 
 def test_same_run_same_bytes(tmp_path):

@@ -110,3 +110,9 @@ def test_nothing_evaluated_yet():
 )
 def test_time_is_said_in_the_largest_units(seconds, text):
     assert main_numbers(made_run(seconds=seconds))["time"] == text
+
+
+def test_a_run_says_what_it_is_in_one_line():
+    assert repr(made_run()) == "Run('made-1a2b3c4d', finished, 51 kernels, steps 0 to 1,000)"
+    one = repr(made_run(made_series([5]), finished=False))
+    assert one == "Run('made-1a2b3c4d', unfinished, 1 kernel, steps 5 to 5)"

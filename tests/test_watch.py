@@ -22,7 +22,7 @@ from conescope.errors import (
 )
 from conescope.experiments.stored import load_run
 from conescope.measuring.pace import Pace
-from conescope.report.run_analysis import known_labels
+from conescope.report.run_analysis import analyse
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
@@ -223,7 +223,7 @@ def test_labels_are_kept_and_may_come_later(tmp_path):
     for labels in (torch.tensor([0, 1, 1, 0]), [0, 1, 2, 0], None, [0, 1, 2, 0]):
         watch_small(tmp_path, labels=labels).release()
     run = cs.load_run(tmp_path)
-    assert known_labels(run).tolist() == [0, 1, 2, 0]
+    assert analyse(run).labels.tolist() == [0, 1, 2, 0]
     assert len(Folder(tmp_path).entries(Kind.LABELS)) == 2  # each is noted once
 
 

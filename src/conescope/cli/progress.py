@@ -37,7 +37,7 @@ class ProgressBar:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.file.isatty(),  # colours may be forced where there is no terminal
         )
 
     def __enter__(self) -> ProgressBar:

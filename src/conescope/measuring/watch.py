@@ -34,7 +34,7 @@ Told = Callable[[int, Mapping[str, float]], None]
 class Watch:
     """A watch measures a model's kernel during a training loop, and stores it in a run folder.
 
-    Call `step` after every optimiser step, and once before the first:
+    Call `step` after every optimiser step, and once before the first::
 
         with cs.Watch(model, probe, when="0, every 100", out="runs/mine") as watch:
             watch.step(0)

@@ -1,5 +1,7 @@
-"""Show what a run measured: sections of its analysis, figures, and a self-contained HTML page."""
+"""What a run measured, for people: figures, tables and a page, made from the run folder alone."""
 
+from conescope.report.opening import answer
 from conescope.report.page import write_report
+from conescope.report.save import figure
 
-__all__ = ["write_report"]
+__all__ = ["answer", "figure", "write_report"]

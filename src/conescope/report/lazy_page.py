@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,15 @@ from conescope.experiments.lazy import LazyReport
 from conescope.experiments.lazy.one_seed import TRAININGS
 from conescope.experiments.lazy.signs import SAME_FUNCTION, SAME_KERNEL
 from conescope.kernel.distance import Float64Array
-from conescope.report.page import drawn, filled, rows, write_page
+from conescope.report.html import (
+    Part,
+    columns,
+    drawn,
+    numbers_table,
+    origin_parts,
+    page_of,
+    write_page,
+)
 from conescope.report.plot import Line, LinePlot, Mark
 
 _SMOOTHED = 5
@@ -39,20 +46,24 @@ def write_lazy_page(report: LazyReport, path: Path) -> Path:
         StoreError: if the file cannot be written.
     """
     numbers = report.numbers()
-    text = filled(
-        name=escape(f"Is the fine-tuning of {report.name} lazy?"),
-        description=escape(str(report.source["description"])),
-        state=escape(numbers.pop("verdict")),
-        state_class="unfinished" if report.verdict == "cannot tell" else "finished",
-        about=_ABOUT,
-        again="How to make this comparison again",
-        numbers=rows(numbers),
-        figures="\n".join(drawn(plot, name) for name, plot in lazy_plots(report).items()),
-        sections="",
-        command=escape(report.command or "conescope.lazy_report(…), from Python"),
-        environment=rows(report.environment),
-        details_title="What was compared",
-        details=escape(yaml.safe_dump(dict(report.source), sort_keys=False, allow_unicode=True)),
+    verdict = numbers.pop("verdict")
+    charts = [drawn(plot, name) for name, plot in lazy_plots(report).items()]
+    text = page_of(
+        name=f"Is the fine-tuning of {report.name} lazy?",
+        description=str(report.source["description"]),
+        state=verdict,
+        is_finished=report.verdict != "cannot tell",
+        answer=f"<p>{_ABOUT}</p>{numbers_table(numbers)}",
+        parts=[
+            Part("Figures", columns(charts)),
+            *origin_parts(
+                "How to make this comparison again",
+                report.command or "conescope.lazy_report(…), from Python",
+                report.environment,
+                "What was compared",
+                yaml.safe_dump(dict(report.source), sort_keys=False, allow_unicode=True),
+            ),
+        ],
     )
     return write_page(path, text)
 

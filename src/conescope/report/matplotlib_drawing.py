@@ -31,6 +31,7 @@ from conescope.report.plot import (
     Plot,
     SinglePlot,
 )
+from conescope.report.shown_figure import ShownFigure
 from conescope.report.style import (
     DASHES,
     DISTANCE_MAP,
@@ -58,7 +59,7 @@ _LEGEND_WIDTH = 70
 
 
 def draw(plot: Plot, style: Style = PAPER, note: str = "") -> Figure:
-    """Draw a plot as a matplotlib figure; nothing global changes.
+    """Draw a plot as a figure, which a notebook shows; nothing global changes.
 
     Args:
         plot: what to draw.
@@ -66,7 +67,7 @@ def draw(plot: Plot, style: Style = PAPER, note: str = "") -> Figure:
         note: text below the figure, in lines; panels may have one of their own.
     """
     with in_force(style):
-        figure = Figure(figsize=_size(plot))
+        figure = ShownFigure(figsize=_size(plot))
         if isinstance(plot, Panels):
             _draw_panels(figure, plot)
             note = "\n".join(filter(None, (plot.note, note)))
@@ -81,10 +82,9 @@ def _size(plot: Plot) -> tuple[float, float]:
     """Return width and height of a figure in inches."""
     width, height = matplotlib.rcParams["figure.figsize"]
     if isinstance(plot, Panels):
-        count = len(plot.panels)
         if plot.layout == "row":
-            return 0.9 * width * count, 1.2 * height
-        return width, (0.5 + 0.5 * count) * height
+            return 0.9 * width * len(plot.panels), 1.2 * height
+        return width, (0.5 + 0.5 * len(plot.panels)) * height
     if isinstance(plot, BarPlot):
         return width, 0.9 + 0.16 * len(plot.names) * len(plot.shares)
     if isinstance(plot, PathPlot) or (isinstance(plot, MatrixPlot) and plot.has_names):

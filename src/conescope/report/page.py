@@ -1,36 +1,45 @@
-"""Write a run as one HTML file: texts are escaped, charts and plotly's script inlined."""
+"""Write a run as one HTML file that opens with what its kernels say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
+from types import MappingProxyType
 
-from plotly.io import to_html
-from plotly.offline import get_plotlyjs
-
-from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.errors import KernelError, TrainingError
 from conescope.report.figures import FIGURES
+from conescope.report.html import (
+    Part,
+    columns,
+    drawn,
+    missing,
+    numbers_table,
+    origin_parts,
+    page_of,
+    write_page,
+)
+from conescope.report.iterations import kernels_by_iteration
+from conescope.report.opening import opening
 from conescope.report.plot import Plot
-from conescope.report.plotly_drawing import chart
-from conescope.report.run_analysis import analyse
-from conescope.report.sections import SECTIONS, Content, Section, contents
-from conescope.report.summary import main_numbers, state
+from conescope.report.probe_pictures import leading_eigenvectors, leading_samples
+from conescope.report.run_analysis import RunAnalysis, analyse
+from conescope.report.sections import SECTIONS, Content, contents
+from conescope.report.summary import distance_numbers, main_numbers, neighbour_numbers, state
 from conescope.runs.reader import Run
-
-CHART_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "plotlyServerURL": "",
-    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-}
 
 ABOUT = """S is the kernel distance (eq. 4) and v = S / dt the kernel velocity (eq. 5) between
 empirical neural tangent kernels of one fixed probe; equations and figures are those of
 <cite>On the Cone Effect in the Learning Dynamics</cite> (arXiv:2503.16316)."""
 """HTML that says what the numbers of a run, or of a sweep, are."""
+
+_LEADING = ("distance-from", "distance-after", "embedding-2d", "cone-displacement")
+"""The pictures that carry the answer, in the order to show them."""
+
+_PICTURES: Mapping[str, Callable[[RunAnalysis], str]] = MappingProxyType(
+    {"Spectrum": leading_eigenvectors, "Attribution": leading_samples}
+)
+"""Title of a section → what it shows of the probe's samples themselves, as HTML."""
 
 
 def write_report(run: Run, path: Path) -> Path:
@@ -52,107 +61,83 @@ def write_report(run: Run, path: Path) -> Path:
     return write_page(path, _page(run))
 
 
-def write_page(path: Path, text: str) -> Path:
-    """Write a page that appears whole or not at all; see `write_report`."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as reason:
-        aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write the report {path}: {reason.strerror}; free space there or choose "
-            "another file"
-        ) from reason
-    return path
-
-
 def _page(run: Run) -> str:
-    return filled(
-        name=escape(run.name),
-        description=escape(run.description),
-        state=escape(state(run)),
-        state_class="finished" if run.finished else "unfinished",
-        about=ABOUT,
-        again="How to make this run again",
-        numbers=rows(main_numbers(run)),
-        figures=_figures(run),
-        sections=_sections(run),
-        command=escape(run.command),
-        environment=rows(run.environment),
-        details_title="Recipe" if run.recipe else "What was measured",
-        details=escape(run.details),
+    analysis = analyse(run)
+    found = {s.title: c for s, c in zip(SECTIONS, contents(analysis), strict=True)}
+    plots, absent = _figures(run)
+    for content in found.values():
+        plots |= content.plots
+    facts = _facts(run, found)
+    leading = [drawn(plots[name], name, facts.get(name)) for name in _LEADING if name in plots]
+    charts = [drawn(plots[name], name) for name in FIGURES if name in plots.keys() - {*_LEADING}]
+    parts = [
+        Part("Main numbers", f"<p>{ABOUT}</p>{numbers_table(main_numbers(run))}"),
+        Part("Iteration by iteration", kernels_by_iteration(analysis)),
+        Part("Other figures", columns([*charts, *map(missing, absent)])),
+        *_sections(analysis, found),
+        *origin_parts(
+            "How to make this run again",
+            run.command,
+            run.environment,
+            "Recipe" if run.recipe else "What was measured",
+            run.details,
+        ),
+    ]
+    return page_of(
+        name=run.name,
+        description=run.description,
+        state=state(run),
+        is_finished=run.finished,
+        answer=f'<p class="answer">{escape(opening(analysis))}</p>{columns(leading)}',
+        parts=[part for part in parts if part.body],
     )
 
 
-def filled(**parts: str) -> str:
-    """Return a page of these parts, each of them HTML under its name in the template."""
-    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(plotly=get_plotlyjs(), **parts)
+def _figures(run: Run) -> tuple[dict[str, Plot], list[str]]:
+    """Return all figures but the overview, which holds three of them again, and why some lack."""
+    plots, absent = {}, []
+    for name, figure_of in FIGURES.items():
+        if name == "overview":
+            continue
+        try:
+            plots[name] = figure_of(run)
+        except (KernelError, TrainingError) as reason:
+            absent.append(f"No figure {name}: {reason}.")
+    return plots, absent
 
 
-def rows(values: Mapping[str, str]) -> str:
-    """Return the rows of a table of names and values."""
-    return "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in values.items()
-    )
+def _facts(run: Run, found: Mapping[str, Content]) -> dict[str, Mapping[str, str]]:
+    """Return the numbers that each of the leading pictures shows."""
+    motion = found["The cone as a test"].numbers
+    chosen = {
+        "embedding-2d": ("phase boundary t*", "half-angle of the cone", "dimension of the motion"),
+        "cone-displacement": ("verdict", "probabilities", "shares at phase II's length"),
+    }
+    return {
+        "distance-from": distance_numbers(run.series),
+        "distance-after": neighbour_numbers(run.series),
+        **{
+            name: {key: motion[key] for key in keys if key in motion}
+            for name, keys in chosen.items()
+        },
+    }
 
 
-def _sections(run: Run) -> str:
+def _sections(analysis: RunAnalysis, found: Mapping[str, Content]) -> list[Part]:
     """Return every section of the analysis that says something, or why it is absent."""
-    found = zip(SECTIONS, contents(analyse(run)), strict=True)
-    return "\n".join(_section(*pair) for pair in found if pair[1].says_something or pair[1].missing)
-
-
-def _section(section: Section, content: Content) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2><p>{escape(section.about)}</p>"]
-    if content.numbers:
-        parts.append(f'<table class="numbers">{rows(content.numbers)}</table>')
-    charts = [drawn(plot, name) for name, plot in content.plots.items()]
-    if charts:
-        parts.append(f'<div class="columns">{"".join(charts)}</div>')
-    parts += [f'<p class="missing">Absent: {escape(reason)}.</p>' for reason in content.missing]
-    return "\n".join(parts)
-
-
-def _figures(run: Run) -> str:
-    """Return the charts of all figures, without the overview, which holds three of them again."""
-    return "\n".join(
-        _figure(run, name, figure_of) for name, figure_of in FIGURES.items() if name != "overview"
-    )
-
-
-def _figure(run: Run, name: str, figure_of: Callable[[Run], Plot]) -> str:
-    """Return a chart with its heading and caption, or the reason why this run has none."""
-    try:
-        plot = figure_of(run)
-    except (KernelError, TrainingError) as reason:
-        return f'<figure><p class="missing">No figure {name}: {escape(str(reason))}.</p></figure>'
-    return drawn(plot, name)
-
-
-def drawn(plot: Plot, name: str) -> str:
-    """Return a plot's chart between its heading and its caption."""
-    return captioned(plot.title, chart_div(plot, name), plot.caption)
-
-
-def captioned(title: str, body: str, caption: str) -> str:
-    """Return an HTML figure: a heading, a body that is HTML, and a caption."""
-    return (
-        f"<figure><h3>{escape(title)}</h3>{body}<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def chart_div(plot: Plot, name: str) -> str:
-    """Return the HTML of a plot's chart, under a name that no other chart of the page has."""
-    html = to_html(
-        chart(plot),
-        div_id=name,
-        full_html=False,
-        include_plotlyjs=False,
-        default_height="100%",
-        config={**CHART_CONFIG, "toImageButtonOptions": {"filename": name}},
-    )
-    return f'<div class="chart">{html}</div>'
+    parts = []
+    for section in SECTIONS:
+        content = found[section.title]
+        if not (content.says_something or content.missing):
+            continue
+        charts = [drawn(plot, name) for name, plot in content.plots.items() if name not in _LEADING]
+        pictures = _PICTURES[section.title](analysis) if section.title in _PICTURES else ""
+        body = (
+            f"<p>{escape(section.about)}</p>",
+            numbers_table(content.numbers),
+            columns(charts),
+            pictures,
+            *(missing(f"Absent: {reason}.") for reason in content.missing),
+        )
+        parts.append(Part(section.title, "\n".join(body)))
+    return parts

@@ -21,7 +21,7 @@ from conescope.statistics.cone import Cone, cone
 from conescope.statistics.cone.phases import MINIMUM
 from conescope.statistics.cone.verdict import ENOUGH
 from conescope.statistics.spectrum import SpectrumSeries, spectra
-from conescope.training.data.dataset import is_at_hand, load_data
+from conescope.training.data.dataset import Split, is_at_hand, load_data
 from conescope.training.data.sampling import choose_probe
 from conescope.training.recipe import Recipe
 
@@ -54,10 +54,18 @@ class RunAnalysis:
     Attributes:
         run: finished or not.
         labels: [n], the classes of the probe's samples; None if they are not known.
+        inputs: [n, …], the probe's samples; None if they are not at hand.
     """
 
     run: Run
     labels: Tensor | None = None
+    inputs: Tensor | None = None
+
+    @property
+    def bytes_are_text(self) -> bool:
+        """Whether token ids are the bytes of a text."""
+        recipe = self.run.recipe
+        return isinstance(recipe, Recipe) and recipe.data.name == "text"
 
     @cached_property
     def stretches(self) -> Sequence[Stretch]:
@@ -150,23 +158,26 @@ def _drops(rates: np.ndarray) -> np.ndarray:
 
 
 def analyse(run: Run) -> RunAnalysis:
-    """Return the analysis of a run, with the labels of its probe as far as they are known."""
-    return RunAnalysis(run, known_labels(run))
+    """Return the analysis of a run, with its probe's samples and labels as far as they are known.
 
-
-def known_labels(run: Run) -> Tensor | None:
-    """Return the classes of the probe's samples, [n], as stored or from the recipe's data.
-
-    Nothing is downloaded; None if they are not known.
+    Labels are those that the run stores, or else those of the recipe's data. Nothing is downloaded.
     """
+    probe = _probe_at_hand(run)
+    if probe is None:
+        return RunAnalysis(run, run.labels)
+    labels = probe.last_labels if run.labels is None else run.labels
+    return RunAnalysis(run, labels, probe.inputs)
+
+
+def _probe_at_hand(run: Run) -> Split | None:
+    """Return the probe's samples from the recipe's data; None if these are not at hand."""
     recipe = run.recipe
-    if run.labels is not None or not isinstance(recipe, Recipe):
-        return run.labels
-    if not is_at_hand(recipe.data):
+    if not isinstance(recipe, Recipe) or not is_at_hand(recipe.data):
         return None
     try:
         data = load_data(recipe.data)
     except DataError:
         return None
     split = data.split(recipe.probe.split)
-    return split.last_labels[choose_probe(split, recipe.probe, data.classes, recipe.seed)]
+    chosen = choose_probe(split, recipe.probe, data.classes, recipe.seed)
+    return Split(split.inputs[chosen], split.labels[chosen])

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from conescope.errors import KernelError, StoreError, TrainingError
 from conescope.report.figures import FIGURES
 from conescope.report.matplotlib_drawing import draw
@@ -15,6 +17,23 @@ from conescope.report.summary import state
 from conescope.runs.reader import Run
 
 logger = logging.getLogger(__name__)
+
+
+def figure(run: Run, name: str, style: Style = PAPER) -> Figure:
+    """Draw one figure of a run, which a notebook shows and `savefig` writes.
+
+    Args:
+        run: finished or not.
+        name: one of `conescope.report.figures.FIGURES`, such as "overview" or "distance-from".
+        style: matplotlib's rc parameters.
+
+    Raises:
+        KernelError: if there is no figure of this name, or the run has too few kernels for it.
+        TrainingError: if the run has no evaluations for it.
+    """
+    if name not in FIGURES:
+        raise KernelError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    return draw(FIGURES[name](run), style)
 
 
 def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
@@ -71,14 +90,14 @@ def save_plot(
     Raises:
         StoreError: if a file cannot be written.
     """
-    figure = draw(plot, style, note)
+    drawn = draw(plot, style, note)
     metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
     files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
     for file, fields in files.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with in_force(style):
-                figure.savefig(file, metadata=fields)
+                drawn.savefig(file, metadata=fields)
         except OSError as reason:
             raise StoreError(
                 f"cannot write the figure {file}: {reason.strerror}; free space there or choose "

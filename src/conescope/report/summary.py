@@ -150,7 +150,12 @@ def main_numbers(run: Run) -> dict[str, str]:
     The second half of a run counts from half of the last kernel's step. Numbers that a short
     run does not have yet are left out.
     """
-    return {**_extent(run), **_performance(run), **_movement(run.series)}
+    return {
+        **_extent(run),
+        **_performance(run),
+        **distance_numbers(run.series),
+        **neighbour_numbers(run.series),
+    }
 
 
 def _extent(run: Run) -> dict[str, str]:
@@ -182,29 +187,47 @@ def _performance(run: Run) -> dict[str, str]:
     }
 
 
-def _movement(series: KernelSeries) -> dict[str, str]:
+def distance_numbers(series: KernelSeries) -> dict[str, str]:
+    """Return the kernel distance S between the last kernel and the first."""
     if len(series) < 2:
         return {}
     first, last = series.steps[0], series.steps[-1]
-    numbers = {f"S({last:,}, {first:,})": _text(series, lambda s: s[0, -1], "{:.3g}")}
-    lags = default_lags(series)
-    pairs = {dt: series.pairs_after(dt) for dt in lags}
-    late = {dt: np.array(series.steps)[starts] >= last / 2 for dt, (starts, _) in pairs.items()}
-    for dt in (dt for dt in lags if late[dt].any()):
-        numbers[f"mean S(t, t + {dt:,}), second half"] = _text(
-            series, lambda s, dt=dt: s[pairs[dt]][late[dt]].mean(), "{:.3g}"
+    return {f"S({last:,}, {first:,})": _text(series, lambda s: s[0, -1], "{:.3g}")}
+
+
+def neighbour_numbers(series: KernelSeries) -> dict[str, str]:
+    """Return distances and velocities between neighbours, at first and in the second half."""
+    if len(series) < 2:
+        return {}
+    late = _late_pairs(series)
+    numbers = {
+        f"mean S(t, t + {dt:,}), second half": _text(
+            series, lambda s, pairs=pairs: s[pairs].mean(), "{:.3g}"
         )
-    dt = min(lags)
-    start = series.steps[pairs[dt][0][0]]
-    velocity = "{:.2e}"
-    numbers[f"velocity at t = {start:,}, dt = {dt:,}"] = (
-        _text(series, lambda s: s[pairs[dt]][0] / dt, velocity) + " per iteration"
+        for dt, pairs in late.items()
+    }
+    dt = min(default_lags(series))
+    starts, ends = series.pairs_after(dt)
+    velocity, unit = "{:.2e}", " per iteration"
+    numbers[f"velocity at t = {series.steps[starts[0]]:,}, dt = {dt:,}"] = (
+        _text(series, lambda s: float(s[starts[0], ends[0]]) / dt, velocity) + unit
     )
-    if late[dt].any():
+    if dt in late:
         numbers[f"mean velocity, second half, dt = {dt:,}"] = (
-            _text(series, lambda s: s[pairs[dt]][late[dt]].mean() / dt, velocity) + " per iteration"
+            _text(series, lambda s: s[late[dt]].mean() / dt, velocity) + unit
         )
     return numbers
+
+
+def _late_pairs(series: KernelSeries) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return lag → the pairs of kernels that begin in the second half, for lags that have some."""
+    found = {}
+    for dt in default_lags(series):
+        starts, ends = series.pairs_after(dt)
+        late = np.array(series.steps)[starts] >= series.steps[-1] / 2
+        if late.any():
+            found[dt] = (starts[late], ends[late])
+    return found
 
 
 def _text(series: KernelSeries, read: Callable[[Float64Array], float], form: str) -> str:

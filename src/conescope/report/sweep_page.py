@@ -17,7 +17,17 @@ from conescope.experiments.sweep.sweep_folder import ENDED, STATES, SweepRun
 from conescope.report.figures.distance_after import distance_after
 from conescope.report.figures.distance_from import distance_from
 from conescope.report.figures.embedding_2d import embedding_2d
-from conescope.report.page import ABOUT, captioned, drawn, filled, rows, write_page
+from conescope.report.html import (
+    Part,
+    captioned,
+    columns,
+    drawn,
+    numbers_table,
+    origin_parts,
+    page_of,
+    write_page,
+)
+from conescope.report.page import ABOUT
 from conescope.report.sweep_plots import (
     axes_drawn,
     held_text,
@@ -79,20 +89,24 @@ def _write_page(results: SweepResults, path: Path) -> Path:
     }
     run = next((run for run in sweep.runs if run.state() == "finished"), None)
     environment = load_run(run.path).environment if run and _has_kernels(results, run) else {}
-    text = filled(
-        name=escape(f"Sweep {sweep.path.resolve().name}"),
-        description=escape("; ".join(axes)),
+    text = page_of(
+        name=f"Sweep {sweep.path.resolve().name}",
+        description="; ".join(axes),
         state=f"{len(results.rows) - left:,} of {len(results.rows):,} runs have ended",
-        state_class="unfinished" if left else "finished",
-        about=ABOUT,
-        numbers=rows(numbers),
-        figures="".join(drawn(plot, name) for name, plot in plots.items()),
-        sections=_settings(results) + "".join(map(_Multiples(results).of, axes_drawn(results))),
-        again="How to make this sweep again",
-        command=escape(sweep.command),
-        environment=rows(environment),
-        details_title="Recipe, of which the axes change",
-        details=escape(yaml.safe_dump(sweep.runs[0].base, sort_keys=False, allow_unicode=True)),
+        is_finished=not left,
+        answer=f"<p>{ABOUT}</p>{numbers_table(numbers)}",
+        parts=[
+            Part("Figures", columns([drawn(plot, name) for name, plot in plots.items()])),
+            Part("Settings", _settings(results)),
+            *filter(None, map(_Multiples(results).of, axes_drawn(results))),
+            *origin_parts(
+                "How to make this sweep again",
+                sweep.command,
+                environment,
+                "Recipe, of which the axes change",
+                yaml.safe_dump(sweep.runs[0].base, sort_keys=False, allow_unicode=True),
+            ),
+        ],
     )
     return write_page(path, text)
 
@@ -113,7 +127,7 @@ def _settings(results: SweepResults) -> str:
     more = len(results.settings) - _MOST_SETTINGS
     note = f"<p>{more:,} more are in seeds.csv.</p>" if more > 0 else ""
     return (
-        "<h2>Settings</h2><p>Means over the seeds that finished; in brackets 95 % intervals by "
+        "<p>Means over the seeds that finished; in brackets 95 % intervals by "
         "Student's t. S is the distance of the last kernel to the first, v the mean velocity of "
         "the second half.</p>"
         f'<div style="overflow-x: auto"><table><tr>{head}</tr>{body}</table></div>{note}'
@@ -137,12 +151,12 @@ class _Multiples:
         self._results = results
         self._runs: dict[str, Run] = {}
 
-    def of(self, axis: str) -> str:
+    def of(self, axis: str) -> Part | None:
         """Return the section of one axis: its first finished runs, others axes held."""
         chosen = self._chosen(axis)
         if not chosen:
-            return ""
-        parts = [f"<h2>Figure 1 along {escape(axis)}</h2><p>{_ABOUT}"]
+            return None
+        parts = [f"<p>{_ABOUT}"]
         parts.append(escape(held_text(self._results, [axis])) + "</p>")
         for letter, figure_of in _FIGURES.items():
             parts.append('<div class="columns">')
@@ -150,7 +164,7 @@ class _Multiples:
                 title = f"1{letter}, {axis} = {value_text(value)}, seed {_seed(run)}"
                 parts.append(_multiple(run, figure_of, f"multiple-{axis}-{letter}-{place}", title))
             parts.append("</div>")
-        return "".join(parts)
+        return Part(f"Figure 1 along {axis}", "".join(parts))
 
     def _chosen(self, axis: str) -> list[tuple[Any, Run]]:
         """Return values of the axis with a finished run of each, spread over the axis."""

@@ -82,6 +82,11 @@ class Run:
         """One line of text that says what was trained or measured."""
         return self.recipe.description if self.recipe else self.source["description"]
 
+    def __repr__(self) -> str:
+        steps, state = self.series.steps, "finished" if self.finished else "unfinished"
+        kernels = f"{len(steps):,} kernel{'' if len(steps) == 1 else 's'}"
+        return f"Run({self.name!r}, {state}, {kernels}, steps {steps[0]:,} to {steps[-1]:,})"
+
     @property
     def details(self) -> str:
         """Everything that is known of what was trained or measured, as YAML."""
