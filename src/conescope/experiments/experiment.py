@@ -260,8 +260,7 @@ def _check_precision(recipe: Recipe, device: torch.device) -> None:
         )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RecipeError(
-            f"training.precision: device {recipe.device!r} does not compute in bfloat16; set it to "
-            f"full"
+            f"training.precision: {recipe.device!r} does not compute in bfloat16; set it to full"
         )
 
 
@@ -271,8 +270,9 @@ def _check_convolutions(model: nn.Module, recipe: Recipe) -> None:
         is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
         if is_pointwise and module.stride != (1, 1) and recipe.device == "cpu":
             raise RecipeError(
-                f"training.memory_format: on a CPU, torch computes wrong gradients of 1 × 1 "
-                f"convolutions with strides, such as {name}, in channels_last; set it to contiguous"
+                f"training.memory_format: on a CPU, the backward pass of 1 × 1 convolutions with "
+                f"strides, such as {name}, may corrupt memory in channels_last (seen in torch "
+                f"2.13); set it to contiguous"
             )
 
 
