@@ -73,7 +73,7 @@ class Experiment:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        usable_device(recipe.device)
+        _check_precision(recipe, usable_device(recipe.device))
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
@@ -104,6 +104,15 @@ class Experiment:
         names = (getattr(self.recipe, section).name for section in PARTS)
         return {name: code_digest(name) for name in names if ":" in name}
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type to which the forward pass of an iteration is lowered; None if it is not."""
+        return torch.bfloat16 if self.recipe.training.precision == "bfloat16" else None
+
+    @property
+    def _channels_last(self) -> bool:
+        return self.recipe.training.memory_format == "channels_last"
+
     def begin(self, origin: SnapshotState | None = None) -> tuple[nn.Module, Optimizer]:
         """Build what is trained, and its optimiser, as they are before the first iteration.
 
@@ -121,6 +130,9 @@ class Experiment:
         data, shape = self.data, tuple(self.data.train.inputs.shape[1:])
         model = build_model(recipe.model, shape, data.classes, data.vocabulary)
         model.to(recipe.device, getattr(torch, recipe.dtype))
+        if self._channels_last:
+            _check_convolutions(model, recipe)
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         batch = self.order.smallest(recipe.training.steps)
         every_position = data.train.labels.dim() == 2
         few, name = self.probe[: min(2, batch)], recipe.model.name
@@ -150,7 +162,10 @@ class Experiment:
         samples = self.data.train.inputs[chosen]
         if self.recipe.data.augmentation == "flip-crop":
             samples = flip_and_crop(samples, seed_for(self.recipe.seed, "augmentation", step))
-        return self.normalize(samples), self.data.train.labels[chosen]
+        inputs = self.normalize(samples)
+        if self._channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, self.data.train.labels[chosen]
 
     @property
     def evaluated(self) -> dict[str, int]:
@@ -232,6 +247,33 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
+
+
+def _check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Raise `RecipeError` if autocast to bfloat16 is not for this recipe, or not for its device."""
+    if recipe.training.precision == "full":
+        return
+    if recipe.dtype != "float32" or recipe.dynamics.kind == "linearised":
+        raise RecipeError(
+            "training.precision: bfloat16 is for a network of dtype float32 whose dynamics.kind is "
+            "standard; set it to full"
+        )
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RecipeError(
+            f"training.precision: {recipe.device!r} does not compute in bfloat16; set it to full"
+        )
+
+
+def _check_convolutions(model: nn.Module, recipe: Recipe) -> None:
+    """Raise `RecipeError` where torch would corrupt memory: see `ChannelLayerNorm`."""
+    for name, module in model.named_modules():
+        is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+        if is_pointwise and module.stride != (1, 1) and recipe.device == "cpu":
+            raise RecipeError(
+                f"training.memory_format: on a CPU, the backward pass of 1 × 1 convolutions with "
+                f"strides, such as {name}, may corrupt memory in channels_last (seen in torch "
+                f"2.13); set it to contiguous"
+            )
 
 
 def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:

@@ -150,6 +150,7 @@ def _training(experiment: Experiment) -> Iterator[Snapshot]:
         stop=_ENDLESS,
         seed=experiment.recipe.seed,
         average=experiment.average(model),
+        autocast=experiment.autocast,
     )
 
 

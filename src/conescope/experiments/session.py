@@ -128,6 +128,7 @@ class _Recorder:
             stop=recipe.training.steps,
             seed=recipe.seed,
             average=begun.average,
+            autocast=experiment.autocast,
         )
         step = start
         try:

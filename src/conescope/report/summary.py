@@ -17,6 +17,7 @@ from conescope.kernel.features import Features
 from conescope.kernel.series import KernelSeries
 from conescope.report.stage_marks import stages_of
 from conescope.runs.reader import Run
+from conescope.training.recipe import Recipe
 
 Curves = dict[int, tuple[np.ndarray, Float64Array, Float64Array | None]]
 """τ or dt → the iterations t, [T'], the distances S there, [T'], and their standard errors, [T'];
@@ -167,6 +168,7 @@ def _extent(run: Run) -> dict[str, str]:
     return {
         "state": state(run),
         **({"training": lineage} if lineage else {}),
+        **_arithmetic(run),
         "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
         "kernels": f"{len(series):,}, {span}",
         **({"stages": stages_of(run.stages)} if run.stages else {}),
@@ -176,6 +178,15 @@ def _extent(run: Run) -> dict[str, str]:
         **({} if estimated is None else {"kernel": f"estimated {estimated}"}),
         "time": _duration(run.seconds),
     }
+
+
+def _arithmetic(run: Run) -> dict[str, str]:
+    """Return how iterations were computed, where it is not torch's usual way."""
+    if not isinstance(run.recipe, Recipe):
+        return {}
+    training = run.recipe.training
+    found = {"precision of training": training.precision, "memory format": training.memory_format}
+    return {name: text for name, text in found.items() if text not in ("full", "contiguous")}
 
 
 def _performance(run: Run) -> dict[str, str]:

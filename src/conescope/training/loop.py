@@ -51,6 +51,7 @@ def train(
     stop: int,
     seed: int,
     average: AveragedModel | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Snapshot]:
     """Train on cross-entropy; yield the state at `start` and after every iteration.
 
@@ -64,6 +65,7 @@ def train(
         stop: iterations to do in all.
         seed: decides dropout and other random numbers, together with the iteration alone.
         average: takes part in the weights after every iteration.
+        autocast: the type to which torch's autocast lowers the forward pass; None for no autocast.
 
     Raises:
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
@@ -77,7 +79,8 @@ def train(
         model.train()
         inputs, labels = batches(step)
         seed_generators(seed_for(seed, "iteration", step))
-        with torch.enable_grad():  # which a user's own module may have turned off
+        lower = torch.autocast(inputs.device.type, autocast, enabled=autocast is not None)
+        with torch.enable_grad(), lower:  # a user's own module may have turned gradients off
             loss = F.cross_entropy(logits_for(labels, model(inputs)), labels)
         if not torch.isfinite(loss):
             raise TrainingError(
