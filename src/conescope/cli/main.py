@@ -15,6 +15,7 @@ from conescope.cli import (
     recipes,
     reproduce,
     run,
+    serve,
     stored,
     sweep,
     sweep_results,
@@ -25,7 +26,8 @@ from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, switch, sweep, sweep_results, reproduce, cone,
+    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_results,
+    reproduce, cone,
 )  # fmt: skip
 
 

@@ -87,16 +87,17 @@ def page_of(
         f"{part.body}</section>"
         for anchor, part in zip(names, parts, strict=True)
     )
+    body = "\n".join((answer, *sections))
     template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
-        plotly=get_plotlyjs(),
+        plotly=get_plotlyjs() if "plotly-graph-div" in body else "",
         name=escape(name),
         description=escape(description),
         state=escape(state),
         state_class="finished" if is_finished else "unfinished",
         answer=answer,
         contents="".join(entries),
-        sections="\n".join(sections),
+        sections=body.removeprefix(answer),
     )
 
 

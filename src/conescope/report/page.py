@@ -58,10 +58,11 @@ def write_report(run: Run, path: Path) -> Path:
     Raises:
         StoreError: if the file cannot be written.
     """
-    return write_page(path, _page(run))
+    return write_page(path, report_page(run))
 
 
-def _page(run: Run) -> str:
+def report_page(run: Run) -> str:
+    """Return the HTML page that `write_report` writes."""
     analysis = analyse(run)
     found = {s.title: c for s, c in zip(SECTIONS, contents(analysis), strict=True)}
     plots, absent = _figures(run)
