@@ -78,10 +78,11 @@ def page_of(
         parts: what follows, in the order to show it.
     """
     names = _anchors(part.title for part in parts)
-    entries = (
+    entries = "".join(
         f'<li><a href="#{anchor}">{escape(part.title)}</a></li>'
         for anchor, part in zip(names, parts, strict=True)
     )
+    navigation = f'<nav aria-label="Contents"><ul>{entries}</ul></nav>' if parts else ""
     sections = (
         f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(part.title)}</h2>'
         f"{part.body}</section>"
@@ -96,7 +97,7 @@ def page_of(
         state=escape(state),
         state_class="finished" if is_finished else "unfinished",
         answer=answer,
-        contents="".join(entries),
+        contents=navigation,
         sections=body.removeprefix(answer),
     )
 
