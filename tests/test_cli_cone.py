@@ -136,7 +136,8 @@ def test_compare_has_a_column_for_each_run(tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"^ +lr-0.1 +lr-0.2", out)
     assert re.search(r"learning rate +0.1 \(sgd\) +0.2 \(sgd\)", out)
-    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"compare.pdf", "compare.png"}
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert drawn == {"compare.pdf", "compare.png", "compare.html"}
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])

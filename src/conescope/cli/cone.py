@@ -33,14 +33,14 @@ def add(commands: Commands) -> None:
         type=Path,
         help="folder for the figures (default: figures/ in each run)",
     )
-    compare = commands.add("compare", _compare, "set runs side by side: one table, one figure")
+    compare = commands.add("compare", _compare, "set runs side by side: a table, a figure, a page")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder")
     compare.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
         default=Path(),
-        help="folder for the figure (default: the current one)",
+        help="folder for the figure and the page (default: the current one)",
     )
 
 
@@ -100,6 +100,7 @@ def _print_absent(what: str, reason: str) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from conescope.report.comparison import compared, comparison, distinct_names
+    from conescope.report.comparison_page import write_comparison
     from conescope.report.save import save_plot
     from conescope.report.sections import contents
 
@@ -109,6 +110,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     names = distinct_names(analyses)
     found = [contents(analysis) for analysis in analyses]
     print_columns(["", *names], comparison(found))
+    STDOUT.print(str(write_comparison(analyses, found, arguments.out / "compare.html")))
     try:
         plot = compared(dict(zip(names, found, strict=True)))
     except KernelError as reason:

@@ -175,7 +175,7 @@ def _y_axis(plot: LinePlot) -> dict[str, Any]:
         values = np.concatenate([line.y for line in plot.lines])
         low, high = np.nanmin(values), np.nanmax(values)
         axis = {"type": "log", "tickformat": ",~g" if low > 1e-4 else "~e"}
-        axis["dtick"] = "D2" if high < 100 * low else None  # 1, 2, 5 a decade, or 1 if many
+        axis["dtick"] = "D2" if high < 1000 * low else 1  # 1, 2, 5 a decade, or 1 if many
     if plot.percent:
         axis["tickformat"] = ".0%"
     if plot.y_range is not None:
