@@ -22,8 +22,10 @@ from conescope.measuring.checkpoints.steps import STEP_WORD, steps_of
 from conescope.measuring.checkpoints.translation import ADAPTER_FILES
 from conescope.measuring.checkpoints.weight_files import SUFFIXES, some_of, suffix_of
 
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_WEIGHTS = (*_WHOLE, *ADAPTER_FILES)
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The files in which transformers saves all weights of a model."""
+
+_WEIGHTS = (*WHOLE_FILES, *ADAPTER_FILES)
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -200,7 +202,7 @@ def _existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
 
 def _weights_in(folder: Path) -> Path | None:
     """Find the file of a folder that holds its weights, or the index of the files that do."""
-    names = [name for weights in _WHOLE for name in (weights, f"{weights}.index.json")]
+    names = [name for weights in WHOLE_FILES for name in (weights, f"{weights}.index.json")]
     names += [*ADAPTER_FILES, METADATA, f"pytorch_model_fsdp_0/{METADATA}"]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
