@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
-from conescope.errors import RecipeError
+from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.experiment import usable_device
 from conescope.experiments.remeasure import Snapshots
 from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
@@ -26,7 +27,7 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub import is_on_hub
-from conescope.runs.user_code import import_model
+from conescope.runs.user_code import build_model, import_object
 
 _FOR_CHECKPOINTS = (
     "model", "probe", "inputs", "labels", "step_pattern", "steps", "iterations_per_epoch", "device",
@@ -163,7 +164,7 @@ def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool
     options = HubOptions(**{name: value for name, value in given.items() if value is not None})
     options["steps"] = given_steps_of(arguments)
     device = options["device"] = usable_device(arguments.device or "cpu")
-    model = None if arguments.model is None else import_model(arguments.model).to(device)
+    model = None if arguments.model is None else _built(arguments.model).to(device)
     probe, labels = None, None
     if arguments.probe is not None:
         _refuse(arguments, ("texts", "column", "length", "samples"), "given with --probe")
@@ -230,7 +231,7 @@ def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
     _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
     if arguments.probe is None:
         raise RecipeError("command line: checkpoints need --probe, such as data.parquet")
-    model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
+    model = _built(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     probe, labels = _probe(arguments, dtype)
     files = series[0] if len(series) == 1 else set(series)
@@ -238,6 +239,27 @@ def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
         model, arguments.model, probe, files, arguments.step_pattern, labels,
         given_steps_of(arguments),
     )  # fmt: skip
+
+
+def _built(name: str) -> nn.Module:
+    """Import and call the function that builds the model.
+
+    Raises:
+        ModelError: as `import_model`, or if the function raises an error or exits.
+    """
+    build = import_object(name)
+    try:
+        return build_model(build, name)
+    except ConescopeError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise ModelError(
+            f"{name}, which builds the model, raises {type(error).__name__}: {said} "
+            f"({at.filename}, line {at.lineno}); mend it, and try it by itself: python -c "
+            f"'import {name.partition(':')[0]} as m; m.{name.partition(':')[2]}()'"
+        ) from error
 
 
 def given_steps_of(arguments: argparse.Namespace) -> Steps | None:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ def build_adapted(
     load_weights(adapted, weights, Path(str(ref)))
     about = replace(about, adapters=f"{held['peft_type']} adapters on {base.name}", base=base.name)
     ignored = _HARMLESS if given is None else {*_HARMLESS, _NAME, _REVISION}
-    same = SameModel(ADAPTER_CONFIG, here, lambda h: _compared(h, ignored), where, folder / "other")
+    same = SameModel(
+        ADAPTER_CONFIG, here, partial(_compared, ignored=ignored), where, folder / "other"
+    )
     return about, adapted, same
 
 
@@ -245,8 +248,9 @@ def _loaded(about: Description, base: Base, adapter: StateDict, folder: Path) ->
     return model.eval()
 
 
-def _compared(held: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
+def _compared(file: Path, ignored: set[str]) -> dict[str, Any]:
     """Return what has to be equal in the adapter_config.json of all adapters of a series."""
+    held = json.loads(file.read_bytes())
     return {
         name: sorted(value) if isinstance(value, list) and _are_texts(value) else value
         for name, value in held.items()

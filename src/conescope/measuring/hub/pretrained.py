@@ -64,6 +64,12 @@ _HEADS = {
     "ForSequenceClassification": Head(
         "AutoModelForSequenceClassification", "logits", None, "logits of the classes"
     ),
+    "EncoderModel": Head(
+        "AutoModelForTextEncoding",
+        "last_hidden_state",
+        "mean",
+        "last hidden states, mean over tokens",
+    ),
     "Model": Head("AutoModel", "last_hidden_state", "mean", "last hidden states, mean over tokens"),
 }
 """End of an architecture's name → what such a model is measured at; the first that fits counts."""
@@ -129,7 +135,8 @@ def described(
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=runs_code)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"{what}: transformers refuses its {CONFIG}: {first_line(error)}"
+            f"{what}: transformers refuses its {CONFIG}: {first_line(error)}; mend it, or "
+            f"build the model by --model package.module:build"
         ) from None
     head = next((h for end, h in _HEADS.items() if architecture.endswith(end)), None)
     if head is None or getattr(config, "is_encoder_decoder", False):
@@ -174,7 +181,8 @@ def build(description: Description, what: str, *, has_values: bool = True) -> nn
             model = built("cpu")
     except UNREADABLE as error:
         raise ModelError(
-            f"{what}: transformers cannot build its model: {first_line(error)}"
+            f"{what}: transformers cannot build its model: {first_line(error)}; build it by "
+            f"--model package.module:build"
         ) from None
     return model.eval()
 

@@ -8,7 +8,6 @@ of a later one, would be that of no network.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.weight_files import some_of
+from conescope.measuring.hub.pretrained import UNREADABLE, first_line
 from conescope.measuring.hub.repositories import Listed, Ref, Repositories
 
 _HARMLESS = re.compile(
@@ -33,7 +33,7 @@ class SameModel:
     Args:
         file: the name of the file that holds a configuration.
         built_from: the folder that holds the one by which the model was built.
-        read: what returns the values of a configuration that make a difference.
+        read: what returns, of such a file, the values that make a difference.
         repositories: where the revisions are.
         folder: where to put their configurations.
 
@@ -45,11 +45,11 @@ class SameModel:
         self,
         file: str,
         built_from: Path,
-        read: Callable[[Any], dict[str, Any]],
+        read: Callable[[Path], dict[str, Any]],
         repositories: Repositories,
         folder: Path,
     ) -> None:
-        self._file, self._read_values = file, read
+        self._file, self._read = file, read
         self._repositories, self._folder = repositories, folder
         self._values = self._read(built_from / file)
         self.digest = hashlib.sha256((built_from / file).read_bytes()).hexdigest()[:16]
@@ -67,8 +67,10 @@ class SameModel:
         file = self._repositories.fetch(ref, [self._file], self._folder) / self._file
         try:
             values = self._read(file)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise CheckpointError(f"{ref}: its {self._file} cannot be read: {error}") from None
+        except UNREADABLE as error:
+            raise CheckpointError(
+                f"{ref}: its {self._file} cannot be read: {first_line(error)}; leave it out"
+            ) from None
         changed = [
             f"{name} was {self._values.get(name)!r} and is {values.get(name)!r}"
             for name in sorted({*values, *self._values})
@@ -83,18 +85,16 @@ class SameModel:
         if listed.git_sha1 is not None:
             self._same.add(listed)
 
-    def _read(self, file: Path) -> dict[str, Any]:
-        return self._read_values(json.loads(file.read_bytes()))
 
-
-def computed(config: Any) -> Callable[[Any], dict[str, Any]]:
+def computed(config: Any) -> Callable[[Path], dict[str, Any]]:
     """Return what reads, of a config.json, the values that change what the model computes.
 
     Args:
         config: a configuration of the same class, of transformers.
     """
 
-    def read(held: Any) -> dict[str, Any]:
+    def read(file: Path) -> dict[str, Any]:
+        held, _ = type(config).get_config_dict(str(file.parent))
         values = type(config).from_dict(held).to_dict()
         return {name: value for name, value in values.items() if not _HARMLESS.fullmatch(name)}
 
