@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import conescope as cs
 from conescope.cli import main
-from conescope.errors import CheckpointError, MissingPackageError, ModelError
+from conescope.errors import CheckpointError, MissingPackageError, ModelError, RecipeError
 from hub_series import TEXTS, kernel_of
 from tiny_language import files_of, model, tokenizer
 
@@ -235,6 +235,24 @@ def test_a_base_of_another_size_is_refused(here):
     saved(model("GPTNeoXForCausalLM"), "other")
     with pytest.raises(ModelError, match=r"cannot put it on other: .*Target modules"):
         cs.measure_hub("out", TEXTS, out="run", base="other")
+
+
+def test_a_base_is_for_adapters_only(here):
+    saved(model(KIND), "out/checkpoint-1")
+    with pytest.raises(RecipeError, match="is built without one; leave --base out"):
+        cs.measure_hub("out", TEXTS, out="run", base="out")
+    assert not Path("run").exists()
+
+
+def test_a_pattern_may_choose_all_parameters_of_base_and_adapter(here):
+    put(steps=(5,))
+    run = cs.measure_hub("out", TEXTS, out="run", params="*")
+    loaded = getattr(transformers, KIND).from_pretrained("base")
+    made = PeftModel.from_pretrained(loaded, "out/checkpoint-5").eval().requires_grad_(True)
+    ids = [torch.tensor([tokenizer()(text)["input_ids"]]) for text in TEXTS]
+    close(
+        run.series.measured[0], kernel_of(made, lambda i: made(input_ids=ids[i]).logits[0, -1], 4)
+    )
 
 
 def test_a_configuration_imports_nothing(here, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import conescope as cs
@@ -466,8 +466,7 @@ def test_a_build_function_that_raises_is_one_line(run_in, folder, probe, body, m
 def test_a_first_checkpoint_that_fails_leaves_no_folder(run_in, folder, probe):
     np.save("p.npy", probe.numpy())
     first = min((folder / "ckpts").iterdir())
-    weights = torch.load(first)
-    torch.save({name: value * torch.nan for name, value in weights.items()}, first)
+    save_file({name: v * torch.nan for name, v in load_file(first).items()}, first)
     status, _, err = run_in(*GOOD)
     assert status == 1
     assert "NaN or infinite weights" in err

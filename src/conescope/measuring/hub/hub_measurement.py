@@ -150,7 +150,7 @@ def prepared_in(out: Path) -> Iterator[None]:
 def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
     """Find the revisions, build the model and the probe, and choose what to measure.
 
-    Nothing of the weights is fetched.
+    Of the weights only a base and the first adapter are fetched, if the series is of adapters.
 
     Args:
         wanted: what is wanted.
@@ -167,9 +167,15 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
     claim(out / _DOWNLOADS)
     small, what = out / _DOWNLOADS / "files", str(series.revisions[0].ref)
     about, choice, model, same = None, wanted.choice, wanted.model, None
+    is_adapted = model is None and holds_adapters(series)
+    if options.get("base") is not None and not is_adapted:
+        raise RecipeError(
+            f"a base is for adapters of peft that are put on it, and {what} is built without one; "
+            f"leave --base out"
+        )
     if model is None:
         trusts = options.get("trust_remote_code", False)
-        if holds_adapters(series):
+        if is_adapted:
             about, model, same = build_adapted(
                 series, options.get("base"), small, trusts_code=trusts
             )
