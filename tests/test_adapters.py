@@ -205,6 +205,8 @@ def test_a_series_of_different_adapters_is_refused(here, values, message):
         ({"base_model_name_or_path": "lab/a b"}, "the base of .*; or name it by --base"),
         ({"base_model_name_or_path": "out"}, "out has no config.json, and is no base"),
         ({"base_model_name_or_path": 5}, "is none of peft's"),
+        ({"task_type": None, "auto_mapping": "x"}, "is none of peft's"),
+        ({"task_type": None, "auto_mapping": {"base_model_class": 5}}, "is none of peft's"),
         ({"peft_type": None}, "cannot put it on|is none of peft's"),
         ({"peft_type": "UNHEARD"}, "cannot put it on base"),
         ({"peft_type": "PROMPT_TUNING"}, "is a soft prompt"),

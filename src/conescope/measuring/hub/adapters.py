@@ -136,8 +136,10 @@ def _read(folder: Path, what: str) -> dict[str, Any]:
         held = json.loads((folder / ADAPTER_CONFIG).read_bytes())
         kind = held["peft_type"]
         for key in ("peft_type", "task_type", _NAME, _REVISION):
-            if not isinstance(held.get(key, ""), str | None):
+            if not isinstance(held.get(key), str | None):
                 raise TypeError
+        if not isinstance((held.get("auto_mapping") or {}).get("base_model_class"), str | None):
+            raise TypeError
     except (ValueError, LookupError, TypeError, AttributeError):
         raise CheckpointError(
             f"{what}: its {ADAPTER_CONFIG} is none of peft's: it names no peft_type, or a base "
