@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import conescope as cs
@@ -440,6 +440,37 @@ def test_errors_of_the_users_own_code_come_through(run_in, folder, probe):
     (folder / "user_model.py").write_text("import a_module_that_is_missing")
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
         run_in(*GOOD)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "raise ValueError('no\\nsuch size')",
+            r"raises ValueError: no \(.*user_model.py, line 5\)",
+        ),
+        ("return 1 / 0", "raises ZeroDivisionError: division by zero"),
+        ("raise KeyError", "raises KeyError: no message"),
+        ("raise SystemExit(2)", "raises SystemExit: 2"),
+        ("return torch.load('none.pt')", "raises FileNotFoundError"),
+    ],
+)
+def test_a_build_function_that_raises_is_one_line(run_in, folder, probe, body, message):
+    np.save("p.npy", probe.numpy())
+    (folder / "user_model.py").write_text(f"import torch\n\n\ndef build():\n    {body}\n")
+    status, out, err = run_in(*GOOD)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert re.search(f"user_model:build, which builds the model, {message}", err)
+
+
+def test_a_first_checkpoint_that_fails_leaves_no_folder(run_in, folder, probe):
+    np.save("p.npy", probe.numpy())
+    first = min((folder / "ckpts").iterdir())
+    save_file({name: v * torch.nan for name, v in load_file(first).items()}, first)
+    status, _, err = run_in(*GOOD)
+    assert status == 1
+    assert "NaN or infinite weights" in err
+    assert not (folder / "x").exists()
 
 
 def test_a_run_takes_no_model(run_in, trained):
