@@ -112,6 +112,34 @@ def test_the_token_of_the_padding_is_the_tokenizers_whatever_the_configuration_s
     torch.testing.assert_close(short, padded)
 
 
+def test_a_text_that_ends_in_the_token_of_the_padding_is_read_to_its_end(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"the": 0, "end": 1, "[UNK]": 2}, "[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="end", unk_token="[UNK]", model_max_length=16
+    )
+    folder = saved(tmp_path / "model", tokenizer, "gpt2")
+    made = text_classifier(folder, ["the end", "the the the end", "end"], ["0", "1"])
+    model, inputs = made.build(0), made.inputs
+    with torch.no_grad():
+        together = model(**inputs).logits
+        model.config.pad_token_id = 31  # which no text holds
+        for row, ids in enumerate(([0, 1], [0, 0, 0, 1], [1])):
+            alone = model(input_ids=torch.tensor([ids])).logits
+            torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_a_vocabulary_without_a_free_token_for_the_padding_is_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path / "model", tokenizer, "gpt2")
+    every = torch.arange(32).expand(2, 32).clone()
+    mask = torch.ones_like(every)
+    config = transformers.GPT2Config.from_pretrained(folder)
+    with pytest.raises(DataError, match="add a padding token"):
+        file._with_distinct_padding({"input_ids": every, "attention_mask": mask}, 0, config)
+
+
 def test_a_head_trained_on_the_classes_in_another_order_is_refused(tmp_path, tokenizer):
     folder = saved(tmp_path / "model", tokenizer)
     names = {0: "World", 1: "Business"}

@@ -143,6 +143,16 @@ def test_inputs_by_name_and_outputs_by_select_give_what_a_tensor_gives(data):
         torch.testing.assert_close(a.logits, b.logits, rtol=1e-4, atol=1e-5)
 
 
+def test_kernels_by_layer_add_up_and_change_no_number(data, tmp_path):
+    torch.manual_seed(1)
+    model = NTKNetwork(8)
+    plain = cs.lazy_report(model, data, **SETTINGS)
+    by_layer = cs.lazy_report(model, data, by_layer=True, out=tmp_path, **SETTINGS)
+    assert by_layer.numbers() == plain.numbers()
+    for kernel in cs.load_run(tmp_path / "seed-0").series.kernels:
+        torch.testing.assert_close(sum(kernel.by_layer.values()), kernel.values)
+
+
 def test_many_outputs_are_estimated_by_draws(data):
     x, y = data
     report = cs.lazy_report(NTKNetwork(8, classes=20), (x, y), **SETTINGS)

@@ -20,7 +20,7 @@ from conescope.measuring.texts import Texts, read_texts
 
 _SETTINGS = (
     "steps", "batch", "lr", "optimizer", "weight_decay", "seeds", "probe", "when", "draws",
-    "regression", "memory",
+    "by_layer", "regression", "memory",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def add(commands: Commands) -> None:
         help="samples on which the kernel is followed (default %(default)s)")  # fmt: skip
     measured("--when", metavar="SCHEDULE", help="when it is: 'every 10' (default four times)")
     measured("--draws", metavar="R", type=int, help="estimate the kernel by R random cotangents")
+    measured("--by-layer", action="store_true", help="also store the kernel of each layer")
     measured("--regression", metavar="N", type=int, default=default.regression,
         help="the most samples of the kernel regression (default %(default)s)")  # fmt: skip
     measured("--memory", metavar="SIZE", help="memory for a kernel, such as 2GB")

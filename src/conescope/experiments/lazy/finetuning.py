@@ -49,6 +49,7 @@ class Finetuning:
         when: the schedule of the iterations at which it is measured; None for four equal parts.
         draws: random cotangents by which the class trace is estimated; None for the exact kernel
             of at most `EXACT_OUTPUTS` outputs and `DRAWS` cotangents of more.
+        by_layer: whether to store the kernel of each layer, too; for exact kernels.
         regression: the most samples, for training and test together, whose kernel is computed
             for the kernel regression; it costs as much as their number squared.
         memory: memory for a kernel, "2GB" or bytes; None for a quarter of the machine's.
@@ -66,6 +67,7 @@ class Finetuning:
     probe: int = 32
     when: str | None = None
     draws: int | None = None
+    by_layer: bool = False
     regression: int = 400
     memory: str | float | None = None
 
@@ -170,6 +172,7 @@ class Finetuning:
             "probe": f"{len(self.probed(samples))} training samples",
             "draws": self.draws,
             "regression": self.regression,
+            **({"by layer": True} if self.by_layer else {}),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conescope.errors import MissingPackageError, ModelError, RecipeError
+from conescope.errors import DataError, MissingPackageError, ModelError, RecipeError
 from conescope.experiments.lazy.samples import tokens_notes
 from conescope.measuring.texts import tokenise
 
@@ -64,7 +64,7 @@ def text_classifier(
     Raises:
         MissingPackageError: if transformers, or for LoRA peft, is not installed.
         ModelError: if the model cannot be loaded, or has no tokenizer.
-        DataError: as `tokenise`.
+        DataError: as `tokenise`; or if the texts hold every token of the vocabulary.
         RecipeError: if the rank is below 1.
     """
     if find_spec("transformers") is None:
@@ -78,6 +78,7 @@ def text_classifier(
     context = getattr(model.config, "max_position_embeddings", None)
     tokens = tokenise(texts, tokenizer, length, context=context)
     padding = tokenizer.convert_tokens_to_ids(tokens.padded_with)
+    inputs, padding = _with_distinct_padding(tokens.inputs, padding, model.config)
 
     def build(_: int) -> nn.Module:
         model, _fresh = _load(name, len(classes))
@@ -90,7 +91,34 @@ def text_classifier(
         notes.append(
             f"trained are LoRA adapters of rank {lora}, α = {LORA_SCALE * lora}, and the head"
         )
-    return TextClassifier(build, tokens.inputs, (*notes, *tokens_notes(tokens)))
+    return TextClassifier(build, inputs, (*notes, *tokens_notes(tokens)))
+
+
+def _with_distinct_padding(
+    inputs: Mapping[str, Tensor], padding: int, config: Any
+) -> tuple[dict[str, Tensor], int]:
+    """Return the inputs padded with a token that no text holds, and that token.
+
+    A causal classifier takes the last token that is not the padding token for the end of a text,
+    and does not ask the attention mask. A tokenizer without a padding token pads with its
+    end-of-text token, with which a text may end, too.
+
+    Raises:
+        DataError: if the texts hold every token of the vocabulary.
+    """
+    ids, is_text = inputs["input_ids"], inputs["attention_mask"] != 0
+    used = ids[is_text].unique()
+    if padding in used:
+        vocabulary = torch.arange(config.get_text_config().vocab_size)
+        free = vocabulary[~torch.isin(vocabulary, used)]
+        if len(free) == 0:
+            raise DataError(
+                f"the texts hold every token of the vocabulary, token {padding} of the padding "
+                f"among them, so the end of a text cannot be told; add a padding token to the "
+                f"tokenizer, or leave texts out"
+            )
+        padding = int(free[0])
+    return {**inputs, "input_ids": ids.where(is_text, padding)}, padding
 
 
 def _about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str:
