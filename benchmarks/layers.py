@@ -2,8 +2,8 @@
 
 The kernels are those that a run stored by layer; or, with `--draws`, are computed of the snapshots
 that a run of a recipe kept, for models of many outputs: the class trace by random cotangents v of
-±1, which all snapshots share. Of a model whose outputs are the products v · f(x) / √draws, the exact
-class trace is that estimate, and it has a summand for each layer.
+±1, which all snapshots share. Of a model whose outputs are the products v · f(x) / √draws, the
+exact class trace is that estimate, and it has a summand for each layer.
 """
 
 from __future__ import annotations
