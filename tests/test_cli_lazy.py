@@ -151,6 +151,23 @@ def test_a_head_trained_on_the_classes_in_another_order_is_refused(tmp_path, tok
         assert "own head was kept" in text_classifier(folder, ["the film"], classes).notes[0]
 
 
+def test_paths_without_a_model_and_damaged_weights_are_refused_in_one_line(tmp_path, model):
+    data = tmp_path / "data.jsonl"
+    written(data)
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "nothing", "does not exist"),
+        (tmp_path / "empty", r"holds no config\.json"),
+        (data, "is a file"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            text_classifier(str(path), ["the film"], ["0", "1"])
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ModelError, match="cannot be loaded as a classifier of texts"):
+        text_classifier(model, ["the film"], ["0", "1"])
+
+
 def test_heads_differ_between_seeds_and_bodies_do_not(model):
     made = text_classifier(model, ["the film"], ["0", "1", "2"])
 

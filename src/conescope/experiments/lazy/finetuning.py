@@ -86,6 +86,8 @@ class Finetuning:
                 raise RecipeError(f"{name} is a number, not {getattr(self, name)!r}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise RecipeError(f"lr is a learning rate above 0, not {self.lr}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise RecipeError(f"weight_decay is at least 0, not {self.weight_decay}")
         find_optimizer(self.optimizer_recipe)
         if self.when is not None:
             Schedule(self.when).check_loop(self.steps or 1)

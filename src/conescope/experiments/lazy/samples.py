@@ -91,9 +91,21 @@ def samples_of(
         said.append(f"no test set was given: {share} were split off at random")
     else:
         train, held = torch.arange(sizes[0]), torch.arange(sizes[0], sum(sizes))
+    said += _about_unseen(labels[train], len(names))
     found = Samples(inputs, labels, train, held, names, (*notes, *said))
     _check(found)
     return found
+
+
+def _about_unseen(labels: Tensor, classes: int) -> list[str]:
+    """Say how many of the classes have no training sample."""
+    unseen = classes - len(labels.unique())
+    if unseen == 0:
+        return []
+    return [
+        f"{unseen} of the {classes} classes have no training sample, so training learns only that "
+        f"they do not occur; classes are numbered from 0 on, without gaps"
+    ]
 
 
 def tokenised(
@@ -168,6 +180,8 @@ def _numbered(
         return [names.index(label) for label in labels], names, [
             f"the labels are texts, numbered in alphabetical order: {listed}{more}"
         ]  # fmt: skip
+    if any(isinstance(label, str) for label in labels):
+        raise DataError("some labels are names and some are not; give names or numbers to all")
     class_labels(labels, len(labels))
     _check_count(max(labels) + 1, len(labels))  # before there is a name for each
     return labels, tuple(map(str, range(max(labels) + 1))), []
