@@ -10,6 +10,7 @@ from PIL import Image
 import conescope as cs
 from conescope.cli import main
 from conescope.errors import DataError, ModelError
+from conescope.experiments.lazy import image_classifier as file
 from conescope.experiments.lazy.image_classifier import image_classifier, labelled_images
 
 transformers = pytest.importorskip("transformers")
@@ -77,6 +78,13 @@ def test_bad_folders_and_images_are_refused_in_one_line(tmp_path, model):
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(DataError, match=r"00\.png cannot be read"):
         image_classifier(model, [damaged], ["a", "b"])
+
+
+def test_images_beyond_the_memory_are_refused_before_they_are_read(tmp_path, model, monkeypatch):
+    paths, _ = labelled_images(drawn(tmp_path / "data"))
+    monkeypatch.setattr(file, "default_memory", lambda _: 3 * 8 * 8 * 4 * len(paths) - 1)
+    with pytest.raises(DataError, match=r"24 images take .* give fewer"):
+        image_classifier(model, paths, ["dark", "light"])
 
 
 def test_models_that_read_no_images_are_refused_in_one_line(tmp_path, model):

@@ -216,6 +216,11 @@ def test_bad_data_are_refused_in_one_line(data):
     refused(model, (x, y), DataError, "prepare both alike", test=(x[:3, :4], y[:3]))
     refused(model, (x * math.nan, y), ModelError, "NaN")
     refused(model, (x, 1), DataError, "the labels are 1")
+    refused(model, (x.numpy(), y), DataError, "inputs are a ndarray; give a tensor")
+    refused(model, (x.tolist(), y), DataError, "inputs are a list of list; give a tensor")
+    refused(model, ([], y), DataError, "inputs are a list; give a tensor")
+    refused(model, (x, y), DataError, "list of str", test=(["the film"], y[:1]))
+    refused(model, (x, y), DataError, "are x, and not one tensor", test=({"x": x}, y))
     given = {"x": x, "scale": 2.0}, y
     for scale in (3.0, torch.ones(60)):
         other = {"x": x, "scale": scale}, y
@@ -241,6 +246,7 @@ def test_bad_models_are_refused_in_one_line(data):
 
     refused("bert", data, ModelError, "the model is a str")
     refused(lambda _: 3, data, ModelError, "returns a int")
+    refused(lambda: NTKNetwork(8), data, ModelError, "cannot be called with a seed alone")
     layer = nn.Linear(6, 2)
     layer.scaled = layer.weight * 2  # as torch.nn.utils.weight_norm leaves one behind
     refused(layer, data, ModelError, "cannot be copied")

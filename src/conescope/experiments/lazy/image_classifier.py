@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conescope.engine.compute.budget import default_memory
 from conescope.errors import DataError, MissingPackageError, ModelError
 from conescope.experiments.lazy.pretrained_classifier import (
     LOADING_ERRORS,
@@ -78,13 +79,14 @@ def image_classifier(
     Raises:
         MissingPackageError: if transformers is not installed.
         ModelError: if the model cannot be loaded, or has no image processor.
-        DataError: if an image cannot be read.
+        DataError: if an image cannot be read, or all take more than a quarter of the memory.
     """
     if find_spec("transformers") is None:
         raise MissingPackageError.of("transformers", "transformers")
     check_folder(name)
     processor = _processor(name)
     model, fresh = load_classifier(name, len(classes), "images")
+    _check_size(_pixels(paths[:1], processor), len(paths))
     parts = [
         _pixels(paths[first : first + _AT_ONCE], processor)
         for first in range(0, len(paths), _AT_ONCE)
@@ -110,6 +112,15 @@ def _processor(name: str) -> Any:
         ) from error
 
 
+def _check_size(one: Tensor, count: int) -> None:
+    need, memory = one.nbytes * count, default_memory([torch.device("cpu")])
+    if need > memory:
+        raise DataError(
+            f"{count:,} images take {need / 1e9:.1f} GB as the model takes them, over a quarter of "
+            f"this machine's memory ({memory / 1e9:.1f} GB); give fewer of them"
+        )
+
+
 def _pixels(paths: Sequence[Path], processor: Any) -> Tensor:
     from PIL import Image
 
@@ -118,7 +129,7 @@ def _pixels(paths: Sequence[Path], processor: Any) -> Tensor:
         try:
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"the image {path} cannot be read ({first_line(error)}); mend it or leave it out"
             ) from error

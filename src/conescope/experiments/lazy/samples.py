@@ -71,10 +71,12 @@ def samples_of(
         ModelError: if the inputs are no batch of finite numbers, or differ in kind.
     """
     inputs, labels = _pair(data, "data")
+    _check_kind(inputs, "data")
     sizes = [count(inputs)]
     parts = [labels]
     if test is not None:
         more, more_labels = _pair(test, "test")
+        _check_kind(more, "test")
         sizes.append(count(more))
         parts.append(more_labels)
         inputs = _joined(inputs, more)
@@ -163,6 +165,21 @@ def _pair(data: Any, name: str) -> tuple[Probe, Sequence[Any]]:
     return inputs, list(labels)
 
 
+def _check_kind(inputs: Any, name: str) -> None:
+    is_list = isinstance(inputs, list | tuple)
+    if isinstance(inputs, Tensor | Mapping) or (
+        is_list and inputs and isinstance(inputs[0], Tensor)
+    ):
+        return
+    kind = type(inputs).__name__
+    if is_list and inputs:
+        kind += f" of {type(inputs[0]).__name__}"
+    raise DataError(
+        f"{name}: the inputs are a {kind}; give a tensor (torch.as_tensor makes one of numbers), "
+        f"several by name, or texts both to train on and to test with"
+    )
+
+
 def _numbered(
     parts: Sequence[Sequence[Any]],
 ) -> tuple[list[int], tuple[str, ...], list[str]]:
@@ -236,7 +253,8 @@ def _joined(a: Probe, b: Probe) -> Probe:
                 f"the training data {list(value.shape[1:])} {value.dtype}; prepare both alike"
             )
     if first.keys() != second.keys():
-        raise DataError(f"test: the inputs are {', '.join(second)}, and not {', '.join(first)}")
+        named = [", ".join(map(str, one)) or "one tensor" for one in (second, first)]
+        raise DataError(f"test: the inputs are {named[0]}, and not {named[1]}")
     joined = {
         name: torch.cat([value, second[name]]) if isinstance(value, Tensor) else value
         for name, value in first.items()
