@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
@@ -101,7 +103,7 @@ def _lazy(arguments: argparse.Namespace) -> int:
 
 
 def _texts(
-    arguments: argparse.Namespace, files: Sequence[Path], device: str
+    arguments: argparse.Namespace, files: Sequence[Path], device: torch.device
 ) -> tuple[Classifier, Sequence[list[int] | list[str]]]:
     """Return the model with the texts of the files, and the labels of each file."""
     read = [read_texts(file, arguments.text, arguments.labels) for file in files]
@@ -119,7 +121,7 @@ def _texts(
 
 
 def _images(
-    arguments: argparse.Namespace, folders: Sequence[Path], device: str
+    arguments: argparse.Namespace, folders: Sequence[Path], device: torch.device
 ) -> tuple[Classifier, Sequence[list[str]]]:
     """Return the model with the images of the folders, and the labels of each folder."""
     for name in ("text", "length", "lora"):
