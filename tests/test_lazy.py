@@ -345,6 +345,12 @@ def test_intervals_over_seeds_are_students_and_those_of_samples_agrestis():
     assert difference.high - difference.value == pytest.approx(1.959964 * math.sqrt(variance))
 
 
+def test_a_difference_of_accuracies_stays_within_its_range():
+    a = np.array([[1.0] * 20, [0.0] * 20])
+    found = signs.accuracy_difference(a, np.zeros((2, 20)))
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
 def test_the_distance_of_functions_ignores_what_softmax_ignores():
     rng = np.random.default_rng(0)
     f, g = rng.normal(size=(7, 3)), rng.normal(size=(7, 3))
