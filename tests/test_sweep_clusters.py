@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -22,6 +23,8 @@ from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
+from slow_network import slow_network
 from stored_runs import assert_same_run
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
@@ -66,45 +69,9 @@ def test_a_cluster_that_does_not_answer():
         RayCluster("127.0.0.1:1")
 
 
-SLOW = """
-import time
-from pathlib import Path
-
-import torch
-
-MARK = Path(__file__).with_name("slow")
-
-
-class Slow(torch.nn.Linear):
-    def forward(self, x):
-        if MARK.exists():
-            time.sleep(0.1)
-        return super().forward(x)
-
-
-def build(shape, classes):
-    return torch.nn.Sequential(torch.nn.Flatten(), Slow(64, classes))
-"""
-"""A network of a user's own: each of its calls takes 0.1 s for as long as a file exists."""
-
-
-@pytest.fixture
-def slow(tmp_path, monkeypatch):
-    """The file that makes the runs of `slow:build` slow, so that none ends before it is gone."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "slow.py").write_text(SLOW)
-    (tmp_path / "slow").touch()
-    return tmp_path / "slow"
-
-
-def own(overrides):
-    """The tiny run with the network above."""
-    return [*(word for word in overrides if "--model" not in word), "--model.name=slow:build"]
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
-    tmp_path, tiny_overrides, cluster, slow
+    tmp_path, monkeypatch, tiny_overrides, cluster
 ):
     from conescope.experiments.sweep.ray_cluster import RayCluster
 
@@ -117,10 +84,12 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
                 self.left -= 1
                 os.kill(pids[0], signal.SIGKILL)
             if not self.left:
-                slow.unlink(missing_ok=True)
+                mark.unlink(missing_ok=True)
             return ended
 
-    sweep = planned(tmp_path / "ray", own(tiny_overrides), "--seed=0..2")
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
     def one_has_begun():
         return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)
@@ -192,15 +161,35 @@ def test_jobs_by_submitit_end_in_finished_runs(tmp_path, tiny_overrides):
     assert [run.state() for run in sweep.runs] == ["finished"] * 2
 
 
+def test_a_job_waits_for_one_before_it_that_is_still_at_work(tmp_path, tiny_overrides):
+    from conescope.experiments.sweep.slurm_jobs import _Resumable
+
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0,1")
+    run = sweep.runs[0]
+    with RunWriter(run.path):
+        job = threading.Thread(target=lambda: _Resumable()(task_of(run)))
+        job.start()
+        time.sleep(0.1)
+        assert job.is_alive()
+    job.join()
+    assert run.state() == "finished"
+
+
 def test_what_slurm_is_asked_for(tmp_path, monkeypatch, tiny_overrides):
-    submitit = pytest.importorskip("submitit", reason="pip install 'conescope[slurm]'")
+    pytest.importorskip("submitit", reason="pip install 'conescope[slurm]'")
     from conescope.experiments.sweep import slurm_jobs
 
-    for command in ("sbatch", "srun"):  # stand in for SLURM's: note the script, give an id
-        program = tmp_path / "bin" / command
+    programs = {  # stand in for SLURM's: note the script, give an id, list what is queued
+        "sbatch": f'cp "$1" {tmp_path}/script\necho Submitted batch job 77',
+        "srun": "",
+        "squeue": f"cat {tmp_path}/queue",
+    }
+    for name, lines in programs.items():
+        program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 77\n')
+        program.write_text(f"#!/bin/sh\n{lines}\n")
         program.chmod(0o755)
+    (tmp_path / "queue").touch()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     sweep = planned(tmp_path / "s", tiny_overrides, "--seed=0..2")
     tasks = [task_of(run) for run in sweep.runs]
@@ -211,6 +200,6 @@ def test_what_slurm_is_asked_for(tmp_path, monkeypatch, tiny_overrides):
     for line in ("array=0-2%2", "partition=short", "time=90", "gpus-per-node=1",
                  "cpus-per-task=3", "requeue", "signal=USR2@90"):  # fmt: skip
         assert f"#SBATCH --{line}" in script, line
-    monkeypatch.setattr(submitit.SlurmJob, "done", lambda job, force_check: job.job_id == "77_1")
+    (tmp_path / "queue").write_text("77_0\n77_2\n")
     again = slurm_jobs.submit_jobs(tasks, tmp_path / "s" / "slurm", options)
     assert len(again) == 1  # the others are queued still
