@@ -5,6 +5,7 @@ from pathlib import Path
 
 _CODE = """
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ MARK = Path(__file__).with_name("slow")
 
 class Slow(torch.nn.Linear):
     def forward(self, x):
-        if MARK.exists():
-            time.sleep(0.5)
+        with suppress(FileNotFoundError):
+            time.sleep(float(MARK.read_text()))
         return super().forward(x)
 
 
@@ -24,8 +25,10 @@ def build(shape, classes):
 """
 
 
-def slow_network(folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
-    """Write the module of such a network into a folder.
+def slow_network(
+    folder: Path, overrides: list[str], seconds: float = 0.15
+) -> tuple[Path, list[str]]:
+    """Write the module of a network into a folder, each of whose calls takes that long at least.
 
     Returns:
         The file whose deletion makes it fast, and the fields of a run with it as its network.
@@ -33,5 +36,5 @@ def slow_network(folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
     name = f"slow_{secrets.token_hex(4)}"  # Python imports one module of a name only
     (folder / f"{name}.py").write_text(_CODE)
     mark = folder / "slow"
-    mark.touch()
+    mark.write_text(str(seconds))
     return mark, [*(w for w in overrides if "--model" not in w), f"--model.name={name}:build"]

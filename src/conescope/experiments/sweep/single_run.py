@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -81,17 +81,23 @@ def carry_out_run(task: RunTask) -> None:
             _attempt(task, lambda: bool(received))
     except Exception as error:
         if not Folder(folder).is_owned():
-            note_error(folder, f"{type(error).__name__}: {error}")
+            with suppress(StoreError):  # on a full disk; who began the task hears of the error too
+                note_error(folder, line_of(error))
         raise
 
 
-def note_error(folder: Path, text: str) -> None:
+def line_of(error: Exception) -> str:
+    """Return an error as a line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def note_error(folder: Path, line: str) -> None:
     """Write the line of the error that ended an attempt at a run.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    Folder(folder).write_bytes(ERROR, (" ".join(text.split()) + "\n").encode())
+    Folder(folder).write_bytes(ERROR, f"{line}\n".encode())
 
 
 def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:

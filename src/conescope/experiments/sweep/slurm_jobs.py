@@ -22,7 +22,7 @@ _MOST_TIMEOUTS = 100
 """Times that a job whose time is over is queued again."""
 
 _OWNED_SECONDS = 120.0
-"""The time that a job waits for an earlier one to be killed, on a node that SLURM takes for lost."""
+"""The time that a job waits for an earlier one to be killed, whose node SLURM takes for lost."""
 
 _JOBS = "jobs.json"
 
