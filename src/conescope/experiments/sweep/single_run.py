@@ -57,11 +57,15 @@ class RunTask:
         return cls(run, folder, here, command, version("conescope"), afterwards, threads)
 
 
-def carry_out_run(task: RunTask) -> None:
+def carry_out_run(task: RunTask, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
 
     What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
     that has ended and has its numbers, or that another process is at work on, is left alone.
+
+    Args:
+        task: the run.
+        should_stop: asked after every iteration; on true too its state is stored, and it stops.
 
     Raises:
         StoreError: if this is another version of conescope than that which planned the sweep.
@@ -78,7 +82,7 @@ def carry_out_run(task: RunTask) -> None:
             redirect_stderr(log),
             _stopping() as received,
         ):
-            _attempt(task, lambda: bool(received))
+            _attempt(task, lambda: bool(received) or should_stop())
     except Exception as error:
         if not Folder(folder).is_owned():
             with suppress(StoreError):  # on a full disk; who began the task hears of the error too

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from conescope.errors import MissingPackageError, RecipeError
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.sweep_folder import stored_numbers
 from conescope.runs.store import Folder
 
 _ARRAY = 1000
@@ -23,6 +27,9 @@ _MOST_TIMEOUTS = 100
 
 _OWNED_SECONDS = 120.0
 """The time that a job waits for an earlier one to be killed, whose node SLURM takes for lost."""
+
+_STORE_SECONDS = 60
+"""The time for which a job may store its state; SLURM warns 90 s before its end."""
 
 _JOBS = "jobs.json"
 
@@ -53,13 +60,42 @@ class _Resumable:
         deadline = time.monotonic() + _OWNED_SECONDS
         while Folder(task.folder).is_owned() and time.monotonic() < deadline:
             time.sleep(1.0)
-        carry_out_run(task)
+        with _warned() as received:
+            carry_out_run(task, should_stop=lambda: bool(received))
+        if received and stored_numbers(task.folder) is None:
+            signal.raise_signal(signal.SIGUSR2)  # submitit's handler queues the job again
 
     def checkpoint(self, task: RunTask) -> Any:
         """Return the job to queue: the same, which goes on from the newest snapshot."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, task)
+
+
+@contextmanager
+def _warned() -> Iterator[list[int]]:
+    """Record SLURM's warning that the time is nearly over, so that the state is stored first.
+
+    If that takes too long, as within a kernel of minutes, submitit's handler is called at once.
+    """
+    received: list[int] = []
+    handler = signal.getsignal(signal.SIGUSR2)
+    if not callable(handler):  # called outside of a job
+        yield received
+        return
+
+    def store_first(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.alarm(_STORE_SECONDS)
+
+    alarm = signal.signal(signal.SIGALRM, handler)
+    signal.signal(signal.SIGUSR2, store_first)
+    try:
+        yield received
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGUSR2, handler)
+        signal.signal(signal.SIGALRM, alarm)
 
 
 def submit_jobs(
