@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,11 +57,15 @@ class RunTask:
         return cls(run, folder, here, command, version("conescope"), afterwards, threads)
 
 
-def carry_out_run(task: RunTask) -> None:
+def carry_out_run(task: RunTask, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
 
     What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
     that has ended and has its numbers, or that another process is at work on, is left alone.
+
+    Args:
+        task: the run.
+        should_stop: asked after every iteration; on true too its state is stored, and it stops.
 
     Raises:
         StoreError: if this is another version of conescope than that which planned the sweep.
@@ -78,20 +82,26 @@ def carry_out_run(task: RunTask) -> None:
             redirect_stderr(log),
             _stopping() as received,
         ):
-            _attempt(task, lambda: bool(received))
+            _attempt(task, lambda: bool(received) or should_stop())
     except Exception as error:
         if not Folder(folder).is_owned():
-            note_error(folder, f"{type(error).__name__}: {error}")
+            with suppress(StoreError):  # on a full disk; who began the task hears of the error too
+                note_error(folder, line_of(error))
         raise
 
 
-def note_error(folder: Path, text: str) -> None:
+def line_of(error: Exception) -> str:
+    """Return an error as a line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def note_error(folder: Path, line: str) -> None:
     """Write the line of the error that ended an attempt at a run.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    Folder(folder).write_bytes(ERROR, (" ".join(text.split()) + "\n").encode())
+    Folder(folder).write_bytes(ERROR, f"{line}\n".encode())
 
 
 def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
