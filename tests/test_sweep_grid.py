@@ -111,7 +111,7 @@ def test_a_wrong_axis_is_refused(message, words):
 
 FILES = {
     "unknown key axis; a file of axes has": "axes: {seed: 0..1}\naxis: {}",
-    "unknown field sead": "axes: {sead: 0..1}",
+    "unknown field sead; did you mean seed": "axes: {sead: 0..1}",
     "exclude names seed, which is no axis": "axes: {optimizer.lr: [1, 2]}\nexclude: [{seed: 0}]",
     "matches no run": "axes: {seed: 0..3}\nexclude: [{seed: 7}]",
     "all runs of this sweep are excluded": "axes: {seed: [1, 2]}\nexclude: [{seed: [1, 2]}]",

@@ -17,6 +17,8 @@ from conescope.cli import (
     run,
     stored,
     sweep,
+    sweep_children,
+    sweep_measure,
     sweep_results,
     switch,
 )
@@ -25,7 +27,8 @@ from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, switch, sweep, sweep_results, reproduce, cone,
+    run, measure, audit, lazy, plan, recipes, stored, switch, sweep, sweep_children, sweep_measure,
+    sweep_results, reproduce, cone,
 )  # fmt: skip
 
 
