@@ -153,9 +153,7 @@ def test_a_measurement_goes_by_numbers_not_by_places(parents):
 
 WRONG_MEASUREMENTS = {
     "there is no missing to measure": ["missing", "--model=a:b", "--probe=c"],
-    "checkpoints need --model": ["parents"],
     "named twice": ["parents/0", "parents/0"],
-    "parents/0 is a run, which takes no --probe": ["parents/0", "--probe=a.npz,b.npz"],
     "are the same; name each value once": ["parents/0", "--draws=4,04"],
     "--outputs has no value": ["parents/0", "--outputs=,"],
 }
@@ -170,6 +168,13 @@ def test_wrong_measurements_are_refused(parents, capsys, message, words):
     with pytest.raises(SystemExit):
         main(["sweep", "measure", "parents/0", "--draws=4,a", "--out=s"])
     assert re.search(r"--draws: invalid int value: 'a'", capsys.readouterr().err)
+
+
+def test_a_measurement_that_cannot_be_made_is_given_up_and_named(parents, capsys):
+    assert main(["sweep", "measure", str(parents[0]), "--probe=a.npz,b.npz", "--out=s"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("is a run, which takes no --probe; its output is in") == 2
+    assert [run.state() for run in read_sweep("s").runs] == ["failed", "failed"]
 
 
 def test_a_sweep_of_another_kind_in_the_same_folder_is_damage(parents):

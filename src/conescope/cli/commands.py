@@ -53,6 +53,10 @@ class Commands:
         self._commands[name].set_defaults(command=command, takes_fields=False)
         return self._commands[name]
 
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """Return the parser of a command that was added."""
+        return self._commands[name]
+
     def add_with_fields(
         self, name: str, command: Command, summary: str, takes: str
     ) -> argparse.ArgumentParser:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -39,8 +37,8 @@ _FOR_HUB = (
 _FOR_RUNS = ("batchnorm", "when")
 
 
-def add(commands: Commands) -> argparse.ArgumentParser:
-    """Add the command, and return its parser."""
+def add(commands: Commands) -> None:
+    """Add the command."""
     parser = commands.add(
         "measure", _measure, "measure the kernel of checkpoints, or of a run's snapshots anew"
     )
@@ -95,14 +93,10 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
     foreign("--device", help="cpu (default), cuda or another device of torch")
     _add_for_hub(parser.add_argument_group("for the Hugging Face Hub, beside those").add_argument)
-    _add_for_runs(parser.add_argument_group("for a run's snapshots").add_argument)
-    return parser
-
-
-def _add_for_runs(option: Callable[..., argparse.Action]) -> None:
-    option("--batchnorm", choices=get_args(BatchNorm),
+    own = parser.add_argument_group("for a run's snapshots").add_argument
+    own("--batchnorm", choices=get_args(BatchNorm),
         help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
-    option("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
+    own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
 
 def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
@@ -125,74 +119,40 @@ def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
         help="run Python code of the repository, if transformers does not know it")  # fmt: skip
 
 
-Work = Callable[..., bool]
-"""Measures what is not stored yet, as `measure` does of which only the subject, the choice and the
-folder are given; returns whether it is all."""
-
-
 def _measure(arguments: argparse.Namespace) -> int:
     command = shlex.join(["conescope", *arguments.words])
-    with prepared(arguments) as (subject, work):
-        with stopping() as received, ProgressBar(STDERR) as bar:
-            is_complete = work(command=command, progress=bar, should_stop=lambda: bool(received))
-        if not is_complete:
-            total = len(subject.paths)
-            say("stopped", f"{bar.step} of {total} are measured; the same command goes on")
-            return 128 + received[0]
-        show(arguments.out)
-    return 0
-
-
-def check(arguments: argparse.Namespace) -> None:
-    """Check that the arguments go together, without opening what is to be measured.
-
-    Raises:
-        RecipeError: if the series takes no such argument, or lacks one.
-    """
-    if _is_run(arguments):
-        _refuse(arguments, (*_FOR_CHECKPOINTS, *_FOR_HUB), "a run")
-    elif any(map(is_on_hub, arguments.series)):
+    is_run = _is_run(arguments)
+    if not is_run and any(map(is_on_hub, arguments.series)):
         _refuse(arguments, _FOR_RUNS, "on the Hub")
-        if len(arguments.series) > 1:
-            raise RecipeError("command line: a series is one repository on the Hub; name one")
-        if arguments.probe is not None:
-            _refuse(arguments, ("texts", "column", "length", "samples"), "given with --probe")
-    else:
-        _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
-        for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
-            if getattr(arguments, name) is None:
-                raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
-
-
-@contextmanager
-def prepared(arguments: argparse.Namespace) -> Iterator[tuple[Subject, Work]]:
-    """Prepare a measurement, and yield what is measured, and what measures it into `out`.
-
-    Raises:
-        ConescopeError: if something that it needs is missing or does not fit.
-    """
-    check(arguments)
-    if not _is_run(arguments) and any(map(is_on_hub, arguments.series)):
-        with _prepared_on_hub(arguments) as found:
-            yield found
-        return
-    subject = _snapshots(arguments) if _is_run(arguments) else _checkpoints(arguments)
+        return _measure_on_hub(arguments, command)
+    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
     own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
     choice = _choice(arguments, own_outputs)
-    yield subject, partial(measure, subject, choice, arguments.out)
+    with stopping() as received, ProgressBar(STDERR) as bar:
+        is_complete = measure(
+            subject,
+            choice,
+            arguments.out,
+            command=command,
+            progress=bar,
+            should_stop=lambda: bool(received),
+        )
+    return _end(arguments, subject, bar, is_complete, received)
 
 
-@contextmanager
-def _prepared_on_hub(arguments: argparse.Namespace) -> Iterator[tuple[Subject, Work]]:
+def _measure_on_hub(arguments: argparse.Namespace, command: str) -> int:
     from conescope.measuring.hub.hub_measurement import measure_series, prepare, prepared_in
     from conescope.measuring.hub.hub_options import HubOptions, Wanted
 
+    if len(arguments.series) > 1:
+        raise RecipeError("command line: a series is one repository on the Hub; name one")
     given = {name: getattr(arguments, name) for name in HubOptions.__optional_keys__}
     options = HubOptions(**{name: value for name, value in given.items() if value is not None})
     device = options["device"] = usable_device(arguments.device or "cpu")
     model = None if arguments.model is None else import_model(arguments.model).to(device)
     probe, labels = None, None
     if arguments.probe is not None:
+        _refuse(arguments, ("texts", "column", "length", "samples"), "given with --probe")
         probe, labels = _probe(arguments, torch.float32)
     wanted = Wanted(
         arguments.series[0], arguments.texts, _choice(arguments, "trace"), options, model, probe,
@@ -201,7 +161,11 @@ def _prepared_on_hub(arguments: argparse.Namespace) -> Iterator[tuple[Subject, W
     with prepared_in(arguments.out):
         subject, choice = prepare(wanted, arguments.out)
         say("measuring", subject.source["description"])
-        yield subject, partial(measure_series, subject, choice, arguments.out)
+        with stopping() as received, ProgressBar(STDERR) as bar:
+            is_complete = measure_series(
+                subject, choice, arguments.out, command, bar, lambda: bool(received)
+            )
+    return _end(arguments, subject, bar, is_complete, received)
 
 
 def _choice(arguments: argparse.Namespace, outputs: Outputs) -> Choice:
@@ -215,6 +179,18 @@ def _choice(arguments: argparse.Namespace, outputs: Outputs) -> Choice:
         memory=arguments.memory,
         projection=arguments.projection,
     )
+
+
+def _end(
+    arguments: argparse.Namespace, subject: Subject, bar: ProgressBar, is_complete: bool,
+    received: Sequence[int],
+) -> int:  # fmt: skip
+    if not is_complete:
+        say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
+        return 128 + received[0]
+    if not getattr(arguments, "in_a_sweep", False):
+        show(arguments.out)
+    return 0
 
 
 def _is_run(arguments: argparse.Namespace) -> bool:
@@ -232,11 +208,16 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], holds: str) -> 
 
 
 def _snapshots(arguments: argparse.Namespace) -> Snapshots:
+    _refuse(arguments, (*_FOR_CHECKPOINTS, *_FOR_HUB), "a run")
     return Snapshots(Path(arguments.series[0]), arguments.batchnorm, arguments.when)
 
 
 def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
     series = arguments.series
+    _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
+    for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
+        if getattr(arguments, name) is None:
+            raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
     model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     probe, labels = _probe(arguments, dtype)

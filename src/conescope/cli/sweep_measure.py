@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -78,10 +79,17 @@ def add(commands: Commands) -> None:
         group._add_action(own)
 
 
-def measure_run(run: SweepRun, command: str, should_stop: Callable[[], bool]) -> bool:
-    """Carry out one measurement of a sweep in its folder; return whether it is complete."""
-    with measure.prepared(_parsed(run.fields, run.path)) as (_, work):
-        return work(command=command, should_stop=should_stop)
+def measure_run(run: SweepRun, command: str, should_stop: Callable[[], bool]) -> bool:  # noqa: ARG001
+    """Carry out one measurement of a sweep in its folder, without figures and report.
+
+    `conescope measure` takes note itself of a signal to stop.
+
+    Returns:
+        Whether the measurement is complete.
+    """
+    arguments = _parsed(run.fields, run.path)
+    arguments.in_a_sweep, arguments.words = True, shlex.split(command)[1:]
+    return arguments.command(arguments) == 0
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -100,7 +108,7 @@ def _table(arguments: Mapping[str, Any], given: Mapping[str, Sequence[str]]) -> 
     """Return the measurements, the last axis running fastest.
 
     Raises:
-        RecipeError: if a series does not exist, or takes no such argument.
+        RecipeError: if a series does not exist, or two measurements are the same.
     """
     axes = [name for name, values in given.items() if len(values) > 1]
     actions = _measure_parser()._actions
@@ -110,7 +118,6 @@ def _table(arguments: Mapping[str, Any], given: Mapping[str, Sequence[str]]) -> 
         chosen = dict(zip(given, combination, strict=True))
         asked = {name: chosen.get(name, arguments[name]) for name in names}
         parsed = _parsed(asked, Path())
-        measure.check(parsed)
         _check_exists(chosen["series"])
         fields = {name: _plain(getattr(parsed, name)) for name in names}
         fields["series"] = chosen["series"]
@@ -159,7 +166,9 @@ def _parsed(fields: Mapping[str, Any], out: Path) -> argparse.Namespace:
 
 @cache
 def _measure_parser() -> argparse.ArgumentParser:
-    return measure.add(Commands())
+    commands = Commands()
+    measure.add(commands)
+    return commands.parser("measure")
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from conescope.report.figures.embedding_2d import embedding_2d
 from conescope.report.page import ABOUT, captioned, drawn, filled, rows, write_page
 from conescope.report.sweep_plots import (
     axes_drawn,
+    findings,
     held_text,
     numbers_along,
     phase_diagrams,
@@ -81,7 +82,7 @@ def _write_page(results: SweepResults, path: Path) -> Path:
     environment = load_run(run.path).environment if run and _has_kernels(results, run) else {}
     text = filled(
         name=escape(f"Sweep {sweep.path.resolve().name}"),
-        description=escape("; ".join(axes)),
+        description=f"{escape(findings(results))}</p><p>{escape('; '.join(axes))}",
         state=f"{len(results.rows) - left:,} of {len(results.rows):,} runs have ended",
         state_class="unfinished" if left else "finished",
         about=ABOUT,
@@ -104,8 +105,9 @@ def _has_kernels(results: SweepResults, run: SweepRun) -> bool:
 def _settings(results: SweepResults) -> str:
     """Return the table of settings: means over seeds with their intervals."""
     axes = [name for name in results.sweep.axes if name != "seed"]
-    heads = [*axes, "seeds", "verdict", "probability", *AVERAGED]
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    has = [name for name in AVERAGED if any(row[name] is not None for row in results.settings)]
+    heads = [*axes, "seeds", "verdict", "probability", *has]
+    head = "".join(f"<th>{escape(_HEADS.get(name, name))}</th>" for name in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_cell(row, name))}</td>" for name in heads) + "</tr>"
         for row in results.settings[:_MOST_SETTINGS]
@@ -115,19 +117,33 @@ def _settings(results: SweepResults) -> str:
     return (
         "<h2>Settings</h2><p>Means over the seeds that finished; in brackets 95 % intervals by "
         "Student's t. S is the distance of the last kernel to the first, v the mean velocity of "
-        "the second half.</p>"
-        f'<div style="overflow-x: auto"><table><tr>{head}</tr>{body}</table></div>{note}'
+        f"the second half.</p>{_STYLE}"
+        f'<div class="settings"><table><tr>{head}</tr>{body}</table></div>{note}'
     )
+
+
+_STYLE = (
+    "<style>.settings { overflow-x: auto } .settings th, .settings td { width: auto; "
+    "padding-right: 1.2rem; overflow-wrap: normal; white-space: nowrap }</style>"
+)
+
+_HEADS = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss (nats)",
+    "v": "v (1 / iteration)",
+    "half_angle": "half-angle (degrees)",
+}
 
 
 def _cell(row: Row, name: str) -> str:
     value = row[name]
     if value is None:
-        return "–"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        return "diverged" if name == "verdict" and row["diverged"] == row["runs"] else "–"
+    form = {"test_accuracy": ".1%", "probability": ".2f"}.get(name, ".3g")
+    text = format(value, form) if isinstance(value, float) else str(value)
     if row.get(f"{name}_low") is None:
         return text
-    return f"{text} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+    return f"{text} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
 
 
 class _Multiples:
@@ -147,7 +163,7 @@ class _Multiples:
         for letter, figure_of in _FIGURES.items():
             parts.append('<div class="columns">')
             for place, (value, run) in enumerate(chosen):
-                title = f"1{letter}, {axis} = {value_text(value)}, seed {_seed(run)}"
+                title = f"1{letter}, {axis} = {value_text(value)}{_seed(run)}"
                 parts.append(_multiple(run, figure_of, f"multiple-{axis}-{letter}-{place}", title))
             parts.append("</div>")
         return "".join(parts)
@@ -179,8 +195,8 @@ _ABOUT = (
 )
 
 
-def _seed(run: Run) -> int:
-    return run.recipe.seed if run.recipe else 0
+def _seed(run: Run) -> str:
+    return f", seed {run.recipe.seed}" if run.recipe else ""
 
 
 def _multiple(run: Run, figure_of: Any, name: str, title: str) -> str:

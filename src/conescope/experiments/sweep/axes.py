@@ -60,7 +60,7 @@ def read_axes(sources: Sequence[str], overrides: Sequence[str] = ()) -> Axes:
     given: dict[str, Sequence[str]] = {}
     for name, text in _pairs(overrides):
         values = _split(name, text)
-        if len(values) > 1 and name in given or len(given.get(name, ())) > 1:
+        if (len(values) > 1 and name in given) or len(given.get(name, ())) > 1:
             raise RecipeError(
                 f"command line: --{name} is given twice; write all its values once, as A,B,C"
             )
