@@ -26,6 +26,11 @@ def add(commands: Commands) -> None:
     """Add the command."""
     summary = "carry out a grid of recipes: a field with several values is an axis"
     sweep = commands.add_with_fields("sweep", _sweep, summary, "RECIPE… | AXES.yaml --out DIR")
+    sweep.description = (
+        "Carry out a grid of recipes: a field with several values, such as --optimizer.lr 0.01,0.1 "
+        "or --seed 0..4,\nis an axis. The same command goes on where an earlier one was stopped.\n"
+        "Beside it: conescope sweep branch | switch | measure | status | report."
+    )
     sweep.add_argument(
         "recipes",
         metavar="RECIPE",
@@ -76,6 +81,9 @@ def carry_out(
     """Show the plan of a sweep, then carry out what has not ended; return the exit status."""
     from conescope.experiments.sweep.sweep_folder import ENDED, plan_sweep, store_sweep
 
+    for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise RecipeError(f"{option} {folder} is a file; name a folder, which need not exist")
     command = shlex.join(["conescope", *arguments.words])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
     places = places_of(arguments, sweep)

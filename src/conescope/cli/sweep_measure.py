@@ -66,8 +66,8 @@ def add(commands: Commands) -> None:
     add_sweep_arguments(parser)
     group = parser.add_argument_group(
         "as for 'conescope measure'",
-        f"SERIES may be several, each measured by itself. Several values, with commas between "
-        f"them, are an axis of {', '.join('--' + name for name in _AXES)}; with bars of --when.",
+        "Each SERIES is measured by itself. These take several values, which are an axis: "
+        f"{', '.join('--' + name for name in _AXES)}. Commas separate them, bars those of --when.",
     )
     for action in _measure_parser()._actions:
         if action.dest in ("help", "out"):

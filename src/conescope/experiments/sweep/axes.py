@@ -15,7 +15,7 @@ import yaml
 from conescope.errors import RecipeError
 from conescope.training.recipe import FIELDS, PARTS, SECTIONS
 from conescope.training.recipe_fields import PLACE
-from conescope.training.recipe_reading import unknown_field
+from conescope.training.recipe_reading import UniqueFieldsLoader, unknown_field
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_VALUES = 1_000_000
@@ -65,10 +65,15 @@ def read_axes(sources: Sequence[str], overrides: Sequence[str] = ()) -> Axes:
                 f"command line: --{name} is given twice; write all its values once, as A,B,C"
             )
         given[name] = values
-    written = _axes_file(sources[0]) if len(sources) == 1 else None
-    if written is None:
+    files = {source: written for source in sources if (written := _axes_file(source))}
+    if not files:
         return _arranged(sources, given, ())
-    recipes, fields, exclude = written
+    if len(sources) > 1:
+        raise RecipeError(
+            f"{next(iter(files))} is a file of axes, which is given alone; name recipes in it, as "
+            f"'recipe: [A, B]'"
+        )
+    recipes, fields, exclude = files[sources[0]]
     return _arranged(recipes, {**fields, **given}, exclude)
 
 
@@ -178,7 +183,7 @@ def _axes_file(
     if not source.endswith((".yaml", ".yml")):
         return None
     try:
-        written = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        written = yaml.load(Path(source).read_text(encoding="utf-8"), UniqueFieldsLoader)
     except OSError as error:
         raise RecipeError(f"cannot read {source}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -196,6 +201,8 @@ def _axes_file(
         name: [_text(value)] for name, value in _flat(source, "fields", written.get("fields"))
     }
     axes = {n: _values(n, value) for n, value in _flat(source, "axes", written["axes"])}
+    if not axes:
+        raise RecipeError(f"{source}: axes is empty; write for example 'axes: {{seed: 0..4}}'")
     for name in fields.keys() & axes.keys():
         raise RecipeError(f"{source}: {name} is in fields and in axes; leave one of the two out")
     excluded = written.get("exclude") or []
@@ -223,7 +230,8 @@ def _values(name: str, value: Any) -> Sequence[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return the value of a field in a file as the command line has it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _flat(source: str, key: str, values: Any) -> Iterator[tuple[str, Any]]:

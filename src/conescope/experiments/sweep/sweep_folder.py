@@ -91,6 +91,8 @@ class SweepRun:
         """
         if numbers := stored_numbers(self.path):
             return numbers["state"]
+        if not self.path.exists():
+            return "waiting"
         folder = Folder(self.path)
         if contents.why_diverged(folder) is not None:
             return "diverged"
