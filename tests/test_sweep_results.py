@@ -161,12 +161,12 @@ def test_the_page_has_phase_diagrams_and_small_multiples(tmp_path, capsys):
 def test_the_page_says_in_a_sentence_what_was_found(tmp_path):
     sweep = planned(tmp_path, "--optimizer.lr=0.01,0.1,1,2", "--seed=0..1")
     for run, accuracy in zip(sweep.runs[:4], (0.5, 0.6, 0.9, 0.9), strict=True):
-        write_numbers(run, accuracy=accuracy, p=0.95 if accuracy < 0.8 else 0.7)
+        write_numbers(run, accuracy=accuracy, p=0.95 if accuracy < 0.8 else 0.899)
     for run in sweep.runs[4:6]:
         write_numbers(run, state="diverged")
     results = load_sweep(tmp_path)
     assert findings(results) == (
-        "Of 4 settings the verdict is confined at 1, undecided at 1. 2 of 8 runs diverged. "
+        "Of 4 settings the verdict is not known at 2, confined at 1, undecided at 1. 2 of 8 runs diverged. "
         "Test accuracy is highest, 90.0%, where optimizer.lr = 0.1."
     )
     [diagram] = phase_diagrams(results).values()
@@ -178,7 +178,7 @@ def test_the_page_says_in_a_sentence_what_was_found(tmp_path):
     assert plot.title == "Test accuracy against optimizer.lr"
     drawn = json.loads(chart(diagram).to_json())["data"]
     assert drawn[0]["text"][0][0] == "confined<br>0.95"
-    assert drawn[1]["text"] == ["diverged", "not<br>finished"]
+    assert drawn[0]["text"][0][2:] == ["diverged", "not<br>finished"]
 
 
 def test_axes_of_names_are_drawn_with_their_names(tmp_path):

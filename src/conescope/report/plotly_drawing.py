@@ -245,7 +245,7 @@ def _matrix(plot: MatrixPlot) -> _Panel:
     named = {"type": "category", "nticks": 0} if plot.has_names else {"tickformat": ",d"}
     y_axis = {"autorange": "reversed"} if plot.has_names else {}
     return _Panel(
-        [heat, *([looks.texts_of_empty_cells(plot)] if plot.texts else [])],
+        [heat],
         {"title": _text(plot.x_label), "constrain": "domain", "nticks": 4, **named},
         {
             "title": _text(plot.y_label),

@@ -71,16 +71,3 @@ def coloured_by(steps: Sequence[int], size: int) -> dict[str, Any]:
 def cell_texts(plot: MatrixPlot) -> list[list[str]]:
     """Return the texts of a matrix's cells as plotly breaks lines."""
     return [[text.replace("\n", "<br>") for text in row] for row in plot.texts]
-
-
-def texts_of_empty_cells(plot: MatrixPlot) -> go.Scatter:
-    """Return the texts of cells without a value, which a heat map leaves out."""
-    cells = np.argwhere(np.isnan(plot.values))
-    return go.Scatter(
-        x=[plot.places[column] for _, column in cells],
-        y=[plot.row_places[row] for row, _ in cells],
-        text=[cell_texts(plot)[row][column] for row, column in cells],
-        mode="text",
-        hoverinfo="skip",
-        showlegend=False,
-    )

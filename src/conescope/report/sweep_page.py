@@ -24,6 +24,7 @@ from conescope.report.sweep_plots import (
     held_text,
     numbers_along,
     phase_diagrams,
+    probability_text,
     value_text,
     values_of,
 )
@@ -139,7 +140,9 @@ def _cell(row: Row, name: str) -> str:
     value = row[name]
     if value is None:
         return "diverged" if name == "verdict" and row["diverged"] == row["runs"] else "–"
-    form = {"test_accuracy": ".1%", "probability": ".2f"}.get(name, ".3g")
+    if name == "probability":
+        return probability_text(value)
+    form = ".1%" if name == "test_accuracy" else ".3g"
     text = format(value, form) if isinstance(value, float) else str(value)
     if row.get(f"{name}_low") is None:
         return text

@@ -49,6 +49,11 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def probability_text(value: float) -> str:
+    """Return a probability in two digits, rounded down: what is below 0.9 is no verdict."""
+    return f"{math.floor(100 * value) / 100:.2f}"
+
+
 def held_text(results: SweepResults, free: Sequence[str]) -> str:
     """Return the sentence that says at which values the other axes are held."""
     held = _held(results, free)
@@ -75,11 +80,9 @@ def findings(results: SweepResults) -> str:
     ended = sum(row["seeds"] + row["diverged"] for row in settings)
     if not ended:
         return f"None of {len(runs):,} runs has ended yet."
-    verdicts = Counter(row["verdict"] for row in settings if row["verdict"])
+    verdicts = Counter(row["verdict"] or "not known" for row in settings)
     kinds = ", ".join(f"{kind} at {count:,}" for kind, count in verdicts.most_common())
-    said = [
-        f"Of {len(settings):,} settings the verdict is {kinds}." if kinds else "No verdict yet."
-    ]
+    said = [f"Of {len(settings):,} settings the verdict is {kinds}."]
     diverged = sum(row["diverged"] for row in settings)
     if diverged:
         said.append(f"{diverged:,} of {len(runs):,} runs diverged.")
@@ -92,9 +95,7 @@ def findings(results: SweepResults) -> str:
             best = max(known, key=lambda row: row[number])
             axes = [name for name in results.sweep.axes if name != "seed"]
             where = ", ".join(f"{name} = {value_text(best[name])}" for name in axes)
-            said.append(
-                f"{text} = {best[number]:{form}}, at {where}.".replace("highest =", "highest,")
-            )
+            said.append(f"{text} {best[number]:{form}}, where {where}.")
     return " ".join(said)
 
 
@@ -143,7 +144,7 @@ def _phase_diagram(results: SweepResults, x: str, y: str) -> MatrixPlot:
 def _cell_text(row: Row) -> str:
     """Return what a setting's cell says, in lines short enough for a narrow cell."""
     if row["likeliest"] is not None:
-        return f"{row['likeliest']} {row['probability']:.2f}".replace(" ", "\n")
+        return f"{row['likeliest']} {probability_text(row['probability'])}".replace(" ", "\n")
     if row["diverged"] == row["runs"]:
         return "diverged"
     return "no\nverdict" if row["seeds"] else "not\nfinished"
