@@ -56,6 +56,20 @@ def test_parents_that_differ_in_their_seeds_are_an_axis_of_seeds(parents):
     assert [point.values for point in again] == [{"run": str(parent)} for parent in parents]
 
 
+def test_parents_of_a_sweep_keep_its_axes(parents, tiny_overrides):
+    words = [*tiny_overrides[:2], "--training.steps=1", "--kernel.when=never"]
+    others = []
+    for lr in (0.1, 0.2):
+        recipe = load_recipe("digits", [*words, f"--optimizer.lr={lr}", "--snapshots.keep=0"])
+        others.append(parents[0].with_name(str(lr)))
+        run_experiment(recipe, others[-1], command="test")
+    points = branches(others, "0", "--seed=0,1")
+    assert [dict(point.values) for point in points] == [
+        {"optimizer.lr": lr, "seed": seed} for lr in (0.1, 0.2) for seed in (0, 1)
+    ]
+    assert [point.recipe.optimizer.lr for point in points] == [0.1, 0.1, 0.2, 0.2]
+
+
 def test_branches_are_carried_out_to_the_same_bits(parents, tmp_path):
     words = ["sweep", "branch", *map(str, parents[:2]), "--at=30", "--optimizer.lr=0.01,0.02"]
     assert main([*words, "--out=s", "--slots=2"]) == 0

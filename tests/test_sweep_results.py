@@ -166,12 +166,12 @@ def test_the_page_says_in_a_sentence_what_was_found(tmp_path):
         write_numbers(run, state="diverged")
     results = load_sweep(tmp_path)
     assert findings(results) == (
-        "Of 4 settings the verdict is not known at 2, confined at 1, undecided at 1. 2 of 8 runs diverged. "
-        "Test accuracy is highest, 90.0%, where optimizer.lr = 0.1."
+        "Of 4 settings the verdict is not known at 2, confined at 1, undecided at 1. "
+        "2 of 8 runs diverged. Test accuracy is highest, 90.0%, where optimizer.lr = 0.1."
     )
     [diagram] = phase_diagrams(results).values()
     assert diagram.texts == [
-        ["confined\n0.95", "confined\n0.70", "diverged", "not\nfinished"],
+        ["confined\n0.95", "confined\n0.89", "diverged", "not\nfinished"],
     ]
     plot = numbers_along(results, "optimizer.lr")["optimizer-lr-test-accuracy"]
     assert plot.x_ticks == {0.01: "0.01", 0.1: "0.1", 1.0: "1", 2.0: "2"}

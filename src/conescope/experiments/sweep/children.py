@@ -15,7 +15,8 @@ from conescope.experiments.sweep.grid import GridPoint, make_grid
 from conescope.experiments.switch import CHILD_FIELDS, DYNAMICS, child_path, scalars_at
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
-from conescope.training.recipe import Recipe
+from conescope.training.recipe import FIELDS, Recipe
+from conescope.training.recipe_fields import PLACE
 
 _AT = "branch.at"
 
@@ -89,13 +90,21 @@ def _branch(parent: str, words: Sequence[str]) -> Recipe:
 
 
 def _named(axes: Axes) -> dict[str, Mapping[str, Any]]:
-    """Return the values that tell the parents apart: seeds, if they differ in nothing else."""
-    if len(axes.recipes) == 1:
-        return {axes.recipes[0]: {}}
-    recipes = {parent: read_recipe(parent) for parent in axes.recipes}
-    alike = {replace(recipe, seed=0).id for recipe in recipes.values()}
-    seeds = {parent: recipe.seed for parent, recipe in recipes.items()}
-    are_seeds = len(alike) == 1 and len(set(seeds.values())) == len(seeds)
-    if are_seeds and "seed" not in axes.axes and "seed" not in axes.fixed:
-        return {parent: {"seed": seed} for parent, seed in seeds.items()}
+    """Return the values that tell the parents apart: of the fields in which they differ.
+
+    Where these do not tell them apart, the axis is `run`, their folders.
+    """
+    recipes = {parent: read_recipe(Path(parent)) for parent in axes.recipes}
+    names = [
+        name
+        for name, field in FIELDS.items()
+        if field.metadata != PLACE
+        and name.partition(".")[0] not in ("branch", "dynamics")
+        and name not in axes.axes
+        and name not in axes.fixed
+        and len({repr(recipe.get(name)) for recipe in recipes.values()}) > 1
+    ]
+    named = {parent: {n: recipe.get(n) for n in names} for parent, recipe in recipes.items()}
+    if len({repr(values) for values in named.values()}) == len(named):
+        return named
     return {parent: {"run": parent} for parent in axes.recipes}
