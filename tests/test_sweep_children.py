@@ -1,12 +1,15 @@
 """Sweeps of branches, of switch points and of measurements."""
 
 import json
+import os
 import re
+import signal
 
 import pytest
 import torch
 
 from conescope.cli import main
+from conescope.cli.terminal import stopping
 from conescope.errors import RecipeError, StoreError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
@@ -99,7 +102,9 @@ def test_a_swept_switch_experiment_is_found_done_by_conescope_switch(parents, ca
     assert main(["switch", *map(str, parents[:2]), *words, "--out=drawn"]) == 0
     assert "child" not in capsys.readouterr().err
     assert main(["sweep", "report", "s"]) == 0
-    assert "Test accuracy against branch.at" in (sweep.path / "report.html").read_text()
+    page = (sweep.path / "report.html").read_text()
+    assert "Test accuracy against branch.at" in page
+    assert "Verdict over" not in page  # children have no kernels
 
 
 WRONG = {
@@ -189,6 +194,17 @@ def test_a_measurement_that_cannot_be_made_is_given_up_and_named(parents, capsys
     shown = capsys.readouterr().err
     assert shown.count("is a run, which takes no --probe; its output is in") == 2
     assert [run.state() for run in read_sweep("s").runs] == ["failed", "failed"]
+
+
+def test_a_signal_that_a_sweep_ignores_is_not_heard_by_its_measurements():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping() as received:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert received == []
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_sweep_of_another_kind_in_the_same_folder_is_damage(parents):

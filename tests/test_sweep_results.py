@@ -203,7 +203,7 @@ def test_numbers_that_are_damaged_are_read_from_the_run_again(tmp_path):
 def test_a_run_folder_deleted_by_hand_waits_again(tmp_path):
     sweep = planned(tmp_path, "--seed=0,1")
     for run in sweep.runs:
-        write_numbers(run)
+        write_run(run)
     shutil.rmtree(sweep.runs[0].path)
     assert load_sweep(tmp_path).table()["state"].to_pylist() == ["waiting", "finished"]
     assert main(["sweep", "report", str(tmp_path)]) == 0

@@ -53,7 +53,7 @@ def show_plan(sweep: Sweep, left: list[SweepRun], places: Places) -> None:
 def _why_not_tried(sweep: Sweep, left: list[SweepRun], places: Places) -> str:
     """Return why no run is tried for its cost; empty if one can be."""
     if sweep.kind == "measurement":
-        return "not tried: 'conescope measure' shows the time of a single measurement"
+        return "not forecast for measurements"
     if places.on == "slurm":
         return f"not tried on a login node; a job may take {places.minutes:,} min at a time"
     if places.on == "ray" and left and left[0].fields["device"] != "cpu":

@@ -41,6 +41,9 @@ _FIGURES = {"a": distance_from, "b": distance_after, "c": embedding_2d}
 """Letter of the paper's figure 1 → the figure."""
 
 
+_BASES = {"training": "Recipe", "measurement": "What is measured"}
+
+
 def write_sweep_report(results: SweepResults) -> list[Path]:
     """Write a sweep's tables, a row a run and a row a setting, and its page of figures.
 
@@ -93,7 +96,7 @@ def _write_page(results: SweepResults, path: Path) -> Path:
         again="How to make this sweep again",
         command=escape(sweep.command),
         environment=rows(environment),
-        details_title="Recipe, of which the axes change",
+        details_title=f"{_BASES[sweep.kind]}, of which the axes change",
         details=escape(yaml.safe_dump(sweep.runs[0].base, sort_keys=False, allow_unicode=True)),
     )
     return write_page(path, text)

@@ -82,7 +82,8 @@ def findings(results: SweepResults) -> str:
         return f"None of {len(runs):,} runs has ended yet."
     verdicts = Counter(row["verdict"] or "not known" for row in settings)
     kinds = ", ".join(f"{kind} at {count:,}" for kind, count in verdicts.most_common())
-    said = [f"Of {len(settings):,} settings the verdict is {kinds}."]
+    of = f"Of {len(settings):,} settings the verdict is {kinds}."
+    said = [of] if _has_kernels(results) else []
     diverged = sum(row["diverged"] for row in settings)
     if diverged:
         said.append(f"{diverged:,} of {len(runs):,} runs diverged.")
@@ -99,8 +100,17 @@ def findings(results: SweepResults) -> str:
     return " ".join(said)
 
 
+def _has_kernels(results: SweepResults) -> bool:
+    return any(row["kernels"] for row in results.rows)
+
+
 def phase_diagrams(results: SweepResults) -> dict[str, MatrixPlot]:
-    """Return a heat map of the verdict over every two axes, by file name; over one if only one."""
+    """Return a heat map of the verdict over every two axes, by file name; over one if only one.
+
+    There is none as long as no run has a kernel.
+    """
+    if not _has_kernels(results):
+        return {}
     axes = axes_drawn(results)
     pairs = list(itertools.combinations(axes, 2)) or [(name, "") for name in axes]
     return {

@@ -39,8 +39,9 @@ class RunProgress:
     @property
     def seconds_left(self) -> float | None:
         """The expected time to its end, in seconds; None if not known yet."""
-        known = self.rate and self.total is not None
-        return (self.total - self.done) / self.rate if known else None
+        if self.total is None or not self.rate:
+            return None
+        return (self.total - self.done) / self.rate
 
 
 @dataclass(frozen=True)
