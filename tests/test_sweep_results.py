@@ -102,7 +102,7 @@ def test_a_row_for_each_run_whatever_its_state(tmp_path):
     write_run(sweep.runs[0])
     write_run(sweep.runs[1], "diverged", kernels=2)
     write_run(sweep.runs[2], "")
-    note_error(sweep.runs[2].path, "OSError: no\nluck")
+    note_error(sweep.runs[2].path, "OSError: no luck")
     table = load_sweep(tmp_path).table()
     assert table.column_names[:7] == [
         "run", "optimizer.lr", "seed", "state", "verdict", "likeliest", "probability"]  # fmt: skip

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conescope.experiments.sweep.single_run import RunTask, note_error
-from conescope.experiments.sweep.sweep_folder import ENDED, State, Sweep, SweepRun
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    State,
+    Sweep,
+    SweepRun,
+    stored_numbers,
+)
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
@@ -30,10 +36,13 @@ class Ended:
     Attributes:
         name: the run's id.
         lost: how its process died, such as "killed by SIGKILL"; empty if it returned or raised.
+        error: the line of the error that it raised, which its folder holds too unless that could
+            not be written.
     """
 
     name: str
     lost: str = ""
+    error: str = ""
 
 
 class Backend(Protocol):
@@ -120,33 +129,35 @@ class _Work:
             if not self._backend.has_room():
                 return
             run = self.waiting.popleft()
-            state = run.state()
-            if state in ENDED:
-                self._told(run, state)
-            elif state == "running":
+            if stored_numbers(run.path) is not None:
+                self._told(run, run.state())
+            elif Folder(run.path).is_owned():
                 self.waiting.append(run)
             else:
                 self.active[run.id] = run
                 self._backend.submit(self._task_of(run))
 
     def judge(self, ended: Ended, *, stopping: bool) -> None:
-        """Say of a run whose task has ended that it is done or given up, or let it wait again."""
+        """Say of a run whose task has ended that it is done or given up, or let it wait again.
+
+        It is done once its numbers are stored: a process may die between its last iteration and
+        these.
+        """
         run = self.active.pop(ended.name)
-        state = run.state()
-        if state in ENDED or stopping:
-            self._told(run, state)
-        elif state == "running" or self._may_go_on(run, ended.lost):
+        if stopping or stored_numbers(run.path) is not None:
+            self._told(run, run.state())
+        elif Folder(run.path).is_owned() or self._may_go_on(run, ended):
             self.waiting.append(run)
         else:
             self._told(run, "failed")
 
-    def _may_go_on(self, run: SweepRun, lost: str) -> bool:
+    def _may_go_on(self, run: SweepRun, ended: Ended) -> bool:
         """Note a failure, and return whether the run may be tried again."""
-        if lost:
-            note_error(run.path, lost)
+        if ended.lost or (ended.error and not run.error):
+            note_error(run.path, ended.lost or ended.error)
         failure = (run.error, len(Folder(run.path).entries(*_PROGRESS)))
         before = self._failures.setdefault(run.id, [])
         if before and before[-1] != failure:
             before.clear()
         before.append(failure)
-        return len(before) < (_MOST_DEATHS if lost else _MOST_ERRORS)
+        return len(before) < (_MOST_DEATHS if ended.lost else _MOST_ERRORS)

@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,13 @@ import torch
 
 from conescope.errors import StoreError
 from conescope.experiments.session import run_experiment
-from conescope.experiments.sweep.sweep_folder import ENDED, ERROR, LOG, SweepRun
+from conescope.experiments.sweep.sweep_folder import (
+    ENDED,
+    ERROR,
+    LOG,
+    SweepRun,
+    stored_numbers,
+)
 from conescope.runs.store import Folder
 
 
@@ -67,7 +73,7 @@ def carry_out_run(task: RunTask) -> None:
     """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
 
     What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
-    that has ended, or that another process is at work on, is left alone.
+    that has ended and has its numbers, or that another process is at work on, is left alone.
 
     Raises:
         StoreError: if this is another version of conescope than that which planned the sweep.
@@ -87,34 +93,43 @@ def carry_out_run(task: RunTask) -> None:
             _attempt(task, lambda: bool(received))
     except Exception as error:
         if not Folder(folder).is_owned():
-            note_error(folder, f"{type(error).__name__}: {error}")
+            with suppress(StoreError):  # on a full disk; who began the task hears of the error too
+                note_error(folder, line_of(error))
         raise
 
 
-def note_error(folder: Path, text: str) -> None:
+def line_of(error: Exception) -> str:
+    """Return an error as a line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def note_error(folder: Path, line: str) -> None:
     """Write the line of the error that ended an attempt at a run.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    Folder(folder).write_bytes(ERROR, (" ".join(text.split()) + "\n").encode())
+    Folder(folder).write_bytes(ERROR, f"{line}\n".encode())
 
 
 def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
-    run = SweepRun(task.run.id, task.folder, task.run.values, task.run.base)
-    if run.state() in (*ENDED, "running"):
+    folder = task.folder
+    run = SweepRun(task.run.id, folder, task.run.values, task.run.base)
+    if stored_numbers(folder) is not None or Folder(folder).is_owned():
         return
-    (task.folder / ERROR).unlink(missing_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:
-        task.work(run, task.command, should_stop)
+        if run.state() != "finished":  # else its process was killed before it wrote the numbers
+            task.work(run, task.command, should_stop)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         raise
     finally:
         if run.state() in ENDED:
-            task.afterwards(task.folder)
+            with Folder(folder).owned():
+                task.afterwards(folder)
 
 
 def _check_version(planned: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ _ARRAY = 1000
 
 _MOST_TIMEOUTS = 100
 """Times that a job whose time is over is queued again."""
+
+_OWNED_SECONDS = 120.0
+"""The time that a job waits for an earlier one to be killed, whose node SLURM takes for lost."""
 
 _JOBS = "jobs.json"
 
@@ -44,6 +50,9 @@ class _Resumable:
     """What a job calls; submitit queues it again when SLURM preempts it or its time is over."""
 
     def __call__(self, task: RunTask) -> None:
+        deadline = time.monotonic() + _OWNED_SECONDS
+        while Folder(task.folder).is_owned() and time.monotonic() < deadline:
+            time.sleep(1.0)
         carry_out_run(task)
 
     def checkpoint(self, task: RunTask) -> Any:
@@ -71,7 +80,8 @@ def submit_jobs(
 
     Raises:
         MissingPackageError: if submitit is not installed.
-        RecipeError: if there is no SLURM on this machine, or it refuses the jobs.
+        RecipeError: if there is no SLURM on this machine, or it does not answer or refuses the
+            jobs.
         StoreError: if the ids cannot be written.
     """
     try:
@@ -81,6 +91,7 @@ def submit_jobs(
         raise MissingPackageError.of("submitit", "slurm") from None
     if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 1:
         raise RecipeError("--on slurm: there is no SLURM here; call it on a login node")
+    queued = _queued() if cluster == "slurm" else set()
     executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=_MOST_TIMEOUTS)
     executor.update_parameters(
         name=folder.parent.resolve().name,
@@ -92,12 +103,7 @@ def submit_jobs(
         **({"slurm_partition": options.partition} if options.partition else {}),
     )
     known = _read_jobs(folder)
-    watched = {name: executor._executor.job_class(folder, job_id) for name, job_id in known.items()}
-    todo = [
-        task
-        for task in tasks
-        if task.run.id not in watched or watched[task.run.id].done(force_check=True)
-    ]
+    todo = [task for task in tasks if known.get(task.run.id) not in queued]
     submitted: dict[str, str] = {}
     for first in range(0, len(todo), _ARRAY):
         part = todo[first : first + _ARRAY]
@@ -109,6 +115,22 @@ def submit_jobs(
         submitted |= {task.run.id: job.job_id for task, job in zip(part, jobs, strict=True)}
         Folder(folder).write_bytes(_JOBS, json.dumps(known | submitted).encode())
     return list(submitted.values())
+
+
+def _queued() -> set[str]:
+    """Return the ids of this user's jobs that are queued or at work.
+
+    submitit would ask `sacct`, which many clusters have not set up.
+
+    Raises:
+        RecipeError: if SLURM does not answer.
+    """
+    words = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    asked = subprocess.run(words, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = " ".join(asked.stderr.split())
+        raise RecipeError(f"SLURM does not answer ({reason}); see 'sinfo', or ask who runs it")
+    return set(asked.stdout.split())
 
 
 def _read_jobs(folder: Path) -> dict[str, str]:
