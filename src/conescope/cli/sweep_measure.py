@@ -42,6 +42,8 @@ class Measurement:
     Attributes:
         fields: argument of `conescope measure` → its value.
         values: axis → value.
+        source: empty, since measurements of a sweep differ in nothing but values of the axes.
+        path: None, for a folder of its id in the sweep's folder of run folders.
     """
 
     fields: Mapping[str, Any]
