@@ -238,6 +238,17 @@ def test_status_counts_and_names(tmp_path, capsys):
     assert "is the folder of no sweep" in capsys.readouterr().err
 
 
+def test_runs_that_ended_alike_share_a_line_of_the_status(tmp_path, capsys):
+    sweep = planned(tmp_path, "--seed=0..3")
+    for run in sweep.runs[:3]:
+        note_error(run.path, "OSError: no luck")
+    note_error(sweep.runs[3].path, "OSError: no [bold]time")
+    assert main(["sweep", "status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{sweep.runs[0].id} and 2 more +OSError: no luck", shown)
+    assert re.search(rf"{sweep.runs[3].id} +OSError: no \[bold\]time", shown)
+
+
 def test_a_table_of_many_runs_reads_only_their_numbers(tmp_path, monkeypatch):
     sweep = planned(tmp_path, "--seed=0..299")
     for run in sweep.runs:

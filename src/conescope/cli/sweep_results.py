@@ -81,8 +81,19 @@ def _shown(progress: SweepProgress) -> Group:
         for one in progress.running
     }
     parts += _listed(("running", "iterations", "rate", "left"), running)
-    failed = {name: (error,) for name, error in progress.failed.items()}
+    failed: dict[str, tuple[str, ...]] = {}
+    for error, names in _by_error(progress.failed).items():
+        others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        failed[names[0] + others] = (error,)
     return Group(*parts, *_listed(("failed or diverged", "last error"), failed))
+
+
+def _by_error(failed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the line of each error with the runs that it ended."""
+    found: dict[str, list[str]] = {}
+    for name, error in failed.items():
+        found.setdefault(error, []).append(name)
+    return found
 
 
 def _listed(heads: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> list[Table | Text]:
