@@ -194,10 +194,14 @@ def test_axes_of_names_are_drawn_with_their_names(tmp_path):
 def test_numbers_that_are_damaged_are_read_from_the_run_again(tmp_path):
     run = planned(tmp_path, "--seed=0,1").runs[0]
     write_run(run)
-    for damage in ("", "{}", "[]", "3", '{"journal": 3}'):
+    size = (run.path / "journal.jsonl").stat().st_size
+    wrong = [f'{{"journal": {size}, "numbers": {n}}}' for n in ("3", "{}", '{"state": "baked"}')]
+    for damage in ("", "{}", "[]", "3", '{"journal": 3}', *wrong):
         (run.path / "numbers.json").write_text(damage)
         assert stored_numbers(run.path) is None
         assert run.state() == "finished"
+    (run.path / "error.txt").write_bytes(b"OSError: \xff")
+    assert run.error == "OSError: \ufffd"
 
 
 def test_a_run_folder_deleted_by_hand_waits_again(tmp_path):

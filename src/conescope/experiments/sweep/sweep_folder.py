@@ -79,7 +79,7 @@ class SweepRun:
     def error(self) -> str:
         """The line of the error that ended the last attempt; empty if none did."""
         try:
-            return (self.path / ERROR).read_text(encoding="utf-8").strip()
+            return (self.path / ERROR).read_text("utf-8", errors="replace").strip()
         except OSError:
             return ""
 
@@ -268,6 +268,7 @@ def stored_numbers(path: Path) -> dict[str, Any] | None:
     try:
         held = json.loads((path / _NUMBERS).read_bytes())
         size = (path / _JOURNAL).stat().st_size
-        return held["numbers"] if held["journal"] == size else None
+        is_whole = held["journal"] == size and held["numbers"]["state"] in ENDED
+        return held["numbers"] if is_whole else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
