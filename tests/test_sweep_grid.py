@@ -127,7 +127,7 @@ FILES = {
     "seed is in fields and in axes": "fields: {seed: 1}\naxes: {seed: 0..3}",
     "axes is empty": "axes:",
     "axes is written twice": "axes: {seed: 0..1}\naxes: {seed: 0..2}",
-    "seed takes a whole number, not '.2020": "axes: {seed: [2020-01-01, 1]}",
+    "seed takes a whole number, not '2020-01-01'": "axes: {seed: [2020-01-01, 1]}",
     "write recipes as 'recipe: ": "axes: {recipe: [digits, mnist], seed: 0..3}",
 }
 

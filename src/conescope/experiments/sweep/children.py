@@ -89,7 +89,7 @@ def _branch(parent: str, words: Sequence[str]) -> Recipe:
     return branch_recipe(Path(parent), 0, words)
 
 
-def _named(axes: Axes) -> dict[str, Mapping[str, Any]]:
+def _named(axes: Axes) -> Mapping[str, Mapping[str, Any]]:
     """Return the values that tell the parents apart: of the fields in which they differ.
 
     Where these do not tell them apart, the axis is `run`, their folders.
