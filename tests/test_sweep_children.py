@@ -113,6 +113,7 @@ WRONG = {
     "branch.at takes a whole number, not 'a'": ("branch", ["--at=a"]),
     "the axis branch.at has no values": ("branch", ["--at=,"]),
     "has the value 30 twice": ("branch", ["--at=30,30"]),
+    "--branch.at is what RUN and --at say": ("branch", ["--at=0", "--branch.at", "30"]),
     "was not evaluated at iteration 50": ("switch", ["--at=0", "--training.steps=50"]),
     "--kernel.when is given by the switch experiment itself": (
         "switch",

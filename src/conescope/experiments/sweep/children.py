@@ -30,8 +30,14 @@ def branch_axes(parents: Sequence[Path], at: str, overrides: Sequence[str] = ())
         overrides: fields as on the command line; those with several values are axes.
 
     Raises:
-        RecipeError: if a run is named twice, a field is unknown, or an axis has no values.
+        RecipeError: if a run is named twice, a field is unknown or says what RUN and `at` say, or
+            an axis has no values.
     """
+    _check_free(
+        overrides,
+        ("--branch.at", "--branch.run", "--branch.parent"),
+        "is what RUN and --at say; leave it out",
+    )
     if len({parent.resolve() for parent in parents}) < len(parents):
         raise RecipeError("a run is named twice; name each run once")
     return read_axes([str(parent) for parent in parents], [f"--{_AT}={at}", *overrides])
@@ -49,13 +55,11 @@ def switch_axes(parents: Sequence[Path], at: str, overrides: Sequence[str] = ())
         RecipeError: as `branch_axes`, and if a field is one that the experiment itself sets.
     """
     kinds = f"--dynamics.kind={','.join(DYNAMICS)}"
-    for word in (kinds, *CHILD_FIELDS):
-        name = word.partition("=")[0]
-        if any(given.partition("=")[0] == name for given in overrides):
-            raise RecipeError(
-                f"{name} is given by the switch experiment itself; leave it out, or use "
-                f"'conescope sweep branch'"
-            )
+    set_here = [word.partition("=")[0] for word in (kinds, *CHILD_FIELDS)]
+    _check_free(
+        overrides, set_here, "is given by the switch experiment itself; leave it out, or use "
+        "'conescope sweep branch'",
+    )  # fmt: skip
     return branch_axes(parents, at, [kinds, *overrides, *CHILD_FIELDS])
 
 
@@ -83,6 +87,14 @@ def switch_grid(axes: Axes) -> list[GridPoint]:
     for parent, end in dict.fromkeys((p.source, p.recipe.training.steps) for p in points):
         scalars_at(Path(parent), end)
     return [replace(p, path=child_path(Path(p.source), p.recipe)) for p in points]
+
+
+def _check_free(overrides: Sequence[str], names: Sequence[str], why: str) -> None:
+    """Raise `RecipeError` if one of these fields is given."""
+    for word in overrides:
+        name = word.partition("=")[0]
+        if name in names:
+            raise RecipeError(f"{name} {why}")
 
 
 def _branch(parent: str, words: Sequence[str]) -> Recipe:
