@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from conescope.errors import RecipeError
@@ -51,6 +51,10 @@ class Commands:
             allow_abbrev=False,
         )
         self._commands[name].set_defaults(command=command, takes_fields=False)
+        return self._commands[name]
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """Return the parser of a command that was added."""
         return self._commands[name]
 
     def add_with_fields(
@@ -173,8 +177,18 @@ def _fields_help(
         arguments.overrides = overrides
         recipe = chosen_recipe(arguments)
     else:
-        recipe = recipe_from_dict({}, "command line", overrides)
+        recipe = recipe_from_dict({}, "command line", list(_part_names(overrides)))
     options = {section: part.options for section, part in parts_of(recipe).items()}
     lines = field_parser(options).format_help().splitlines()
     fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
     return "recipe fields:\n" + "\n".join(fields)
+
+
+def _part_names(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the fields that name a part, of which a sweep may be given several."""
+    words = iter(overrides)
+    for word in words:
+        name, equals, text = word.partition("=")
+        text = text if equals else next(words, "")
+        if name in {f"--{section}.name" for section in PARTS} and "," not in text:
+            yield f"{name}={text}"

@@ -18,6 +18,8 @@ from conescope.cli import (
     serve,
     stored,
     sweep,
+    sweep_children,
+    sweep_measure,
     sweep_results,
     switch,
 )
@@ -26,8 +28,8 @@ from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_results,
-    reproduce, cone,
+    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
+    sweep_measure, sweep_results, reproduce, cone,
 )  # fmt: skip
 
 

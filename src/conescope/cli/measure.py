@@ -203,7 +203,8 @@ def _end(
     if not is_complete:
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
-    show(arguments.out)
+    if not getattr(arguments, "in_a_sweep", False):
+        show(arguments.out)
     return 0
 
 

@@ -59,7 +59,10 @@ def say(what: str, text: str) -> None:
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts."""
+    """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts.
+
+    A signal that the process ignores, as those do that a sweep has begun, stays ignored.
+    """
     received: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -68,7 +71,8 @@ def stopping() -> Iterator[list[int]]:
         received.append(number)
         say("stopping", "storing the state of this iteration; once more to stop without")
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {s: signal.signal(s, note) for s in heard}
     try:
         yield received
     finally:

@@ -32,6 +32,9 @@ from conescope.training.recipe import Recipe
 DYNAMICS = ("linearised", "standard")
 QUANTITIES = ("test_accuracy", "test_loss", "train_loss")
 
+CHILD_FIELDS = ("--kernel.when=never", "--training.evaluate=end", "--snapshots.keep=end")
+"""Fields of all children, as on the command line: only how they end is compared."""
+
 
 @dataclass(frozen=True)
 class Child:
@@ -127,7 +130,7 @@ def plan_switch(
     }
     until = children["standard"][0][0].recipe.training.steps
     for parent in parents:
-        _scalars_at(parent, until)
+        scalars_at(parent, until)
     return Switch(tuple(parents), rising, until, children)
 
 
@@ -187,10 +190,10 @@ def read_switch(switch: Switch) -> SwitchResult:
         for place in np.ndindex(shape):
             path = rows[place[0]][place[1]].path
             if not read_status(path).diverged:
-                found = _scalars_at(path, switch.until)
+                found = scalars_at(path, switch.until)
                 for quantity in QUANTITIES:
                     children[dynamics][quantity][place] = found[quantity]
-    ends = [_scalars_at(parent, switch.until) for parent in switch.parents]
+    ends = [scalars_at(parent, switch.until) for parent in switch.parents]
     classes = load_data(switch.children["standard"][0][0].recipe.data).classes
     return SwitchResult(
         points=switch.points,
@@ -224,23 +227,25 @@ def write_table(switch: Switch, result: SwitchResult, file: Path) -> None:
         raise StoreError(f"cannot write {file}: {error.strerror}") from error
 
 
+def child_path(parent: Path, recipe: Recipe) -> Path:
+    """Return the run folder of a child of a run."""
+    digest = recipe.id.rpartition("-")[2]
+    return parent / "branches" / f"{recipe.dynamics.kind}-{recipe.branch.at:08d}-{digest}"
+
+
 def _child(parent: Path, point: int, dynamics: str, overrides: Sequence[str]) -> Child:
     recipe = branch_recipe(
-        parent,
-        point,
-        [
-            *overrides,
-            f"--dynamics.kind={dynamics}",
-            "--kernel.when=never",
-            "--training.evaluate=end",
-            "--snapshots.keep=end",
-        ],
+        parent, point, [*overrides, f"--dynamics.kind={dynamics}", *CHILD_FIELDS]
     )
-    name = f"{dynamics}-{point:08d}-{recipe.id.rpartition('-')[2]}"
-    return Child(parent / "branches" / name, recipe)
+    return Child(child_path(parent, recipe), recipe)
 
 
-def _scalars_at(path: Path, step: int) -> dict[str, float]:
+def scalars_at(path: Path, step: int) -> dict[str, float]:
+    """Return what a run was evaluated to at an iteration: quantity → value.
+
+    Raises:
+        StoreError: if it was not evaluated there; the nearest iterations are named.
+    """
     scalars = read_scalars(path)
     places = np.flatnonzero(scalars["step"] == step)
     if not len(places):

@@ -75,7 +75,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     text = _read(source)
     try:
-        values = yaml.load(text, _Loader) or {}
+        values = yaml.load(text, UniqueFieldsLoader) or {}
     except (yaml.YAMLError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise RecipeError(f"{source} is no YAML file: {detail}") from None
@@ -124,10 +124,11 @@ def field_parser(options: Options) -> ArgumentParser:
     return parser
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueFieldsLoader(yaml.SafeLoader):
     """Refuses a field that is written twice, of which YAML would keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a group of fields; raise if one is written twice."""
         names = [key.value for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:

@@ -26,6 +26,11 @@ from conescope.experiments.sweep.sweep_folder import (
 from conescope.runs.store import Folder
 
 
+def train(run: SweepRun, command: str, should_stop: Callable[[], bool]) -> object:
+    """Carry out the recipe of a run in its folder; on a true `should_stop` store its state."""
+    return run_experiment(run.recipe, run.path, command=command, should_stop=should_stop)
+
+
 @dataclass(frozen=True)
 class RunTask:
     """All that a worker needs to carry out a run; it leaves nothing but the run's folder.
@@ -38,6 +43,7 @@ class RunTask:
         version: the version of conescope that planned the sweep.
         afterwards: what to do with the folder of a run that has ended, such as storing its numbers.
         threads: CPU threads, where the recipe names none; None for torch's choice.
+        work: what carries out the run in its folder, such as `train`.
     """
 
     run: SweepRun
@@ -47,14 +53,20 @@ class RunTask:
     version: str
     afterwards: Callable[[Path], None]
     threads: int | None
+    work: Callable[[SweepRun, str, Callable[[], bool]], object] = train
 
     @classmethod
     def of(
-        cls, run: SweepRun, command: str, afterwards: Callable[[Path], None], threads: int | None
+        cls,
+        run: SweepRun,
+        command: str,
+        afterwards: Callable[[Path], None],
+        threads: int | None,
+        work: Callable[[SweepRun, str, Callable[[], bool]], object] = train,
     ) -> RunTask:
         """Return the task of a run, planned in this process."""
         folder, here = run.path.absolute(), Path.cwd()
-        return cls(run, folder, here, command, version("conescope"), afterwards, threads)
+        return cls(run, folder, here, command, version("conescope"), afterwards, threads, work)
 
 
 def carry_out_run(task: RunTask, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -114,7 +126,7 @@ def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
         torch.set_num_threads(task.threads)
     try:
         if run.state() != "finished":  # else its process was killed before it wrote the numbers
-            run_experiment(run.recipe, folder, command=task.command, should_stop=should_stop)
+            task.work(run, task.command, should_stop)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         raise

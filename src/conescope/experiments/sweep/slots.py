@@ -92,7 +92,7 @@ def _in_a_slot(task: RunTask, sender: Any) -> None:
         carry_out_run(task)
     except Exception as error:
         sender.send(line_of(error))
-        raise
+        raise SystemExit(1) from error  # the traceback is in the run's log, not on the terminal
 
 
 @contextmanager
