@@ -80,7 +80,7 @@ def test_a_damaged_line_is_named_and_does_not_count(folder):
     journal = folder.path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0].replace(b'"x"', b'"y"') + lines[1])
-    with pytest.warns(DamageWarning, match=r"journal\.jsonl: line 1 is damaged"):
+    with pytest.warns(DamageWarning, match=r"journal\.jsonl: line 1 \(run\) is damaged"):
         again = Folder(folder.path)
     assert again.entries(Kind.RUN) == []
     assert len(again.files(Kind.KERNEL)) == 1

@@ -91,7 +91,7 @@ def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
         run = load_run(path)
         print_table({"run": run.name, **main_numbers(run)})
         file_stem = stem.with_name(f"{stem.name}-{run.name}")
-        for file in save_plot(overview(run), file_stem, run.name, caption):
+        for file in save_plot(overview(run), file_stem, run.name, caption, made_from=run.head):
             STDOUT.print(str(file))
     return 0
 

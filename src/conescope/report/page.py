@@ -69,6 +69,7 @@ def write_page(path: Path, text: str) -> Path:
 
 def _page(run: Run) -> str:
     return filled(
+        journal=run.head,
         name=escape(run.name),
         description=escape(run.description),
         state=escape(state(run)),
@@ -84,10 +85,15 @@ def _page(run: Run) -> str:
     )
 
 
-def filled(**parts: str) -> str:
-    """Return a page of these parts, each of them HTML under its name in the template."""
+def filled(*, journal: str = "", **parts: str) -> str:
+    """Return a page of these parts, each of them HTML under its name in the template.
+
+    Args:
+        journal: the head of the journal that the page was made from (`Run.head`).
+        parts: the parts.
+    """
     template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(plotly=get_plotlyjs(), **parts)
+    return Template(template).substitute(plotly=get_plotlyjs(), journal=escape(journal), **parts)
 
 
 def rows(values: Mapping[str, str]) -> str:

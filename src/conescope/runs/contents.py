@@ -161,6 +161,30 @@ def why_diverged(folder: Folder) -> str | None:
 
 
 def is_finished(folder: Folder) -> bool:
-    """Return whether the run is complete: no kernel came after the entry that says so."""
-    ends = folder.entries(Kind.FINISHED, Kind.KERNEL)
+    """Return whether the run is complete: nothing was made or lost after the line that says so."""
+    ends = [
+        entry
+        for entry in folder.entries(Kind.KERNEL, Kind.FINISHED, Kind.MENDED, Kind.REMOVED)
+        if entry.kind != Kind.REMOVED or _is_kernel(entry.values["file"])
+    ]
     return bool(ends) and ends[-1].kind == Kind.FINISHED
+
+
+def losses(folder: Folder) -> tuple[str, ...]:
+    """Return what a reader has to know of damage, each as a text; nothing if all is there.
+
+    A run that conescope trains computes again what is lost. A run without a recipe may be unable
+    to, so what was ever lost stays on record.
+    """
+    lost = list(folder.journal.lost)
+    if not any("recipe" in entry.values for entry in folder.entries(Kind.RUN)):
+        for entry in folder.entries(Kind.MENDED):
+            lost += [f"{text}, before the journal was mended" for text in entry.values["lost"]]
+    stored = {entry.values["file"] for kind in KERNEL_FOLDERS for entry in folder.files(kind)}
+    removed = {entry.values["file"] for entry in folder.entries(Kind.REMOVED)}
+    missing = sorted(file for file in removed - stored if _is_kernel(file))
+    return (*lost, *(f"{file} was damaged, and is not made anew" for file in missing))
+
+
+def _is_kernel(file: str) -> bool:
+    return file.partition("/")[0] in KERNEL_FOLDERS.values()
