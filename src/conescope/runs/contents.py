@@ -23,6 +23,9 @@ KERNEL_FOLDERS: Mapping[Kind, str] = MappingProxyType(
 )
 """Kind of kernel, of the weights or of their average → the folder of its files."""
 
+SNAPSHOTS = "snapshots"
+"""The folder of the snapshots' files."""
+
 LAYER = "layer."
 """The prefix of the names of tensors that hold the kernel of a single layer."""
 
@@ -170,6 +173,24 @@ def is_finished(folder: Folder) -> bool:
     return bool(ends) and ends[-1].kind == Kind.FINISHED
 
 
+def unnamed_files(folder: Folder) -> list[str]:
+    """Return the files of kernels and snapshots of which the journal says nothing, if several.
+
+    A kill may leave one, written just before its line. Several mean that the journal has lost its
+    end, which its chain cannot tell.
+    """
+    places = (folder.path / name for name in (*KERNEL_FOLDERS.values(), SNAPSHOTS))
+    files = {f"{place.name}/{file.name}" for place in places for file in place.glob("[!.]*")}
+    unnamed = files - _files_said(folder)
+    if len(unnamed) > 1:  # or another process has written them since the journal was read
+        unnamed = files - _files_said(Folder(folder.path))
+    return sorted(unnamed) if len(unnamed) > 1 else []
+
+
+def _files_said(folder: Folder) -> set[str | None]:
+    return {entry.values.get("file") for entry in folder.entries(*Kind)}
+
+
 def losses(folder: Folder) -> tuple[str, ...]:
     """Return what a reader has to know of damage, each as a text; nothing if all is there.
 
@@ -182,6 +203,7 @@ def losses(folder: Folder) -> tuple[str, ...]:
             lost += [f"{text}, before the journal was mended" for text in entry.values["lost"]]
     stored = {entry.values["file"] for kind in KERNEL_FOLDERS for entry in folder.files(kind)}
     removed = {entry.values["file"] for entry in folder.entries(Kind.REMOVED)}
+    lost += [f"the line of {file} is missing" for file in unnamed_files(folder)]
     missing = sorted(file for file in removed - stored if _is_kernel(file))
     return (*lost, *(f"{file} was damaged, and is not made anew" for file in missing))
 

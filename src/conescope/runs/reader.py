@@ -17,6 +17,7 @@ from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.series import KernelSeries
 from conescope.runs import contents
+from conescope.runs.chain import shortened
 from conescope.runs.journal import Entry, Kind
 from conescope.runs.store import Folder
 
@@ -252,8 +253,19 @@ def _open(path: str | Path) -> tuple[Folder, Entry]:
     folder = Folder(Path(path))
     begun = folder.entries(Kind.RUN)
     if not begun:
-        reason = "it has no journal.jsonl, or one that says not which"
-        raise StoreError(f"{path} holds no run: {reason}; give a folder that conescope made")
+        lost = shortened(folder.journal.lost) or "it is missing or empty"
+        raise StoreError(
+            f"{path} holds no run that its journal.jsonl names: {lost}; give a folder that "
+            f"conescope made, or run the command that made this one again"
+        )
+    if unnamed := contents.unnamed_files(folder):
+        warnings.warn(
+            f"{path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
+            f"{unnamed[-1]}; run the command that made this folder again, to make anew what is "
+            f"lost",
+            DamageWarning,
+            stacklevel=3,
+        )
     for entry in folder.files(Kind.RECIPE):
         if not folder.is_whole(entry):
             warnings.warn(

@@ -59,6 +59,8 @@ class RunWriter:
                 f"move the folder away, and run the same command again"
             )
         self._is_open = True
+        for file in contents.unnamed_files(self.folder) if self.has_begun else ():
+            self._own.append(Kind.REMOVED, file=file)
         self._spent, self._begun = contents.seconds_spent(self.folder), time.monotonic()
 
     def close(self) -> None:
@@ -253,7 +255,7 @@ class RunWriter:
         Raises:
             StoreError: if it cannot be written; everything before stays as it was.
         """
-        file = f"snapshots/{state.step:08d}.safetensors"
+        file = f"{contents.SNAPSHOTS}/{state.step:08d}.safetensors"
         self._write_state(Kind.SNAPSHOT, file, state, seconds=self._seconds())
         stored = contents.by_step(self.folder, Kind.SNAPSHOT)
         passing = [entry for step, entry in stored.items() if step not in keep]
