@@ -73,7 +73,7 @@ def _read(damage: Damage, whole: Path, path: Path) -> Iterator[str]:
             if not re.search(damage.names, told) or "\n" in told:
                 yield f"reading says only {told!r}"
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             yield f"reading raises {type(error).__name__}: {error}"
             return
     told = [str(w.message) for w in caught if issubclass(w.category, DamageWarning)]
@@ -89,7 +89,7 @@ def _go_on(subject: Subject, whole: Path, path: Path) -> Iterator[str]:
         if "\n" in str(error):
             yield f"going on says {str(error)!r}"
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         yield f"going on raises {type(error).__name__}: {error}"
         return
     with warnings.catch_warnings():
@@ -112,8 +112,8 @@ def _of_files(subject: Subject, whole: Path) -> Iterator[Damage]:
         for how, change in _CHANGES.items():
             if file.stat().st_size or how in ("deleted", "a folder", "another file", "random"):
                 yield Damage(
-                    f"{subject.name}: files, {how}",
-                    f"{inside}, {how}",
+                    f"files, {how}",
+                    f"{subject.name}: {inside}, {how}",
                     re.escape(file.name),
                     lambda path, chance, inside=inside, change=change: change(
                         path / inside, chance
@@ -145,7 +145,7 @@ def _to_another(file: Path, chance: random.Random) -> None:
 _CHANGES: Mapping[str, Callable[[Path, random.Random], None]] = {
     "truncated": lambda f, c: f.write_bytes(f.read_bytes()[: c.randrange(f.stat().st_size)]),
     "emptied": lambda f, _: f.write_bytes(b""),
-    "a bit at the start": _bit(lambda size: 0),
+    "a bit at the start": _bit(lambda _: 0),
     "a bit in the middle": _bit(lambda size: size // 2),
     "a bit at the end": _bit(lambda size: size - 1),
     "deleted": lambda f, _: f.unlink(),
@@ -161,8 +161,8 @@ def _of_lines(subject: Subject, whole: Path) -> Iterator[Damage]:
     for number in range(1, count + 1):
         for how, change in _LINE_CHANGES.items():
             yield Damage(
-                f"{subject.name}: lines, {how}",
-                f"line {number} of {count}, {how}",
+                f"lines of the journal, {how}",
+                f"{subject.name}: line {number} of {count}, {how}",
                 rf"{re.escape(_JOURNAL)}.*\bline",
                 lambda path, chance, n=number, change=change: _write(
                     path, change(_lines(path), n - 1, chance)

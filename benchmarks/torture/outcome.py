@@ -37,7 +37,7 @@ def drawn(cases: Sequence[Case], share: float, chance: random.Random) -> list[Ca
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return how many cases of each group held, as text, and a line for each that did not."""
-    names = list(dict.fromkeys(outcome.name for outcome in outcomes))
+    names = sorted({outcome.name for outcome in outcomes})
     rows = []
     for name in names:
         group = [outcome for outcome in outcomes if outcome.name == name]
