@@ -90,6 +90,12 @@ def test_the_first_versions_runs_are_read():
     assert run.estimates == {}
 
 
+def test_journals_of_the_first_version_are_read_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_run(GOLDEN / "run").lost == load_run(GOLDEN / "watch").lost == ()
+
+
 def test_the_first_versions_watches_are_read_with_their_draws():
     run = load_run(GOLDEN / "watch")
     assert run.finished

@@ -157,8 +157,8 @@ def _followed(
     begin = 0
     if first and joint and None not in links[:first] and not _names(joint.after, before):
         begin = joint.number - 1
-        lines = f"the first {begin} lines, which are not chained"
-        damage.append(Wrong(begin, f"one of {lines}, is deleted, repeated, moved or changed"))
+        lines = f"the first {begin:,} lines, where the chain begins,"
+        damage.append(Wrong(begin, f"one of {lines} is deleted, repeated, moved or changed"))
     damage += _missing(found, {*found, *(wrong.number for wrong in damage)}, begin)
     return [found[number] for number in sorted(found)], sorted(damage)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -180,7 +181,13 @@ def unnamed_files(folder: Folder) -> list[str]:
     end, which its chain cannot tell.
     """
     places = (folder.path / name for name in (*KERNEL_FOLDERS.values(), SNAPSHOTS))
-    files = {f"{place.name}/{file.name}" for place in places for file in place.glob("[!.]*")}
+    files = {
+        f"{place.name}/{name}"
+        for place in places
+        if place.is_dir()
+        for name in os.listdir(place)
+        if not name.startswith(".")
+    }
     unnamed = files - _files_said(folder)
     if len(unnamed) > 1:  # or another process has written them since the journal was read
         unnamed = files - _files_said(Folder(folder.path))

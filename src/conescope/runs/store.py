@@ -8,7 +8,9 @@ the power may fail: what a call has written is on the disk when it returns.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -74,7 +76,7 @@ class Folder:
         Raises:
             StoreError: if it cannot be written; the journal is then as before.
         """
-        entry = Entry(kind, values)
+        entry = Entry(kind, json.loads(json.dumps(values, allow_nan=False)))  # as it is read again
         with _explained(self.path / _JOURNAL):
             make_folder(self.path)
             line = self.journal.line(entry)
@@ -177,6 +179,9 @@ class Folder:
         """
         with _explained(self.path):
             make_folder(self.path)
+        with _explained(self.path / _LOCK):
+            with suppress(PermissionError):  # of a parent that nobody may list
+                sync_folder(self.path.parent)  # an earlier process may have died before it did
             lock = FileLock(self.path / _LOCK, timeout=0.5)
             try:
                 lock.acquire()
@@ -282,7 +287,9 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        is_in_the_way = error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+        cure = "move away what stands there" if is_in_the_way else "make room"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder "
+            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder "
             f"with --out, then run the same command again: everything before is intact"
         ) from error
