@@ -116,7 +116,7 @@ def test_a_run_of_the_first_version_is_gone_on_with(copied):
     before = load_run(path)
     for file in ("kernels/00000010.safetensors", "snapshots/00000020.safetensors"):
         (path / file).unlink()
-    with pytest.warns(DamageWarning, match="going back to before it"):
+    with pytest.warns(DamageWarning, match="is missing or damaged"):
         assert run_experiment(read_recipe(path), path, command="again")
     after = load_run(path)
     assert after.finished

@@ -86,7 +86,6 @@ class Store(RuleBasedStateMachine):
         self.folder = Folder(self.place / "run")
         found = self.folder.journal.entries
         assert found[: len(self.acknowledged)] == self.acknowledged
-        self.acknowledged = list(found)
 
     @rule(operation=OPERATIONS, call=st.integers(1, 12), more=st.integers(0, 12))
     def fail(self, operation, call, more):

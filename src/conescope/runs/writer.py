@@ -192,7 +192,7 @@ class RunWriter:
                 continue
             self._own.forget(entry)
             file = self.path / entry.values["file"]
-            text = f"{file} is missing or damaged; going back to before it"
+            text = f"{file} is missing or damaged, and is made anew if it can be"
             warnings.warn(text, DamageWarning, stacklevel=3)
         return found
 
