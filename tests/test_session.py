@@ -12,6 +12,7 @@ import yaml
 from conescope.errors import DamageWarning, RecipeError, StoreError, TrainingError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run, read_status
+from conescope.runs import contents
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
@@ -144,17 +145,12 @@ def warned():
     told += [str(warning.message) for warning in caught]
 
 
-def named_files_are_whole(path):
-    folder = Folder(path)
-    return all(folder.is_whole(entry) for kind in Kind for entry in folder.files(kind))
-
-
 @pytest.mark.parametrize("step", [0, 30, 49, 56, 60])
 def test_after_a_resume_all_that_the_journal_names_is_whole(recipe, finished, step):
     (finished / f"snapshots/{step:08d}.safetensors").write_bytes(b"torn")
     with pytest.warns(DamageWarning, match=f"{step:08d}.safetensors is missing or damaged"):
         assert run_experiment(recipe, finished, command="test")
-    assert named_files_are_whole(finished)
+    assert contents.is_whole(Folder(finished))
     assert {0, 30, 60} <= set(read_status(finished).snapshots)
     assert read_status(finished).finished
 
@@ -173,12 +169,13 @@ def test_a_damaged_line_is_named_and_what_it_said_is_made_anew(recipe, finished,
     with pytest.warns(DamageWarning, match=rf"line {number}( \({kind}.*\))? is damaged"):
         run = load_run(finished)
     assert f"line {number}" in "".join(run.lost)
+    assert not run.finished
     with warned() as told:
         assert run_experiment(recipe, finished, command="test")
     assert f"line {number}" in told[0]
     assert_same_run(whole, finished)
     assert load_run(finished).lost == ()
-    assert named_files_are_whole(finished)
+    assert contents.is_whole(Folder(finished))
 
 
 def test_a_lost_first_line_is_refused_by_name(recipe, finished):

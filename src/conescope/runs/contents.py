@@ -165,13 +165,21 @@ def why_diverged(folder: Folder) -> str | None:
 
 
 def is_finished(folder: Folder) -> bool:
-    """Return whether the run is complete: nothing was made or lost after the line that says so."""
+    """Return whether the run is complete: nothing was made or lost after the line that says so.
+
+    Files are not looked at, see `is_whole`.
+    """
     ends = [
         entry
         for entry in folder.entries(Kind.KERNEL, Kind.FINISHED, Kind.MENDED, Kind.REMOVED)
         if entry.kind != Kind.REMOVED or _is_kernel(entry.values["file"])
     ]
-    return bool(ends) and ends[-1].kind == Kind.FINISHED
+    return bool(ends) and ends[-1].kind == Kind.FINISHED and not folder.journal.lost
+
+
+def is_whole(folder: Folder) -> bool:
+    """Return whether each file that the journal names is there, with the right checksum."""
+    return all(folder.is_whole(entry) for kind in Kind for entry in folder.files(kind))
 
 
 def unnamed_files(folder: Folder) -> list[str]:
