@@ -114,3 +114,21 @@ Store.TestCase.settings = settings(
     derandomize=True,
 )
 TestStore = Store.TestCase
+
+
+@pytest.mark.parametrize("syncs", [True, False])
+def test_the_pretend_disk_loses_what_is_not_synced(tmp_path, monkeypatch, syncs):
+    if not syncs:
+        monkeypatch.setattr("conescope.runs.store.sync_folder", lambda _: None)
+        monkeypatch.setattr("conescope.runs.journal.sync_folder", lambda _: None)
+    lost = []
+    for seed in range(20):
+        place = tmp_path / str(seed)
+        place.mkdir()
+        with pytest.MonkeyPatch.context() as patched:
+            disk, folder = PretendDisk(place / "run", patched), Folder(place / "run")
+            with folder.owned():
+                folder.append(Kind.EVALUATION, step=1)
+            disk.lose_power(random.Random(seed))
+        lost.append(Folder(place / "run").journal.entries == [])
+    assert any(lost) != syncs
