@@ -231,6 +231,21 @@ def append_bytes(path: Path, data: bytes, size: int) -> bool:
     return True
 
 
+def cut(path: Path, size: int) -> None:
+    """Cut a file to a length, and make sure that the rest of it is on the disk.
+
+    Raises:
+        OSError: if the system refuses.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.ftruncate(descriptor, size)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of some bytes, in as many calls as the system needs."""
     rest = memoryview(data)

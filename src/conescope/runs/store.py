@@ -24,7 +24,7 @@ from torch import Tensor
 
 from conescope.errors import StoreError
 from conescope.runs.chain import read_journal
-from conescope.runs.journal import Entry, Journal, Kind, append_bytes, sync_folder, write_all
+from conescope.runs.journal import Entry, Journal, Kind, append_bytes, cut, sync_folder, write_all
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
@@ -207,8 +207,7 @@ class Folder:
                 f"what it holds now"
             )
         if file.exists():
-            os.truncate(file, self.journal.size)  # a torn last line
-            sync_folder(self.path)
+            cut(file, self.journal.size)  # a torn last line
         if self.journal.damage:
             data = file.read_bytes()
             kept = f"journal.damaged-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
