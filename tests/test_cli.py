@@ -42,6 +42,7 @@ def test_run_ends_with_a_table_and_where_the_report_is(run_in, tmp_path, tiny_ov
     assert status == 0
     assert re.search(r"iterations +60 of 60 \(100%\)", out)
     assert "finished" in out
+    assert re.search(r"journal +\d+ lines, the newest [0-9a-f]{16}", out)
 
     report, figure = tmp_path / "here/report.html", tmp_path / "here/figures/training.png"
     before = report.read_bytes()

@@ -13,6 +13,7 @@ import conescope as cs
 from conescope.cli import main
 from conescope.errors import (
     CheckpointError,
+    DamageWarning,
     DataError,
     KernelError,
     ModelError,
@@ -123,7 +124,8 @@ def test_what_is_stored_is_not_measured_again(folder, probe, monkeypatch):
     assert len(measured) == 2
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
     (folder / "run/kernels/00000009.safetensors").write_bytes(b"damaged")
-    run = cs.measure_checkpoints(build, files, probe, out="run")
+    with pytest.warns(DamageWarning, match="is missing or damaged"):
+        run = cs.measure_checkpoints(build, files, probe, out="run")
     assert len(measured) == 3
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
 
