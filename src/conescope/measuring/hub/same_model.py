@@ -8,7 +8,6 @@ of a later one, would be that of no network.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub.pretrained import CONFIG
 from conescope.measuring.hub.repositories import Listed, Ref, Repositories
+from conescope.runs.foreign import read_json
 
 _HARMLESS = re.compile(
     r"_?(transformers_version|(name_or|commit)_?\w*|architectures|auto_map|(torch_)?dtype|use_cache"
@@ -77,5 +77,5 @@ class SameModel:
             self._same.add(listed)
 
     def _read(self, file: Path) -> dict[str, Any]:
-        values = self._kind.from_dict(json.loads(file.read_bytes())).to_dict()
+        values = self._kind.from_dict(read_json(file, CheckpointError)).to_dict()
         return {name: value for name, value in values.items() if not _HARMLESS.fullmatch(name)}
