@@ -60,7 +60,7 @@ def test_a_file_is_never_read_past_its_bound(tmp_path):
     with pytest.raises(DataError, match="larger than 100 bytes"):
         read_bounded(tmp_path / "a", DataError, 100)
     assert len(read_bounded(tmp_path / "a", DataError, 101)) == 101
-    with pytest.raises(DataError, match="No such file.*check the path"):
+    with pytest.raises(DataError, match=r"No such file.*check the path"):
         read_bounded(tmp_path / "b", DataError, 100)
     with pytest.raises(DataError, match="check the path"):
         read_bounded("a\x00b", DataError, 100)
@@ -113,11 +113,13 @@ def test_an_array_is_compared_with_its_header_first(data, message, suffix, tmp_p
 
 
 def test_a_bomb_of_zeros_is_not_unpacked(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("a.npy", "w") as opened:
-            opened.write(_header((2**29,), "|u1"))
-            for _ in range(2**9):
-                opened.write(bytes(2**20))
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as opened,
+    ):
+        opened.write(_header((2**29,), "|u1"))
+        for _ in range(2**9):
+            opened.write(bytes(2**20))
     with pytest.raises(DataError, match=r"bytes that unpack to 536,87.*save tensors"):
         load_probe(tmp_path / "x.npz")
 
@@ -159,7 +161,7 @@ def test_no_path_or_address_in_a_file_is_opened(place, is_text, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     images = [place] if is_text else [{"bytes": None, "path": place}]
     kind = None if is_text else pyarrow.struct([("bytes", pyarrow.binary()), ("path", "string")])
-    with pytest.raises(DataError, match="image 1 is not in the file.*never opened"):
+    with pytest.raises(DataError, match=r"image 1 is not in the file.*never opened"):
         load_mnist(_write(tmp_path, images, kind=kind))
 
 

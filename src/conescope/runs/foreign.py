@@ -71,6 +71,11 @@ def read_json(path: str | Path, error: type[ConescopeError]) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def shorten(text: str, most: int = 80) -> str:
+    """Return a text of at most `most` letters, for a message: its start, if it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def is_printable(text: str) -> bool:
     """Return whether a text holds nothing that changes how a terminal shows what is around it."""
     return all(map(_is_shown, text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from conescope.errors import RecipeError
+from conescope.runs.foreign import shorten
 
 _COUNT = r"([0-9]{1,15})\s*(ep)?"
 _ONCE = re.compile(rf"{_COUNT}")
@@ -55,7 +56,10 @@ class Schedule:
             raise RecipeError(f"a schedule of more than {_LONGEST_TEXT:,} letters; use 'every'")
         for term in self._terms():
             if term != "end" and not _ONCE.fullmatch(term) and not _EVERY.fullmatch(term):
-                raise RecipeError(f"{self.text!r} is no schedule: cannot read {term!r}; {_GRAMMAR}")
+                raise RecipeError(
+                    f"{shorten(self.text)!r} is no schedule: cannot read {shorten(term)!r}; "
+                    f"{_GRAMMAR}"
+                )
             if re.match(r"every\s+0+\s*(ep)?\b", term):
                 raise RecipeError(f"{self.text!r} is no schedule: every 0 is never; {_GRAMMAR}")
 
@@ -107,7 +111,7 @@ class Schedule:
             return alone + _size_of_union(several, iter(range(_MOST_OVERLAPS)))
         except StopIteration:
             raise RecipeError(
-                f"too many terms of the schedule {self.text[:80]!r} overlap; write fewer 'every'"
+                f"too many terms of the schedule {shorten(self.text)!r} overlap; write fewer 'every'"
             ) from None
 
     def fires(self, step: int, total: int | None = None, iterations_per_epoch: int = 1) -> bool:

@@ -30,8 +30,8 @@ def decoded(images: Sequence[Mapping[str, Any] | None], source: str) -> list[np.
         Arrays [height, width] of grey images, [height, width, channels] of others, uint8.
 
     Raises:
-        DataError: if there are none, or an image has no bytes, is damaged, too large, not of 8 bits a channel, or of
-            another size than the first; the message names it.
+        DataError: if there are none, or an image has no bytes, is damaged, too large, not of 8
+            bits a channel, or of another size than the first; the message names it.
     """
     if not images:
         raise DataError(f"{source} holds no images; write at least one row into it")
