@@ -119,7 +119,7 @@ def _outcome(reader: str, ending: str, name: str, data: bytes) -> Outcome:
             path.mkdir()
         else:
             data = pickle.dumps(_Evil(mark)) if data == b"PICKLE" else data
-            data = _zipped(2**30) if data == b"ZIP" else data
+            data = _zipped(2**29) if data == b"ZIP" else data
             path.write_bytes(data.replace(b"MARK", str(mark).encode()))
         what = f"{reader}{ending}, {name}"
         command = [sys.executable, "-c", _READ.format(memory=_MEMORY), reader, str(path)]

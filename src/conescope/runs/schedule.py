@@ -53,7 +53,9 @@ class Schedule:
         if self.is_never:
             return
         if len(self.text) > _LONGEST_TEXT:
-            raise RecipeError(f"a schedule of more than {_LONGEST_TEXT:,} letters; use 'every'")
+            raise RecipeError(
+                f"a schedule has more than {_LONGEST_TEXT:,} letters; write 'every' instead of a list"
+            )
         for term in self._terms():
             if term != "end" and not _ONCE.fullmatch(term) and not _EVERY.fullmatch(term):
                 raise RecipeError(
@@ -111,7 +113,8 @@ class Schedule:
             return alone + _size_of_union(several, iter(range(_MOST_OVERLAPS)))
         except StopIteration:
             raise RecipeError(
-                f"too many terms of the schedule {shorten(self.text)!r} overlap; write fewer 'every'"
+                f"too many terms of the schedule {shorten(self.text)!r} overlap; write fewer "
+                f"'every'"
             ) from None
 
     def fires(self, step: int, total: int | None = None, iterations_per_epoch: int = 1) -> bool:
