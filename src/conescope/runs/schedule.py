@@ -54,7 +54,8 @@ class Schedule:
             return
         if len(self.text) > _LONGEST_TEXT:
             raise RecipeError(
-                f"a schedule has more than {_LONGEST_TEXT:,} letters; write 'every' instead of a list"
+                f"a schedule has more than {_LONGEST_TEXT:,} letters; write 'every' instead "
+                "of a list"
             )
         for term in self._terms():
             if term != "end" and not _ONCE.fullmatch(term) and not _EVERY.fullmatch(term):

@@ -58,7 +58,7 @@ def load_probe(
     wanted = [name for name in held if name != labels] if names is None else list(names)
     tensors = {name: _tensor(_column(held, name, file), file, name, dtype) for name in wanted}
     if not tensors:
-        raise DataError(f"the probe {file} is empty")
+        raise DataError(f"the probe {file} is empty; write at least one tensor into it")
     return tensors if len(tensors) > 1 else next(iter(tensors.values()))
 
 

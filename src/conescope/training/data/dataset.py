@@ -57,7 +57,8 @@ class Split:
         for tensor in (inputs, labels):
             if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
                 raise DataError(
-                    "samples are plain dense tensors, not sparse, nested or meta ones; convert them with "
+                    "samples are plain dense tensors, not sparse, nested or meta ones; "
+                    "convert them with "
                     "to_dense() or padding"
                 )
         if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() not in (1, 2):
@@ -72,12 +73,15 @@ class Split:
             )
         if len(inputs) != len(labels):
             raise DataError(
-                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each sample"
+                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each "
+                "sample"
             )
         if not len(labels):
             raise DataError("there are no samples; give at least one in each split")
         if not inputs.numel():
-            raise DataError(f"the samples hold no numbers: inputs are {_of(inputs)}")
+            raise DataError(
+                f"the samples hold no numbers: inputs are {_of(inputs)}; look at how they are made"
+            )
         if inputs.dtype == torch.uint8 and inputs.dim() != 4:
             raise DataError(
                 f"inputs of torch.uint8 are images [N, channels, height, width], not "
@@ -94,8 +98,8 @@ class Split:
             )
         if int(labels.min()) < 0:
             raise DataError(
-                f"labels are whole numbers from 0, and one is {int(labels.min())}; number the classes "
-                f"from 0 on"
+                f"labels are whole numbers from 0, and one is {int(labels.min())}; number the "
+                f"classes from 0 on"
             )
 
     def __len__(self) -> int:
@@ -140,8 +144,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if not (isinstance(self.train, Split) and isinstance(self.test, Split)):
             raise DataError(
-                f"{self.name}: train and test have to be of the class Split; wrap inputs and labels "
-                f"by conescope.training.data.Split"
+                f"{self.name}: train and test have to be of the class Split; wrap inputs and "
+                f"labels by conescope.training.data.Split"
             )
         if type(self.classes) is not int:
             raise DataError(
