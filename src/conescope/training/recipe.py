@@ -18,7 +18,7 @@ import yaml
 
 from conescope.errors import KernelError, RecipeError
 from conescope.kernel.estimates import check_estimate
-from conescope.runs.foreign import is_printable
+from conescope.runs.foreign import printable
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe_fields import (
     IDLE_SCHEDULE,
@@ -88,7 +88,7 @@ class Recipe:
             _check(name, self.get(name), described.metadata)
         self._check_branch()
         self._check_kernel()
-        if not self.name.strip(". ") or set("/\\") & set(self.name):
+        if not self.name.strip(". ") or "\n" in self.name or set("/\\") & set(self.name):
             raise RecipeError(
                 f"name becomes part of a folder's name and cannot be {self.name!r}; leave out "
                 f"slashes, and write at least one letter"
@@ -237,7 +237,7 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
         raise RecipeError(f"{name} must be positive, not {value}")
     if "fraction" in rules and not 0 <= value < 1:
         raise RecipeError(f"{name} is at least 0 and below 1, not {value}")
-    if isinstance(value, str) and not is_printable(value):
+    if isinstance(value, str) and not value.isprintable() and printable(value) != value:
         raise RecipeError(f"{name} holds control characters: {value[:80]!r}; leave them out")
     if "schedule" in rules:
         with _naming(name):

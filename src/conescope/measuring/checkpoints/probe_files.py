@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -79,7 +80,7 @@ def load_labels(file: str | Path, column: str) -> Tensor:
 def _read(file: str | Path) -> Mapping[str, Any]:
     file = Path(file)
     kinds = " or ".join((", ".join([*_READERS][:-1]), [*_READERS][-1]))
-    if not file.is_file():
+    if not os.path.isfile(file):  # which is false for a name that no file can have
         raise DataError(f"the probe {file} is no file that exists; give a file of kind {kinds}")
     if file.suffix not in _READERS:
         raise DataError(f"the probe {file} is of no known kind; give {kinds}")
