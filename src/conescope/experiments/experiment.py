@@ -42,6 +42,7 @@ from conescope.training.recipe_reading import parts_of
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
 _SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
+_MOST_TRAINED = 100_000_000
 _MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
 
 
@@ -92,6 +93,11 @@ class Experiment:
         if is_timed_only and recipe.training.steps > _MOST_PLAYED:
             self.multiplier = lambda _: 0.0
         else:
+            if recipe.training.steps > _MOST_TRAINED:
+                raise RecipeError(
+                    f"training.steps is {recipe.training.steps:,}, and at most {_MOST_TRAINED:,} "
+                    f"can be trained; set it lower ('conescope plan' tells the time)"
+                )
             drops = recipe.schedule("lr_schedule.drops", per_epoch)
             self.multiplier = build_lr_schedule(
                 recipe.lr_schedule, drops, recipe.training.steps, per_epoch
