@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from conescope.cli.terminal import print_table, say
 from conescope.errors import CheckpointError, DataError, RecipeError
 from conescope.measuring.checkpoints.probe_files import load_probe
 from conescope.measuring.checkpoints.weight_files import read_weights
 from conescope.measuring.texts import read_texts
+from conescope.report.plot import BarPlot
+from conescope.report.plotly_drawing import chart
 from conescope.runs.foreign import is_printable, printable, read_bounded, read_json
 from conescope.training.data.mnist import load as load_mnist
 from conescope.training.data.text import load as load_text
@@ -209,3 +212,20 @@ def test_images_that_cannot_be_taken_are_named(images, labels, message, tmp_path
 def test_images_of_each_kind_keep_their_pixels(picture, pixels, tmp_path):
     data = load_mnist(_write(tmp_path, [_encoded(picture)]))
     assert np.array_equal(data.train.inputs[0].numpy(), pixels)
+
+
+def test_names_stay_text_in_charts():
+    name = '<a href="http://x">layer</a>'
+    plot = BarPlot("d", "share", names=[name], shares={"<b>run</b>": np.ones(1)})
+    [bar] = chart(plot).data
+    assert bar.y[0] == '&lt;a href="http://x"&gt;layer&lt;/a&gt;'
+    assert bar.name == "&lt;b&gt;run&lt;/b&gt;"
+
+
+def test_names_do_not_move_the_terminal(capsys):
+    say("error", "no such run \x1b]0;owned\x07")
+    print_table({"class \x1b[2J": "\u202evalue"})
+    told = capsys.readouterr()
+    assert "\\x1b]0;owned\\x07" in told.err
+    assert "\x1b" not in told.out + told.err
+    assert "\\u202evalue" in told.out

@@ -48,9 +48,13 @@ def read_bounded(path: str | Path, error: type[ConescopeError], most: int) -> by
     """
     try:
         # A pipe is opened without waiting for its writer, and then refused.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            _check(path, os.fstat(file.fileno()), error, most)
-            data = file.read(most + 1)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            _check(path, os.fstat(descriptor), error, most)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(most + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as problem:
         raise error(f"cannot read {path}: {_reason(problem)}; check the path") from None
     if len(data) > most:  # files of /proc say that they hold nothing
