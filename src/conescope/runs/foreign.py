@@ -80,11 +80,6 @@ def shorten(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def is_printable(text: str) -> bool:
-    """Return whether a text holds nothing that changes how a terminal shows what is around it."""
-    return all(map(_is_shown, text))
-
-
 def printable(text: str) -> str:
     """Return a text with control characters as escapes; line breaks and tabs stay.
 
