@@ -100,9 +100,12 @@ def _check_events(text: str) -> None:
             if event.anchor in opened:
                 problem = f"*{event.anchor} stands inside of what it names; write the values out"
                 raise _wrong(problem, event.start_mark)
-        elif isinstance(event, yaml.ScalarEvent) and not event.value.isprintable():
-            if printable(event.value) != event.value:
-                raise _wrong("a text holds control characters; leave them out", event.start_mark)
+        elif isinstance(event, yaml.ScalarEvent) and not _is_plain(event.value):
+            raise _wrong("a text holds control characters; leave them out", event.start_mark)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() or printable(text) == text
 
 
 def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:
