@@ -10,10 +10,16 @@ import sys
 
 import torch
 
+from benchmarks.torture.bad_inputs import bad_inputs
 from benchmarks.torture.damages import damages
+from benchmarks.torture.evil_files import evil_files
 from benchmarks.torture.outcome import Battery, table
 
-BATTERIES: dict[str, Battery] = {"damages": damages}
+BATTERIES: dict[str, Battery] = {
+    "damages": damages,
+    "evil-files": evil_files,
+    "bad-inputs": bad_inputs,
+}
 
 
 def main() -> int:

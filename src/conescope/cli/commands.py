@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
+from conescope.runs.foreign import printable
 from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_reading import (
     field_parser,
@@ -21,11 +23,18 @@ Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages show control characters of the command line as escapes."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
+
+
 class Commands:
     """The commands of the program; each file of this package adds its own."""
 
     def __init__(self) -> None:
-        self._parser = argparse.ArgumentParser(
+        self._parser = _Parser(
             prog="conescope",
             description="Follow a network's empirical neural tangent kernel through training.",
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
+_SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
+_MOST_TRAINED = 100_000_000
+_MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,18 @@ class Experiment:
 
     Args:
         recipe: the recipe to carry out.
+        is_timed_only: whether only the first iterations are carried out, to time them; the
+            learning rate of a very long training is then not computed, and 0.
+
+    Attributes:
+        counts: schedule field, such as `kernel.when` → how often it fires.
 
     Raises:
         RecipeError: if the recipe cannot be carried out here.
         DataError: if its data cannot be loaded, or are too few.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, is_timed_only: bool = False) -> None:
         self.recipe = recipe
         _check_precision(recipe, usable_device(recipe.device))
         for section, part in parts_of(recipe).items():
@@ -81,16 +89,19 @@ class Experiment:
         _check_augmentation(recipe, samples)
         self.order = BatchOrder(len(samples), recipe.training.batch_size, recipe.seed)
         per_epoch = self.order.iterations_per_epoch
-        self.moments = Moments(
-            evaluate=self._moments("training.evaluate"),
-            kernel=self._moments("kernel.when"),
-            keep=self._moments("snapshots.keep") | {recipe.training.steps},
-            resume=self._moments("snapshots.resume"),
-        )
-        drops = recipe.schedule("lr_schedule.drops", per_epoch)
-        self.multiplier = build_lr_schedule(
-            recipe.lr_schedule, drops, recipe.training.steps, per_epoch
-        )
+        self.counts = {field: recipe.count(field, per_epoch) for field in _SCHEDULES}
+        if is_timed_only and recipe.training.steps > _MOST_PLAYED:
+            self.multiplier = lambda _: 0.0
+        else:
+            if recipe.training.steps > _MOST_TRAINED:
+                raise RecipeError(
+                    f"training.steps is {recipe.training.steps:,}, and at most {_MOST_TRAINED:,} "
+                    f"can be trained; set it lower ('conescope plan' tells the time)"
+                )
+            drops = recipe.schedule("lr_schedule.drops", per_epoch)
+            self.multiplier = build_lr_schedule(
+                recipe.lr_schedule, drops, recipe.training.steps, per_epoch
+            )
         self.normalize = Normalizer(samples, getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
@@ -146,6 +157,20 @@ class Experiment:
         if origin is not None and recipe.branch.optimizer == "restored":
             origin.restore_momentum(optimizer)
         return model, optimizer
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The iterations at which the recipe asks for something.
+
+        Raises:
+            RecipeError: if there are millions of them.
+        """
+        return Moments(
+            evaluate=self._moments("training.evaluate"),
+            kernel=self._moments("kernel.when"),
+            keep=self._moments("snapshots.keep") | {self.recipe.training.steps},
+            resume=self._moments("snapshots.resume"),
+        )
 
     def average(self, model: nn.Module) -> AveragedModel | None:
         """Build the average of a network's weights, as at its start, if the recipe has one."""

@@ -55,6 +55,7 @@ def run_experiment(
         begun_with = _check_same_recipe(writer, recipe)
         _check_not_diverged(writer)
         experiment = Experiment(recipe)
+        _ = experiment.moments  # refuses schedules that fire too often, before anything is written
         origin = _read_origin(writer, recipe.branch, experiment.data.digest)
         model, optimizer = experiment.begin(origin)
         begun = Snapshot(recipe.branch.at, model, optimizer, experiment.average(model))

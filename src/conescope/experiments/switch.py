@@ -19,7 +19,7 @@ from conescope.errors import RecipeError, StoreError, TrainingError
 from conescope.experiments.branches import branch_recipe
 from conescope.experiments.forecast import iteration_seconds
 from conescope.experiments.session import run_experiment
-from conescope.experiments.stored import read_status
+from conescope.experiments.stored import read_recipe, read_status
 from conescope.kernel.distance import Float64Array
 from conescope.runs.contents import has_run
 from conescope.runs.progress import Progress
@@ -27,7 +27,8 @@ from conescope.runs.reader import read_scalars
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
 from conescope.training.data import load_data
-from conescope.training.recipe import Recipe
+from conescope.training.recipe import FIELDS, PARTS, Recipe
+from conescope.training.recipe_fields import PLACE
 
 DYNAMICS = ("linearised", "standard")
 QUANTITIES = ("test_accuracy", "test_loss", "train_loss")
@@ -112,8 +113,8 @@ def plan_switch(
             line, e.g. `["--optimizer.lr", "0.01"]`; `--training.steps` sets T.
 
     Raises:
-        RecipeError: if the points do not rise, a run is named twice, or a field is unknown or
-            has a wrong value.
+        RecipeError: if the points do not rise, a run is named twice, two runs differ in more
+            than their seeds, or a field is unknown or has a wrong value.
         StoreError: if a run lacks a snapshot at a point, or an evaluation at T.
     """
     rising = tuple(sorted(set(points)))
@@ -121,6 +122,7 @@ def plan_switch(
         raise RecipeError("the switch points must rise, each named once; write --at 0,500,1000")
     if len({parent.resolve() for parent in parents}) < len(parents):
         raise RecipeError("a run is named twice; name each once, so that it counts once")
+    _check_alike(parents)
     for parent in parents:
         for point in rising:
             find_snapshot(Folder(parent), point)
@@ -231,6 +233,23 @@ def child_path(parent: Path, recipe: Recipe) -> Path:
     """Return the run folder of a child of a run."""
     digest = recipe.id.rpartition("-")[2]
     return parent / "branches" / f"{recipe.dynamics.kind}-{recipe.branch.at:08d}-{digest}"
+
+
+def _check_alike(parents: Sequence[Path]) -> None:
+    """Raise `RecipeError` if runs differ in a field that changes numbers, other than the seed."""
+    apart = {"seed", "device", "threads", "branch.parent"}
+    compared = [name for name, field in FIELDS.items() if field.metadata != PLACE]
+    compared = [name for name in compared if name not in apart]
+    compared += [f"{section}.options" for section in PARTS]
+    first, *others = (read_recipe(parent) for parent in parents)
+    for parent, other in zip(parents[1:], others, strict=True):
+        for name in compared:
+            if first.get(name) != other.get(name):
+                raise RecipeError(
+                    f"{parents[0]} and {parent} are not seeds of one recipe: {name} is "
+                    f"{first.get(name)!r} and {other.get(name)!r}; name runs that differ in their "
+                    f"seeds only"
+                )
 
 
 def _child(parent: Path, point: int, dynamics: str, overrides: Sequence[str]) -> Child:

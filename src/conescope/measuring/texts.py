@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def read_texts(path: str | Path, column: str | None = None, labels: str | None =
     path = Path(path)
     if (suffix := path.suffix.lower()) not in READERS:
         raise DataError(f"the texts {path} are of no known kind; give {', '.join(READERS)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false for a name that no file can have
         raise DataError(f"the texts {path} do not exist; look for a typing mistake in the name")
     columns, names = READERS[suffix](path)
     if not columns or not any(columns.values()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
@@ -206,7 +207,7 @@ def _bars(plot: BarPlot) -> _Panel:
     bars = [
         go.Bar(
             x=shares,
-            y=list(plot.names),
+            y=list(map(_text, plot.names)),
             name=_text(label),
             orientation="h",
             marker={"color": LINE_COLOURS[place]},
@@ -289,5 +290,5 @@ def _path(plot: PathPlot) -> _Panel:
 
 
 def _text(label: str) -> str:
-    """Return a label with its symbols in italics."""
-    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", label)
+    """Return a label with its symbols in italics, and letters that plotly would read as HTML."""
+    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", escape(label, quote=False))

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conescope.errors import RecipeError
+from conescope.runs.foreign import read_bounded
+from conescope.runs.plain_yaml import LARGEST, read_yaml
 from conescope.training.recipe import FIELDS, PARTS, SECTIONS
 from conescope.training.recipe_fields import PLACE
-from conescope.training.recipe_reading import UniqueFieldsLoader, unknown_field
+from conescope.training.recipe_reading import unknown_field
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_VALUES = 1_000_000
@@ -182,12 +182,7 @@ def _axes_file(
     """
     if not source.endswith((".yaml", ".yml")):
         return None
-    try:
-        written = yaml.load(Path(source).read_text(encoding="utf-8"), UniqueFieldsLoader)
-    except OSError as error:
-        raise RecipeError(f"cannot read {source}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{source} is no YAML file: {' '.join(str(error).split())}") from None
+    written = read_yaml(read_bounded(source, RecipeError, LARGEST), source, RecipeError)
     if not isinstance(written, dict) or "axes" not in written:
         return None
     for key in written:

@@ -8,7 +8,6 @@ converts it; any other folder holds checkpoints.
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from conescope.measuring.checkpoints.given_steps import Steps, given_steps
 from conescope.measuring.checkpoints.steps import STEP_WORD, steps_of
 from conescope.measuring.checkpoints.translation import ADAPTER_FILES
 from conescope.measuring.checkpoints.weight_files import SUFFIXES, some_of, suffix_of
+from conescope.runs.foreign import read_json
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 """The files in which transformers saves all weights of a model."""
@@ -242,7 +242,7 @@ def _converter(folder: Path) -> str | None:
 def _indexed(index: Path) -> tuple[Path, ...]:
     """Read an index of shards, whose files have to be beside it."""
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(read_json(index, CheckpointError)["weight_map"].values())
         if not names or any(Path(name).name != name for name in names):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,7 +7,6 @@ write down how many iterations were done.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.given_steps import EPOCH
 from conescope.measuring.checkpoints.weight_files import SUFFIXES, load_torch, suffix_of
+from conescope.runs.foreign import read_json
 
 STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
@@ -83,7 +83,7 @@ def _stated(path: Path) -> int | None:
     content: Any = None
     try:
         if path.is_dir():
-            content = json.loads((path / _TRAINER_STATE).read_bytes())
+            content = read_json(path / _TRAINER_STATE, CheckpointError)
         elif path.suffix == ".ckpt" and path.is_file():
             content = load_torch(path)
     except (OSError, ValueError, CheckpointError):

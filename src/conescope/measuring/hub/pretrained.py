@@ -5,7 +5,6 @@ Both are the classes of transformers. Code that a repository brings runs only if
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import nn
 
 from conescope.errors import CheckpointError, DataError, MissingPackageError, ModelError
 from conescope.measuring.checkpoints.weight_files import some_of
+from conescope.runs.foreign import read_json
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -118,7 +118,7 @@ def described(
     """
     transformers = _transformers()
     try:
-        raw = json.loads((folder / CONFIG).read_bytes())
+        raw = read_json(folder / CONFIG, CheckpointError)
         kind, brings_code = raw["model_type"], "auto_map" in raw
         architecture = architecture or (raw.get("architectures") or [""])[0]
         if not (isinstance(kind, str) and isinstance(architecture, str)):

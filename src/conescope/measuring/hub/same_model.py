@@ -17,6 +17,7 @@ from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub.pretrained import UNREADABLE, first_line
 from conescope.measuring.hub.repositories import Listed, Ref, Repositories
+from conescope.runs.foreign import read_json
 
 _HARMLESS = re.compile(
     r"_?(transformers_version|(name_or|commit)_?\w*|architectures|auto_map|(torch_)?dtype|use_cache"
@@ -94,6 +95,7 @@ def computed(config: Any) -> Callable[[Path], dict[str, Any]]:
     """
 
     def read(file: Path) -> dict[str, Any]:
+        read_json(file, CheckpointError)  # bounds what transformers then reads in its own way
         held, _ = type(config).get_config_dict(str(file.parent))
         values = type(config).from_dict(held).to_dict()
         return {name: value for name, value in values.items() if not _HARMLESS.fullmatch(name)}
