@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conescope.measuring.checkpoints import load_probe, measure_checkpoints
     from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
+    from conescope.report.verification import verify
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
 
@@ -45,6 +46,7 @@ __all__ = [
     "measure_snapshots",
     "plan",
     "project",
+    "verify",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "measuring.checkpoints": ("load_probe", "measure_checkpoints"),
     "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
+    "report.verification": ("verify",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),
 }

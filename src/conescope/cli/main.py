@@ -6,12 +6,27 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from conescope.cli import audit, cone, lazy, measure, plan, recipes, reproduce, run, stored, switch
+from conescope.cli import (
+    audit,
+    cone,
+    export,
+    lazy,
+    measure,
+    plan,
+    recipes,
+    reproduce,
+    run,
+    stored,
+    switch,
+    verify,
+)
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
-_COMMANDS = (run, measure, audit, lazy, plan, recipes, stored, switch, reproduce, cone)
+_COMMANDS = (
+    run, measure, audit, lazy, plan, recipes, stored, switch, reproduce, cone, verify, export,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
