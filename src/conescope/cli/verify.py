@@ -72,16 +72,20 @@ def _print(done: Verification) -> None:
     groups = dict.fromkeys(check.group for check in done.checks)
     rows = {group: _counts([c for c in done.checks if c.group == group]) for group in groups}
     print_table({"run": done.path, **rows})
-    for verdict in (Verdict.FLOOR, Verdict.UNVERIFIED):
-        alike: dict[tuple[str, str], list[Check]] = {}
-        for check in done.checks:
-            if check.verdict == verdict:
-                alike.setdefault((check.group, check.detail), []).append(check)
-        for found in [*alike.values()][:_SHOWN]:
-            more = f" (and {len(found) - 1:,} more {found[0].group})" if len(found) > 1 else ""
-            STDOUT.print(f"{found[0]}{more}", markup=False)
-        if len(alike) > _SHOWN:
-            STDOUT.print(f"{verdict}: {len(alike) - _SHOWN:,} reasons more; --json lists all")
+    for group in groups:
+        found = [c for c in done.checks if c.group == group and c.verdict == Verdict.FLOOR]
+        if found:
+            worst = max(found, key=lambda check: check.size or 0.0)
+            STDOUT.print(f"{worst} (the largest of {len(found):,} {group})", markup=False)
+    reasons: dict[tuple[str, str], list[Check]] = {}
+    for check in done.checks:
+        if check.verdict == Verdict.UNVERIFIED:
+            reasons.setdefault((check.group, check.detail), []).append(check)
+    for (group, _), found in [*reasons.items()][:_SHOWN]:
+        more = f" (and {len(found) - 1:,} more {group})" if len(found) > 1 else ""
+        STDOUT.print(f"{found[0]}{more}", markup=False)
+    if len(reasons) > _SHOWN:
+        STDOUT.print(f"not verified: {len(reasons) - _SHOWN:,} more reasons; --json lists all")
     STDOUT.print(_conclusion(done), markup=False)
 
 

@@ -88,7 +88,7 @@ def _compared(file: Path, fresh: bytes, run: Run, what: str) -> Check:
             f"by {differs.size:.1e} of its norm, where another order of the samples makes "
             f"{floor:.1e}, of which {FACTOR} times are allowed"
         )
-        return Check("derived", subject, Verdict.FLOOR, detail)
+        return Check("derived", subject, Verdict.FLOOR, detail, differs.size)
     return Check("derived", subject, Verdict.DIFFERENT, differs.text)
 
 

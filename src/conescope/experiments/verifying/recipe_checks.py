@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -128,11 +128,13 @@ class RecipeChecks:
         for place, one in wanted.items():
             floor = max(floors[place], unit)
             size = self._size(one)
-            verdict = Verdict.FLOOR if size <= FACTOR * floor else Verdict.DIFFERENT
             detail = about_floor(size, floor, one.environment)
-            if verdict == Verdict.DIFFERENT:
+            if size <= FACTOR * floor:
+                check = _check(one.kind, one.step, stretch, Verdict.FLOOR, detail)
+                yield replace(check, size=size)
+            else:
                 detail = f"{one.difference.text}; {detail}"
-            yield _check(one.kind, one.step, stretch, verdict, detail)
+                yield _check(one.kind, one.step, stretch, Verdict.DIFFERENT, detail)
 
     def _difference(self, kind: Kind, step: int, found: Result) -> Difference | None:
         if step not in self._retraining.results[kind]:

@@ -122,7 +122,7 @@ class SeriesChecks:
             return Check("kernels", subject, Verdict.DIFFERENT, str(error))
         detail = about_floor(differs.size, floor, ", ".join(changed))
         if differs.size <= FACTOR * floor:
-            return Check("kernels", subject, Verdict.FLOOR, detail)
+            return Check("kernels", subject, Verdict.FLOOR, detail, differs.size)
         return Check("kernels", subject, Verdict.DIFFERENT, f"{differs.text}; {detail}")
 
     def _floor(self, found: Result) -> float:

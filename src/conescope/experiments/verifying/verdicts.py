@@ -26,12 +26,14 @@ class Check:
         subject: which result, such as "kernel at iteration 30".
         verdict: how it agrees.
         detail: the first difference and its size, or why it is not verified; empty for bit-equal.
+        size: of a difference within the floor, how much of the norm it is; else None.
     """
 
     group: str
     subject: str
     verdict: Verdict
     detail: str = ""
+    size: float | None = None
 
     def __str__(self) -> str:
         text = f"{self.subject}: {self.verdict}"
