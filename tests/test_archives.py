@@ -97,6 +97,15 @@ def redescribed(files, **extra):
     return {CRATE: json.dumps({"@graph": graph}).encode(), **held}
 
 
+def attempted(archive, out):
+    """The message of a refusal; empty if the archive is unpacked."""
+    try:
+        unpack(archive, out)
+    except StoreError as error:
+        return str(error)
+    return ""
+
+
 def refused(archive, tmp_path, match):
     out = tmp_path / "out"
     with pytest.raises(StoreError, match=match) as error:
@@ -212,14 +221,11 @@ def test_an_archive_with_a_changed_byte_is_refused_or_harmless(archive, tmp_path
         other[place] ^= 1 << chance.randrange(8)
         changed.write_bytes(other)
         out = tmp_path / f"out{number}"
-        try:
-            unpack(changed, out)
-        except StoreError as error:
-            assert "\n" not in str(error)
-            assert not out.exists()
-        else:
-            assert tree(out) == whole
-            shutil.rmtree(out)
+        message = attempted(changed, out)
+        assert "\n" not in message
+        assert message or tree(out) == whole
+        assert not (message and out.exists())
+        shutil.rmtree(out, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
@@ -259,12 +265,11 @@ def test_bombs_are_refused(archive, tmp_path):
 
 def test_a_member_that_is_there_twice_is_refused(archive, tmp_path):
     files = members(archive)
-    with (
-        pytest.warns(UserWarning, match="Duplicate"),
-        zipfile.ZipFile(tmp_path / "evil.zip", "w") as opened,
-    ):
-        for name, data in [*files.items(), ("journal.jsonl", b"")]:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as opened:
+        for name, data in files.items():
             opened.writestr(name, data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            opened.writestr("journal.jsonl", b"")
     refused(tmp_path / "evil.zip", tmp_path, "twice")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,10 @@ from conescope.experiments.archives.layout import (
 from conescope.runs.progress import Progress
 
 _MOST_MEMBERS = 1_000_000
-_UNREADABLE = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, RuntimeError)
+_UNREADABLE = (
+    zipfile.BadZipFile, struct.error, EOFError, OSError, NotImplementedError, ValueError,
+    RuntimeError, OverflowError,
+)  # fmt: skip
 """What zipfile raises of a file that is torn, damaged or made to be."""
 
 
