@@ -241,7 +241,7 @@ def test_an_archive_with_a_changed_byte_is_refused_or_harmless(archive, tmp_path
 def test_a_member_with_a_foreign_name_is_refused(archive, tmp_path, name):
     assert not is_member(name)
     files = redescribed(members(archive), **{name: b"evil"}) if name else {"": b"x"}
-    refused(packed(tmp_path / "evil.zip", files), tmp_path, "")
+    refused(packed(tmp_path / "evil.zip", files), tmp_path, "evil.zip")
     assert not (tmp_path.parent / "evil.safetensors").exists()
 
 
@@ -367,3 +367,10 @@ def test_only_a_whole_run_at_rest_is_exported(run, tmp_path, capsys):
     assert "damaged" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "w.zip")]) == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_link_is_not_followed_into_an_archive(run, tmp_path, capsys):
+    (tmp_path / "secret").write_text("password")
+    (run / "report.html").symlink_to(tmp_path / "secret")
+    assert main(["export", str(run), "--out", str(tmp_path / "x.zip")]) == 1
+    assert "is a link" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from conescope.report.verification import checks_of
+    from conescope.report.verification import checks_of, damage_as_checks
 
     request = Request(
         arguments.share, arguments.seed, arguments.data, arguments.device, arguments.trust_code,
@@ -51,7 +51,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     checks: list[Check] = []
     try:
-        with ProgressBar(STDERR) as bar:
+        with damage_as_checks(), ProgressBar(STDERR) as bar:
             for check in checks_of(arguments.run, request, bar, branches=arguments.branches):
                 checks.append(check)
                 if check.verdict == Verdict.DIFFERENT and not arguments.json:

@@ -58,6 +58,7 @@ def derived_checks(run: Run) -> Iterator[Check]:
             write_report(run, fresh / "report.html")
             page = (fresh / "report.html").read_bytes()
             yield _compared(path / "report.html", page, run, "numbers and charts")
+            yield from _script_checks(path / "report.html", page)
         if (path / "figures").is_dir():
             yield from _figure_checks(run, fresh)
     if not any((path / name).exists() for name in (FILE, "report.html", "figures")):
@@ -90,6 +91,16 @@ def _compared(file: Path, fresh: bytes, run: Run, what: str) -> Check:
         )
         return Check("derived", subject, Verdict.FLOOR, detail, differs.size)
     return Check("derived", subject, Verdict.DIFFERENT, differs.text)
+
+
+def _script_checks(file: Path, fresh: bytes) -> Iterator[Check]:
+    """Say if a report, which may be a stranger's, has other scripts than those written here."""
+    if file.stat().st_size <= _MOST_BYTES and _scripts(file.read_bytes()) != _scripts(fresh):
+        detail = (
+            "they are not those that this version writes, with its plotly; before you open the "
+            "page of a stranger, write it again by conescope report"
+        )
+        yield Check("derived", f"{file.name}, its scripts", Verdict.UNVERIFIED, detail)
 
 
 def _figure_checks(run: Run, folder: Path) -> Iterator[Check]:
@@ -137,6 +148,12 @@ def _page_result(text: str) -> Result:
     rest = _ROW.sub("", _SCRIPT.sub("", text)).splitlines()
     texts |= {f"text, line {number}": line for number, line in enumerate(rest, start=1)}
     return Result(tensors, texts)
+
+
+def _scripts(page: bytes) -> bytes:
+    """Return a page without what its charts show: numbers, texts of tables and base64."""
+    text = _ROW.sub("", page.decode(errors="replace"))
+    return re.sub(r'"bdata":"[A-Za-z0-9+/=\\]*"|-?\d[\d.e+-]*', "", text).encode()
 
 
 def _numbers_result(text: str) -> Result:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from conescope.errors import ConescopeError, StoreError
+from conescope.errors import ConescopeError, DamageWarning
 from conescope.experiments.archives.importing import import_run
 from conescope.experiments.stored import load_run, read_status
 from conescope.experiments.verifying.run_checks import Request, run_checks
@@ -59,8 +61,17 @@ def verify(
         RecipeError: if `share` is no share.
     """
     request = Request(share, seed, data, device, trust_code)
-    checks = list(checks_of(Path(path), request, _Untold(), branches=branches))
+    with damage_as_checks():
+        checks = list(checks_of(Path(path), request, _Untold(), branches=branches))
     return Verification(str(path), share, seed, checks)
+
+
+@contextmanager
+def damage_as_checks() -> Iterator[None]:
+    """Do not warn of damaged lines inside a `with` block: a check names them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DamageWarning)
+        yield
 
 
 def checks_of(
@@ -101,8 +112,9 @@ def _derived(path: Path) -> Iterator[Check]:
     elif status.kernels:
         try:
             run = load_run(path)
-        except StoreError as error:
-            yield Check("derived", "derived numbers", Verdict.UNVERIFIED, str(error))
+        except (ConescopeError, KeyError) as error:  # KeyError: a file lacks a tensor
+            detail = f"the kernels cannot be read: {error}"
+            yield Check("derived", "derived numbers", Verdict.UNVERIFIED, detail)
             return
         try:
             yield from derived_checks(run)

@@ -186,6 +186,8 @@ def _held(folder: Folder, *, weights: bool) -> tuple[dict[str, Member], dict[str
     held["journal.jsonl"] = _measured(folder.path / "journal.jsonl")
     for pattern in _WITHOUT_CHECKSUM:
         for file in folder.path.glob(pattern):
+            if file.is_symlink():
+                raise StoreError(f"{file} is a link, which might lead to a secret; remove it")
             if file.is_file():
                 held[file.relative_to(folder.path).as_posix()] = _measured(file)
     return held, {

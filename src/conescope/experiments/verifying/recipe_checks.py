@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from conescope.errors import StoreError
+from conescope.errors import ConescopeError, StoreError
 from conescope.experiments.verifying.differences import Difference, difference
 from conescope.experiments.verifying.recorded import RecordedEnvironments
 from conescope.experiments.verifying.results import FACTOR, Result, about_floor
@@ -23,6 +23,9 @@ from conescope.runs.contents import KERNEL_FOLDERS
 from conescope.runs.environment import describe
 from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
+
+_UNFIT = (KeyError, ValueError, TypeError, IndexError, RuntimeError)
+"""What torch raises of an optimiser's state that is not of the recipe's optimiser."""
 
 _GROUPS: Mapping[Kind, str] = MappingProxyType(
     {
@@ -83,7 +86,12 @@ class RecipeChecks:
         done = 0
         self._progress.begin("verifying", 0, length)
         for stretch in self.stretches:
-            yield from self._checks(stretch, _Shifted(self._progress, done - stretch.start))
+            try:
+                yield from self._checks(stretch, _Shifted(self._progress, done - stretch.start))
+            except (ConescopeError, *_UNFIT) as error:
+                subject = f"training from iteration {stretch.start:,} to {stretch.stop:,}"
+                detail = f"the recipe does not go on from the stored state: {error}"
+                yield Check("training", subject, Verdict.DIFFERENT, detail)
             done += 1 + stretch.stop - stretch.start
             self._progress.advance(done)
         states, end = self._retraining.states, max(self._retraining.results[Kind.KERNEL], default=0)

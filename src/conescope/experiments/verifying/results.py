@@ -46,9 +46,13 @@ class Result:
 
 
 def noted(values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Result:
-    """Return a result of tensors and JSON values, whose numbers become tensors, too."""
+    """Return a result of tensors and JSON values, whose numbers become tensors, too.
+
+    Beside tensors, names of values begin with "journal.", since a tensor may have the same name.
+    """
     numbers, texts = dict(tensors or {}), {}
-    for name, leaf in _leaves("", json.loads(json.dumps(values))):
+    where = "" if tensors is None else "journal"
+    for name, leaf in _leaves(where, json.loads(json.dumps(values))):
         if isinstance(leaf, int | float) and not isinstance(leaf, bool):
             numbers[name] = torch.tensor(float(leaf), dtype=torch.float64)
         else:

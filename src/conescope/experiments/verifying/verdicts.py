@@ -36,8 +36,9 @@ class Check:
     size: float | None = None
 
     def __str__(self) -> str:
-        text = f"{self.subject}: {self.verdict}"
-        return f"{text}: {self.detail}" if self.detail else text
+        text = f"{self.subject}: {self.verdict}" + (f": {self.detail}" if self.detail else "")
+        # Names and texts of a foreign run may hold control characters for the terminal.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)
