@@ -1,5 +1,6 @@
 """What `conescope verify` says of runs that are whole, forged, changed, foreign or incomplete."""
 
+import base64
 import hashlib
 import json
 import os
@@ -546,6 +547,28 @@ def test_numbers_charts_and_figures_are_compared(made, tmp_path):
     assert "report.html, numbers and charts" in different(run)
     report.unlink()
     assert "derived numbers" in found(run, Verdict.UNVERIFIED)
+
+
+def test_charts_may_differ_by_rounding_and_no_more(made, tmp_path):
+    run = Path(shutil.copytree(made, tmp_path / "copy"))
+    shutil.rmtree(run / "figures")
+    whole = (run / "report.html").read_text()
+    chart = whole.index("Plotly.newPlot", whole.index('id="distance-from"'))
+    begin = whole.index('"y":{"dtype":"f8","bdata":"', chart) + len('"y":{"dtype":"f8","bdata":"')
+    text = whole[begin : whole.index('"', begin)]
+    values = np.frombuffer(base64.b64decode(json.loads(f'"{text}"'))).copy()
+    for factor, verdict in ((1 + 2**-52, Verdict.FLOOR), (1 + 1e-6, Verdict.DIFFERENT)):
+        other = base64.b64encode((values * factor).tobytes()).decode()
+        (run / "report.html").write_text(whole[:begin] + other + whole[begin + len(text) :])
+        said = found(run, verdict)
+        assert set(said) == {"report.html, numbers and charts"}
+    assert "chart distance-from.0.y[" in said["report.html, numbers and charts"]
+
+
+def test_a_run_of_the_first_version_is_verified():
+    done = cs.verify(Path(__file__).parent / "golden" / "run", share=1.0)
+    assert [str(c) for c in done.checks if c.verdict == Verdict.DIFFERENT] == []
+    assert "training from iteration 0 to 20" in {check.subject for check in done.checks}
 
 
 def test_everything_as_json(run, capsys):

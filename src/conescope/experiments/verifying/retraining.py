@@ -64,7 +64,8 @@ class Retraining:
         self.results[Kind.DIVERGED] = {
             e.values["step"]: e for e in folder.entries(Kind.DIVERGED)[:1]
         }
-        self.states = sorted({recipe.branch.at, *self.results[Kind.SNAPSHOT]})
+        begin = recipe.branch.at
+        self.states = [begin, *(s for s in sorted(self.results[Kind.SNAPSHOT]) if s > begin)]
         if any(self.results[kind] for kind in KERNEL_FOLDERS):
             # As a session does: the engine chooses its routes once, by the first weights.
             for measured in self._networks(self._live).values():
