@@ -12,20 +12,11 @@ from tempfile import TemporaryDirectory
 from conescope.errors import ConescopeError, DamageWarning
 from conescope.experiments.archives.importing import import_run
 from conescope.experiments.stored import load_run, read_status
+from conescope.experiments.verifying.recipe_checks import NoProgress
 from conescope.experiments.verifying.run_checks import Request, run_checks
 from conescope.experiments.verifying.verdicts import Check, Verdict, Verification
 from conescope.report.derived_checks import derived_checks
 from conescope.runs.progress import Progress
-
-
-class _Untold:
-    """Progress that nobody is told."""
-
-    def begin(self, name: str, step: int, total: int) -> None:
-        pass
-
-    def advance(self, step: int) -> None:
-        pass
 
 
 def verify(
@@ -62,7 +53,7 @@ def verify(
     """
     request = Request(share, seed, data, device, trust_code)
     with damage_as_checks():
-        checks = list(checks_of(Path(path), request, _Untold(), branches=branches))
+        checks = list(checks_of(Path(path), request, NoProgress(), branches=branches))
     return Verification(str(path), share, seed, checks)
 
 

@@ -128,7 +128,7 @@ class RecipeChecks:
         """Compare results of another environment with how far rounding carries them here."""
         wanted = {(one.kind, one.step): one for one in unequal}
         floors = dict.fromkeys(wanted, 0.0)
-        for kind, step, shaken in self._retraining.follow(stretch, _Silent(), shaken=True):
+        for kind, step, shaken in self._retraining.follow(stretch, NoProgress(), shaken=True):
             if (kind, step) in wanted:
                 moved = difference(shaken.tensors, wanted[kind, step].found.tensors)
                 floors[kind, step] = moved.size if moved else 0.0
@@ -185,14 +185,14 @@ class _Shifted:
         self._progress.advance(step + self._shift)
 
 
-class _Silent:
-    """Progress that nobody is told."""
+class NoProgress:
+    """An object that takes note of no progress, where nobody watches."""
 
     def begin(self, name: str, step: int, total: int) -> None:
-        pass
+        """Do nothing."""
 
     def advance(self, step: int) -> None:
-        pass
+        """Do nothing."""
 
 
 def _check(kind: Kind, step: int, stretch: Stretch, verdict: Verdict, detail: str = "") -> Check:
