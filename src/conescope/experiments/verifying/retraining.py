@@ -59,6 +59,10 @@ class Retraining:
             kind: {s: e for s, e in by_step(folder, kind).items() if folder.is_whole(e)}
             for kind in (*KERNEL_FOLDERS, Kind.SNAPSHOT)
         }
+        if folder.is_owned():  # whoever works on the run may remove the other snapshots meanwhile
+            kept = self.experiment.moments.keep
+            snapshots = self.results[Kind.SNAPSHOT].items()
+            self.results[Kind.SNAPSHOT] = {s: e for s, e in snapshots if s in kept}
         evaluations = {e.values["step"]: e for e in folder.entries(Kind.EVALUATION)}
         self.results[Kind.EVALUATION] = evaluations
         self.results[Kind.DIVERGED] = {

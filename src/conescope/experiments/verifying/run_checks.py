@@ -77,8 +77,9 @@ def run_checks(path: Path, request: Request, progress: Progress) -> Iterator[Che
     """
     folder, checks = open_folder(path)
     yield from checks
-    yield from file_checks(folder, left_out_of(path))
-    if folder.is_owned():
+    running = folder.is_owned()
+    yield from file_checks(folder, left_out_of(path), running=running)
+    if running:
         yield Check(
             "journal", "what comes later", Verdict.UNVERIFIED, "a process is working on the run"
         )
