@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from conescope.cli import (
     audit,
     cone,
+    export,
     lazy,
     measure,
     plan,
@@ -22,6 +23,7 @@ from conescope.cli import (
     sweep_measure,
     sweep_results,
     switch,
+    verify,
 )
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import one_line_warnings, say
@@ -29,7 +31,7 @@ from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
     run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
-    sweep_measure, sweep_results, reproduce, cone,
+    sweep_measure, sweep_results, reproduce, cone, verify, export,
 )  # fmt: skip
 
 

@@ -137,9 +137,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     if not is_run and (is_hub or arguments.model is None):
         _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
         return _measure_described(arguments, command, is_hub)
-    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
-    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
-    choice = _choice(arguments, own_outputs)
+    subject, choice = subject_and_choice(arguments)
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
             subject,
@@ -150,6 +148,23 @@ def _measure(arguments: argparse.Namespace) -> int:
             should_stop=lambda: bool(received),
         )
     return _end(arguments, subject, bar, is_complete, received)
+
+
+def subject_and_choice(arguments: argparse.Namespace) -> tuple[Snapshots | Checkpoints, Choice]:
+    """Return what a parsed command measures, of a run's snapshots or of checkpoints.
+
+    Raises:
+        ConescopeError: if it cannot be measured here, or is a series that says itself of which
+            model it is.
+    """
+    is_run = _is_run(arguments)
+    if not is_run and any(map(is_on_hub, arguments.series)):
+        raise RecipeError("command line: the series is on the Hub, and would be downloaded")
+    if not is_run and arguments.model is None:
+        raise RecipeError("command line: the series has no --model, and is built by its own files")
+    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
+    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
+    return subject, _choice(arguments, own_outputs)
 
 
 def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool) -> int:
