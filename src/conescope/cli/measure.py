@@ -140,13 +140,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     subject, choice = subject_and_choice(arguments)
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
-            subject,
-            choice,
-            arguments.out,
-            command=command,
-            progress=bar,
+            subject, choice, arguments.out, command=command, progress=bar,
             should_stop=lambda: bool(received),
-        )
+        )  # fmt: skip
     return _end(arguments, subject, bar, is_complete, received)
 
 
@@ -154,14 +150,11 @@ def subject_and_choice(arguments: argparse.Namespace) -> tuple[Snapshots | Check
     """Return what a parsed command measures, of a run's snapshots or of checkpoints.
 
     Raises:
-        ConescopeError: if it cannot be measured here, or is a series that says itself of which
-            model it is.
+        ConescopeError: if it cannot be measured here, or says itself of which model it is.
     """
     is_run = _is_run(arguments)
-    if not is_run and any(map(is_on_hub, arguments.series)):
-        raise RecipeError("command line: the series is on the Hub, and would be downloaded")
-    if not is_run and arguments.model is None:
-        raise RecipeError("command line: the series has no --model, and is built by its own files")
+    if not is_run and (arguments.model is None or any(map(is_on_hub, arguments.series))):
+        raise RecipeError("command line: the series is on the Hub, or has no --model")
     subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
     own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
     return subject, _choice(arguments, own_outputs)

@@ -20,6 +20,7 @@ from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibra
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
+from conescope.training.arithmetic import check_bfloat16, check_channels_last
 from conescope.training.data import load_data
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Dataset, Normalizer
@@ -81,7 +82,9 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, *, is_timed_only: bool = False) -> None:
         self.recipe = recipe
-        _check_precision(recipe, usable_device(recipe.device))
+        usable_device(recipe.device)
+        if self.autocast is not None:
+            check_bfloat16(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
@@ -142,7 +145,7 @@ class Experiment:
         model = build_model(recipe.model, shape, data.classes, data.vocabulary)
         model.to(recipe.device, getattr(torch, recipe.dtype))
         if self._channels_last:
-            _check_convolutions(model, recipe)
+            check_channels_last(model, shape, recipe.device)
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         batch = self.order.smallest(recipe.training.steps)
         every_position = data.train.labels.dim() == 2
@@ -187,9 +190,8 @@ class Experiment:
         samples = self.data.train.inputs[chosen]
         if self.recipe.data.augmentation == "flip-crop":
             samples = flip_and_crop(samples, seed_for(self.recipe.seed, "augmentation", step))
-        inputs = self.normalize(samples)
-        if self._channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        inputs = self.normalize(samples).contiguous(memory_format=layout)
         return inputs, self.data.train.labels[chosen]
 
     @property
@@ -272,33 +274,6 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
-
-
-def _check_precision(recipe: Recipe, device: torch.device) -> None:
-    """Raise `RecipeError` if autocast to bfloat16 is not for this recipe, or not for its device."""
-    if recipe.training.precision == "full":
-        return
-    if recipe.dtype != "float32" or recipe.dynamics.kind == "linearised":
-        raise RecipeError(
-            "training.precision: bfloat16 is for a network of dtype float32 whose dynamics.kind is "
-            "standard; set it to full"
-        )
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise RecipeError(
-            f"training.precision: {recipe.device!r} does not compute in bfloat16; set it to full"
-        )
-
-
-def _check_convolutions(model: nn.Module, recipe: Recipe) -> None:
-    """Raise `RecipeError` where torch would corrupt memory: see `ChannelLayerNorm`."""
-    for name, module in model.named_modules():
-        is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-        if is_pointwise and module.stride != (1, 1) and recipe.device == "cpu":
-            raise RecipeError(
-                f"training.memory_format: on a CPU, the backward pass of 1 × 1 convolutions with "
-                f"strides, such as {name}, may corrupt memory in channels_last (seen in torch "
-                f"2.13); set it to contiguous"
-            )
 
 
 def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:

@@ -26,7 +26,7 @@ from conescope.report.derived_numbers import FILE, numbers_of
 from conescope.report.figures import FIGURES
 from conescope.report.page import write_report
 from conescope.report.plot import Plot
-from conescope.report.run_analysis import analyse, known_labels
+from conescope.report.run_analysis import analyse
 from conescope.report.save import save_plots
 from conescope.report.sections import contents
 from conescope.runs.reader import Run
@@ -188,7 +188,7 @@ def _is_number(value: Any) -> bool:
 
 def _reordered(run: Run, suffix: str) -> bytes:
     """Return numbers.json, or the report, of a run whose samples are in another order."""
-    labels = run.labels if suffix == ".json" else known_labels(run)
+    labels = run.labels if suffix == ".json" else analyse(run).labels
     order = torch.randperm(
         len(run.series.measured[0].values), generator=torch.Generator().manual_seed(0)
     )
