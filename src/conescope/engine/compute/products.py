@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Iterator
@@ -64,6 +65,13 @@ def full_precision() -> Iterator[None]:
             matmul.fp32_precision = set_to
 
 
+def return_freed_pages() -> None:
+    """Give the pages that glibc's allocator holds free, also those in gaps, back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+
+
 class Scratch:
     """Buffers that are allocated once and used again, as fresh memory costs more than arithmetic.
 
@@ -90,7 +98,14 @@ class Scratch:
 
 
 class Memory:
-    """Where factors wait for their products; `spill.TemporaryFile` is another place."""
+    """Where factors wait for their products; `spill.TemporaryFile` is another place.
+
+    Args:
+        tight: whether what is free has to go back to the system each time, as the budget is small.
+    """
+
+    def __init__(self, tight: bool = False) -> None:
+        self._tight = tight
 
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return an uninitialised tensor of a shape, of the dtype and device of another one."""
@@ -101,7 +116,12 @@ class Memory:
         return tensor
 
     def release(self) -> None:
-        """Let go of the memory of all factors, which are read again when they are needed."""
+        """Let go of memory that is free, or that can be read again when it is needed.
+
+        Factors that stay leave gaps between what the passes of each block of samples free.
+        """
+        if self._tight:
+            return_freed_pages()
 
     def close(self) -> None:
         """Take no more factors."""
