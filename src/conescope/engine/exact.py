@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
+from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Memory, Scratch, keep_freed_pages, return_freed_pages
+from conescope.engine.compute.products import Memory, Scratch
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of

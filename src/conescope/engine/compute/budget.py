@@ -17,8 +17,7 @@ from conescope.errors import KernelError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BLOCK = 64
-_BLOCK_ELEMENTS = 3 * 2**23
-"""A block of about so many elements still stays in the processor's caches."""
+_BLOCK_ELEMENTS = 3 * 2**23  # a block of about so many stays in the processor's caches
 _EFFICIENT = 8
 """Passes of fewer samples are slow where a sample alone fills the caches."""
 _FACTOR_ELEMENTS = 2**25
@@ -118,7 +117,7 @@ class Cut:
         scratch: elements of the largest scratch buffer.
         bytes: the expected peak beyond the model and the result.
         spilled: whether the factors wait in a temporary file.
-        tight: whether freed memory that the allocator would keep might exceed the budget.
+        tight: whether freed memory that stays with the allocator might exceed the budget.
     """
 
     block: int

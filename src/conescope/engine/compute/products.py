@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conescope.engine.compute.allocator import return_freed_pages
 from conescope.engine.compute.shape import LONG_SUM, Pairing
 
 _TRIANGLE_ROWS = 96
@@ -29,16 +29,6 @@ _FEW_ROWS = 16
 _COPIED = 2**22
 _NARROW = 2**13
 """Long rows are copied in blocks of `_COPIED` elements, at least `_NARROW` wide, and multiplied."""
-
-
-@functools.cache
-def keep_freed_pages() -> None:
-    """Let glibc's allocator hand freed memory out again instead of returning it to the system.
-
-    Freeing one block of just under 32 MB lifts its two adaptive thresholds as far as they go
-    (mallopt(3), M_MMAP_THRESHOLD); the block itself is never written, so it costs nothing.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 @contextmanager
@@ -63,13 +53,6 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
         for matmul, set_to in known:
             matmul.fp32_precision = set_to
-
-
-def return_freed_pages() -> None:
-    """Give the pages that glibc's allocator holds free, also those in gaps, back to the system."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 class Scratch:
