@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conescope.errors import ModelError
+from conescope.measuring.checkpoints.trial import quiet_transformers
+from conescope.measuring.hub.pretrained import first_line
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or a name from which it can load nothing."""
@@ -67,7 +68,7 @@ def load_classifier(
     import transformers
 
     try:
-        with quiet():
+        with quiet_transformers():
             model, about = getattr(transformers, _AUTO[of]).from_pretrained(
                 name,
                 num_labels=classes,
@@ -107,24 +108,3 @@ def about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str
             f"they are {', '.join(given)}; give the classes as numbers, as the model counts them"
         )
     return "the model's own head was kept; seeds differ in their batches"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from printing what is said in another way, or has no use here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
