@@ -27,6 +27,7 @@ from conescope.experiments.verifying.stretches import (
     choose_stretches,
 )
 from conescope.experiments.verifying.verdicts import Verdict
+from conescope.runs.journal import Entry, Kind, checksum_of
 from conescope.runs.store import Folder
 
 TINY = [
@@ -60,13 +61,17 @@ def bare(path):
 
 
 def rewrite(path, change):
-    """Change the journal's lines as somebody would who forges a run: checksums are right again."""
-    file, lines = path / "journal.jsonl", []
+    """Change the journal's lines as somebody would who forges a run: the chain is right again."""
+    file, lines, before = path / "journal.jsonl", [], None
     for line in file.read_bytes().splitlines():
         values = json.loads(line.partition(b" ")[2])
         change(values)
+        if before is not None:
+            values["after"] = before
         text = json.dumps(values)
-        lines.append(f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n")
+        checksum = checksum_of(text.encode())
+        lines.append(f"{checksum} {text}\n")
+        before = f"{checksum} {Entry(Kind(values['kind']), values)}"
     file.write_text("".join(lines))
 
 
