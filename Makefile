@@ -5,12 +5,13 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs bench lock clean
+.PHONY: help demo test check docs torture bench lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import contracts"
 	@echo "make docs   install into .venv and build the documentation's site in build/site"
+	@echo "make torture  attack run folders, files and inputs (SHARE=1 SEED=0: all of them, an hour)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
 	@echo "make clean  remove environments and caches; runs/ stays"
@@ -26,6 +27,11 @@ check: .venv/ready-dev
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+SHARE ?= 0.1
+SEED ?= 0
+torture: .venv/ready-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.torture --seed $(SEED) --share $(SHARE)
 
 docs: .venv/ready-docs
 	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \

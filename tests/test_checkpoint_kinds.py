@@ -1,6 +1,7 @@
 """Where in a file or a folder the weights are; and what is refused, with the cure that works."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import warnings
@@ -254,10 +255,65 @@ def test_the_cure_for_a_distributed_checkpoint_works(distributed):
     assert same(read_weights(found.files), weights)
 
 
-def test_deepspeeds_folders_name_its_script(tmp_path):
+SAVED = state()
+
+
+def deepspeed(folder, name="mp_rank_00_model_states.pt", **more):
+    """Write the states that DeepSpeed saves, with the entries of its version 0.16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {
+        "module": OrderedDict((n, v.bfloat16()) for n, v in SAVED.items()),
+        "buffer_names": [], "optimizer": None, "frozen_param_shapes": None, "shared_params": {},
+        "param_shapes": [OrderedDict((n, v.shape) for n, v in SAVED.items())],
+        "frozen_param_fragments": None, "lr_scheduler": {"last_lr": [1e-3], "_step_count": 6},
+        "data_sampler": None, "random_ltd": None, "sparse_tensor_module_names": set(),
+        "skipped_steps": 0, "global_steps": 5, "global_samples": 40, "dp_world_size": 2,
+        "mp_world_size": 1, "ds_config": {"zero_optimization": {"stage": 2}},
+        "ds_version": "0.16.3",
+    }  # fmt: skip
+    torch.save(held | more, folder / name)
+    (folder / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"not looked at")
+
+
+def test_deepspeeds_folders_are_read_where_the_weights_are_whole(tmp_path):
+    for step in (5, 10):
+        deepspeed(tmp_path / f"out/global_step{step}")
+        deepspeed(tmp_path / f"trainer/checkpoint-{step}/global_step{step}")
+    for name in ("zero_to_fp32.py", "latest"):
+        (tmp_path / "out" / name).write_text("global_step10")
+        for step in (5, 10):
+            (tmp_path / f"trainer/checkpoint-{step}" / name).write_text("")
+    rounded = {name: value.bfloat16() for name, value in SAVED.items()}
+    for source in ("out", "out/global_step*", "trainer", "trainer/checkpoint-*"):
+        series = find_checkpoints(f"{tmp_path}/{source}")
+        assert [each.step for each in series] == [5, 10]
+        assert same(read_weights(series[0].files), rounded)
+    for lone in ("out/global_step5", "trainer/checkpoint-5"):
+        (found,) = find_checkpoints(f"{tmp_path}/{lone}")
+        assert found.step == 5
+    shutil.rmtree(tmp_path / "out/global_step10")
+    assert [each.step for each in find_checkpoints(tmp_path / "out")] == [5]
+    deepspeed(tmp_path / "bad/global_step1", client=Malicious(tmp_path / "ran"))
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        read_weights(find_checkpoints(tmp_path / "bad")[0].files)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["zero_pp_rank_0_mp_rank_00_model_states.pt"],
+        ["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"],
+        ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"],
+        ["layer_00-model_states.pt", "mp_rank_00_model_states.pt"],
+        ["layer_0_expert_0_mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt"],
+    ],
+)
+def test_deepspeeds_folders_of_parts_name_its_script(tmp_path, names):
     out = tmp_path / "out"
-    for name in ("zero_to_fp32.py", "latest", "global_step5/mp_rank_00_model_states.pt"):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        deepspeed(out / "global_step5", name)
+    for name in ("zero_to_fp32.py", "latest"):
         (out / name).write_bytes(b"")
     for source in (out, out / "global_step5"):
         with pytest.raises(CheckpointError, match=r"of DeepSpeed.*python .*out/zero_to_fp32.py"):

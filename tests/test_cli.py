@@ -42,6 +42,7 @@ def test_run_ends_with_a_table_and_where_the_report_is(run_in, tmp_path, tiny_ov
     assert status == 0
     assert re.search(r"iterations +60 of 60 \(100%\)", out)
     assert "finished" in out
+    assert re.search(r"journal +\d+ lines, the newest [0-9a-f]{16}", out)
 
     report, figure = tmp_path / "here/report.html", tmp_path / "here/figures/training.png"
     before = report.read_bytes()
@@ -127,7 +128,12 @@ def test_a_signal_stops_the_command_which_then_goes_on(tmp_path, tiny_overrides,
     command = [sys.executable, "-m", "conescope", "run", "digits", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background
     )
     journal = tmp_path / "run/journal.jsonl"
     deadline = time.monotonic() + 60

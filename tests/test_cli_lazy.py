@@ -112,6 +112,34 @@ def test_the_token_of_the_padding_is_the_tokenizers_whatever_the_configuration_s
     torch.testing.assert_close(short, padded)
 
 
+def test_a_text_that_ends_in_the_token_of_the_padding_is_read_to_its_end(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"the": 0, "end": 1, "[UNK]": 2}, "[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="end", unk_token="[UNK]", model_max_length=16
+    )
+    folder = saved(tmp_path / "model", tokenizer, "gpt2")
+    made = text_classifier(folder, ["the end", "the the the end", "end"], ["0", "1"])
+    model, inputs = made.build(0), made.inputs
+    with torch.no_grad():
+        together = model(**inputs).logits
+        model.config.pad_token_id = 31  # which no text holds
+        for row, ids in enumerate(([0, 1], [0, 0, 0, 1], [1])):
+            alone = model(input_ids=torch.tensor([ids])).logits
+            torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_a_vocabulary_without_a_free_token_for_the_padding_is_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path / "model", tokenizer, "gpt2")
+    every = torch.arange(32).expand(2, 32).clone()
+    mask = torch.ones_like(every)
+    config = transformers.GPT2Config.from_pretrained(folder)
+    with pytest.raises(DataError, match="add a padding token"):
+        file._with_distinct_padding({"input_ids": every, "attention_mask": mask}, 0, config)
+
+
 def test_a_head_trained_on_the_classes_in_another_order_is_refused(tmp_path, tokenizer):
     folder = saved(tmp_path / "model", tokenizer)
     names = {0: "World", 1: "Business"}
@@ -121,6 +149,23 @@ def test_a_head_trained_on_the_classes_in_another_order_is_refused(tmp_path, tok
         text_classifier(folder, ["the film"], ["Business", "World"])
     for classes in (["World", "Business"], ["0", "1"], ["bad", "good"]):
         assert "own head was kept" in text_classifier(folder, ["the film"], classes).notes[0]
+
+
+def test_paths_without_a_model_and_damaged_weights_are_refused_in_one_line(tmp_path, model):
+    data = tmp_path / "data.jsonl"
+    written(data)
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "nothing", "does not exist"),
+        (tmp_path / "empty", r"holds no config\.json"),
+        (data, "is a file"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            text_classifier(str(path), ["the film"], ["0", "1"])
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ModelError, match="cannot be loaded as a classifier of texts"):
+        text_classifier(model, ["the film"], ["0", "1"])
 
 
 def test_heads_differ_between_seeds_and_bodies_do_not(model):

@@ -72,6 +72,52 @@ def test_peak_stays_within_the_budget(outputs: str, megabytes: int):
     assert float(done.stdout) <= 1.1e6 * megabytes
 
 
+FIRST = """
+import resource, sys, torch
+from torch import nn
+from conescope.engine import entk, estimate_entk
+torch.manual_seed(0)
+torch.set_num_threads(1)
+kind, memory = sys.argv[1:]
+warm = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 5)).eval()
+estimate_entk(warm, torch.randn(8, 3, 8, 8))
+entk(warm, torch.randn(8, 3, 8, 8), outputs="full")
+if kind == "tokens":
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(3000, 128), nn.Linear(128, 3000)
+            layer = nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True)
+            self.layers = nn.TransformerEncoder(layer, 8, enable_nested_tensor=False)
+        def forward(self, ids):
+            return self.head(self.layers(self.embedding(ids))[:, -1])
+    model, x = Tokens().eval(), torch.randint(3000, (48, 64))
+    call = lambda: estimate_entk(model, x, draws=2, memory=memory)
+else:
+    layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU()]
+    for _ in range(4):
+        layers += [nn.Conv2d(24, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24 * 16, 10)).eval()
+    x = torch.randn(96, 3, 16, 16)
+    call = lambda: entk(model, x, memory=memory)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+call()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+LOADED = 16e6
+"""Bytes of code and tables that a first call may load, beside its budget."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize(
+    ("kind", "megabytes"), [("tokens", 150), ("tokens", 400), ("images", 100), ("images", 300)]
+)
+def test_the_first_call_stays_within_the_budget(kind: str, megabytes: int):
+    command = [sys.executable, "-c", FIRST, kind, f"{megabytes}MB"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 1.1e6 * megabytes + LOADED
+
+
 def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Linear(4, 3)).double()

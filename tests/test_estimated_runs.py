@@ -193,7 +193,8 @@ def test_features_that_are_damaged_or_missing_are_named(tmp_path):
     file.unlink()
     with pytest.raises(StoreError, match=r"00000002\.safetensors is missing"):
         load_run(tmp_path / "run")
-    watched(tmp_path / "run", projection=DIM)
+    with pytest.warns(DamageWarning, match="is missing or damaged"):
+        watched(tmp_path / "run", projection=DIM)
     assert load_run(tmp_path / "run").series.steps == (0, 1, 2, 3)
 
 

@@ -16,7 +16,7 @@ from conescope.report.figures.overview import overview
 from conescope.report.figures.training import training
 from conescope.report.matplotlib_drawing import draw
 from conescope.report.plot import ITERATION
-from conescope.report.save import figure, save_figures
+from conescope.report.save import figure, save_figures, save_plots
 from made_runs import constant_series, made_run, made_series, without_evaluations
 
 UNEVEN = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -139,6 +139,23 @@ def test_saved_as_pdf_and_png_with_the_same_bytes_each_time(tmp_path):
     assert {file.name for file in first} == expected
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_figures_name_the_journal_that_they_were_made_from(tmp_path):
+    plots = {"training": FIGURES["training"](made_run())}
+    pdf, png = save_plots(made_run(head="0123456789abcdef"), plots, tmp_path)
+    about = b"made from the run whose journal ends with 0123456789abcdef"
+    assert about in pdf.read_bytes()
+    assert about in png.read_bytes()
+
+
+def test_damage_is_written_on_the_figure(tmp_path):
+    plots = {"training": FIGURES["training"](made_run())}
+    (one, _), (other, _) = (
+        save_plots(made_run(lost=lost), plots, tmp_path / name)
+        for name, lost in (("whole", ()), ("damaged", ("line 3 is missing",)))
+    )
+    assert one.read_bytes() != other.read_bytes()
 
 
 def test_unfinished_is_written_on_the_figure(tmp_path, monkeypatch):

@@ -64,3 +64,12 @@ def test_the_command_prints_it(tiny_overrides, capsys):
 def test_what_cannot_be_run_cannot_be_planned():
     with pytest.raises(RecipeError, match="lenet5 takes images"):
         forecast(load_recipe("digits", ["--model.name=lenet5"]))
+
+
+def test_the_largest_plan_is_counted_and_a_run_of_it_is_refused(tiny_overrides, tmp_path):
+    words = ["--training.steps=1000000000000", "--kernel.when=every 1", "--lr_schedule.name=cosine"]
+    recipe = load_recipe("digits", [*tiny_overrides, *words])
+    cost = forecast(recipe)
+    assert cost.kernels == cost.iterations == 10**12
+    with pytest.raises(RecipeError, match=r"at most 100,000,000 can be trained; set it lower"):
+        run_experiment(recipe, tmp_path, command="test")

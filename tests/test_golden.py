@@ -90,6 +90,12 @@ def test_the_first_versions_runs_are_read():
     assert run.estimates == {}
 
 
+def test_journals_of_the_first_version_are_read_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_run(GOLDEN / "run").lost == load_run(GOLDEN / "watch").lost == ()
+
+
 def test_the_first_versions_watches_are_read_with_their_draws():
     run = load_run(GOLDEN / "watch")
     assert run.finished
@@ -110,7 +116,7 @@ def test_a_run_of_the_first_version_is_gone_on_with(copied):
     before = load_run(path)
     for file in ("kernels/00000010.safetensors", "snapshots/00000020.safetensors"):
         (path / file).unlink()
-    with pytest.warns(DamageWarning, match="going back to before it"):
+    with pytest.warns(DamageWarning, match="is missing or damaged"):
         assert run_experiment(read_recipe(path), path, command="again")
     after = load_run(path)
     assert after.finished

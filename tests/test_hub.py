@@ -18,7 +18,13 @@ from huggingface_hub import constants
 
 import conescope as cs
 from conescope.cli import main
-from conescope.errors import CheckpointError, ConescopeError, SameWeightsWarning, SkippedWarning
+from conescope.errors import (
+    CheckpointError,
+    ConescopeError,
+    ModelError,
+    SameWeightsWarning,
+    SkippedWarning,
+)
 from conescope.experiments.stored import load_run, read_status
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub.hub_measurement import prepare
@@ -94,6 +100,49 @@ def test_other_kinds_of_models_are_chosen_by_the_configuration(hub, kind):
     run = measured()
     assert len(run.series) == 2
     assert run.description.count(kind[:4]) == 1
+
+
+def test_an_encoder_of_an_encoder_decoder_is_built_alone(hub):
+    made = put(hub, "T5EncoderModel", ("step5",), d_model=8, d_kv=4, d_ff=16, num_heads=2)["step5"]
+    words = tokenizer()
+
+    def states(number):
+        ids = torch.tensor([words(TEXTS[number])["input_ids"]])
+        return made(ids).last_hidden_state[0].mean(dim=0)
+
+    found = measured().series.measured[0].values.double()
+    torch.testing.assert_close(found, kernel_of(made, states, 4), rtol=1e-4, atol=1e-6)
+
+
+def test_a_configuration_may_hold_infinity(hub):
+    sizes = {"num_heads": 2, "head_dim": 8, "state_size": 4, "n_groups": 1}
+    put(hub, "Mamba2ForCausalLM", ("step5", "step6"), **sizes)
+    assert len(measured().series) == 2
+
+
+REFORMER = {"axial_pos_embds_dim": (4, 4), "axial_pos_shape": (4, 4), "feed_forward_size": 16,
+            "attention_head_size": 4, "attn_layers": ["local"], "local_attn_chunk_length": 4,
+            "is_decoder": False}  # fmt: skip
+IMAGES = {"image_size": 4, "patch_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("ReformerForMaskedLM", REFORMER, "the backward pass that ReformerForMaskedLM brings"),
+        ("YosoForMaskedLM", {}, "padding changes the outputs of YosoForMaskedLM"),
+        ("ViTModel", IMAGES, "ViTModel reads pixel_values, and no texts; build it by --model"),
+        ("ViTForImageClassification", IMAGES, "conescope knows what to measure of"),
+        ("T5ForConditionalGeneration", {"d_model": 8}, "conescope knows what to measure of"),
+        ("BertForTokenClassification", {}, "conescope knows what to measure of"),
+    ],
+)
+def test_a_model_that_has_no_kernel_of_texts_is_one_line(hub, kind, settings, message):
+    put(hub, kind, ("step5",), **settings)
+    with pytest.raises(ModelError, match=message) as raised:
+        measured()
+    assert "\n" not in str(raised.value)
+    assert not Path("run").exists()
 
 
 def test_weights_in_torchs_own_format_give_the_same(hub):

@@ -13,7 +13,7 @@ from benchmarks.pretend_hub import Repository
 
 import conescope as cs
 from conescope.cli import main
-from conescope.errors import ConescopeError, SkippedWarning
+from conescope.errors import ConescopeError, ModelError, SkippedWarning
 from conescope.measuring.hub import online
 from hub_series import NAME, TEXTS, kernel_of, measured, put
 from tiny_language import files_of, model, tokenizer
@@ -107,6 +107,20 @@ def test_a_configuration_that_lies_is_refused(hub, config):
     put(hub, revisions=("step0",))
     configured(hub, "step0", **config)
     with pytest.raises(ConescopeError):
+        measured()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**7}, "10,000,000 layers, and more than 1,000 are .* --model"),
+        ({"intermediate_size": 10**11}, r"has [\d,]+ parameters .* GB of memory"),
+    ],
+)
+def test_a_model_of_absurd_size_is_refused_before_it_is_built(hub, values, message):
+    put(hub, revisions=("step0",))
+    configured(hub, "step0", **values)
+    with pytest.raises(ModelError, match=message):
         measured()
 
 

@@ -18,6 +18,7 @@ from conescope.experiments.lazy.job import Job
 from conescope.experiments.lazy.lazy_report import compare
 from conescope.experiments.lazy.samples import samples_of
 from conescope.experiments.lazy.signs import Interval, Sign
+from conescope.runs.store import Folder
 
 SETTINGS = {"lr": 0.3, "optimizer": "sgd", "steps": 12, "seeds": 2, "probe": 12}
 
@@ -126,6 +127,29 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_numbers(data, tmp_path):
         cs.lazy_report(model, data, out=out, **SETTINGS)
 
 
+@pytest.mark.parametrize("file", ["result.safetensors", "kernels/00000006.safetensors"])
+def test_a_kill_at_any_write_changes_no_bit(data, tmp_path, monkeypatch, file):
+    torch.manual_seed(1)
+    model = NTKNetwork(8)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    cs.lazy_report(model, data, out=whole, **SETTINGS)
+    write = Folder.write_bytes
+
+    def dies(self, name, *rest):
+        if f"{self.path / name}".endswith(f"seed-1/{file}"):
+            raise KeyboardInterrupt
+        return write(self, name, *rest)
+
+    monkeypatch.setattr(Folder, "write_bytes", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cs.lazy_report(model, data, out=killed, **SETTINGS)
+    monkeypatch.undo()
+    cs.lazy_report(model, data, out=killed, **SETTINGS)
+    for seed in ("seed-0", "seed-1"):
+        for path in (whole / seed).glob("**/*.safetensors"):
+            assert path.read_bytes() == (killed / path.relative_to(whole)).read_bytes()
+
+
 def test_inputs_by_name_and_outputs_by_select_give_what_a_tensor_gives(data):
     class Named(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -141,6 +165,16 @@ def test_inputs_by_name_and_outputs_by_select_give_what_a_tensor_gives(data):
     named = cs.lazy_report(Named(model), ({"x": x}, y), select="scores", **SETTINGS)
     for a, b in zip(plain.seeds, named.seeds, strict=True):
         torch.testing.assert_close(a.logits, b.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_by_layer_add_up_and_change_no_number(data, tmp_path):
+    torch.manual_seed(1)
+    model = NTKNetwork(8)
+    plain = cs.lazy_report(model, data, **SETTINGS)
+    by_layer = cs.lazy_report(model, data, by_layer=True, out=tmp_path, **SETTINGS)
+    assert by_layer.numbers() == plain.numbers()
+    for kernel in cs.load_run(tmp_path / "seed-0").series.kernels:
+        torch.testing.assert_close(sum(kernel.by_layer.values()), kernel.values)
 
 
 def test_many_outputs_are_estimated_by_draws(data):
@@ -178,13 +212,26 @@ def test_bad_data_are_refused_in_one_line(data):
     refused(model, (x, [10**12, *y[1:].tolist()]), DataError, "classes are more than the 60")
     refused(model, (x[:12], y[:12]), DataError, "8 training samples are too few")
     refused(model, (x, ["a", "b"] * 30), DataError, "'c' is not among", test=(x[:1], ["c"]))
+    refused(model, (x, ["a", "b"] * 30), DataError, "some labels are names", test=(x, y))
     refused(model, (x, y), DataError, "prepare both alike", test=(x[:3, :4], y[:3]))
     refused(model, (x * math.nan, y), ModelError, "NaN")
     refused(model, (x, 1), DataError, "the labels are 1")
+    refused(model, (x.numpy(), y), DataError, "inputs are a ndarray; give a tensor")
+    refused(model, (x.tolist(), y), DataError, "inputs are a list of list; give a tensor")
+    refused(model, ([], y), DataError, "inputs are a list; give a tensor")
+    refused(model, (x, y), DataError, "list of str", test=(["the film"], y[:1]))
+    refused(model, (x, y), DataError, "are x, and not one tensor", test=({"x": x}, y))
     given = {"x": x, "scale": 2.0}, y
     for scale in (3.0, torch.ones(60)):
         other = {"x": x, "scale": scale}, y
         refused(model, given, DataError, "scale is not what it is", test=other)
+
+
+def test_classes_without_a_training_sample_are_named(data):
+    x, y = data
+    report = cs.lazy_report(nn.Linear(6, 4), (x, y + 2), **SETTINGS)
+    assert "2 of the 4 classes have no training sample" in str(report)
+    assert "no training sample" not in str(cs.lazy_report(nn.Linear(6, 2), data, **SETTINGS))
 
 
 def test_bad_models_are_refused_in_one_line(data):
@@ -199,6 +246,7 @@ def test_bad_models_are_refused_in_one_line(data):
 
     refused("bert", data, ModelError, "the model is a str")
     refused(lambda _: 3, data, ModelError, "returns a int")
+    refused(lambda: NTKNetwork(8), data, ModelError, "cannot be called with a seed alone")
     layer = nn.Linear(6, 2)
     layer.scaled = layer.weight * 2  # as torch.nn.utils.weight_norm leaves one behind
     refused(layer, data, ModelError, "cannot be copied")
@@ -245,6 +293,7 @@ def test_a_diverged_training_gives_no_verdict(data):
     [
         *(("steps", 0), ("lr", 0.0), ("seeds", 0), ("probe", 3), ("optimizer", "none")),
         *(("epoch", 3), ("steps", 3.5), ("seeds", "2"), ("lr", "0.1"), ("weight_decay", None)),
+        *(("weight_decay", math.nan), ("weight_decay", -0.1), ("by_layers", True)),
     ],
 )
 def test_bad_settings_are_refused(data, setting, value):
@@ -294,6 +343,12 @@ def test_intervals_over_seeds_are_students_and_those_of_samples_agrestis():
     difference = signs.accuracy_difference(a, b)
     assert difference.value == pytest.approx(-0.1)
     assert difference.high - difference.value == pytest.approx(1.959964 * math.sqrt(variance))
+
+
+def test_a_difference_of_accuracies_stays_within_its_range():
+    a = np.array([[1.0] * 20, [0.0] * 20])
+    found = signs.accuracy_difference(a, np.zeros((2, 20)))
+    assert (found.low, found.high) == (-1.0, 1.0)
 
 
 def test_the_distance_of_functions_ignores_what_softmax_ignores():

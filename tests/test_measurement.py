@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import conescope as cs
 from conescope.cli import main
 from conescope.errors import (
     CheckpointError,
+    DamageWarning,
     DataError,
     KernelError,
     ModelError,
@@ -123,7 +124,8 @@ def test_what_is_stored_is_not_measured_again(folder, probe, monkeypatch):
     assert len(measured) == 2
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
     (folder / "run/kernels/00000009.safetensors").write_bytes(b"damaged")
-    run = cs.measure_checkpoints(build, files, probe, out="run")
+    with pytest.warns(DamageWarning, match="is missing or damaged"):
+        run = cs.measure_checkpoints(build, files, probe, out="run")
     assert len(measured) == 3
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
 
@@ -440,6 +442,37 @@ def test_errors_of_the_users_own_code_come_through(run_in, folder, probe):
     (folder / "user_model.py").write_text("import a_module_that_is_missing")
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
         run_in(*GOOD)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "raise ValueError('no\\nsuch size')",
+            r"raises ValueError: no \(.*user_model.py, line 5\)",
+        ),
+        ("return 1 / 0", "raises ZeroDivisionError: division by zero"),
+        ("raise KeyError", "raises KeyError: no message"),
+        ("raise SystemExit(2)", "raises SystemExit: 2"),
+        ("return torch.load('none.pt')", "raises FileNotFoundError"),
+    ],
+)
+def test_a_build_function_that_raises_is_one_line(run_in, folder, probe, body, message):
+    np.save("p.npy", probe.numpy())
+    (folder / "user_model.py").write_text(f"import torch\n\n\ndef build():\n    {body}\n")
+    status, out, err = run_in(*GOOD)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert re.search(f"user_model:build, which builds the model, {message}", err)
+
+
+def test_a_first_checkpoint_that_fails_leaves_no_folder(run_in, folder, probe):
+    np.save("p.npy", probe.numpy())
+    first = min((folder / "ckpts").iterdir())
+    save_file({name: v * torch.nan for name, v in load_file(first).items()}, first)
+    status, _, err = run_in(*GOOD)
+    assert status == 1
+    assert "NaN or infinite weights" in err
+    assert not (folder / "x").exists()
 
 
 def test_a_run_takes_no_model(run_in, trained):

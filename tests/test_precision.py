@@ -12,6 +12,7 @@ from conescope.experiments.experiment import Experiment
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.report.summary import main_numbers
+from conescope.training.arithmetic import check_bfloat16
 from conescope.training.loop import train
 from conescope.training.recipe_reading import load_recipe
 from stored_runs import assert_same_run
@@ -100,12 +101,9 @@ def test_bfloat16_is_refused_where_it_has_no_meaning(recipe_of, option):
 
 
 def test_a_device_without_bfloat16_is_refused(recipe_of, monkeypatch):
-    from conescope.experiments import experiment
-
-    monkeypatch.setattr(experiment, "usable_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(RecipeError, match="does not compute in bfloat16; set it to full"):
-        Experiment(recipe_of(LOW))
+    with pytest.raises(RecipeError, match="'cuda:1' does not compute in bfloat16; set it to full"):
+        check_bfloat16(recipe_of(LOW, "--device=cuda:1"))
 
 
 def test_channels_last_is_refused_where_torch_is_wrong(recipe_of, tmp_path, monkeypatch):
@@ -119,4 +117,11 @@ def test_channels_last_is_refused_where_torch_is_wrong(recipe_of, tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     recipe = recipe_of("--model.name=strided:build", "--model.width=1", LAST)
     with pytest.raises(RecipeError, match="strides, such as 0, may corrupt memory"):
+        Experiment(recipe).begin()
+
+
+def test_channels_last_is_refused_for_samples_that_are_no_images(tiny_overrides):
+    tokens = ["--data.name=modular-addition", "--model.name=transformer", "--model.width=1", LAST]
+    recipe = load_recipe("digits", [*tiny_overrides, *tokens])
+    with pytest.raises(RecipeError, match="channels_last is for images"):
         Experiment(recipe).begin()

@@ -138,6 +138,13 @@ def test_every_part_has_an_entry_in_the_contents(page):
     assert targets == [f"#{name}" for name in ids]
 
 
+def test_the_page_names_the_journal_that_it_was_made_from_and_what_it_lost(tmp_path):
+    run = made_run(head="0123456789abcdef", lost=("line 3 is missing",))
+    path = write_report(run, tmp_path / "report.html")
+    assert '<meta name="conescope-journal" content="0123456789abcdef">' in path.read_text()
+    assert "finished; lost to damage: line 3 is missing" in Page(path).text
+
+
 def test_unfinished_is_said(tmp_path):
     run = made_run(finished=False, total_steps=5000)
     text = Page(write_report(run, tmp_path / "report.html")).text

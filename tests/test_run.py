@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from conescope.engine import estimate_distance
-from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.errors import DamageWarning, KernelError, StoreError, TrainingError
 from conescope.experiments.stored import load_run, read_status
 from conescope.kernel.estimates import estimated_distances
 from conescope.kernel.matrix import Kernel
@@ -131,7 +131,8 @@ def test_a_session_whose_line_is_lost_leaves_the_run_readable(path):
     journal = path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(line for line in lines if b'"kind": "session"' not in line))
-    run = load_run(path)
+    with pytest.warns(DamageWarning, match=r"line 2 \(session\) is missing"):
+        run = load_run(path)
     assert run.environment == {}
     assert len(run.series) == 3
     assert write_report(run, path / "report.html").exists()

@@ -52,3 +52,42 @@ def test_a_loop_of_unknown_length_has_neither_epochs_nor_an_end():
         Schedule("0, every 2ep").check_loop(70)
     with pytest.raises(RecipeError, match="say where that is with total_steps"):
         Schedule("0, end").check_loop(None)
+
+
+_TERMS = st.one_of(
+    st.integers(0, 90).map(str),
+    st.just("end"),
+    st.builds(
+        lambda every, start, stop: f"every {every} from {start} until {stop}",
+        st.integers(1, 12), st.integers(0, 40), st.integers(0, 90),
+    ),
+)  # fmt: skip
+
+
+@given(
+    terms=st.lists(_TERMS, min_size=1, max_size=6),
+    total=st.integers(0, 80),
+    start=st.integers(0, 90),
+)
+def test_a_count_without_a_list_is_the_length_of_the_list(terms, total, start):
+    schedule = Schedule(", ".join(terms))
+    assert schedule.count(total, start=start) == sum(s >= start for s in schedule.steps(total))
+
+
+def test_the_largest_schedules_are_counted_and_not_listed():
+    schedule = Schedule("every 1, every 7, 0, end")
+    assert schedule.count(10**12) == 10**12 + 1
+    assert Schedule("every 6, every 10").count(30 * 10**12) == 7 * 10**12
+    many = ", ".join(f"every 3 from {9 * k} until {9 * k + 6}" for k in range(2000))
+    assert Schedule(many).count(10**9) == 6000
+    with pytest.raises(RecipeError, match=r"fires more than 4,000,000 times.*larger number"):
+        schedule.steps(10**12)
+    primes = ", ".join(f"every {p}" for p in range(1000, 1100))
+    with pytest.raises(RecipeError, match=r"overlap; write fewer"):
+        Schedule(primes).count(10**15)
+
+
+@pytest.mark.parametrize("text", ["every " + "9" * 5000, "1" * 16, "0," * 60_000 + "0"])
+def test_refuses_schedules_that_are_too_long(text):
+    with pytest.raises(RecipeError, match="schedule"):
+        Schedule(text)

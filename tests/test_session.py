@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import yaml
 from conescope.errors import DamageWarning, RecipeError, StoreError, TrainingError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run, read_status
+from conescope.runs import contents
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
@@ -130,6 +133,92 @@ def test_repairs_leave_the_newest_snapshots(recipe, finished):
     with pytest.warns(DamageWarning):
         run_experiment(recipe, finished, command="test")
     assert read_status(finished).snapshots == before == (0, 30, 49, 56, 60)
+
+
+@contextmanager
+def warned():
+    """Give a list that holds the texts of all warnings of damage, once the block is left."""
+    told = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DamageWarning)
+        yield told
+    told += [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("step", [0, 30, 49, 56, 60])
+def test_after_a_resume_all_that_the_journal_names_is_whole(recipe, finished, step):
+    (finished / f"snapshots/{step:08d}.safetensors").write_bytes(b"torn")
+    with pytest.warns(DamageWarning, match=f"{step:08d}.safetensors is missing or damaged"):
+        assert run_experiment(recipe, finished, command="test")
+    assert contents.is_whole(Folder(finished))
+    assert {0, 30, 60} <= set(read_status(finished).snapshots)
+    assert read_status(finished).finished
+
+
+@pytest.mark.parametrize(
+    "kind", ["recipe", "session", "evaluation", "kernel", "removed", "finished"]
+)
+def test_a_damaged_line_is_named_and_what_it_said_is_made_anew(recipe, finished, tmp_path, kind):
+    whole = tmp_path / "copy"
+    run_experiment(recipe, whole, command="test")
+    journal = finished / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    number = next(n for n, line in enumerate(lines, 1) if f'"kind": "{kind}"'.encode() in line)
+    lines[number - 1] = lines[number - 1].replace(b"kind", b"kinf")
+    journal.write_bytes(b"".join(lines))
+    with pytest.warns(DamageWarning, match=rf"line {number}( \({kind}.*\))? is damaged"):
+        run = load_run(finished)
+    assert f"line {number}" in "".join(run.lost)
+    assert not run.finished
+    with warned() as told:
+        assert run_experiment(recipe, finished, command="test")
+    assert f"line {number}" in told[0]
+    assert_same_run(whole, finished)
+    assert load_run(finished).lost == ()
+    assert contents.is_whole(Folder(finished))
+
+
+def test_a_lost_first_line_is_refused_by_name(recipe, finished):
+    journal = finished / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"seed": 0', b'"seed": 1', 1))
+    with (
+        pytest.warns(DamageWarning),
+        pytest.raises(StoreError, match=r"journal\.jsonl names: line 1 \(run\) is damaged"),
+    ):
+        load_run(finished)
+    with (
+        pytest.warns(DamageWarning),
+        pytest.raises(StoreError, match=r"journal\.jsonl has lost its first line.*; move the fol"),
+    ):
+        run_experiment(recipe, finished, command="test")
+
+
+def test_a_journal_that_lost_its_end_is_named(recipe, finished, tmp_path):
+    whole = tmp_path / "copy"
+    run_experiment(recipe, whole, command="test")
+    journal = finished / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:15]))
+    with pytest.warns(DamageWarning, match=r"journal\.jsonl has lost its end"):
+        run = load_run(finished)
+    assert not run.finished
+    assert "the line of kernels/00000060.safetensors is missing" in run.lost
+    with warned():
+        assert run_experiment(recipe, finished, command="test")
+    assert_same_run(whole, finished)
+    assert load_run(finished).lost == ()
+
+
+def test_a_changed_recipe_file_is_named_and_written_anew(recipe, finished):
+    file = finished / "recipe.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("seed: 0", "seed: 1"))
+    with pytest.warns(DamageWarning, match=r"recipe\.yaml is missing or not what this run"):
+        assert load_run(finished).recipe == recipe
+    with warned() as told:
+        run_experiment(recipe, finished, command="test")
+    assert all("recipe.yaml is missing or " in text for text in told)
+    assert file.read_text() == before
+    assert load_run(finished).recipe == recipe
 
 
 def test_a_finished_run_has_nothing_left_to_do(recipe, finished):

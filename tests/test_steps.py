@@ -11,7 +11,7 @@ from torch import nn
 import conescope as cs
 from conescope.cli import main
 from conescope.errors import CheckpointError
-from conescope.measuring.checkpoints import find_checkpoints, read_steps
+from conescope.measuring.checkpoints import find_checkpoints, read_steps, steps_by_epoch
 from conescope.measuring.checkpoints.steps import steps_of
 from foreign import found, touch
 
@@ -337,13 +337,60 @@ def test_epochs_and_iterations_of_open_lth(tmp_path):
     names = [f"level_0/main/model_ep{ep}_it{it}.pth" for ep, it in ((0, 0), (0, 50), (3, 0))]
     touch(tmp_path, *names)
     glob = f"{tmp_path}/level_0/main/model_*.pth"
-    with pytest.raises(CheckpointError, match=r"epoch × iterations in an epoch \+ iteration"):
+    with pytest.raises(CheckpointError, match=r"epoch and iteration; .*--iterations-per-epoch N"):
         find_checkpoints(glob)
-
-    def step(path):
-        epoch, iteration = map(int, re.findall(r"ep(\d+)_it(\d+)", path.name)[0])
-        return 391 * epoch + iteration
-
-    assert [number for number, *_ in found(glob, steps=step)] == [0, 50, 3 * 391]
+    steps = [number for number, *_ in found(glob, steps=steps_by_epoch(391))]
+    assert steps == [0, 50, 3 * 391]
     touch(tmp_path, *(f"level_{n}/main/model_ep160_it0.pth" for n in (1, 2)))
     assert [number for number, *_ in found(f"{tmp_path}/level_[12]/main/*.pth")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("replicate_1/main/model_ep3_it20.pth", 320), ("epoch=1.5.pt", 150), ("ep0.pt", 0),
+        ("net-epoch-12.ckpt", 1200), ("Epoch_2-iter_7.pth.tar", 207), ("epochs=0.25.pt", 25),
+        ("step9_ep2.pt", 200),
+    ],
+)  # fmt: skip
+def test_a_step_that_is_counted_in_epochs(name, step):
+    assert steps_by_epoch(100)(Path(name)) == step
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "message"),
+    [
+        ("mask.pth", 100, "mask.pth names no epoch.* narrower glob"),
+        ("step3.pth", 100, "names no epoch"),
+        ("deep3.pth", 100, "names no epoch"),
+        ("ep1_ep2.pth", 100, "or several"),
+        ("epoch=1.5.pt", 99, r"1.5 epochs of 99 iterations are 148.5 iterations"),
+        ("model_ep3_it100.pth", 100, "iteration 100 of an epoch, which has 100"),
+        ("model_ep3_it1.pth", 0, "an epoch of 0 iterations"),
+    ],
+)
+def test_a_step_that_cannot_be_counted_in_epochs(name, iterations, message):
+    with pytest.raises(CheckpointError, match=message):
+        steps_by_epoch(iterations)(Path(name))
+
+
+def test_the_commands_take_the_length_of_an_epoch(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("lth_model.py").write_text(MODEL)
+    np.save("x.npy", np.ones((2, 3), np.float32))
+    Path("replicate_1/main").mkdir(parents=True)
+    for seed, name in enumerate(("model_ep0_it0", "model_ep0_it9", "model_ep2_it1")):
+        torch.manual_seed(seed)
+        torch.save(nn.Linear(3, 2).state_dict(), f"replicate_1/main/{name}.pth")
+    series = "replicate_1/main"
+    words = [series, "--model", "lth_model:build", "--probe", "x.npy", "--out", "run"]
+    epoch = ["--iterations-per-epoch", "10"]
+    assert main(["measure", *words]) == 1
+    assert "--iterations-per-epoch N" in capsys.readouterr().err
+    assert main(["measure", *words, *epoch]) == 0
+    assert cs.load_run("run").series.steps == (0, 9, 21)
+    assert main(["measure", *words, *epoch, "--steps", "s.csv"]) == 2
+    assert main(["measure", *words, *epoch, "--step-pattern", "ep(.)"]) == 1
+    capsys.readouterr()
+    assert main(["audit", series, *epoch]) == 0
+    assert "step 0 to 21" in capsys.readouterr().out

@@ -80,7 +80,7 @@ def test_a_damaged_line_is_named_and_does_not_count(folder):
     journal = folder.path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0].replace(b'"x"', b'"y"') + lines[1])
-    with pytest.warns(DamageWarning, match=r"journal\.jsonl: line 1 is damaged"):
+    with pytest.warns(DamageWarning, match=r"journal\.jsonl: line 1 \(run\) is damaged"):
         again = Folder(folder.path)
     assert again.entries(Kind.RUN) == []
     assert len(again.files(Kind.KERNEL)) == 1
@@ -176,3 +176,26 @@ def test_a_folder_that_cannot_be_is_said(tmp_path):
         folder.append(Kind.RUN)
     with pytest.raises(StoreError, match=r"cannot write .*run"):
         folder.owned().__enter__()
+
+
+def test_a_line_that_could_not_be_taken_back_is_gone_on_from(folder, monkeypatch):
+    """The disk fills up, and refuses to cut the file, too: a whole line stays that nobody knows."""
+    with folder.owned():
+        folder.append(Kind.SKIPPED, steps=(1, 2))
+        monkeypatch.setattr(os, "fsync", refuse)
+        monkeypatch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(StoreError, match="No space left"):
+            folder.append(Kind.EVALUATION, step=2)
+        monkeypatch.undo()
+        folder.append(Kind.EVALUATION, step=3)
+    steps = [entry.values["step"] for entry in Folder(folder.path).entries(Kind.EVALUATION)]
+    assert steps == [2, 3]
+
+
+def test_a_file_that_is_written_anew_with_other_bytes_is_never_named_with_a_wrong_checksum(
+    folder, monkeypatch
+):
+    monkeypatch.setattr("conescope.runs.store.write_whole", refuse)
+    with pytest.raises(StoreError):
+        folder.write_file(Kind.KERNEL, "kernels/1.safetensors", b"others", step=1)
+    assert Folder(folder.path).files(Kind.KERNEL) == []

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from benchmarks.sweeps import ray_workers
 
 from conescope.cli import main
 from conescope.errors import RecipeError
@@ -17,14 +19,19 @@ from conescope.experiments.session import run_experiment
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
-from conescope.experiments.sweep.single_run import RunTask
-from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
+from slow_network import slow_network
 from stored_runs import assert_same_run
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
+
+
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
 def planned(path, overrides, *axes):
@@ -48,9 +55,8 @@ def cluster():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nodes = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        started = Cluster(initialize_head=True, head_node_args=nodes)
-        started.add_node(num_cpus=1, object_store_memory=80_000_000)
+        started = Cluster(initialize_head=True, head_node_args=NODE)
+        started.add_node(**NODE)
         ray.init(started.address, log_to_driver=False)  # once: its workers serve all tests
         yield started
         ray.shutdown()
@@ -66,45 +72,9 @@ def test_a_cluster_that_does_not_answer():
         RayCluster("127.0.0.1:1")
 
 
-SLOW = """
-import time
-from pathlib import Path
-
-import torch
-
-MARK = Path(__file__).with_name("slow")
-
-
-class Slow(torch.nn.Linear):
-    def forward(self, x):
-        if MARK.exists():
-            time.sleep(0.1)
-        return super().forward(x)
-
-
-def build(shape, classes):
-    return torch.nn.Sequential(torch.nn.Flatten(), Slow(64, classes))
-"""
-"""A network of a user's own: each of its calls takes 0.1 s for as long as a file exists."""
-
-
-@pytest.fixture
-def slow(tmp_path, monkeypatch):
-    """The file that makes the runs of `slow:build` slow, so that none ends before it is gone."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "slow.py").write_text(SLOW)
-    (tmp_path / "slow").touch()
-    return tmp_path / "slow"
-
-
-def own(overrides):
-    """The tiny run with the network above."""
-    return [*(word for word in overrides if "--model" not in word), "--model.name=slow:build"]
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
-    tmp_path, tiny_overrides, cluster, slow
+    tmp_path, monkeypatch, tiny_overrides, cluster
 ):
     from conescope.experiments.sweep.ray_cluster import RayCluster
 
@@ -113,19 +83,20 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
 
         def wait(self, seconds):
             ended = super().wait(seconds)
-            if self.left and (pids := workers(sweep)):
+            if self.left and (found := ray_workers(begun(sweep))):
                 self.left -= 1
-                os.kill(pids[0], signal.SIGKILL)
-            if not self.left:
-                slow.unlink(missing_ok=True)
+                os.kill(next(iter(found.values())), signal.SIGKILL)
+            if not self.left and mark.exists():  # a node is lost, and another joins
+                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                cluster.add_node(**NODE)
+                mark.unlink()
             return ended
 
-    sweep = planned(tmp_path / "ray", own(tiny_overrides), "--seed=0..2")
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
-    def one_has_begun():
-        return any(Folder(run.path).entries(Kind.SNAPSHOT) for run in sweep.runs)
-
-    assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=one_has_begun)
+    assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=lambda: bool(begun(sweep)))
     assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
     backend, ends = Killing(), {}
     assert carry_out_sweep(
@@ -133,22 +104,112 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
     )
     assert backend.left == 0
     assert list(ends.values()) == ["finished"] * 3
-    for run in sweep.runs:
-        run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
-        assert_same_run(tmp_path / "alone" / run.id, run.path)
+    assert_finished_as_if_alone(sweep.runs, tmp_path / "alone")
+
+
+def assert_finished_as_if_alone(runs, path):
+    for run in runs:
+        run_experiment(run.recipe, path / run.id, command="test")
+        assert_same_run(path / run.id, run.path)
         assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
 
 
-def workers(sweep):
-    """The process ids of Ray's workers that carry out a run, after its first snapshot."""
-    begun = {run.id for run in sweep.runs if Folder(run.path).entries(Kind.SNAPSHOT)}
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            title = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if title.strip("\0").removeprefix("ray::") in begun:
-                found.append(int(folder.name))
-    return found
+def wait_until(is_so):
+    deadline = time.monotonic() + 100
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def begun(sweep):
+    """The ids of the runs that have stored their first snapshot."""
+    return {run.id for run in sweep.runs if Folder(run.path).entries(Kind.SNAPSHOT)}
+
+
+DRIVER = """
+import sys
+from conescope.cli import main
+from conescope.experiments.sweep import ray_cluster
+
+ray_cluster._LOST_SECONDS = 2.0
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, with less patience."""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_command_and_head_are_killed_and_the_runs_go_on(tmp_path, monkeypatch, tiny_overrides):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    words = ["sweep", "digits", *words, "--seed=0,1", "--out=s", "--threads=1"]
+    head = Cluster(initialize_head=True, head_node_args=NODE)
+    command = [sys.executable, "-c", DRIVER, *words, "--on=ray", f"--address={head.address}"]
+
+    def sessions(number):
+        """Start the command; return it when it is at work on a run for so many times."""
+        driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: Path("s/sweep.json").exists())
+        runs = read_sweep("s").runs
+        wait_until(lambda: any(len(Folder(r.path).entries(Kind.SESSION)) == number for r in runs))
+        return driver
+
+    try:
+        first = sessions(1)
+        wait_until(lambda: begun(read_sweep("s")))
+        first.kill()
+        first.communicate()
+        second = sessions(2)
+        head.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+        _, said = second.communicate(timeout=100)
+    finally:
+        head.shutdown()
+    assert second.returncode == 2, said
+    assert "no longer answers" in said.splitlines()[-1]
+    runs = read_sweep("s").runs
+    mark.unlink()
+    assert main([*words, "--slots=2"]) == 0
+    assert_finished_as_if_alone(runs, tmp_path / "alone")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("file", "content", "refusal"),
+    [
+        (
+            "conescope-0.0.1.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: conescope\nVersion: 0.0.1\n",
+            "this worker has conescope 0.0.1, and the sweep was planned by",
+        ),
+        (
+            "conescope/__init__.py",
+            "",
+            "ModuleNotFoundError: No module named 'conescope.experiments'; install conescope 0",
+        ),
+    ],
+)
+def test_an_older_conescope_on_a_worker_is_refused_in_a_line(
+    tmp_path, tiny_overrides, cluster, file, content, refusal
+):
+    import ray
+
+    from conescope.experiments.sweep.ray_cluster import RayCluster
+
+    (tmp_path / "old" / file).parent.mkdir(parents=True)
+    (tmp_path / "old" / file).write_text(content)
+    backend = RayCluster()
+    path = os.pathsep.join([str(tmp_path / "old"), os.environ.get("PYTHONPATH", "")])
+    backend._remote = ray.remote(
+        num_cpus=1, max_retries=0, runtime_env={"env_vars": {"PYTHONPATH": path}}
+    )(carry_out_run)
+    sweep, ends = planned(tmp_path / "s", tiny_overrides, "--seed=0,1"), []
+    carry_out_sweep(
+        sweep, backend, task_of, told=lambda run, state: ends.append((state, run.error))
+    )
+    assert [state for state, _ in ends] == ["failed", "failed"]
+    assert all(refusal in error for _, error in ends), ends
 
 
 @pytest.mark.parametrize(("place", "package"), [("ray", "ray"), ("slurm", "submitit")])
@@ -192,15 +253,35 @@ def test_jobs_by_submitit_end_in_finished_runs(tmp_path, tiny_overrides):
     assert [run.state() for run in sweep.runs] == ["finished"] * 2
 
 
+def test_a_job_waits_for_one_before_it_that_is_still_at_work(tmp_path, tiny_overrides):
+    from conescope.experiments.sweep.slurm_jobs import _Resumable
+
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0,1")
+    run = sweep.runs[0]
+    with RunWriter(run.path):
+        job = threading.Thread(target=lambda: _Resumable()(task_of(run)))
+        job.start()
+        time.sleep(0.1)
+        assert job.is_alive()
+    job.join()
+    assert run.state() == "finished"
+
+
 def test_what_slurm_is_asked_for(tmp_path, monkeypatch, tiny_overrides):
-    submitit = pytest.importorskip("submitit", reason="pip install 'conescope[slurm]'")
+    pytest.importorskip("submitit", reason="pip install 'conescope[slurm]'")
     from conescope.experiments.sweep import slurm_jobs
 
-    for command in ("sbatch", "srun"):  # stand in for SLURM's: note the script, give an id
-        program = tmp_path / "bin" / command
+    programs = {  # stand in for SLURM's: note the script, give an id, list what is queued
+        "sbatch": f'cp "$1" {tmp_path}/script\necho Submitted batch job 77',
+        "srun": "",
+        "squeue": f"cat {tmp_path}/queue",
+    }
+    for name, lines in programs.items():
+        program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 77\n')
+        program.write_text(f"#!/bin/sh\n{lines}\n")
         program.chmod(0o755)
+    (tmp_path / "queue").touch()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     sweep = planned(tmp_path / "s", tiny_overrides, "--seed=0..2")
     tasks = [task_of(run) for run in sweep.runs]
@@ -211,6 +292,6 @@ def test_what_slurm_is_asked_for(tmp_path, monkeypatch, tiny_overrides):
     for line in ("array=0-2%2", "partition=short", "time=90", "gpus-per-node=1",
                  "cpus-per-task=3", "requeue", "signal=USR2@90"):  # fmt: skip
         assert f"#SBATCH --{line}" in script, line
-    monkeypatch.setattr(submitit.SlurmJob, "done", lambda job, force_check: job.job_id == "77_1")
+    (tmp_path / "queue").write_text("77_0\n77_2\n")
     again = slurm_jobs.submit_jobs(tasks, tmp_path / "s" / "slurm", options)
     assert len(again) == 1  # the others are queued still

@@ -99,6 +99,8 @@ WRONG = {
     "takes no momentum|momentum": ["--optimizer.name=sgd,adam", "--optimizer.momentum=0,0.9"],
     "needs? .*value|no field with a value": ["--seed"],
     "up to 1,000,000": ["--seed=0..1000000"],
+    r"no values from 4 to 0; write 0\.\.4": ["--seed=4..0"],
+    "--seed is given twice; write all its values once": ["--seed=0,1", "--seed=3"],
 }
 
 
@@ -111,7 +113,7 @@ def test_a_wrong_axis_is_refused(message, words):
 
 FILES = {
     "unknown key axis; a file of axes has": "axes: {seed: 0..1}\naxis: {}",
-    "unknown field sead": "axes: {sead: 0..1}",
+    "unknown field sead; did you mean seed": "axes: {sead: 0..1}",
     "exclude names seed, which is no axis": "axes: {optimizer.lr: [1, 2]}\nexclude: [{seed: 0}]",
     "matches no run": "axes: {seed: 0..3}\nexclude: [{seed: 7}]",
     "all runs of this sweep are excluded": "axes: {seed: [1, 2]}\nexclude: [{seed: [1, 2]}]",
@@ -121,7 +123,12 @@ FILES = {
     "named twice": "recipe: [digits, digits]\naxes: {seed: [1, 2]}",
     "unknown recipe digit;": "recipe: digit\naxes: {seed: [1, 2]}",
     "data.path changes no number": "axes: {data.path: [a, b]}",
-    "is no YAML file": "axes: [",
+    "cannot be read as YAML": "axes: [",
+    "seed is in fields and in axes": "fields: {seed: 1}\naxes: {seed: 0..3}",
+    "axes is empty": "axes:",
+    "axes is written twice": "axes: {seed: 0..1}\naxes: {seed: 0..2}",
+    "seed takes a whole number, not '2020-01-01'": "axes: {seed: [2020-01-01, 1]}",
+    "write recipes as 'recipe: ": "axes: {recipe: [digits, mnist], seed: 0..3}",
 }
 
 
@@ -203,3 +210,64 @@ def test_a_folder_that_is_no_sweep(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"axes": []}))
     with pytest.raises(StoreError, match="damaged; run the sweep's command again"):
         read_sweep(tmp_path)
+
+
+def test_a_table_of_a_newer_version_says_so(tmp_path):
+    store_sweep(plan_sweep(grid("--seed=0,1"), tmp_path, ""))
+    held = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps(held | {"format": 2, "conescope": "9.0"}))
+    with pytest.raises(StoreError, match=r"was written by conescope 9\.0, and this one.*too old"):
+        read_sweep(tmp_path)
+    for damage in ({"runs": []}, {"runs": [["a"]]}, {"bases": []}, {"kind": None}, {"axes": 3}):
+        (tmp_path / "sweep.json").write_text(json.dumps(held | damage))
+        with pytest.raises(StoreError, match="is damaged; run the sweep's command again"):
+            read_sweep(tmp_path)
+
+
+def test_an_axis_is_no_obstacle_to_the_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "digits", "--optimizer.lr", "0.01,0.1", "--model.name=mlp", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--optimizer.lr" in shown
+    assert "branch | switch | measure | status | report" in shown
+
+
+def test_disk_and_memory_that_will_not_do_are_warned_of(tmp_path, monkeypatch, capsys):
+    from conescope.cli import sweep_plan
+    from conescope.engine import Plan
+
+    def greedy(recipe):
+        from dataclasses import replace
+
+        plan = Plan.__new__(Plan)
+        object.__setattr__(plan, "bytes", 10**12)
+        return replace(replace_cost(recipe), kernel=plan, stored_bytes=10**18)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_cost, "forecast", greedy)
+    words = ["sweep", "digits", "--seed=0,1", "--out=mine", "--dry-run", "--slots=2"]
+    assert main(words) == 0
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == 2
+    assert "the runs store about 2,000,000,000 GB, and" in warned[0]
+    assert "kernels of 2 runs at a time take 2,000 GB, and this machine has" in warned[1]
+    monkeypatch.setattr(sweep_plan, "_machine_bytes", lambda: 1e13)
+    monkeypatch.setattr(sweep_plan, "_free_bytes", lambda _: 1e19)
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_of_axes_is_given_alone(tmp_path):
+    (tmp_path / "axes.yaml").write_text("axes: {seed: 0..3}")
+    with pytest.raises(RecipeError, match=r"axes\.yaml is a file of axes, which is given alone"):
+        read_axes([str(tmp_path / "axes.yaml"), "digits"])
+
+
+@pytest.mark.parametrize("option", ["--out", "--runs"])
+def test_a_file_is_no_folder_of_runs(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    words = ["sweep", "digits", "--seed=0,1", "--out=mine", f"{option}=file"]
+    assert main(words) == 2
+    assert f"{option} file is a file; name a folder" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,10 @@ from conescope.experiments.sweep.sweep_folder import (
 )
 from conescope.experiments.sweep.sweep_progress import read_progress
 from conescope.kernel.matrix import Kernel
+from conescope.report.matplotlib_drawing import draw
+from conescope.report.plotly_drawing import chart
 from conescope.report.run_numbers import NUMBERS, run_numbers, store_run_numbers
+from conescope.report.sweep_plots import findings, numbers_along, phase_diagrams
 from conescope.runs.writer import RunWriter
 
 
@@ -98,7 +102,7 @@ def test_a_row_for_each_run_whatever_its_state(tmp_path):
     write_run(sweep.runs[0])
     write_run(sweep.runs[1], "diverged", kernels=2)
     write_run(sweep.runs[2], "")
-    note_error(sweep.runs[2].path, "OSError: no\nluck")
+    note_error(sweep.runs[2].path, "OSError: no luck")
     table = load_sweep(tmp_path).table()
     assert table.column_names[:7] == [
         "run", "optimizer.lr", "seed", "state", "verdict", "likeliest", "probability"]  # fmt: skip
@@ -154,6 +158,61 @@ def test_the_page_has_phase_diagrams_and_small_multiples(tmp_path, capsys):
     assert csv.read_csv(tmp_path / "seeds.csv").num_rows == 4
 
 
+def test_the_page_says_in_a_sentence_what_was_found(tmp_path):
+    sweep = planned(tmp_path, "--optimizer.lr=0.01,0.1,1,2", "--seed=0..1")
+    for run, accuracy in zip(sweep.runs[:4], (0.5, 0.6, 0.9, 0.9), strict=True):
+        write_numbers(run, accuracy=accuracy, p=0.95 if accuracy < 0.8 else 0.899)
+    for run in sweep.runs[4:6]:
+        write_numbers(run, state="diverged")
+    results = load_sweep(tmp_path)
+    assert findings(results) == (
+        "Of 4 settings the verdict is not known at 2, confined at 1, undecided at 1. "
+        "2 of 8 runs diverged. Test accuracy is highest, 90.0%, where optimizer.lr = 0.1."
+    )
+    [diagram] = phase_diagrams(results).values()
+    assert diagram.texts == [
+        ["confined\n0.95", "confined\n0.89", "diverged", "not\nfinished"],
+    ]
+    plot = numbers_along(results, "optimizer.lr")["optimizer-lr-test-accuracy"]
+    assert plot.x_ticks == {0.01: "0.01", 0.1: "0.1", 1.0: "1", 2.0: "2"}
+    assert plot.title == "Test accuracy against optimizer.lr"
+    drawn = json.loads(chart(diagram).to_json())["data"]
+    assert drawn[0]["text"][0][0] == "confined<br>0.95"
+    assert drawn[0]["text"][0][2:] == ["diverged", "not<br>finished"]
+
+
+def test_axes_of_names_are_drawn_with_their_names(tmp_path):
+    sweep = planned(tmp_path, "--model.name=cnn,mlp", "--seed=0..1")
+    for run in sweep.runs:
+        write_numbers(run)
+    plot = numbers_along(load_sweep(tmp_path), "model.name")["model-name-test-accuracy"]
+    assert plot.x_ticks == {1.0: "cnn", 2.0: "mlp"}
+    assert plot.x_label == "model.name"
+    assert [t.get_text() for t in draw(plot).axes[0].get_xticklabels()] == ["cnn", "mlp"]
+
+
+def test_numbers_that_are_damaged_are_read_from_the_run_again(tmp_path):
+    run = planned(tmp_path, "--seed=0,1").runs[0]
+    write_run(run)
+    size = (run.path / "journal.jsonl").stat().st_size
+    wrong = [f'{{"journal": {size}, "numbers": {n}}}' for n in ("3", "{}", '{"state": "baked"}')]
+    for damage in ("", "{}", "[]", "3", '{"journal": 3}', *wrong):
+        (run.path / "numbers.json").write_text(damage)
+        assert stored_numbers(run.path) is None
+        assert run.state() == "finished"
+    (run.path / "error.txt").write_bytes(b"OSError: \xff")
+    assert run.error == "OSError: \ufffd"
+
+
+def test_a_run_folder_deleted_by_hand_waits_again(tmp_path):
+    sweep = planned(tmp_path, "--seed=0,1")
+    for run in sweep.runs:
+        write_run(run)
+    shutil.rmtree(sweep.runs[0].path)
+    assert load_sweep(tmp_path).table()["state"].to_pylist() == ["waiting", "finished"]
+    assert main(["sweep", "report", str(tmp_path)]) == 0
+
+
 def test_a_sweep_of_which_nothing_is_done_has_a_page(tmp_path):
     planned(tmp_path, "--model.width=0.5,1")
     assert main(["sweep", "report", str(tmp_path)]) == 0
@@ -171,14 +230,27 @@ def test_status_counts_and_names(tmp_path, capsys):
     assert list(progress.counts.values()) == [1, 0, 1, 1, 0, 3]
     assert list(ended) == [sweep.runs[0].id]
     [running] = progress.running
-    assert (running.step, running.total) == (200, 2000)
+    assert (running.done, running.total) == (200, 2000)
     assert progress.seconds_left == 5 * 5.0
     assert progress.failed == {sweep.runs[2].id: "OSError: no luck"}
     assert main(["sweep", "status", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert re.search(rf"{sweep.runs[2].id} +OSError: no luck", shown)
+    assert re.findall(r"(\w+) +(\d+) *\n", shown)[:2] == [("finished", "1"), ("failed", "1")]
+    assert "diverged " not in shown.partition("failed or")[0]
     assert main(["sweep", "status", str(tmp_path / "none")]) == 1
     assert "is the folder of no sweep" in capsys.readouterr().err
+
+
+def test_runs_that_ended_alike_share_a_line_of_the_status(tmp_path, capsys):
+    sweep = planned(tmp_path, "--seed=0..3")
+    for run in sweep.runs[:3]:
+        note_error(run.path, "OSError: no luck")
+    note_error(sweep.runs[3].path, "OSError: no [bold]time")
+    assert main(["sweep", "status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{sweep.runs[0].id} and 2 more +OSError: no luck", shown)
+    assert re.search(rf"{sweep.runs[3].id} +OSError: no \[bold\]time", shown)
 
 
 def test_a_table_of_many_runs_reads_only_their_numbers(tmp_path, monkeypatch):

@@ -1,23 +1,24 @@
 """Sweeps on this machine: kills, divergence, runs that always fail, stopping, shared runs."""
 
 import os
-import random
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from benchmarks.sweeps import PRELOAD, faults, killing_slots
 
 from conescope.cli import main
 from conescope.errors import StoreError
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.experiments.sweep.axes import read_axes
-from conescope.experiments.sweep.carrying_out import _PROGRESS, carry_out_sweep
+from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 from conescope.experiments.sweep.slots import Slots
@@ -31,11 +32,10 @@ from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
+from slow_network import slow_network
 from stored_runs import assert_same_run
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
-
-PRELOAD = ("conescope.report.run_numbers", "sklearn.datasets")
 
 
 def planned(path, overrides, *axes, runs=None):
@@ -59,33 +59,9 @@ def carried_out(sweep, backend=None, **options):
     return ends, through
 
 
-class Killing(Slots):
-    """Slots whose processes are killed now and then; never five times without progress."""
-
-    def __init__(self, kills: int) -> None:
-        super().__init__(2, 1, PRELOAD)
-        self.left, self.chance = kills, random.Random(1)
-        self.folders, self.killed = {}, Counter()
-
-    def submit(self, task):
-        self.folders[task.run.id] = task.folder
-        super().submit(task)
-
-    def wait(self, seconds):
-        ended = super().wait(self.chance.uniform(0.0, 0.3))
-        if self.left and self._processes and self.chance.random() < 0.7:
-            name = self.chance.choice(list(self._processes))
-            place = name, len(Folder(self.folders[name]).entries(*_PROGRESS))
-            if self.killed[place] < 3:
-                self.killed[place] += 1
-                self.left -= 1
-                os.kill(self._processes[name].pid, signal.SIGKILL)
-        return ended
-
-
 def test_twelve_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, tiny_overrides):
     sweep = planned(tmp_path / "killed", tiny_overrides, "--seed=0..5", "--optimizer.lr=0.01,0.05")
-    killing = Killing(10)
+    killing = killing_slots(2, 10)
     ends, through = carried_out(sweep, killing)
     assert through
     assert killing.left == 0
@@ -96,6 +72,22 @@ def test_twelve_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, ti
         assert (run.path / "numbers.json").exists()
         assert run.error == ""
     assert carried_out(sweep) == ({}, True)  # what is done is not done again
+
+
+def test_the_benchmark_of_kills_finds_what_is_wrong(tmp_path, tiny_overrides):
+    one = planned(tmp_path / "one", tiny_overrides, "--seed=0..3")
+    carried_out(one)
+    assert faults(one.runs, one.runs) == {"lost": [], "ended twice": [], "other bits": []}
+    other = planned(tmp_path / "other", tiny_overrides, "--seed=0..3", "--training.batch_size=4")
+    carried_out(other)
+    (one.runs[0].path / "numbers.json").unlink()
+    Folder(one.runs[1].path).append(Kind.FINISHED)
+    changed = [*one.runs[:2], other.runs[2], one.runs[3]]
+    assert faults(changed, one.runs) == {
+        "lost": [one.runs[0].id],
+        "ended twice": [one.runs[1].id],
+        "other bits": [other.runs[2].id],
+    }
 
 
 @pytest.mark.parametrize(("rate", "end"), [(0.01, "finished"), (1e9, "diverged")])
@@ -158,6 +150,47 @@ def test_a_run_that_fails_twice_alike_is_given_up_and_named(
     log = (failed.path / "log.txt").read_text()
     assert log.count("OSError: no luck today") == 2  # tried twice, each with its traceback
     assert "raise OSError(" in log
+
+
+def test_a_disk_that_is_full_on_one_node_fails_one_run_only(tmp_path, monkeypatch, tiny_overrides):
+    """Nothing can be written there, not even the line of the error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crowded.py").write_text(
+        "import errno, os, torch\n"
+        "def full(file):\n"
+        "    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "def build(shape, classes, hidden=3):\n"
+        "    if hidden == 4:\n"
+        "        os.fsync = full\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))\n"
+    )
+    words = [w for w in tiny_overrides if not w.startswith("--model")]
+    sweep = planned(tmp_path / "s", words, "--model.name=crowded:build", "--model.hidden=4,5")
+    ends, _ = carried_out(sweep)
+    assert [ends[run.id] for run in sweep.runs] == ["failed", "finished"]
+    said = sweep.runs[0].error
+    assert said.startswith("StoreError: cannot write ")
+    assert "No space left on device; make room" in said
+    assert said.count("\n") == 0
+
+
+def test_the_driver_is_killed_and_the_same_command_goes_on(tmp_path, monkeypatch, tiny_overrides):
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    words = ["sweep", "digits", *words, "--seed=0..2", "--out=s", "--slots=2", "--threads=1"]
+    driver = subprocess.Popen([sys.executable, "-m", "conescope", *words])
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("s/runs/*/snapshots/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    mark.unlink()
+    assert main(words) == 0
+    for run in read_sweep("s").runs:
+        run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
+        assert_same_run(tmp_path / "alone" / run.id, run.path)
+        assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
 
 
 def test_stopped_gently_it_goes_on_by_the_same_call(tmp_path, tiny_overrides):

@@ -1,5 +1,6 @@
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from conescope.cli import main
 from conescope.cli.reproduce import _of_the_result
 from conescope.errors import RecipeError, StoreError
+from conescope.experiments import switch as switch_module
 from conescope.experiments.branches import branch_recipe
 from conescope.experiments.reproductions import find_reproduction, networks, scales
 from conescope.experiments.session import run_experiment
@@ -21,6 +23,7 @@ from conescope.experiments.switch import (
 from conescope.report.figures.switched import switched
 from conescope.report.matplotlib_drawing import draw
 from conescope.runs.reader import read_scalars
+from conescope.training.recipe_fields import OptimizerRecipe
 from conescope.training.recipe_reading import load_recipe
 
 POINTS = (0, 30)
@@ -140,6 +143,14 @@ def test_one_huge_loss_does_not_hide_the_others(worst, scale):
 def test_a_run_counts_once(parents):
     with pytest.raises(RecipeError, match="named twice"):
         plan_switch([parents[0], parents[0]], (0,))
+
+
+def test_runs_of_different_recipes_are_refused(parents, monkeypatch):
+    held = {parent: read_recipe(parent) for parent in parents}
+    held[parents[1]] = replace(held[parents[1]], optimizer=OptimizerRecipe(lr=0.011))
+    monkeypatch.setattr(switch_module, "read_recipe", held.__getitem__)
+    with pytest.raises(RecipeError, match=r"not seeds of one recipe: optimizer\.lr is 0\.\d+ and"):
+        plan_switch(parents, (0,))
 
 
 def test_captions_leave_out_what_is_of_the_machine():

@@ -66,6 +66,10 @@ def test_the_only_other_column_holds_the_texts(tmp_path):
     assert read_texts(path, labels="label").texts == TEXTS
     with pytest.raises(DataError, match="which one holds the texts: sentence, label"):
         read_texts(path)
+    rows = [row[:1] for row in ROWS]
+    alone = write(tmp_path / "alone.csv", rows, ("sentence",))
+    assert read_texts(alone, "sentence").texts == TEXTS
+    assert read_texts(write(tmp_path / "a.parquet", rows, ("sentence",))).texts == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,8 @@ def test_the_only_other_column_holds_the_texts(tmp_path):
         ("texts.jsonl", '{"text": "a"}\n{"other": "b"}\n', "text 2 of .* is missing"),
         ("texts.csv", "text,label\na,b,c\n", "row 1 of .* has more or fewer fields"),
         ("texts.csv", 'text\n"a\n', "is no CSV"),
+        ("texts.csv", "a cat runs\nthe dog\n", "names no column 'text', and may be a text itself"),
+        ("texts.CSV", "sentence\nthe dog\n", "may be a text itself: 'sentence'; .* by --column"),
         ("texts.parquet", "PAR1", "are no parquet file: "),
         ("texts.txt", b"\xff\xfe", "not in UTF-8"),
     ],

@@ -12,7 +12,7 @@ from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.matrix import Kernel
 from conescope.runs import contents
 from conescope.runs.journal import LINES, Kind
-from conescope.runs.reader import read_status
+from conescope.runs.reader import read_run, read_status
 from conescope.runs.snapshots import SnapshotState, find_snapshot, read_snapshot
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
@@ -61,6 +61,10 @@ def test_every_line_that_is_written_is_declared_with_its_fields(tmp_path):
     for name, write in WRITES.items():
         with RunWriter(tmp_path / name) as writer:
             write(writer)
+        journal = tmp_path / name / "journal.jsonl"
+        journal.write_bytes(journal.read_bytes() * 2)
+        with pytest.warns(DamageWarning, match="stands twice"), Folder(tmp_path / name).owned():
+            pass
         for entry in Folder(tmp_path / name).entries(*LINES):
             assert entry.values.keys() <= set(LINES[entry.kind].fields)
             written.add(entry.kind)
@@ -190,18 +194,28 @@ def test_an_origin_is_written_again_only_if_it_is_damaged(writer):
     writer.write_origin(state_at(5))
     assert [*writer.whole(Kind.ORIGIN)] == [0]
     (writer.path / "origin.safetensors").write_bytes(b"torn")
-    assert writer.whole(Kind.ORIGIN) == {}
+    with pytest.warns(DamageWarning, match=r"origin\.safetensors is missing or damaged"):
+        assert writer.whole(Kind.ORIGIN) == {}
     writer.write_origin(state_at(5))
     assert [*writer.whole(Kind.ORIGIN)] == [5]
 
 
-def test_damaged_files_do_not_count_and_are_named_on_request(writer):
+def test_damaged_files_are_named_once_and_are_no_longer_part_of_the_run(writer):
+    writer.begin_source(SOURCE, "python train.py")
     for step in (0, 10):
         writer.write_kernel(step, Kernel(torch.eye(2)))
+    writer.finish()
     (writer.path / "kernels/00000010.safetensors").unlink()
-    assert [*writer.whole(Kind.KERNEL)] == [0]
     with pytest.warns(DamageWarning, match=r"00000010\.safetensors is missing or damaged"):
-        assert [*writer.whole(Kind.KERNEL, warn=True)] == [0]
+        assert [*writer.whole(Kind.KERNEL)] == [0]
+    assert [*writer.whole(Kind.KERNEL)] == [0]
+    lost = ("kernels/00000010.safetensors was damaged, and is not made anew",)
+    run = read_run(writer.path)
+    assert (run.series.steps, run.lost, run.finished) == ((0,), lost, False)
+    writer.finish()
+    assert read_run(writer.path).finished
+    writer.write_kernel(10, Kernel(torch.eye(2)))
+    assert read_run(writer.path).lost == ()
 
 
 def test_a_run_is_finished_until_another_kernel_joins(writer):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conescope.measuring.hub.hub_measurement import measure_hub
     from conescope.measuring.watch import Watch
     from conescope.report.sweep_table import load_sweep
+    from conescope.report.verification import verify
     from conescope.statistics.cone import Cone, cone
     from conescope.tangent import LinearizedModel, linearize
 
@@ -47,6 +48,7 @@ __all__ = [
     "measure_snapshots",
     "plan",
     "project",
+    "verify",
 ]
 
 _HOMES = {
@@ -60,6 +62,7 @@ _HOMES = {
     "measuring.hub.hub_measurement": ("measure_hub",),
     "measuring.watch": ("Watch",),
     "report.sweep_table": ("load_sweep",),
+    "report.verification": ("verify",),
     "statistics.cone": ("Cone", "cone"),
     "tangent": ("LinearizedModel", "linearize"),
 }

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from conescope.cli.commands import Commands
+from conescope.cli.measure import given_steps_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
 from conescope.measuring.audit import Audit, audit, opened
@@ -30,6 +31,8 @@ def add(commands: Commands) -> None:
     option("--step-pattern", metavar="REGEX",
         help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
     option("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
+    option("--iterations-per-epoch", metavar="N", type=int,
+        help="for names that count in epochs: model_ep3_it20.pth is step 3 N + 20")  # fmt: skip
     option("--out", metavar="DIR", type=Path,
         help="folder for what is read, so that the same command goes on after a stop "
         "(default: nothing is written)")  # fmt: skip
@@ -37,9 +40,9 @@ def add(commands: Commands) -> None:
 
 def _audit(arguments: argparse.Namespace) -> int:
     source = arguments.series[0] if len(arguments.series) == 1 else set(arguments.series)
-    patterns, out = arguments.revisions or (), arguments.out
+    patterns, out, steps = arguments.revisions or (), arguments.out, given_steps_of(arguments)
     with (
-        opened(source, patterns, arguments.step_pattern, arguments.steps, out) as series,
+        opened(source, patterns, arguments.step_pattern, steps, out) as series,
         stopping() as received,
         ProgressBar(STDERR) as bar,
     ):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
+from conescope.runs.foreign import printable
 from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_reading import (
     field_parser,
@@ -21,11 +23,18 @@ Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages show control characters of the command line as escapes."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
+
+
 class Commands:
     """The commands of the program; each file of this package adds its own."""
 
     def __init__(self) -> None:
-        self._parser = argparse.ArgumentParser(
+        self._parser = _Parser(
             prog="conescope",
             description="Follow a network's empirical neural tangent kernel through training.",
         )
@@ -51,6 +60,10 @@ class Commands:
             allow_abbrev=False,
         )
         self._commands[name].set_defaults(command=command, takes_fields=False)
+        return self._commands[name]
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """Return the parser of a command that was added."""
         return self._commands[name]
 
     def add_with_fields(
@@ -173,8 +186,18 @@ def _fields_help(
         arguments.overrides = overrides
         recipe = chosen_recipe(arguments)
     else:
-        recipe = recipe_from_dict({}, "command line", overrides)
+        recipe = recipe_from_dict({}, "command line", list(_part_names(overrides)))
     options = {section: part.options for section, part in parts_of(recipe).items()}
     lines = field_parser(options).format_help().splitlines()
     fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
     return "recipe fields:\n" + "\n".join(fields)
+
+
+def _part_names(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the fields that name a part, of which a sweep may be given several."""
+    words = iter(overrides)
+    for word in words:
+        name, equals, text = word.partition("=")
+        text = text if equals else next(words, "")
+        if name in {f"--{section}.name" for section in PARTS} and "," not in text:
+            yield f"{name}={text}"

@@ -116,7 +116,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     except KernelError as reason:
         _print_absent("the figure", str(reason))
         return 0
-    for file in save_plot(plot, arguments.out / "compare", "comparison of runs"):
+    heads = ", ".join(analysis.run.head for analysis in analyses)
+    stem = arguments.out / "compare"
+    for file in save_plot(plot, stem, "comparison of runs", made_from=heads):
         STDOUT.print(str(file))
     return 0
 

@@ -7,34 +7,40 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
+from conescope.errors import DataError
 from conescope.experiments.experiment import usable_device
 from conescope.experiments.lazy.finetuning import Finetuning
+from conescope.experiments.lazy.image_classifier import image_classifier, labelled_images
 from conescope.experiments.lazy.job import Job
 from conescope.experiments.lazy.lazy_report import compare
+from conescope.experiments.lazy.pretrained_classifier import Classifier
 from conescope.experiments.lazy.samples import samples_of
 from conescope.experiments.lazy.text_classifier import text_classifier
 from conescope.measuring.texts import Texts, read_texts
 
 _SETTINGS = (
     "steps", "batch", "lr", "optimizer", "weight_decay", "seeds", "probe", "when", "draws",
-    "regression", "memory",
+    "by_layer", "regression", "memory",
 )  # fmt: skip
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add(
-        "lazy", _lazy, "say whether the fine-tuning of a language model on labelled texts is lazy"
+        "lazy", _lazy, "say whether a fine-tuning on labelled texts or images is lazy"
     )
     option = parser.add_argument
     option("model", metavar="MODEL", help="a folder of transformers, or a model's name on the Hub")
     option("--data", metavar="FILE", type=Path, required=True,
-        help="labelled texts to train on, as .jsonl, .csv or .parquet")  # fmt: skip
+        help="labelled texts to train on, as .jsonl, .csv or .parquet; or a folder of images "
+        "with a folder for each class")  # fmt: skip
     option("--test", metavar="FILE", type=Path,
-        help="labelled texts for the test (default: a third of the data)")  # fmt: skip
+        help="the same for the test (default: a third of the data)")  # fmt: skip
     option("--text", metavar="NAME", help="the column of the texts (default text)")
     option("--labels", metavar="NAME", default="label", help="that of the classes (default label)")
     option("--length", metavar="T", type=int, help="cut or pad texts to so many tokens")
@@ -57,6 +63,7 @@ def add(commands: Commands) -> None:
         help="samples on which the kernel is followed (default %(default)s)")  # fmt: skip
     measured("--when", metavar="SCHEDULE", help="when it is: 'every 10' (default four times)")
     measured("--draws", metavar="R", type=int, help="estimate the kernel by R random cotangents")
+    measured("--by-layer", action="store_true", help="also store the kernel of each layer")
     measured("--regression", metavar="N", type=int, default=default.regression,
         help="the most samples of the kernel regression (default %(default)s)")  # fmt: skip
     measured("--memory", metavar="SIZE", help="memory for a kernel, such as 2GB")
@@ -67,16 +74,8 @@ def _lazy(arguments: argparse.Namespace) -> int:
 
     device = usable_device(arguments.device)
     files = [arguments.data] if arguments.test is None else [arguments.data, arguments.test]
-    read = [read_texts(file, arguments.text, arguments.labels) for file in files]
-    labels = [_labels(one) for one in read]
-    model = text_classifier(
-        arguments.model,
-        [text for one in read for text in one.texts],
-        _names(labels),
-        length=arguments.length,
-        lora=arguments.lora,
-        device=device,
-    )
+    of = _images if arguments.data.is_dir() else _texts
+    model, labels = of(arguments, files, device)
     size = len(labels[0])
     pairs = [
         ({name: values[part] for name, values in model.inputs.items()}, held)
@@ -101,6 +100,39 @@ def _lazy(arguments: argparse.Namespace) -> int:
     print_table({"model": report.name, **report.numbers()})
     STDOUT.print(f"report: {page}")
     return 0
+
+
+def _texts(
+    arguments: argparse.Namespace, files: Sequence[Path], device: torch.device
+) -> tuple[Classifier, Sequence[list[int] | list[str]]]:
+    """Return the model with the texts of the files, and the labels of each file."""
+    read = [read_texts(file, arguments.text, arguments.labels) for file in files]
+    labels = [_labels(one) for one in read]
+    texts = [text for one in read for text in one.texts]
+    model = text_classifier(
+        arguments.model,
+        texts,
+        _names(labels),
+        length=arguments.length,
+        lora=arguments.lora,
+        device=device,
+    )
+    return model, labels
+
+
+def _images(
+    arguments: argparse.Namespace, folders: Sequence[Path], device: torch.device
+) -> tuple[Classifier, Sequence[list[str]]]:
+    """Return the model with the images of the folders, and the labels of each folder."""
+    for name in ("text", "length", "lora"):
+        if getattr(arguments, name) is not None:
+            raise DataError(
+                f"--{name} is for texts, and {arguments.data} is a folder of images; leave it out"
+            )
+    read = [labelled_images(folder) for folder in folders]
+    labels = [one for _, one in read]
+    paths = [path for found, _ in read for path in found]
+    return image_classifier(arguments.model, paths, _names(labels), device=device), labels
 
 
 def _labels(read: Texts) -> list[int] | list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from conescope.cli import (
     audit,
     cone,
+    export,
     lazy,
     measure,
     plan,
@@ -18,16 +19,19 @@ from conescope.cli import (
     serve,
     stored,
     sweep,
+    sweep_children,
+    sweep_measure,
     sweep_results,
     switch,
+    verify,
 )
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_results,
-    reproduce, cone,
+    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
+    sweep_measure, sweep_results, reproduce, cone, verify, export,
 )  # fmt: skip
 
 

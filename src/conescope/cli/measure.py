@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
-from conescope.errors import RecipeError
+from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.experiment import usable_device
 from conescope.experiments.remeasure import Snapshots
 from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
 from conescope.measuring.adapt import POOLS
-from conescope.measuring.checkpoints import load_labels, load_probe
+from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
+from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub import is_on_hub
-from conescope.runs.user_code import import_model
+from conescope.runs.user_code import build_model, import_object
 
 _FOR_CHECKPOINTS = (
-    "model", "probe", "inputs", "labels", "step_pattern", "steps", "device", "select", "pool",
+    "model", "probe", "inputs", "labels", "step_pattern", "steps", "iterations_per_epoch", "device",
+    "select", "pool",
 )  # fmt: skip
 _FOR_HUB = (
-    "revisions", "texts", "column", "length", "samples", "tokenizer", "keep_cache", "skip_failed",
-    "trust_remote_code",
+    "revisions", "texts", "column", "length", "samples", "tokenizer", "base", "keep_cache",
+    "skip_failed", "trust_remote_code",
 )  # fmt: skip
 _FOR_RUNS = ("batchnorm", "when")
 
@@ -80,26 +83,32 @@ def add(commands: Commands) -> None:
     )
     option("--by-layer", action="store_true", help="also store the kernel of each layer")
     option("--memory", metavar="SIZE", help="memory for the measurement, such as 2GB")
-    foreign = parser.add_argument_group("for checkpoints").add_argument
-    foreign("--model", metavar="MODULE:BUILD", help="function that builds the model; runs its code")
-    foreign("--probe", metavar="FILE", help="the samples, as .parquet, .safetensors, .npz or .pt")
-    foreign("--inputs", metavar="NAME,…", help="the probe's columns to use as inputs (default all)")
-    foreign("--labels", metavar="NAME", help="the probe's column with the samples' classes")
-    foreign("--step-pattern", metavar="REGEX",
-        help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
-    foreign("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
-    foreign("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
-    foreign("--pool", choices=tuple(POOLS),
-        help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
-    foreign("--device", help="cpu (default), cuda or another device of torch")
-    _add_for_hub(parser.add_argument_group("for the Hugging Face Hub, beside those").add_argument)
+    _add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
+    group = "for the Hugging Face Hub and folders that transformers or peft saved, beside those"
+    _add_for_described(parser.add_argument_group(group).add_argument)
     own = parser.add_argument_group("for a run's snapshots").add_argument
     own("--batchnorm", choices=get_args(BatchNorm),
         help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
     own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
 
-def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
+def _add_for_checkpoints(option: Callable[..., argparse.Action]) -> None:
+    option("--model", metavar="MODULE:BUILD", help="function that builds the model; runs its code")
+    option("--probe", metavar="FILE", help="the samples, as .parquet, .safetensors, .npz or .pt")
+    option("--inputs", metavar="NAME,…", help="the probe's columns to use as inputs (default all)")
+    option("--labels", metavar="NAME", help="the probe's column with the samples' classes")
+    option("--step-pattern", metavar="REGEX",
+        help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
+    option("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
+    option("--iterations-per-epoch", metavar="N", type=int,
+        help="for names that count in epochs: model_ep3_it20.pth is step 3 N + 20")  # fmt: skip
+    option("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
+    option("--pool", choices=tuple(POOLS),
+        help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
+    option("--device", help="cpu (default), cuda or another device of torch")
+
+
+def _add_for_described(option: Callable[..., argparse.Action]) -> None:
     option("--revisions", metavar="PATTERN", action="append",
         help="branches and tags to measure, such as 'step*'; may be given again, once for each "
         "stage of the training, in their order")  # fmt: skip
@@ -111,6 +120,8 @@ def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
         help="tokens to which each text is cut or padded (default: the longest)")  # fmt: skip
     option("--samples", metavar="N", type=int, help="take the first N texts (default all)")
     option("--tokenizer", metavar="ORG/NAME", help="or a folder (default the repository's own)")
+    option("--base", metavar="ORG/NAME", help="or a folder: the model on which adapters of peft "
+        "are put (default the one that they name)")  # fmt: skip
     option("--keep-cache", action="store_true", default=None,
         help="keep what is downloaded in the Hub's cache")  # fmt: skip
     option("--skip-failed", action="store_true", default=None,
@@ -122,41 +133,53 @@ def _add_for_hub(option: Callable[..., argparse.Action]) -> None:
 def _measure(arguments: argparse.Namespace) -> int:
     command = shlex.join(["conescope", *arguments.words])
     is_run = _is_run(arguments)
-    if not is_run and any(map(is_on_hub, arguments.series)):
-        _refuse(arguments, _FOR_RUNS, "on the Hub")
-        return _measure_on_hub(arguments, command)
-    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
-    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
-    choice = _choice(arguments, own_outputs)
+    is_hub = any(map(is_on_hub, arguments.series))
+    if not is_run and (is_hub or arguments.model is None):
+        _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
+        return _measure_described(arguments, command, is_hub)
+    subject, choice = subject_and_choice(arguments)
     with stopping() as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
-            subject,
-            choice,
-            arguments.out,
-            command=command,
-            progress=bar,
+            subject, choice, arguments.out, command=command, progress=bar,
             should_stop=lambda: bool(received),
-        )
+        )  # fmt: skip
     return _end(arguments, subject, bar, is_complete, received)
 
 
-def _measure_on_hub(arguments: argparse.Namespace, command: str) -> int:
+def subject_and_choice(arguments: argparse.Namespace) -> tuple[Snapshots | Checkpoints, Choice]:
+    """Return what a parsed command measures, of a run's snapshots or of checkpoints.
+
+    Raises:
+        ConescopeError: if it cannot be measured here, or says itself of which model it is.
+    """
+    is_run = _is_run(arguments)
+    if not is_run and (arguments.model is None or any(map(is_on_hub, arguments.series))):
+        raise RecipeError("command line: the series is on the Hub, or has no --model")
+    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
+    own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
+    return subject, _choice(arguments, own_outputs)
+
+
+def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool) -> int:
+    """Measure a series that says itself of which model it is."""
     from conescope.measuring.hub.hub_measurement import measure_series, prepare, prepared_in
     from conescope.measuring.hub.hub_options import HubOptions, Wanted
 
-    if len(arguments.series) > 1:
+    series = arguments.series
+    if is_hub and len(series) > 1:
         raise RecipeError("command line: a series is one repository on the Hub; name one")
     given = {name: getattr(arguments, name) for name in HubOptions.__optional_keys__}
     options = HubOptions(**{name: value for name, value in given.items() if value is not None})
+    options["steps"] = given_steps_of(arguments)
     device = options["device"] = usable_device(arguments.device or "cpu")
-    model = None if arguments.model is None else import_model(arguments.model).to(device)
+    model = None if arguments.model is None else _built(arguments.model).to(device)
     probe, labels = None, None
     if arguments.probe is not None:
         _refuse(arguments, ("texts", "column", "length", "samples"), "given with --probe")
         probe, labels = _probe(arguments, torch.float32)
     wanted = Wanted(
-        arguments.series[0], arguments.texts, _choice(arguments, "trace"), options, model, probe,
-        labels,
+        series[0] if len(series) == 1 else {*series}, arguments.texts,
+        _choice(arguments, "trace"), options, model, probe, labels,
     )  # fmt: skip
     with prepared_in(arguments.out):
         subject, choice = prepare(wanted, arguments.out)
@@ -188,7 +211,8 @@ def _end(
     if not is_complete:
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
-    show(arguments.out)
+    if not getattr(arguments, "in_a_sweep", False):
+        show(arguments.out)
     return 0
 
 
@@ -214,16 +238,46 @@ def _snapshots(arguments: argparse.Namespace) -> Snapshots:
 def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
     series = arguments.series
     _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
-    for name, example in (("model", "package.module:build"), ("probe", "data.parquet")):
-        if getattr(arguments, name) is None:
-            raise RecipeError(f"command line: checkpoints need --{name}, such as {example}")
-    model = import_model(arguments.model).to(usable_device(arguments.device or "cpu"))
+    if arguments.probe is None:
+        raise RecipeError("command line: checkpoints need --probe, such as data.parquet")
+    model = _built(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     probe, labels = _probe(arguments, dtype)
     files = series[0] if len(series) == 1 else set(series)
     return Checkpoints(
-        model, arguments.model, probe, files, arguments.step_pattern, labels, arguments.steps
-    )
+        model, arguments.model, probe, files, arguments.step_pattern, labels,
+        given_steps_of(arguments),
+    )  # fmt: skip
+
+
+def _built(name: str) -> nn.Module:
+    """Import and call the function that builds the model.
+
+    Raises:
+        ModelError: as `import_model`, or if the function raises an error or exits.
+    """
+    build = import_object(name)
+    try:
+        return build_model(build, name)
+    except ConescopeError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise ModelError(
+            f"{name}, which builds the model, raises {type(error).__name__}: {said} "
+            f"({at.filename}, line {at.lineno}); mend it, and try it by itself: python -c "
+            f"'import {name.partition(':')[0]} as m; m.{name.partition(':')[2]}()'"
+        ) from error
+
+
+def given_steps_of(arguments: argparse.Namespace) -> Steps | None:
+    """Return the steps that the command line gives, as a file or by the length of an epoch."""
+    if arguments.iterations_per_epoch is None:
+        return arguments.steps
+    if arguments.steps is not None:
+        raise RecipeError("command line: --steps and --iterations-per-epoch both say the steps")
+    return steps_by_epoch(arguments.iterations_per_epoch)
 
 
 def _probe(

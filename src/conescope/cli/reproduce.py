@@ -14,7 +14,7 @@ from conescope.cli.terminal import STDOUT, print_table, say
 from conescope.errors import RecipeError
 from conescope.experiments.reproductions import Reproduction, find_reproduction, networks, scales
 from conescope.experiments.stored import load_run, read_recipe
-from conescope.runs.contents import is_finished
+from conescope.runs.contents import is_finished, is_whole
 from conescope.runs.store import Folder
 from conescope.training.recipe import Recipe
 
@@ -76,7 +76,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _train(recipe: Recipe, path: Path, words: str) -> int:
     from conescope.experiments.forecast import forecast
 
-    if is_finished(Folder(path)):
+    if is_finished(folder := Folder(path)) and is_whole(folder):
         return 0
     say("cost", f"{path}: about {forecast(recipe).seconds / 60:,.0f} min from its beginning")
     return carry_out(recipe, path, words)
@@ -91,7 +91,7 @@ def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
         run = load_run(path)
         print_table({"run": run.name, **main_numbers(run)})
         file_stem = stem.with_name(f"{stem.name}-{run.name}")
-        for file in save_plot(overview(run), file_stem, run.name, caption):
+        for file in save_plot(overview(run), file_stem, run.name, caption, made_from=run.head):
             STDOUT.print(str(file))
     return 0
 

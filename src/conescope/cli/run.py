@@ -10,6 +10,7 @@ from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
+from conescope.runs.schedule import Schedule
 from conescope.training.recipe import Recipe
 
 
@@ -41,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
     status = carry_out(recipe, path, shlex.join(["conescope", *arguments.words]))
     if status:
         return status
-    if not recipe.schedule("kernel.when", 1):
+    if Schedule(recipe.kernel.when).is_never:
         STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")
         return 0
     show(path)

@@ -53,6 +53,8 @@ def _status(arguments: argparse.Namespace) -> int:
         "kernels": f"{status.kernels:,}",
         "snapshots": ", ".join(f"{step:,}" for step in status.snapshots) or "none",
         "time": f"{status.seconds:,.0f} s",
+        "journal": status.journal,
+        **({"lost": "; ".join(status.lost)} if status.lost else {}),
     }
     if status.stages:
         from conescope.report.stage_marks import stages_of

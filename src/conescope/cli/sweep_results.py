@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT, duration
-from conescope.experiments.sweep.sweep_folder import State, read_sweep
+from conescope.experiments.sweep.sweep_folder import ENDED, STATES, State, read_sweep
 
 if TYPE_CHECKING:
     from conescope.experiments.sweep.sweep_progress import SweepProgress
@@ -24,6 +25,11 @@ _SHOWN = 20
 """Rows of a list, so that a table fits a terminal."""
 
 _REFRESH_SECONDS = 2.0
+
+_UNENDED: tuple[State, ...] = tuple(state for state in STATES if state not in ENDED)
+
+_IDLE_LOOKS = 5
+"""Looks in a row that see no run at work, after which the status is no longer followed."""
 
 
 def add(commands: Commands) -> None:
@@ -45,36 +51,49 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.once or not STDOUT.is_terminal:
         STDOUT.print(_shown(progress))
         return 0
-    with Live(_shown(progress), console=STDOUT) as live:
-        while progress.running:
+    idle = 0
+    with suppress(KeyboardInterrupt), Live(_shown(progress), console=STDOUT) as live:
+        while idle < _IDLE_LOOKS and any(progress.counts[state] for state in _UNENDED):
             time.sleep(_REFRESH_SECONDS)
             progress = read_progress(sweep, ended)
+            idle = 0 if progress.running else idle + 1
             live.update(_shown(progress))
     return 0
 
 
 def _shown(progress: SweepProgress) -> Group:
     """Return the tables of a sweep's progress."""
-    counts = Table(box=None, padding=(0, 2, 0, 0))
-    for state in progress.counts:
-        counts.add_column(state, justify="right")
-    counts.add_column("time left", justify="right")
+    counts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    counts.add_column()
+    counts.add_column(justify="right")
+    for state, count in progress.counts.items():
+        if count:
+            counts.add_row(state, f"{count:,}")
+    counts.add_row("in all", f"{sum(progress.counts.values()):,}")
     left = progress.seconds_left
-    counts.add_row(
-        *(f"{count:,}" for count in progress.counts.values()),
-        "" if left is None else f"about {duration(left)}",
-    )
+    parts = [counts, *([] if left is None else [Text(f"about {duration(left)} left")])]
     running = {
         one.id: (
-            f"{one.step:,} of {one.total:,}",
-            f"{one.rate:.3g} it/s" if one.rate else "",
+            f"{one.done:,} kernels" if one.total is None else f"{one.done:,} of {one.total:,}",
+            f"{one.rate:.3g} / s" if one.rate else "",
             "" if one.seconds_left is None else duration(one.seconds_left),
         )
         for one in progress.running
     }
-    failed = {name: (error,) for name, error in progress.failed.items()}
-    parts = [counts, *_listed(("running", "iterations", "rate", "left"), running)]
+    parts += _listed(("running", "iterations", "rate", "left"), running)
+    failed: dict[str, tuple[str, ...]] = {}
+    for error, names in _by_error(progress.failed).items():
+        others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        failed[names[0] + others] = (error,)
     return Group(*parts, *_listed(("failed or diverged", "last error"), failed))
+
+
+def _by_error(failed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the line of each error with the runs that it ended."""
+    found: dict[str, list[str]] = {}
+    for name, error in failed.items():
+        found.setdefault(error, []).append(name)
+    return found
 
 
 def _listed(heads: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> list[Table | Text]:

@@ -6,13 +6,29 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-STDOUT = Console(highlight=False, soft_wrap=True)
-STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+from conescope.runs.foreign import printable
+
+
+class _Terminal(Console):
+    """A console that shows control characters in texts, such as foreign names, as escapes."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts and tables; see `rich.console.Console.print`."""
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **options)
+
+    def out(self, *objects: Any, **options: Any) -> None:
+        """Print texts as they are; see `rich.console.Console.out`."""
+        super().out(*(printable(str(o)) for o in objects), **options)
+
+
+STDOUT = _Terminal(highlight=False, soft_wrap=True)
+STDERR = _Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
 """Letters that the names of a table's rows take, and that each column takes at least."""
@@ -24,7 +40,7 @@ def print_table(rows: Mapping[str, str]) -> None:
     table.add_column(overflow="fold", max_width=max(STDOUT.width * 2 // 5, 12))
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(Text(name), Text(value))
+        table.add_row(plain(name), plain(value))
     STDOUT.print(table)
 
 
@@ -39,9 +55,9 @@ def print_columns(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> No
         chosen = slice(begin, begin + fit)
         table = Table(box=None, padding=(0, 2, 0, 0))
         for head in (name, *columns[chosen]):
-            table.add_column(Text(head), overflow="fold")
+            table.add_column(plain(head), overflow="fold")
         for row, values in rows.items():
-            table.add_row(Text(row), *(Text(value) for value in values[chosen]))
+            table.add_row(plain(row), *(plain(value) for value in values[chosen]))
         STDOUT.print(table)
 
 
@@ -52,14 +68,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
+def plain(text: str) -> Text:
+    """Return a text to print as it is, without markup, and with control characters as escapes."""
+    return Text(printable(text))
+
+
 def say(what: str, text: str) -> None:
     """Print a one-line message on standard error."""
-    STDERR.print(Text(f"conescope: {what}: {text}"))
+    STDERR.print(plain(f"conescope: {what}: {text}"))
 
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts."""
+    """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts.
+
+    A signal that the process ignores, as those do that a sweep has begun, stays ignored.
+    """
     received: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -68,7 +92,8 @@ def stopping() -> Iterator[list[int]]:
         received.append(number)
         say("stopping", "storing the state of this iteration; once more to stop without")
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {s: signal.signal(s, note) for s in heard}
     try:
         yield received
     finally:

@@ -6,6 +6,7 @@ Kernels and projections are filled from the same passes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,40 @@ from conescope.engine.tracing.routes import follow
 
 Gradients = Sequence[Tensor | None]
 """For each call, the gradient at its target; None where no output depends on it."""
+
+
+class ByCall(Protocol):
+    """The same, each made when it is asked for."""
+
+    def __getitem__(self, number: int, /) -> Tensor | None:
+        """Return the gradient of a call."""
+        ...
+
+
+class _Unweighted:
+    """The gradients of a pass in which every sample had its own weight, without the weights.
+
+    The weights are powers of two, so that these are the gradients of the plain pass to the bit,
+    unless a call has its samples in another order: `BlockPass.compare` then finds them wrong.
+
+    Args:
+        calls: the recorded calls.
+        gradients: those of the weighted pass, which stay as they are.
+        weights: [b].
+    """
+
+    def __init__(self, calls: Sequence[Call], gradients: Gradients, weights: Tensor) -> None:
+        self._calls, self._gradients, self._weights = calls, gradients, weights
+
+    def __getitem__(self, number: int) -> Tensor | None:
+        if (g := self._gradients[number]) is None:
+            return None
+        own = g.clone()  # gradients of two calls may be the same tensor
+        slices = self._calls[number].of_samples(own, slice(None))  # views
+        slices.div_(self._weights.to(own).view(-1, *[1] * (slices.dim() - 1)))
+        return own
+
+
 _WIDE = 0.2
 """Relative to its norm; the gradients of a call differ by more if its samples change places, and
 by less if a few ReLUs flip."""
@@ -59,7 +94,7 @@ class BlockPass:
         self._last: tuple[Tensor, Gradients] | None = None
         self._weights = self.outputs.new_ones(len(x))
 
-    def backward(self, cotangents: Tensor, verify: bool) -> Iterator[tuple[int, Gradients]]:
+    def backward(self, cotangents: Tensor, verify: bool) -> Iterator[tuple[int, ByCall]]:
         """Yield the number of each cotangent [q, c] and its gradients; none if there are no calls.
 
         They are many: whoever takes them lets go of them before the next ones are asked for.
@@ -85,7 +120,7 @@ class BlockPass:
         for k, cotangent in enumerate(cotangents):
             checked = k == last and not another
             if checked and weighted:
-                gradients = self._weighted_and_back(cotangent)
+                gradients = self._take_weighted(cotangent, False)
             else:
                 retain = k < last or another or ordered
                 gradients = _gradients(self.outputs, self.calls, cotangent, retain)
@@ -94,7 +129,10 @@ class BlockPass:
             norms = self._norms(gradients) if checked and ordered else None
             if checked and (compared or weighted):
                 self._last = cotangent, gradients
-            yield k, gradients
+            if checked and weighted:
+                yield k, _Unweighted(self.calls, gradients, self._weights)
+            else:
+                yield k, gradients
             del gradients  # before there are others
             if norms is not None:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
@@ -106,30 +144,18 @@ class BlockPass:
         """Whether gradients may be in float16, in which a factor of 1/8 loses digits."""
         return torch.float16 in {self.outputs.dtype, *(call.source.dtype for call in self.calls)}
 
-    def _weighted_and_back(self, cotangent: Tensor) -> Gradients:
-        """Return the gradients of a cotangent by a pass in which every sample has its own weight.
-
-        The weights are powers of two, and each sample's slice of a gradient is divided by its own,
-        so that the gradients are those of the plain pass to the bit, unless a call has its samples
-        in another order: `compare` then finds them wrong.
-        """
-        weights = different_weights(self.outputs)
-        gradients = [*_gradients(self.outputs, self.calls, weights[:, None] * cotangent, False)]
-        for number, (call, g) in enumerate(zip(self.calls, gradients, strict=True)):
-            if g is not None:
-                own = g.clone()  # gradients of two calls may be the same tensor
-                slices = call.of_samples(own, slice(None))  # views
-                slices.div_(weights.to(own).view(-1, *[1] * (slices.dim() - 1)))
-                gradients[number] = own
-        return gradients
+    def _take_weighted(self, cotangent: Tensor, retain: bool) -> Gradients:
+        """Return the gradients of a pass in which every sample has its own weight."""
+        self._weights = different_weights(self.outputs)
+        return _gradients(self.outputs, self.calls, self._weights[:, None] * cotangent, retain)
 
     def _take_another(self, thorough: bool, compared: bool, ordered: bool) -> None:
         """Run a backward pass of a random cotangent, for the checks; see `backward`."""
         cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
         if thorough:
-            self._weights = different_weights(self.outputs)
-        weighted = self._weights[:, None] * cotangent
-        gradients = _gradients(self.outputs, self.calls, weighted, ordered)
+            gradients = self._take_weighted(cotangent, ordered)
+        else:
+            gradients = _gradients(self.outputs, self.calls, cotangent, ordered)
         if thorough or compared:
             self._last = cotangent, gradients
         if ordered:

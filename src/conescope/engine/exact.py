@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
+from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Memory, Scratch, keep_freed_pages
+from conescope.engine.compute.products import Memory, Scratch
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import Accumulator, sum_of
@@ -125,6 +126,7 @@ def compute(
         if least > budget:
             raise KernelError(too_small(budget, least))
         problem = _checked(problem, budget)
+        return_freed_pages()
     recheck = problem.recheck
     if first and recheck is not None:
         recheck.begin()
@@ -264,7 +266,7 @@ def _add_group(
     x, y = problem.x, problem.y
     cotangents = problem.cotangents.part(group.start, group.stop)
     held, terms = None, {}
-    with closing(TemporaryFile() if pieces.spilled else Memory()) as store:
+    with closing(TemporaryFile() if pieces.spilled else Memory(pieces.tight)) as store:
         for left, right in pieces.pairs(*problem.samples):
             if left != held:
                 held, terms = left, factory(x[left], cotangents, store)

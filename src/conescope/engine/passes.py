@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from conescope.engine.backward import BlockPass, Gradients, compare_outputs
+from conescope.engine.backward import BlockPass, ByCall, compare_outputs
 from conescope.engine.compute.products import Memory, Scratch, full_precision
 from conescope.engine.compute.terms import FormedTerm, OuterTerm, RowsTerm, Term, TiedTerm
 from conescope.engine.general import plain_gradients, transformed_gradients
@@ -169,7 +169,7 @@ class _Collector:
         term.features.append(whole, uses)
         return whole, term
 
-    def _take_outer(self, terms: Open, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
+    def _take_outer(self, terms: Open, k: int, calls: Sequence[Call], gradients: ByCall) -> None:
         for part, block, term in itertools.chain.from_iterable(terms.values()):
             for use, number in enumerate(part.calls):
                 g = gradients[number]
@@ -179,7 +179,7 @@ class _Collector:
                 else:
                     place.copy_(_outer(calls[number]).cotangent(g))
 
-    def _take_rows(self, block: slice, k: int, calls: Sequence[Call], gradients: Gradients) -> None:
+    def _take_rows(self, block: slice, k: int, calls: Sequence[Call], gradients: ByCall) -> None:
         for number, names in self.row_uses.items():
             g = gradients[number]
             if g is not None:

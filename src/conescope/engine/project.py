@@ -14,8 +14,8 @@ from numbers import Integral
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents, check_draws, is_finite
+from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
 from conescope.engine.compute.budget import parse_memory, too_small
-from conescope.engine.compute.products import keep_freed_pages
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
@@ -89,6 +89,7 @@ def project(
         if first:
             _, survey = compute(sample_problem(problem), False, "model", memory, check)
             problem = dataclasses.replace(problem, survey=survey)
+            return_freed_pages()
         like = problem.cotangents.like.to(problem.dtype)
         sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
         values = _features(problem, sketch, budget, check, first)

@@ -264,7 +264,12 @@ def _square(gradient: Tensor) -> float:
 
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
-    return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem))
+    return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem)) + _passing(problem)
+
+
+def _passing(problem: Problem) -> int:
+    """Return the bytes that the passes of two samples keep."""
+    return 2 * problem.element * problem.survey.work.passing
 
 
 def _largest(problem: Problem) -> int:
@@ -273,7 +278,7 @@ def _largest(problem: Problem) -> int:
 
 def _groups(problem: Problem, budget: int) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters some at a time, since gradients of all may not fit into the budget."""
-    room = budget // problem.element - _COMPUTED * _largest(problem)
+    room = (budget - _passing(problem)) // problem.element - _COMPUTED * _largest(problem)
     most = max(_FEW, round(room / _TOGETHER))
     sizes = {name: real_numbers(p) for name, p in problem.parameters.items()}
     group: dict[str, nn.Parameter] = {}

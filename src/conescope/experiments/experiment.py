@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibra
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
+from conescope.training.arithmetic import check_bfloat16, check_channels_last
 from conescope.training.data import load_data
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Dataset, Normalizer
@@ -41,6 +42,9 @@ from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
+_SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
+_MOST_TRAINED = 100_000_000
+_MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,22 @@ class Experiment:
 
     Args:
         recipe: the recipe to carry out.
+        is_timed_only: whether only the first iterations are carried out, to time them; the
+            learning rate of a very long training is then not computed, and 0.
+
+    Attributes:
+        counts: schedule field, such as `kernel.when` → how often it fires.
 
     Raises:
         RecipeError: if the recipe cannot be carried out here.
         DataError: if its data cannot be loaded, or are too few.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, is_timed_only: bool = False) -> None:
         self.recipe = recipe
-        _check_precision(recipe, usable_device(recipe.device))
+        usable_device(recipe.device)
+        if self.autocast is not None:
+            check_bfloat16(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
         self.data: Dataset = load_data(recipe.data).to(recipe.device)
@@ -81,16 +92,19 @@ class Experiment:
         _check_augmentation(recipe, samples)
         self.order = BatchOrder(len(samples), recipe.training.batch_size, recipe.seed)
         per_epoch = self.order.iterations_per_epoch
-        self.moments = Moments(
-            evaluate=self._moments("training.evaluate"),
-            kernel=self._moments("kernel.when"),
-            keep=self._moments("snapshots.keep") | {recipe.training.steps},
-            resume=self._moments("snapshots.resume"),
-        )
-        drops = recipe.schedule("lr_schedule.drops", per_epoch)
-        self.multiplier = build_lr_schedule(
-            recipe.lr_schedule, drops, recipe.training.steps, per_epoch
-        )
+        self.counts = {field: recipe.count(field, per_epoch) for field in _SCHEDULES}
+        if is_timed_only and recipe.training.steps > _MOST_PLAYED:
+            self.multiplier = lambda _: 0.0
+        else:
+            if recipe.training.steps > _MOST_TRAINED:
+                raise RecipeError(
+                    f"training.steps is {recipe.training.steps:,}, and at most {_MOST_TRAINED:,} "
+                    f"can be trained; set it lower ('conescope plan' tells the time)"
+                )
+            drops = recipe.schedule("lr_schedule.drops", per_epoch)
+            self.multiplier = build_lr_schedule(
+                recipe.lr_schedule, drops, recipe.training.steps, per_epoch
+            )
         self.normalize = Normalizer(samples, getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
@@ -131,7 +145,7 @@ class Experiment:
         model = build_model(recipe.model, shape, data.classes, data.vocabulary)
         model.to(recipe.device, getattr(torch, recipe.dtype))
         if self._channels_last:
-            _check_convolutions(model, recipe)
+            check_channels_last(model, shape, recipe.device)
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         batch = self.order.smallest(recipe.training.steps)
         every_position = data.train.labels.dim() == 2
@@ -146,6 +160,20 @@ class Experiment:
         if origin is not None and recipe.branch.optimizer == "restored":
             origin.restore_momentum(optimizer)
         return model, optimizer
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The iterations at which the recipe asks for something.
+
+        Raises:
+            RecipeError: if there are millions of them.
+        """
+        return Moments(
+            evaluate=self._moments("training.evaluate"),
+            kernel=self._moments("kernel.when"),
+            keep=self._moments("snapshots.keep") | {self.recipe.training.steps},
+            resume=self._moments("snapshots.resume"),
+        )
 
     def average(self, model: nn.Module) -> AveragedModel | None:
         """Build the average of a network's weights, as at its start, if the recipe has one."""
@@ -162,9 +190,8 @@ class Experiment:
         samples = self.data.train.inputs[chosen]
         if self.recipe.data.augmentation == "flip-crop":
             samples = flip_and_crop(samples, seed_for(self.recipe.seed, "augmentation", step))
-        inputs = self.normalize(samples)
-        if self._channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        inputs = self.normalize(samples).contiguous(memory_format=layout)
         return inputs, self.data.train.labels[chosen]
 
     @property
@@ -247,33 +274,6 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
-
-
-def _check_precision(recipe: Recipe, device: torch.device) -> None:
-    """Raise `RecipeError` if autocast to bfloat16 is not for this recipe, or not for its device."""
-    if recipe.training.precision == "full":
-        return
-    if recipe.dtype != "float32" or recipe.dynamics.kind == "linearised":
-        raise RecipeError(
-            "training.precision: bfloat16 is for a network of dtype float32 whose dynamics.kind is "
-            "standard; set it to full"
-        )
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise RecipeError(
-            f"training.precision: {recipe.device!r} does not compute in bfloat16; set it to full"
-        )
-
-
-def _check_convolutions(model: nn.Module, recipe: Recipe) -> None:
-    """Raise `RecipeError` where torch would corrupt memory: see `ChannelLayerNorm`."""
-    for name, module in model.named_modules():
-        is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-        if is_pointwise and module.stride != (1, 1) and recipe.device == "cpu":
-            raise RecipeError(
-                f"training.memory_format: on a CPU, the backward pass of 1 × 1 convolutions with "
-                f"strides, such as {name}, may corrupt memory in channels_last (seen in torch "
-                f"2.13); set it to contiguous"
-            )
 
 
 def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:

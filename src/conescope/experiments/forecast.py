@@ -13,6 +13,7 @@ from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.measuring.undisturbed import evaluation_mode
+from conescope.runs.schedule import Schedule
 from conescope.training.loop import Snapshot, train
 from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
@@ -68,7 +69,7 @@ def forecast(recipe: Recipe) -> Forecast:
         ConescopeError: if the recipe cannot be carried out here.
     """
     with reproducible(recipe):
-        experiment = Experiment(recipe)
+        experiment = Experiment(recipe, is_timed_only=True)
         snapshots = _training(experiment)
         snapshot = next(snapshots)
         model, optimizer = snapshot.model, snapshot.optimizer
@@ -79,18 +80,20 @@ def forecast(recipe: Recipe) -> Forecast:
         state = [tensor for network in networks for tensor in network.state_dict().values()]
         state += _slots(optimizer.state_dict())
         snapshot_bytes = sum(tensor.nbytes for tensor in state)
-        moments = experiment.moments
-        kernels = len(moments.kernel) * len(networks)
+        counts = experiment.counts
+        kernels = counts["kernel.when"] * len(networks)
+        keep, steps = Schedule(recipe.snapshots.keep), recipe.training.steps
+        per_epoch = experiment.order.iterations_per_epoch
+        kept = counts["snapshots.keep"] + (not keep.fires(steps, steps, per_epoch))
         return Forecast(
             kernel=kernel,
             kernel_seconds=kernel_seconds,
             kernels=kernels,
             iterations=recipe.training.steps - recipe.branch.at,
             iteration_seconds=iteration_seconds,
-            evaluations=len(moments.evaluate),
+            evaluations=counts["training.evaluate"],
             evaluation_seconds=evaluation_seconds,
-            stored_bytes=kernels * _kernel_bytes(experiment, model)
-            + len(moments.keep) * snapshot_bytes,
+            stored_bytes=kernels * _kernel_bytes(experiment, model) + kept * snapshot_bytes,
         )
 
 
@@ -133,7 +136,7 @@ def iteration_seconds(recipe: Recipe) -> float:
         ConescopeError: if the recipe cannot be carried out here.
     """
     with reproducible(recipe):
-        snapshots = _training(Experiment(recipe))
+        snapshots = _training(Experiment(recipe, is_timed_only=True))
         next(snapshots)
         return _seconds_each(lambda: next(snapshots))
 

@@ -64,8 +64,8 @@ class Snapshots(Subject):
 
     def _kept_when(self, when: str) -> list[int]:
         per_epoch = self._experiment.order.iterations_per_epoch
-        steps = Schedule(when).steps(self.recipe.training.steps, per_epoch)
-        chosen = [step for step in steps if step in self._entries]
+        schedule, total = Schedule(when), self.recipe.training.steps
+        chosen = [s for s in sorted(self._entries) if schedule.fires(s, total, per_epoch)]
         if not chosen:
             raise CheckpointError(
                 f"{self._folder.path} kept no snapshot at {when!r}; it has those of "

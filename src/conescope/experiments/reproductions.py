@@ -8,8 +8,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
+from conescope.errors import RecipeError
+from conescope.runs.plain_yaml import read_yaml
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import load_recipe
 
@@ -73,4 +73,4 @@ def find_reproduction(network: str, scale: str) -> Reproduction:
 @cache
 def _table() -> dict[str, Any]:
     file = resources.files("conescope.experiments") / "reproductions.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    return read_yaml(file.read_bytes(), file.name, RecipeError)

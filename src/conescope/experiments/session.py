@@ -52,13 +52,15 @@ def run_experiment(
             call goes on from there.
     """
     with RunWriter(path) as writer, reproducible(recipe):
-        _check_same_recipe(writer, recipe)
+        begun_with = _check_same_recipe(writer, recipe)
         _check_not_diverged(writer)
         experiment = Experiment(recipe)
+        _ = experiment.moments  # refuses schedules that fire too often, before anything is written
         origin = _read_origin(writer, recipe.branch, experiment.data.digest)
         model, optimizer = experiment.begin(origin)
         begun = Snapshot(recipe.branch.at, model, optimizer, experiment.average(model))
-        writer.begin_recipe(recipe.to_dict(), recipe.to_yaml(), command, experiment.probe_labels)
+        fields, text = begun_with.to_dict(), begun_with.to_yaml()
+        writer.begin_recipe(fields, text, command, experiment.probe_labels)
         writer.begin_session(recipe.device, experiment.code, experiment.data.digest)
         if origin is not None:
             writer.write_origin(origin)
@@ -85,10 +87,8 @@ class _Recorder:
         self._writer, self._experiment = writer, experiment
         self._stored = _Stored(
             evaluations=contents.evaluated_steps(writer.folder),
-            kernels={
-                kind: writer.whole(kind, warn=True).keys() for kind in contents.KERNEL_FOLDERS
-            },
-            snapshots=writer.whole(Kind.SNAPSHOT, warn=True),
+            kernels={kind: writer.whole(kind).keys() for kind in contents.KERNEL_FOLDERS},
+            snapshots=writer.whole(Kind.SNAPSHOT),
         )
 
     def restore(self, begun: Snapshot) -> int:
@@ -192,15 +192,17 @@ def _check_is_parent(parent: Folder, branch: BranchRecipe) -> None:
         )
 
 
-def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> None:
+def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> Recipe:
+    """Return the recipe that the run was begun with, which may have another name."""
     if not writer.has_begun:
-        return
+        return recipe
     held = read_recipe(writer.path)
     if held.id.rpartition("-")[2] != recipe.id.rpartition("-")[2]:
         raise StoreError(
             f"{writer.path} holds another run, {held.id}, and this one is {recipe.id}; choose "
             f"another folder with --out"
         )
+    return held
 
 
 def _check_not_diverged(writer: RunWriter) -> None:

@@ -19,7 +19,7 @@ from conescope.errors import RecipeError, StoreError, TrainingError
 from conescope.experiments.branches import branch_recipe
 from conescope.experiments.forecast import iteration_seconds
 from conescope.experiments.session import run_experiment
-from conescope.experiments.stored import read_status
+from conescope.experiments.stored import read_recipe, read_status
 from conescope.kernel.distance import Float64Array
 from conescope.runs.contents import has_run
 from conescope.runs.progress import Progress
@@ -27,10 +27,14 @@ from conescope.runs.reader import read_scalars
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
 from conescope.training.data import load_data
-from conescope.training.recipe import Recipe
+from conescope.training.recipe import FIELDS, PARTS, Recipe
+from conescope.training.recipe_fields import PLACE
 
 DYNAMICS = ("linearised", "standard")
 QUANTITIES = ("test_accuracy", "test_loss", "train_loss")
+
+CHILD_FIELDS = ("--kernel.when=never", "--training.evaluate=end", "--snapshots.keep=end")
+"""Fields of all children, as on the command line: only how they end is compared."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def plan_switch(
             line, e.g. `["--optimizer.lr", "0.01"]`; `--training.steps` sets T.
 
     Raises:
-        RecipeError: if the points do not rise, a run is named twice, or a field is unknown or
-            has a wrong value.
+        RecipeError: if the points do not rise, a run is named twice, two runs differ in more
+            than their seeds, or a field is unknown or has a wrong value.
         StoreError: if a run lacks a snapshot at a point, or an evaluation at T.
     """
     rising = tuple(sorted(set(points)))
@@ -118,6 +122,7 @@ def plan_switch(
         raise RecipeError("the switch points must rise, each named once; write --at 0,500,1000")
     if len({parent.resolve() for parent in parents}) < len(parents):
         raise RecipeError("a run is named twice; name each once, so that it counts once")
+    _check_alike(parents)
     for parent in parents:
         for point in rising:
             find_snapshot(Folder(parent), point)
@@ -127,7 +132,7 @@ def plan_switch(
     }
     until = children["standard"][0][0].recipe.training.steps
     for parent in parents:
-        _scalars_at(parent, until)
+        scalars_at(parent, until)
     return Switch(tuple(parents), rising, until, children)
 
 
@@ -187,10 +192,10 @@ def read_switch(switch: Switch) -> SwitchResult:
         for place in np.ndindex(shape):
             path = rows[place[0]][place[1]].path
             if not read_status(path).diverged:
-                found = _scalars_at(path, switch.until)
+                found = scalars_at(path, switch.until)
                 for quantity in QUANTITIES:
                     children[dynamics][quantity][place] = found[quantity]
-    ends = [_scalars_at(parent, switch.until) for parent in switch.parents]
+    ends = [scalars_at(parent, switch.until) for parent in switch.parents]
     classes = load_data(switch.children["standard"][0][0].recipe.data).classes
     return SwitchResult(
         points=switch.points,
@@ -224,23 +229,42 @@ def write_table(switch: Switch, result: SwitchResult, file: Path) -> None:
         raise StoreError(f"cannot write {file}: {error.strerror}") from error
 
 
+def child_path(parent: Path, recipe: Recipe) -> Path:
+    """Return the run folder of a child of a run."""
+    digest = recipe.id.rpartition("-")[2]
+    return parent / "branches" / f"{recipe.dynamics.kind}-{recipe.branch.at:08d}-{digest}"
+
+
+def _check_alike(parents: Sequence[Path]) -> None:
+    """Raise `RecipeError` if runs differ in a field that changes numbers, other than the seed."""
+    apart = {"seed", "device", "threads", "branch.parent"}
+    compared = [name for name, field in FIELDS.items() if field.metadata != PLACE]
+    compared = [name for name in compared if name not in apart]
+    compared += [f"{section}.options" for section in PARTS]
+    first, *others = (read_recipe(parent) for parent in parents)
+    for parent, other in zip(parents[1:], others, strict=True):
+        for name in compared:
+            if first.get(name) != other.get(name):
+                raise RecipeError(
+                    f"{parents[0]} and {parent} are not seeds of one recipe: {name} is "
+                    f"{first.get(name)!r} and {other.get(name)!r}; name runs that differ in their "
+                    f"seeds only"
+                )
+
+
 def _child(parent: Path, point: int, dynamics: str, overrides: Sequence[str]) -> Child:
     recipe = branch_recipe(
-        parent,
-        point,
-        [
-            *overrides,
-            f"--dynamics.kind={dynamics}",
-            "--kernel.when=never",
-            "--training.evaluate=end",
-            "--snapshots.keep=end",
-        ],
+        parent, point, [*overrides, f"--dynamics.kind={dynamics}", *CHILD_FIELDS]
     )
-    name = f"{dynamics}-{point:08d}-{recipe.id.rpartition('-')[2]}"
-    return Child(parent / "branches" / name, recipe)
+    return Child(child_path(parent, recipe), recipe)
 
 
-def _scalars_at(path: Path, step: int) -> dict[str, float]:
+def scalars_at(path: Path, step: int) -> dict[str, float]:
+    """Return what a run was evaluated to at an iteration: quantity → value.
+
+    Raises:
+        StoreError: if it was not evaluated there; the nearest iterations are named.
+    """
     scalars = read_scalars(path)
     places = np.flatnonzero(scalars["step"] == step)
     if not len(places):

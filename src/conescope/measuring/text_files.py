@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from conescope.errors import DataError
+from conescope.runs.foreign import GIGABYTE, read_bounded
+
+_MOST_ROWS = 10_000_000
 
 TEXT = "text"
 """The column that holds the texts, unless another one is named."""
@@ -24,13 +27,12 @@ Read = tuple[Columns, Mapping[str, Sequence[str]]]
 
 def _decoded(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = read_bounded(path, DataError, 2 * GIGABYTE)
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise DataError(
             f"the texts {path} are not in UTF-8 (byte {error.start}); save them in UTF-8"
         ) from None
-    except OSError as error:
-        raise DataError(f"cannot read the texts {path}: {error.strerror}") from None
 
 
 def _lines(path: Path) -> list[str]:
@@ -89,12 +91,35 @@ def _read_parquet(path: Path) -> Read:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as opened:
+            check_parquet(opened.metadata, path)
+            table = opened.read()
         columns = {name: table[name].to_pylist() for name in table.column_names}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"the texts {path} are no parquet file: {reason}") from None
+        raise DataError(
+            f"the texts {path} are no parquet file: {reason}; copy it again, or write it anew"
+        ) from None
     return columns, _class_names((table.schema.metadata or {}).get(b"huggingface"))
+
+
+def check_parquet(metadata: Any, path: Path) -> None:
+    """Check what a parquet file says of its size, before its values are unpacked.
+
+    Args:
+        metadata: the file's, of pyarrow.
+        path: the file.
+
+    Raises:
+        DataError: if it has more rows or bytes than a probe or texts can have.
+    """
+    groups = (metadata.row_group(place) for place in range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups)
+    if metadata.num_rows > _MOST_ROWS or size > 16 * GIGABYTE:
+        raise DataError(
+            f"{path} says that it holds {metadata.num_rows:,} rows of {size:,} bytes in all, more "
+            f"than is read; save the rows that are needed in a file of their own"
+        )
 
 
 def _class_names(noted: bytes | None) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def read_texts(path: str | Path, column: str | None = None, labels: str | None =
         path: .jsonl (an object a line), .csv (with a first line of names), .parquet, or .txt (a
             text a line); in UTF-8.
         column: the name of the column or key that holds the texts; by default "text" or, without
-            one, the only column beside `labels`.
+            one, the only column beside `labels` (but not the only one of a .csv, whose first line
+            may be a text).
         labels: the name of a column of classes: whole numbers from 0 on, or names, which are
             numbered in the order of the alphabet.
 
@@ -73,7 +75,7 @@ def read_texts(path: str | Path, column: str | None = None, labels: str | None =
     path = Path(path)
     if (suffix := path.suffix.lower()) not in READERS:
         raise DataError(f"the texts {path} are of no known kind; give {', '.join(READERS)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false for a name that no file can have
         raise DataError(f"the texts {path} do not exist; look for a typing mistake in the name")
     columns, names = READERS[suffix](path)
     if not columns or not any(columns.values()):
@@ -183,6 +185,11 @@ def _text_column(columns: Columns, labels: str | None, path: Path) -> str:
     if TEXT in columns:
         return TEXT
     others = [name for name in columns if name != labels]
+    if len(others) == 1 and path.suffix.lower() == ".csv" and labels is None:
+        raise DataError(
+            f"the first line of {path} names no column {TEXT!r}, and may be a text itself: "
+            f"{others[0][:40]!r}; write a first line {TEXT!r}, or name the column by --column"
+        )
     if len(others) == 1:
         return others[0]
     raise DataError(

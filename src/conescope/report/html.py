@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def write_page(path: Path, text: str) -> Path:
     Raises:
         StoreError: if the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # others may write it, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text, encoding="utf-8")
@@ -66,6 +67,7 @@ def page_of(
     is_finished: bool,
     answer: str,
     parts: Sequence[Part],
+    journal: str = "",
 ) -> str:
     """Return a page that opens with its answer and a table of contents of its parts.
 
@@ -76,6 +78,7 @@ def page_of(
         is_finished: whether it is complete.
         answer: HTML of what it found.
         parts: what follows, in the order to show it.
+        journal: the head of the journal that it is made from (`Run.head`).
     """
     names = _anchors(part.title for part in parts)
     entries = "".join(
@@ -92,6 +95,7 @@ def page_of(
     template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         plotly=get_plotlyjs() if "plotly-graph-div" in body else "",
+        journal=escape(journal),
         name=escape(name),
         description=escape(description),
         state=escape(state),

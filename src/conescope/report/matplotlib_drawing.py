@@ -147,6 +147,8 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
         _format_logarithm(axes, "x")
     elif plot.x_whole:
         _format_iterations(axes.xaxis)
+    if plot.x_ticks:
+        axes.set_xticks(list(plot.x_ticks), list(plot.x_ticks.values()))
     if plot.vertical_scale == "log":
         _format_logarithm(axes, "y")
     elif plot.y_range is None and plot.from_zero:
@@ -167,8 +169,7 @@ def _draw_line(axes: Axes, line: Line, place: int, *, marks_points: bool) -> Non
 
 def _draw_mark(axes: Axes, mark: Mark) -> None:
     along, span = (axes.axvline, axes.axvspan) if mark.axis == "x" else (axes.axhline, axes.axhspan)
-    line = _MARK_LINES[mark.style]
-    along(mark.value, color=MARK_COLOUR, linestyle=line, label=_text(mark.label))
+    along(mark.value, color=MARK_COLOUR, linestyle=_MARK_LINES[mark.style], label=_text(mark.label))
     if mark.high > mark.low:
         span(mark.low, mark.high, color=MARK_COLOUR, alpha=0.18, linewidth=0)
 
@@ -179,8 +180,7 @@ def _draw_bars(figure: FigureBase, plot: BarPlot) -> None:
     height = 0.8 / len(plot.shares)
     for k, (label, shares) in enumerate(plot.shares.items()):
         offset = (k - (len(plot.shares) - 1) / 2) * height
-        colour = LINE_COLOURS[k + 1]
-        axes.barh(places + offset, shares, height, label=_text(label), color=colour)
+        axes.barh(places + offset, shares, height, label=_text(label), color=LINE_COLOURS[k + 1])
     axes.set_yticks(places, [_escaped(name) for name in plot.names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")

@@ -89,6 +89,7 @@ def report_page(run: Run) -> str:
         description=run.description,
         state=state(run),
         is_finished=run.finished,
+        journal=run.head,
         answer=f'<p class="answer">{escape(opening(analysis))}</p>{columns(leading)}',
         parts=[part for part in parts if part.body],
     )

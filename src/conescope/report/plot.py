@@ -9,8 +9,8 @@ both draw these in italics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -117,6 +117,7 @@ class LinePlot(Described):
         from_zero: whether a linear vertical axis without such limits begins at 0.
         percent: whether the vertical axis shows shares as per cent.
         x_whole: whether the horizontal axis shows whole numbers only.
+        x_ticks: places on the horizontal axis → their texts; empty for those of its scale.
     """
 
     y_label: str
@@ -129,6 +130,7 @@ class LinePlot(Described):
     from_zero: bool = True
     percent: bool = False
     x_whole: bool = True
+    x_ticks: Mapping[float, str] = field(default_factory=dict)
 
     @property
     def vertical_scale(self) -> Scale:
@@ -172,7 +174,7 @@ class MatrixPlot(Described):
         colour: proportional to the values ("linear") or to their "square root".
         percent: whether the values are shares, shown as per cent.
         rows: [r], names of the rows, where they are not those of the columns.
-        texts: [r, c], a text in each cell; none if empty.
+        texts: [r, c], a text in each cell, of one line or several; none if empty.
         most: the value of the darkest colour; None for the largest value.
     """
 

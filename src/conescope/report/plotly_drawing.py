@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from conescope.report import plotly_looks as looks
 from conescope.report.plot import (
     BarPlot,
     Line,
@@ -23,7 +25,6 @@ from conescope.report.plot import (
     Plot,
     SinglePlot,
 )
-from conescope.report.plotly_looks import TEMPLATE, colour_scale, coloured_by
 from conescope.report.style import (
     DASHES,
     DISTANCE_MAP,
@@ -76,7 +77,7 @@ def chart(plot: Plot) -> go.Figure:
     drawn = make_subplots(
         rows=len(panels), cols=1, specs=kinds, shared_xaxes=shares, vertical_spacing=space
     )
-    drawn.update_layout(template=TEMPLATE)
+    drawn.update_layout(template=looks.TEMPLATE)
     named: set[str] = set()
     for row, panel in enumerate(panels, start=1):
         is_inner = shares and row < len(panels)
@@ -129,6 +130,9 @@ def _lines(plot: LinePlot) -> _Panel:
     x_axis = {"title": _text(plot.x_label), "tickformat": ",d" if plot.x_whole else "~g"}
     if plot.x_scale == "log":
         x_axis |= {"type": "log", "dtick": 1}
+    if plot.x_ticks:
+        texts = list(plot.x_ticks.values())
+        x_axis |= {"tickmode": "array", "tickvals": list(plot.x_ticks), "ticktext": texts}
     return _Panel(
         traces,
         x_axis,
@@ -203,7 +207,7 @@ def _bars(plot: BarPlot) -> _Panel:
     bars = [
         go.Bar(
             x=shares,
-            y=list(plot.names),
+            y=list(map(_text, plot.names)),
             name=_text(label),
             orientation="h",
             marker={"color": LINE_COLOURS[place]},
@@ -229,9 +233,9 @@ def _matrix(plot: MatrixPlot) -> _Panel:
         z=plot.values.astype(np.float32),
         zmin=0.0,
         zmax=plot.most,
-        text=plot.texts or None,
+        text=looks.cell_texts(plot) or None,
         texttemplate="%{text}" if plot.texts else None,
-        colorscale=colour_scale(DISTANCE_MAP, power=1.0 if plot.colour == "linear" else 2.0),
+        colorscale=looks.colour_scale(DISTANCE_MAP, power=1.0 if plot.colour == "linear" else 2.0),
         colorbar={
             "title": {"text": _text(plot.value_label), "side": "right"},
             "thickness": 14,
@@ -264,7 +268,7 @@ def _path(plot: PathPlot) -> _Panel:
         mode="lines+markers",
         showlegend=False,
         line={"color": "#999999", "width": 1},
-        marker=coloured_by(plot.steps, size=4 if in_space else 7),
+        marker=looks.coloured_by(plot.steps, size=4 if in_space else 7),
         text=names,
         hovertemplate="%{text}<extra></extra>",
     )
@@ -286,5 +290,5 @@ def _path(plot: PathPlot) -> _Panel:
 
 
 def _text(label: str) -> str:
-    """Return a label with its symbols in italics."""
-    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", label)
+    """Return a label with its symbols in italics, and letters that plotly would read as HTML."""
+    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", escape(label, quote=False))

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
+from conescope.report.plot import MatrixPlot
 from conescope.report.style import ITERATION_MAP
 
 _AXIS = {
@@ -65,3 +66,8 @@ def coloured_by(steps: Sequence[int], size: int) -> dict[str, Any]:
             "title": {"text": "iteration <i>t</i>", "side": "top"},
         },
     }
+
+
+def cell_texts(plot: MatrixPlot) -> list[list[str]]:
+    """Return the texts of a matrix's cells as plotly breaks lines."""
+    return [[text.replace("\n", "<br>") for text in row] for row in plot.texts]

@@ -70,13 +70,22 @@ def save_plots(
     Raises:
         StoreError: if a file cannot be written.
     """
-    note = "" if run.finished else state(run)
-    files = (save_plot(plot, folder / name, run.name, note, style) for name, plot in plots.items())
+    note = "" if run.finished and not run.lost else state(run)
+    files = (
+        save_plot(plot, folder / name, run.name, note, style, made_from=run.head)
+        for name, plot in plots.items()
+    )
     return [file for pair in files for file in pair]
 
 
 def save_plot(
-    plot: Plot, stem: Path, title: str, note: str = "", style: Style = PAPER
+    plot: Plot,
+    stem: Path,
+    title: str,
+    note: str = "",
+    style: Style = PAPER,
+    *,
+    made_from: str = "",
 ) -> list[Path]:
     """Draw a plot and write it as PDF and as PNG.
 
@@ -86,12 +95,17 @@ def save_plot(
         title: the files' title.
         note: text below the figure.
         style: matplotlib's rc parameters.
+        made_from: the head of the journal of each run that the plot shows (`Run.head`), which the
+            files' metadata name; "" to name none.
 
     Raises:
         StoreError: if a file cannot be written.
     """
     drawn = draw(plot, style, note)
     metadata = {".pdf": {"Title": title, "CreationDate": None}, ".png": {"Title": title}}
+    if made_from:
+        about = f"made from the run whose journal ends with {made_from}"
+        metadata[".pdf"]["Subject"] = metadata[".png"]["Description"] = about
     files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
     for file, fields in files.items():
         try:

@@ -138,11 +138,12 @@ def evaluations(run: Run) -> Mapping[str, np.ndarray]:
 
 
 def state(run: Run) -> str:
-    """Return whether the run is finished, and if not, how far its kernels reach."""
+    """Return whether the run is finished, if not how far its kernels reach, and what it lost."""
+    lost = f"; lost to damage: {'; '.join(run.lost)}" if run.lost else ""
     if run.finished:
-        return "finished"
+        return f"finished{lost}"
     end = "" if run.total_steps is None else f" of {run.total_steps:,}"
-    return f"unfinished: kernels up to step {run.series.steps[-1]:,}{end}"
+    return f"unfinished: kernels up to step {run.series.steps[-1]:,}{end}{lost}"
 
 
 def main_numbers(run: Run) -> dict[str, str]:

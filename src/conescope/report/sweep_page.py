@@ -30,9 +30,11 @@ from conescope.report.html import (
 from conescope.report.page import ABOUT
 from conescope.report.sweep_plots import (
     axes_drawn,
+    findings,
     held_text,
     numbers_along,
     phase_diagrams,
+    probability_text,
     value_text,
     values_of,
 )
@@ -47,6 +49,9 @@ _MOST_SETTINGS = 200
 
 _FIGURES = {"a": distance_from, "b": distance_after, "c": embedding_2d}
 """Letter of the paper's figure 1 → the figure."""
+
+
+_BASES = {"training": "Recipe", "measurement": "What is measured"}
 
 
 def write_sweep_report(results: SweepResults) -> list[Path]:
@@ -89,21 +94,22 @@ def _write_page(results: SweepResults, path: Path) -> Path:
     }
     run = next((run for run in sweep.runs if run.state() == "finished"), None)
     environment = load_run(run.path).environment if run and _has_kernels(results, run) else {}
+    charts = [drawn(plot, name) for name, plot in plots.items()]
     text = page_of(
         name=f"Sweep {sweep.path.resolve().name}",
         description="; ".join(axes),
         state=f"{len(results.rows) - left:,} of {len(results.rows):,} runs have ended",
         is_finished=not left,
-        answer=f"<p>{ABOUT}</p>{numbers_table(numbers)}",
+        answer=f'<p class="answer">{escape(findings(results))}</p>{numbers_table(numbers)}',
         parts=[
-            Part("Figures", columns([drawn(plot, name) for name, plot in plots.items()])),
+            Part("Figures", f"<p>{ABOUT}</p>{columns(charts)}"),
             Part("Settings", _settings(results)),
             *filter(None, map(_Multiples(results).of, axes_drawn(results))),
             *origin_parts(
                 "How to make this sweep again",
                 sweep.command,
                 environment,
-                "Recipe, of which the axes change",
+                f"{_BASES[sweep.kind]}, of which the axes change",
                 yaml.safe_dump(sweep.runs[0].base, sort_keys=False, allow_unicode=True),
             ),
         ],
@@ -118,8 +124,9 @@ def _has_kernels(results: SweepResults, run: SweepRun) -> bool:
 def _settings(results: SweepResults) -> str:
     """Return the table of settings: means over seeds with their intervals."""
     axes = [name for name in results.sweep.axes if name != "seed"]
-    heads = [*axes, "seeds", "verdict", "probability", *AVERAGED]
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    has = [name for name in AVERAGED if any(row[name] is not None for row in results.settings)]
+    heads = [*axes, "seeds", "verdict", "probability", *has]
+    head = "".join(f"<th>{escape(_HEADS.get(name, name))}</th>" for name in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_cell(row, name))}</td>" for name in heads) + "</tr>"
         for row in results.settings[:_MOST_SETTINGS]
@@ -129,19 +136,35 @@ def _settings(results: SweepResults) -> str:
     return (
         "<p>Means over the seeds that finished; in brackets 95 % intervals by "
         "Student's t. S is the distance of the last kernel to the first, v the mean velocity of "
-        "the second half.</p>"
-        f'<div style="overflow-x: auto"><table><tr>{head}</tr>{body}</table></div>{note}'
+        f"the second half.</p>{_STYLE}"
+        f'<div class="settings"><table><tr>{head}</tr>{body}</table></div>{note}'
     )
+
+
+_STYLE = (
+    "<style>.settings { overflow-x: auto } .settings th, .settings td { width: auto; "
+    "padding-right: 1.2rem; overflow-wrap: normal; white-space: nowrap }</style>"
+)
+
+_HEADS = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss (nats)",
+    "v": "v (1 / iteration)",
+    "half_angle": "half-angle (degrees)",
+}
 
 
 def _cell(row: Row, name: str) -> str:
     value = row[name]
     if value is None:
-        return "–"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        return "diverged" if name == "verdict" and row["diverged"] == row["runs"] else "–"
+    if name == "probability":
+        return probability_text(value)
+    form = ".1%" if name == "test_accuracy" else ".3g"
+    text = format(value, form) if isinstance(value, float) else str(value)
     if row.get(f"{name}_low") is None:
         return text
-    return f"{text} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+    return f"{text} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
 
 
 class _Multiples:
@@ -161,7 +184,7 @@ class _Multiples:
         for letter, figure_of in _FIGURES.items():
             parts.append('<div class="columns">')
             for place, (value, run) in enumerate(chosen):
-                title = f"1{letter}, {axis} = {value_text(value)}, seed {_seed(run)}"
+                title = f"1{letter}, {axis} = {value_text(value)}{_seed(run)}"
                 parts.append(_multiple(run, figure_of, f"multiple-{axis}-{letter}-{place}", title))
             parts.append("</div>")
         return Part(f"Figure 1 along {axis}", "".join(parts))
@@ -193,8 +216,8 @@ _ABOUT = (
 )
 
 
-def _seed(run: Run) -> int:
-    return run.recipe.seed if run.recipe else 0
+def _seed(run: Run) -> str:
+    return f", seed {run.recipe.seed}" if run.recipe else ""
 
 
 def _multiple(run: Run, figure_of: Any, name: str, title: str) -> str:

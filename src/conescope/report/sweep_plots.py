@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,17 @@ MOST_AXES = 3
 _MOST_LINES = 7
 """Values of a second axis that have a line of their own, the first ones."""
 
-_DRAWN: Mapping[str, str] = {
-    "test_accuracy": "test accuracy",
-    "S": "*S* to the first kernel",
-    "R": "plateau *R*",
-    "half_angle": "half-angle (degrees)",
+_MOST_TICKS = 8
+"""Values of an axis that are written below it, each at its place."""
+
+_DRAWN: Mapping[str, tuple[str, str]] = {
+    "test_accuracy": ("Test accuracy", "test accuracy"),
+    "test_loss": ("Test loss", "test loss (nats)"),
+    "S": ("Kernel distance S of the last kernel to the first", "kernel distance *S*"),
+    "R": ("Plateau R", "plateau *R* (chord)"),
+    "half_angle": ("Half-angle of the cone", "half-angle (degrees)"),
 }
+"""Number of a run → the title of its plot, and the label of its axis."""
 
 
 def axes_drawn(results: SweepResults) -> list[str]:
@@ -41,6 +47,11 @@ def values_of(results: SweepResults, axis: str) -> list[Any]:
 def value_text(value: Any) -> str:
     """Return a value of an axis as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def probability_text(value: float) -> str:
+    """Return a probability in two digits, rounded down: what is below 0.9 is no verdict."""
+    return f"{math.floor(100 * value) / 100:.2f}"
 
 
 def held_text(results: SweepResults, free: Sequence[str]) -> str:
@@ -63,8 +74,43 @@ def _held(results: SweepResults, free: Sequence[str]) -> dict[str, Any]:
     return {name: results.settings[0][name] for name in axes}
 
 
+def findings(results: SweepResults) -> str:
+    """Return the sentences that say what a sweep has found so far."""
+    settings, runs = results.settings, results.rows
+    ended = sum(row["seeds"] + row["diverged"] for row in settings)
+    if not ended:
+        return f"None of {len(runs):,} runs has ended yet."
+    verdicts = Counter(row["verdict"] or "not known" for row in settings)
+    kinds = ", ".join(f"{kind} at {count:,}" for kind, count in verdicts.most_common())
+    of = f"Of {len(settings):,} settings the verdict is {kinds}."
+    said = [of] if _has_kernels(results) else []
+    diverged = sum(row["diverged"] for row in settings)
+    if diverged:
+        said.append(f"{diverged:,} of {len(runs):,} runs diverged.")
+    for number, text, form in (
+        ("test_accuracy", "Test accuracy is highest,", ".1%"),
+        ("S", "The kernel ends furthest from the first, at S =", ".3g"),
+    ):
+        known = [row for row in settings if row[number] is not None]
+        if len(known) > 1:
+            best = max(known, key=lambda row: row[number])
+            axes = [name for name in results.sweep.axes if name != "seed"]
+            where = ", ".join(f"{name} = {value_text(best[name])}" for name in axes)
+            said.append(f"{text} {best[number]:{form}}, where {where}.")
+    return " ".join(said)
+
+
+def _has_kernels(results: SweepResults) -> bool:
+    return any(row["kernels"] for row in results.rows)
+
+
 def phase_diagrams(results: SweepResults) -> dict[str, MatrixPlot]:
-    """Return a heat map of the verdict over every two axes, by file name; over one if only one."""
+    """Return a heat map of the verdict over every two axes, by file name; over one if only one.
+
+    There is none as long as no run has a kernel.
+    """
+    if not _has_kernels(results):
+        return {}
     axes = axes_drawn(results)
     pairs = list(itertools.combinations(axes, 2)) or [(name, "") for name in axes]
     return {
@@ -90,10 +136,10 @@ def _phase_diagram(results: SweepResults, x: str, y: str) -> MatrixPlot:
             values[r, c] = math.nan if cell["probability"] is None else cell["probability"]
     return MatrixPlot(
         title=f"Verdict over {x}" + (f" and {y}" if y else ""),
-        caption="The most probable kind of motion in phase II, and its probability, which is the "
-        "colour; the mean over the seeds that finished. From 0.9 on it is the verdict. Cells "
-        "without a colour have no verdict yet, or their runs are too short for one."
-        + held_text(results, free),
+        caption="The most probable kind of motion in phase II, and below it its probability, which "
+        "is the colour; the mean over the seeds that finished. From 0.9 on it is the verdict. A "
+        'cell without a colour says why it has none; "no verdict": its runs are too short for one, '
+        "or their kernels do not move." + held_text(results, free),
         x_label=x,
         y_label=y,
         value_label="probability",
@@ -106,9 +152,12 @@ def _phase_diagram(results: SweepResults, x: str, y: str) -> MatrixPlot:
 
 
 def _cell_text(row: Row) -> str:
+    """Return what a setting's cell says, in lines short enough for a narrow cell."""
     if row["likeliest"] is not None:
-        return f"{row['likeliest']} {row['probability']:.2f}"
-    return "diverged" if row["diverged"] == row["runs"] else ""
+        return f"{row['likeliest']} {probability_text(row['probability'])}".replace(" ", "\n")
+    if row["diverged"] == row["runs"]:
+        return "diverged"
+    return "no\nverdict" if row["seeds"] else "not\nfinished"
 
 
 def numbers_along(results: SweepResults, axis: str) -> dict[str, LinePlot]:
@@ -125,26 +174,31 @@ def numbers_along(results: SweepResults, axis: str) -> dict[str, LinePlot]:
     others = [name for name in axes_drawn(results) if name != axis][:1]
     free = [axis, *others]
     settings = settings_along(results, free)
-    names = ", ".join(value_text(value) for value in values)
-    label = axis if is_number else f"{axis}: {names}"
     spans = is_number and min(places) > 0 and max(places) > 10 * min(places)
+    ticks = {float(place): value_text(v) for place, v in zip(places, values, strict=True)}
     plots = {}
-    for number, text in _DRAWN.items():
+    for number, (title, label) in _DRAWN.items():
         lines = _lines(results, settings, number, axis, at, others)
         if lines:
             plots[f"{axis}-{number}".replace(".", "-").replace("_", "-")] = LinePlot(
-                title=f"{text.replace('*', '').capitalize()} against {axis}",
-                caption="The mean over seeds; the band is its 95 % interval by Student's t, where "
-                "there are two seeds or more." + held_text(results, free),
-                y_label=text,
+                title=f"{title} against {axis}",
+                caption=_BAND + held_text(results, free),
+                y_label=label,
                 lines=lines,
-                x_label=label,
+                x_label=axis,
                 x_scale="log" if spans else "linear",
                 x_whole=False,
-                from_zero=number != "test_accuracy",
+                from_zero=number not in ("test_accuracy", "test_loss"),
                 percent=number == "test_accuracy",
+                x_ticks=ticks if len(ticks) <= _MOST_TICKS or not is_number else {},
             )
     return plots
+
+
+_BAND = (
+    "The mean over the seeds that finished; the band is its 95 % interval by Student's t, where "
+    "there are two seeds or more."
+)
 
 
 def _lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -22,6 +23,9 @@ KERNEL_FOLDERS: Mapping[Kind, str] = MappingProxyType(
     {Kind.KERNEL: "kernels", Kind.AVERAGED_KERNEL: "averaged"}
 )
 """Kind of kernel, of the weights or of their average → the folder of its files."""
+
+SNAPSHOTS = "snapshots"
+"""The folder of the snapshots' files."""
 
 LAYER = "layer."
 """The prefix of the names of tensors that hold the kernel of a single layer."""
@@ -161,6 +165,63 @@ def why_diverged(folder: Folder) -> str | None:
 
 
 def is_finished(folder: Folder) -> bool:
-    """Return whether the run is complete: no kernel came after the entry that says so."""
-    ends = folder.entries(Kind.FINISHED, Kind.KERNEL)
-    return bool(ends) and ends[-1].kind == Kind.FINISHED
+    """Return whether the run is complete: nothing was made or lost after the line that says so.
+
+    Files are not looked at, see `is_whole`.
+    """
+    ends = [
+        entry
+        for entry in folder.entries(Kind.KERNEL, Kind.FINISHED, Kind.MENDED, Kind.REMOVED)
+        if entry.kind != Kind.REMOVED or _is_kernel(entry.values["file"])
+    ]
+    return bool(ends) and ends[-1].kind == Kind.FINISHED and not folder.journal.lost
+
+
+def is_whole(folder: Folder) -> bool:
+    """Return whether each file that the journal names is there, with the right checksum."""
+    return all(folder.is_whole(entry) for kind in Kind for entry in folder.files(kind))
+
+
+def unnamed_files(folder: Folder) -> list[str]:
+    """Return the files of kernels and snapshots of which the journal says nothing, if several.
+
+    A kill may leave one, written just before its line. Several mean that the journal has lost its
+    end, which its chain cannot tell.
+    """
+    places = (folder.path / name for name in (*KERNEL_FOLDERS.values(), SNAPSHOTS))
+    files = {
+        f"{place.name}/{name}"
+        for place in places
+        if place.is_dir()
+        for name in os.listdir(place)
+        if not name.startswith(".")
+    }
+    unnamed = files - _files_said(folder)
+    if len(unnamed) > 1:  # or another process has written them since the journal was read
+        unnamed = files - _files_said(Folder(folder.path))
+    return sorted(unnamed) if len(unnamed) > 1 else []
+
+
+def _files_said(folder: Folder) -> set[str | None]:
+    return {entry.values.get("file") for entry in folder.entries(*Kind)}
+
+
+def losses(folder: Folder) -> tuple[str, ...]:
+    """Return what a reader has to know of damage, each as a text; nothing if all is there.
+
+    A run that conescope trains computes again what is lost. A run without a recipe may be unable
+    to, so what was ever lost stays on record.
+    """
+    lost = list(folder.journal.lost)
+    if not any("recipe" in entry.values for entry in folder.entries(Kind.RUN)):
+        for entry in folder.entries(Kind.MENDED):
+            lost += [f"{text}, before the journal was mended" for text in entry.values["lost"]]
+    stored = {entry.values["file"] for kind in KERNEL_FOLDERS for entry in folder.files(kind)}
+    removed = {entry.values["file"] for entry in folder.entries(Kind.REMOVED)}
+    lost += [f"the line of {file} is missing" for file in unnamed_files(folder)]
+    missing = sorted(file for file in removed - stored if _is_kernel(file))
+    return (*lost, *(f"{file} was damaged, and is not made anew" for file in missing))
+
+
+def _is_kernel(file: str) -> bool:
+    return file.partition("/")[0] in KERNEL_FOLDERS.values()

@@ -1,7 +1,12 @@
-"""The journal of a run folder: which kinds of lines it has, and how a line is written and read.
+"""The journal of a run folder: which kinds of lines it has, and the chain that they form.
 
-Each line holds a checksum of its text and the text, a JSON object. A line that a kill left
-unfinished is cut off before the next one is written; a damaged line is named and does not count.
+Each line holds a checksum of its text and the text, a JSON object. Its field "line" is the number
+of the line, and "after" the checksum, the kind and the iteration of the line before. So a line
+that is deleted, repeated, moved or changed is found and named. What a kill left of a line that it
+interrupted, at the end, does not count.
+
+Earlier versions wrote lines without these two fields. The first line of a chain that goes on from
+such lines holds the checksum of all of them.
 """
 
 from __future__ import annotations
@@ -9,22 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from conescope.errors import DamageWarning, StoreError
 
 
 class Kind(StrEnum):
     """A kind of line; `LINES` says what each kind states, and by which fields."""
 
     RUN = "run"
+    RECIPE = "recipe"
     LABELS = "labels"
     SESSION = "session"
     EVALUATION = "evaluation"
@@ -35,6 +38,7 @@ class Kind(StrEnum):
     ORIGIN = "origin"
     SKIPPED = "skipped"
     REMOVED = "removed"
+    MENDED = "mended"
     DIVERGED = "diverged"
     FINISHED = "finished"
 
@@ -64,6 +68,7 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
             "the run begins: it carries out a recipe, or it measures a source",
             ("recipe", "source", "command", "total_steps", "labels"),
         ),
+        Kind.RECIPE: Line("a file holds the recipe as YAML, for people", _FILE),
         Kind.LABELS: Line(
             "the classes of the probe's samples; the newest line counts", ("labels",)
         ),
@@ -94,6 +99,11 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
             ("steps", "budget"),
         ),
         Kind.REMOVED: Line("a file is no longer part of the run", ("file",)),
+        Kind.MENDED: Line(
+            "the journal was damaged, which another file keeps, and was written anew from the "
+            "lines that count",
+            ("lost", "kept"),
+        ),
         Kind.DIVERGED: Line(
             "the training ended, since its loss is not finite", ("step", "reason", "seconds")
         ),
@@ -115,75 +125,132 @@ class Entry:
     kind: Kind
     values: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        step = self.values.get("step")
+        return str(self.kind) if step is None else f"{self.kind}, iteration {step:,}"
 
-def read_journal(path: Path) -> list[Entry]:
-    """Read the whole lines of a journal, oldest first; none if there is no such file.
 
-    Raises:
-        StoreError: if the file cannot be read, or holds lines of a later version.
+@dataclass
+class Journal:
+    """What a journal says, and where its next line joins.
 
-    Warns:
-        DamageWarning: if lines are damaged; they are left out.
+    Attributes:
+        entries: what its lines say, in the order of their numbers.
+        size: the length of its whole lines in bytes.
+        newest: the number of its newest line.
+        after: the field "after" of the next line.
+        unchained: the number of lines at its beginning that an earlier version wrote.
+        damage: what is wrong with it, a text for each line; empty if nothing is.
+        lost: those of the texts on lines of which what they said is lost.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    entries, damaged = [], []
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last \n is torn
-        checksum, _, text = line.partition(b" ")
-        if checksum.decode("ascii", "replace") != hashlib.sha256(text).hexdigest()[:16]:
-            damaged.append(number)
-            continue
-        values = json.loads(text)
-        entries.append(Entry(_kind(values.pop("kind"), path, number), values))
-    if damaged:
-        numbers = ", ".join(map(str, damaged))
-        warnings.warn(
-            f"{path}: line {numbers} is damaged and does not count", DamageWarning, stacklevel=4
-        )
-    return entries
+
+    entries: list[Entry] = field(default_factory=list)
+    size: int = 0
+    newest: int = 0
+    after: str = ""
+    unchained: int = 0
+    damage: Sequence[str] = ()
+    lost: Sequence[str] = ()
+
+    @property
+    def head(self) -> str:
+        """The checksum of the newest line, and with it of the whole chain; "" if there is none."""
+        return self.after.partition(" ")[0]
+
+    @property
+    def state(self) -> str:
+        """How far the journal vouches for itself, as one line of text."""
+        if self.damage:
+            return f"damaged: {len(self.damage):,} of its lines"
+        if self.unchained == self.newest:
+            return "not chained, as earlier versions wrote it: lost lines would not be noticed"
+        behind = f", chained from line {self.unchained + 1:,} on" if self.unchained else ""
+        return f"{self.newest:,} lines{behind}, the newest {self.head}"
+
+    def line(self, entry: Entry) -> bytes:
+        """Return the next line of the file, if it says this; see `add`."""
+        noted = {"kind": entry.kind, "line": self.newest + 1, "after": self.after}
+        text = json.dumps({**noted, **entry.values}, allow_nan=False).encode()
+        return f"{checksum_of(text)} ".encode() + text + b"\n"
+
+    def add(self, entry: Entry, line: bytes) -> None:
+        """Take note that a line, made by `line`, now stands in the file."""
+        self.entries.append(entry)
+        self.size, self.newest = self.size + len(line), self.newest + 1
+        self.after = f"{line.partition(b' ')[0].decode()} {entry}"
+
+    def mended(self, kept: str) -> bytes:
+        """Return what a new file in place of a damaged one holds.
+
+        Args:
+            kept: the name of the file that keeps the damaged one.
+        """
+        anew, lines = Journal(), b""
+        lost = Entry(Kind.MENDED, {"lost": list(self.lost), "kept": kept})
+        for entry in (*self.entries, lost):
+            line = anew.line(entry)
+            anew.add(entry, line)
+            lines += line
+        return lines
 
 
-def append_line(path: Path, kind: Kind, values: Mapping[str, Any]) -> None:
-    """Add a line; it is on the disk when the call returns, or not there at all.
+def checksum_of(data: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def append_bytes(path: Path, data: bytes, size: int) -> bool:
+    """Add to the end of a file; all is on the disk when the call returns, or nothing is added.
+
+    Args:
+        path: the file; made if need be.
+        data: what to add.
+        size: the length that the file has.
+
+    Returns:
+        False if the file has another length; nothing is then done.
 
     Raises:
         OSError: if it cannot be written.
     """
-    text = json.dumps({"kind": kind, **values}, allow_nan=False)
-    line = f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n".encode()
-    is_new = not path.exists()
-    with path.open("ab", buffering=0) as file:
-        before = file.tell()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        if os.fstat(descriptor).st_size != size:
+            return False
         try:
-            written = file.write(line)
-            if written != len(line):
-                raise OSError(28, "No space left on device")
-            os.fsync(file.fileno())
+            write_all(descriptor, data)
+            os.fsync(descriptor)
         except OSError:
             with suppress(OSError):
-                file.truncate(before)
+                os.ftruncate(descriptor, size)
             raise
-    if is_new:
+    finally:
+        os.close(descriptor)
+    if size == 0:
         sync_folder(path.parent)
+    return True
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a kill left unfinished, so that the next one starts a line.
+def cut(path: Path, size: int) -> None:
+    """Cut a file to a length, and make sure that the rest of it is on the disk.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the system refuses.
     """
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.ftruncate(descriptor, size)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of some bytes, in as many calls as the system needs."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def sync_folder(path: Path) -> None:
@@ -197,13 +264,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _kind(name: str, path: Path, number: int) -> Kind:
-    try:
-        return Kind(name)
-    except ValueError:
-        raise StoreError(
-            f"{path}: line {number} is of the kind {name!r}, which this version of conescope does "
-            f"not know; read the folder with the version that wrote it, or a later one"
-        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from conescope.errors import StoreError
+from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.series import KernelSeries
 from conescope.runs import contents
+from conescope.runs.chain import shortened
 from conescope.runs.journal import Entry, Kind
 from conescope.runs.store import Folder
 
@@ -49,6 +51,9 @@ class Run:
         labels: [n], int64, the classes of the probe's samples; None if they are not stored.
         stages: the iteration at which each stage of the training began, by the stage's name;
             empty if there is one stage only.
+        lost: what damage took from the run, each as a text; empty if all is there.
+        head: the checksum of the newest line of its journal, and so of all that this was read
+            from; "" if it was not read from a journal.
     """
 
     path: Path
@@ -66,6 +71,8 @@ class Run:
     averaged: KernelSeries | None = None
     labels: Tensor | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+    head: str = ""
 
     @property
     def estimates(self) -> dict[int, Kernel]:
@@ -110,6 +117,8 @@ class Status:
         diverged: whether its training ended, since its loss was not finite.
         seconds: wall time spent on it, over all sessions.
         stages: as in `Run`.
+        journal: the state of the journal, as text.
+        lost: as in `Run`.
     """
 
     name: str
@@ -122,6 +131,8 @@ class Status:
     diverged: bool
     seconds: float
     stages: Mapping[str, int] = field(default_factory=dict)
+    journal: str = ""
+    lost: tuple[str, ...] = ()
 
     @property
     def extent(self) -> str:
@@ -143,6 +154,7 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
+    recipe = _recipe(begun, path, recipe_of)
     kernels = contents.by_step(folder, Kind.KERNEL)
     if not kernels:
         raise StoreError(
@@ -150,12 +162,12 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         )
     averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
     labels = contents.labels(folder)
-    status = read_status(path, recipe_of)
+    status = _status(folder, begun, recipe)
     sessions = folder.entries(Kind.SESSION)
     return Run(
         path=Path(path),
         name=status.name,
-        recipe=_recipe(begun, path, recipe_of),
+        recipe=recipe,
         series=_series(folder, kernels),
         scalars=contents.scalars(folder),
         environment=sessions[-1].values["environment"] if sessions else {},
@@ -167,7 +179,9 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         skipped=contents.skipped_steps(folder),
         averaged=_series(folder, averaged) if averaged else None,
         labels=None if labels is None else torch.tensor(labels),
-        stages=contents.stages(folder),
+        stages=status.stages,
+        lost=status.lost,
+        head=folder.journal.head,
     )
 
 
@@ -182,7 +196,10 @@ def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
         StoreError: if the folder holds no run.
     """
     folder, begun = _open(path)
-    recipe = _recipe(begun, path, recipe_of)
+    return _status(folder, begun, _recipe(begun, path, recipe_of))
+
+
+def _status(folder: Folder, begun: Entry, recipe: Recipe | None) -> Status:
     return Status(
         name=recipe.id if recipe else begun.values["source"]["name"],
         step=contents.newest_step(folder),
@@ -194,6 +211,8 @@ def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
         diverged=contents.why_diverged(folder) is not None,
         seconds=contents.seconds_spent(folder),
         stages=contents.stages(folder),
+        journal=folder.journal.state,
+        lost=contents.losses(folder),
     )
 
 
@@ -236,8 +255,31 @@ def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recip
 
 
 def _open(path: str | Path) -> tuple[Folder, Entry]:
-    folder = Folder(Path(path))
+    try:
+        folder = Folder(Path(path))
+    except ValueError:
+        raise StoreError(f"{str(path)!r} cannot be a folder's name; give a run folder") from None
     begun = folder.entries(Kind.RUN)
     if not begun:
-        raise StoreError(f"{path} holds no run; give a folder that conescope made")
+        lost = shortened(folder.journal.lost) or "it is missing or empty"
+        raise StoreError(
+            f"{path} holds no run that its journal.jsonl names: {lost}; give a folder that "
+            f"conescope made, or run the command that made this one again"
+        )
+    if unnamed := contents.unnamed_files(folder):
+        warnings.warn(
+            f"{path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
+            f"{unnamed[-1]}; run the command that made this folder again, to make anew what is "
+            f"lost",
+            DamageWarning,
+            stacklevel=3,
+        )
+    for entry in folder.files(Kind.RECIPE):
+        if not folder.is_whole(entry):
+            warnings.warn(
+                f"{folder.path / entry.values['file']} is missing or not what this run was made "
+                f"from, which is in the journal; the command that made the run writes it anew",
+                DamageWarning,
+                stacklevel=3,
+            )
     return folder, begun[0]

@@ -2,13 +2,15 @@
 
 `journal.jsonl` is the one source of truth. A file is written under a temporary name, synced and
 renamed, and only then is a line with its checksum added to the journal. Files that the journal does
-not name are ignored. So a process may be killed at any moment, in the middle of a write too.
+not name are ignored. So a process may be killed at any moment, in the middle of a write too, and
+the power may fail: what a call has written is on the disk when it returns.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,14 +23,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conescope.errors import StoreError
-from conescope.runs.journal import (
-    Entry,
-    Kind,
-    append_line,
-    drop_torn_line,
-    read_journal,
-    sync_folder,
-)
+from conescope.runs.chain import read_journal
+from conescope.runs.journal import Entry, Journal, Kind, append_bytes, cut, sync_folder, write_all
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
@@ -46,22 +42,32 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = read_journal(path / _JOURNAL)
+        self.journal = self._read()
+        self._note_files()
+
+    def _read(self) -> Journal:
+        return read_journal(self.path / _JOURNAL)
+
+    def _note_files(self) -> None:
+        self._files: dict[str, Entry] = {}
+        for entry in self.journal.entries:
+            self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """Take note of the file that an entry names, or says to be removed."""
+        file = entry.values.get("file")
+        if file is not None:
+            self._files.pop(file, None)
+            if entry.kind != Kind.REMOVED:
+                self._files[file] = entry
 
     def entries(self, *kinds: Kind) -> list[Entry]:
         """Return the journal's entries of some kinds, oldest first."""
-        return [entry for entry in self._entries if entry.kind in kinds]
+        return [entry for entry in self.journal.entries if entry.kind in kinds]
 
     def files(self, kind: Kind) -> list[Entry]:
         """Return the newest entry of each file of one kind that is not removed, oldest first."""
-        found: dict[str, Entry] = {}
-        for entry in self._entries:
-            file = entry.values.get("file")
-            if file is not None:
-                found.pop(file, None)
-            if entry.kind == kind:
-                found[entry.values["file"]] = entry
-        return list(found.values())
+        return [entry for entry in self._files.values() if entry.kind == kind]
 
     def append(self, kind: Kind, **values: Any) -> None:
         """Add a line to the journal; it is on the disk when the call returns.
@@ -69,27 +75,40 @@ class Folder:
         Raises:
             StoreError: if it cannot be written; the journal is then as before.
         """
+        entry = Entry(kind, json.loads(json.dumps(values, allow_nan=False)))  # as it is read again
         with _explained(self.path / _JOURNAL):
-            self.path.mkdir(parents=True, exist_ok=True)
-            append_line(self.path / _JOURNAL, kind, values)
-        self._entries.append(Entry(kind, values))
+            make_folder(self.path)
+            line = self.journal.line(entry)
+            if not append_bytes(self.path / _JOURNAL, line, self.journal.size):
+                self._read_again()
+                line = self.journal.line(entry)
+                append_bytes(self.path / _JOURNAL, line, self.journal.size)
+        self.journal.add(entry, line)
+        self._note(entry)
 
     def write_tensors(
         self, kind: Kind, name: str, tensors: Mapping[str, Tensor], **values: Any
     ) -> None:
-        """Write a safetensors file, then an entry that names it.
+        """Write a safetensors file, then an entry that names it; see `write_file`."""
+        self.write_file(kind, name, save(_apart(tensors)), **values)
+
+    def write_file(self, kind: Kind, name: str, data: bytes, **values: Any) -> None:
+        """Write a file, then an entry that names it.
 
         Args:
             kind: the entry's kind.
             name: the file's path in the folder.
-            tensors: what to write.
+            data: what to write.
             values: the entry's other fields.
 
         Raises:
             StoreError: if it cannot be written; everything before stays as it was.
         """
-        self.write_bytes(name, data := save(_apart(tensors)))
-        self.append(kind, file=name, sha256=hashlib.sha256(data).hexdigest(), **values)
+        checksum, held = hashlib.sha256(data).hexdigest(), self._files.get(name)
+        if held is not None and held.values["sha256"] != checksum:
+            self.forget(held)  # else the journal would name it with a wrong checksum for a moment
+        self.write_bytes(name, data)
+        self.append(kind, file=name, sha256=checksum, **values)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file that is whole or absent, whatever happens.
@@ -97,21 +116,9 @@ class Folder:
         Raises:
             StoreError: if it cannot be written.
         """
-        target = self.path / name
-        aside = target.with_name(f".{target.name}.part")
-        with _explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with aside.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                aside.replace(target)
-            except OSError:
-                with suppress(OSError):
-                    aside.unlink(missing_ok=True)
-                raise
-            sync_folder(target.parent)
+        with _explained(self.path / name):
+            make_folder((self.path / name).parent)
+            write_whole(self.path / name, data)
 
     def read_tensors(self, entry: Entry) -> dict[str, Tensor]:
         """Read the safetensors file that an entry names.
@@ -141,13 +148,21 @@ class Folder:
             return False
         return hashlib.sha256(data).hexdigest() == entry.values["sha256"]
 
+    def forget(self, entry: Entry) -> None:
+        """Note in the journal that a file is no longer part of the run, and leave the file.
+
+        Raises:
+            StoreError: if it cannot be noted.
+        """
+        self.append(Kind.REMOVED, file=entry.values["file"])
+
     def remove(self, entry: Entry) -> None:
         """Note in the journal that a file is no longer part of the run, then delete it.
 
         Raises:
             StoreError: if it cannot be done.
         """
-        self.append(Kind.REMOVED, file=entry.values["file"])
+        self.forget(entry)
         with _explained(self.path / entry.values["file"]):
             (self.path / entry.values["file"]).unlink(missing_ok=True)
 
@@ -155,13 +170,17 @@ class Folder:
     def owned(self) -> Iterator[None]:
         """Own the folder in a `with` block: no second process may write to it.
 
-        The system frees it when the process ends, even by kill -9.
+        The system frees it when the process ends, even by kill -9. What a kill left of a line is
+        cut off, and a damaged journal is kept aside and written anew from the lines that count.
 
         Raises:
             StoreError: if another process owns it, or the folder cannot be made.
         """
         with _explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+        with _explained(self.path / _LOCK):
+            with suppress(PermissionError):  # of a parent that nobody may list
+                sync_folder(self.path.parent)  # an earlier process may have died before it did
             lock = FileLock(self.path / _LOCK, timeout=0.5)
             try:
                 lock.acquire()
@@ -171,12 +190,30 @@ class Folder:
                     f"it, or choose another folder with --out"
                 ) from None
         try:
-            self._entries = read_journal(self.path / _JOURNAL)
             with _explained(self.path / _JOURNAL):
-                drop_torn_line(self.path / _JOURNAL)
+                self._read_again()
             yield
         finally:
             lock.release()
+
+    def _read_again(self) -> None:
+        """Read the journal again, and make it one that lines can be added to."""
+        file, before = self.path / _JOURNAL, self.journal.entries
+        self.journal = self._read()
+        if self.journal.entries[: len(before)] != before:
+            raise StoreError(
+                f"{file} was changed by something else; run the same command again to go on from "
+                f"what it holds now"
+            )
+        if file.exists():
+            cut(file, self.journal.size)  # a torn last line
+        if self.journal.damage:
+            data = file.read_bytes()
+            kept = f"journal.damaged-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
+            write_whole(self.path / kept, data)
+            write_whole(file, self.journal.mended(kept))
+            self.journal = self._read()
+        self._note_files()
 
     def is_owned(self) -> bool:
         """Return whether some process owns the folder at this moment."""
@@ -187,10 +224,8 @@ class Folder:
             lock.acquire()
         except Timeout:
             return True
-        except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                return False  # nobody here can write to it, as to an archive
-            raise
+        except OSError:
+            return False  # nobody here can own it, as in an archive that cannot be written
         lock.release()
         return False
 
@@ -210,13 +245,49 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _REPAIR = "run the command that made this folder again, to make it anew"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, so that they are on the disk.
+
+    Raises:
+        OSError: if the system refuses.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is whole or as before, whatever happens.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write into a `StoreError` that names path, reason and cure."""
     try:
         yield
     except OSError as error:
+        is_in_the_way = error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+        cure = "move away what stands there" if is_in_the_way else "make room"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder "
+            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder "
             f"with --out, then run the same command again: everything before is intact"
         ) from error

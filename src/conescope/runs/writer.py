@@ -50,13 +50,17 @@ class RunWriter:
         self._is_open, self._spent, self._begun = False, 0.0, 0.0
 
     def open(self) -> None:
-        """Own the folder.
-
-        Raises:
-            StoreError: if another process owns it, or it cannot be made.
-        """
+        """Own the folder, see `Folder.owned`; `StoreError` also if it says not what the run is."""
         self._owned.enter_context(self.folder.owned())
+        if not self.has_begun and self.folder.entries(*set(Kind) - {Kind.MENDED}):
+            self._owned.close()
+            raise StoreError(
+                f"{self.path}/journal.jsonl has lost its first line, which says what the run is; "
+                f"move the folder away, and run the same command again"
+            )
         self._is_open = True
+        for file in contents.unnamed_files(self.folder) if self.has_begun else ():
+            self._own.append(Kind.REMOVED, file=file)
         self._spent, self._begun = contents.seconds_spent(self.folder), time.monotonic()
 
     def close(self) -> None:
@@ -99,14 +103,15 @@ class RunWriter:
 
         Args:
             recipe: all its fields as nested plain values.
-            text: the same as YAML, for people.
+            text: the same as YAML, for people; written anew if recipe.yaml is damaged.
             command: the shell command that makes the run.
             labels: the classes of the probe's samples, if there are any.
         """
         if not self.has_begun:
-            self._own.write_bytes("recipe.yaml", text.encode())
             noted = {} if labels is None else {"labels": list(labels)}
             self._own.append(Kind.RUN, recipe=recipe, command=command, **noted)
+        if not self.whole(Kind.RECIPE):
+            self._own.write_file(Kind.RECIPE, "recipe.yaml", text.encode())
 
     def begin_source(
         self,
@@ -169,24 +174,26 @@ class RunWriter:
             )
         self._own.append(Kind.SESSION, environment=environment)
 
-    def whole(self, kind: Kind, *, warn: bool = False) -> dict[int, Entry]:
+    def whole(self, kind: Kind) -> dict[int, Entry]:
         """Return the entries of a kind, by step, whose files are there and undamaged.
+
+        The journal no longer names the other files afterwards, so what it names is whole.
 
         Args:
             kind: a kind of entry that names a file.
-            warn: whether to name each file that is missing or damaged in a `DamageWarning`.
+
+        Warns:
+            DamageWarning: for each file that is missing or damaged.
         """
         found = {}
         for entry in self.folder.files(kind):
             if self.folder.is_whole(entry):
-                found[entry.values["step"]] = entry
-            elif warn:
-                file = self.path / entry.values["file"]
-                warnings.warn(
-                    f"{file} is missing or damaged; going back to before it",
-                    DamageWarning,
-                    stacklevel=3,
-                )
+                found[entry.values.get("step", 0)] = entry
+                continue
+            self._own.forget(entry)
+            file = self.path / entry.values["file"]
+            text = f"{file} is missing or damaged, and is made anew if it can be"
+            warnings.warn(text, DamageWarning, stacklevel=3)
         return found
 
     def write_revision(self, step: int, noted: Mapping[str, Any]) -> None:
@@ -248,7 +255,7 @@ class RunWriter:
         Raises:
             StoreError: if it cannot be written; everything before stays as it was.
         """
-        file = f"snapshots/{state.step:08d}.safetensors"
+        file = f"{contents.SNAPSHOTS}/{state.step:08d}.safetensors"
         self._write_state(Kind.SNAPSHOT, file, state, seconds=self._seconds())
         stored = contents.by_step(self.folder, Kind.SNAPSHOT)
         passing = [entry for step, entry in stored.items() if step not in keep]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -132,7 +133,7 @@ def drops_after_warmup(warmup: int, drops: tuple[int, ...], factor: float) -> Mu
 
     def multiplier(step: int) -> float:
         warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        return warm * factor ** sum(step >= drop for drop in drops)
+        return warm * factor ** bisect_right(drops, step)
 
     return multiplier
 

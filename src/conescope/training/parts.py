@@ -111,7 +111,9 @@ class Part:
                 raise RecipeError(self.unknown(name))
         for name, option in self.options.items():
             if option.default is REQUIRED and name not in given:
-                raise RecipeError(f"{self.section}.{name}: {self.name} needs a value for it")
+                raise RecipeError(
+                    f"{self.section}.{name}: {self.name} needs a value for it; set it"
+                )
 
     def check_fields(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """Check that a field which the part does not take has its default.

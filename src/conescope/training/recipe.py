@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import yaml
 
 from conescope.errors import KernelError, RecipeError
 from conescope.kernel.estimates import check_estimate
+from conescope.runs.foreign import printable
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe_fields import (
     IDLE_SCHEDULE,
@@ -32,6 +34,9 @@ from conescope.training.recipe_fields import (
     SnapshotRecipe,
     TrainingRecipe,
 )
+
+_LONGEST_NAME = 150
+"""Bytes of a run's name; with the hash behind it, folders can have 255."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,16 @@ class Recipe:
             _check(name, self.get(name), described.metadata)
         self._check_branch()
         self._check_kernel()
-        if "/" in self.name or not self.name.strip(". "):
-            raise RecipeError(f"name becomes part of a folder's name and cannot be {self.name!r}")
+        if not self.name.strip(". ") or "\n" in self.name or set("/\\") & set(self.name):
+            raise RecipeError(
+                f"name becomes part of a folder's name and cannot be {self.name!r}; leave out "
+                f"slashes, and write at least one letter"
+            )
+        if len(self.name.encode()) > _LONGEST_NAME:
+            raise RecipeError(
+                f"name becomes part of a folder's name and can have {_LONGEST_NAME} bytes, not "
+                f"{len(self.name.encode())}; write a shorter one, and the rest into description"
+            )
 
     def _check_branch(self) -> None:
         branch = self.branch
@@ -127,16 +140,28 @@ class Recipe:
         """Return the iterations at which a schedule field, such as `kernel.when`, fires.
 
         Raises:
-            RecipeError: if it never does, and neither is `never` nor may be idle in a short run.
+            RecipeError: if it never does, and neither is `never` nor may be idle in a short run;
+                or if it fires millions of times.
+        """
+        self.count(name, iterations_per_epoch)
+        with _naming(name):
+            return Schedule(self.get(name)).steps(self.training.steps, iterations_per_epoch)
+
+    def count(self, name: str, iterations_per_epoch: int) -> int:
+        """Count the iterations of a schedule field from the branch's start on, however many.
+
+        Raises:
+            RecipeError: if it never fires, and neither is `never` nor may be idle in a short run.
         """
         schedule, total = Schedule(self.get(name)), self.training.steps
-        steps = schedule.steps(total, iterations_per_epoch)
-        if not steps and not schedule.is_never and FIELDS[name].metadata != IDLE_SCHEDULE:
-            raise RecipeError(
-                f"{name}: {schedule.text!r} never fires in {total} iterations; name an earlier "
-                f"iteration, or write 'never' if that is meant"
-            )
-        return steps
+        with _naming(name):
+            is_idle = not schedule.count(total, iterations_per_epoch)
+            if is_idle and not schedule.is_never and FIELDS[name].metadata != IDLE_SCHEDULE:
+                raise RecipeError(
+                    f"{schedule.text!r} never fires in {total} iterations; name an earlier "
+                    f"iteration, or write 'never' if that is meant"
+                )
+            return schedule.count(total, iterations_per_epoch, start=self.branch.at)
 
     @property
     def id(self) -> str:
@@ -212,11 +237,20 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
         raise RecipeError(f"{name} must be positive, not {value}")
     if "fraction" in rules and not 0 <= value < 1:
         raise RecipeError(f"{name} is at least 0 and below 1, not {value}")
+    if isinstance(value, str) and not value.isprintable() and printable(value) != value:
+        raise RecipeError(f"{name} holds control characters: {value[:80]!r}; leave them out")
     if "schedule" in rules:
-        try:
+        with _naming(name):
             Schedule(value)
-        except RecipeError as error:
-            raise RecipeError(f"{name}: {error}") from None
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put a field's name before the message of what is wrong with its value."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

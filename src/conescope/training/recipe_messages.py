@@ -7,6 +7,7 @@ import re
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from conescope.runs.foreign import shorten
 from conescope.training.parts import Options
 from conescope.training.recipe import Recipe
 
@@ -21,7 +22,7 @@ def explain(message: str, options: Options) -> str:
     match = re.match(r'Parser key "(.+?)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
     if not match:
         return " ".join(message.split())
-    name, value = match[1], " ".join(match[2].split())
+    name, value = match[1], shorten(" ".join(match[2].split()))
     section, _, inner = name.partition(".")
     option = options.get(section, {}).get(inner)
     kind = option.kind | None if option else _type_of(name)

@@ -14,10 +14,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from conescope.errors import RecipeError
+from conescope.runs.foreign import read_bounded
+from conescope.runs.plain_yaml import LARGEST, read_yaml
 from conescope.training.data.dataset import DATASETS, find_dataset
 from conescope.training.lr_schedules import LR_SCHEDULES, find_lr_schedule
 from conescope.training.models import NETWORKS, find_network
@@ -40,7 +41,7 @@ def packaged_recipes() -> dict[str, str]:
     found = {}
     for file in sorted(_packaged().iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+            values = read_yaml(file.read_bytes(), file.name, RecipeError)
             found[file.name.removesuffix(".yaml")] = values["description"]
     return found
 
@@ -73,12 +74,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: if there is no such recipe, or a field is unknown or has a wrong value.
     """
-    text = _read(source)
-    try:
-        values = yaml.load(text, _Loader) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{source} is no YAML file: {detail}") from None
+    values = read_yaml(_read(source), source, RecipeError) or {}
     if not isinstance(values, dict):
         raise RecipeError(f"{source} holds no fields; write lines such as 'seed: 1'")
     return _parse({"name": Path(source).stem, **values}, overrides, source)
@@ -124,34 +120,19 @@ def field_parser(options: Options) -> ArgumentParser:
     return parser
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a field that is written twice, of which YAML would keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{name} is written twice in a group of fields")
-        return super().construct_mapping(node, deep)
-
-
 def _packaged() -> Traversable:
     return resources.files("conescope.training") / "recipes"
 
 
-def _read(source: str) -> str:
+def _read(source: str) -> bytes:
     if source.endswith((".yaml", ".yml")):
-        try:
-            return Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise RecipeError(f"cannot read the recipe {source}: {reason}") from None
+        return read_bounded(source, RecipeError, LARGEST)
     names = list(packaged_recipes())
     if source not in names:
         near = difflib.get_close_matches(source, names, n=1)
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
         raise RecipeError(f"unknown recipe {source}; {meant} (a file of your own ends in .yaml)")
-    return _packaged().joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+    return _packaged().joinpath(f"{source}.yaml").read_bytes()
 
 
 def _parse(values: Mapping[str, Any], overrides: Sequence[str] | None, source: str) -> Recipe:

@@ -17,8 +17,7 @@ from conescope.errors import KernelError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BLOCK = 64
-_BLOCK_ELEMENTS = 3 * 2**23
-"""A block of about so many elements still stays in the processor's caches."""
+_BLOCK_ELEMENTS = 3 * 2**23  # a block of about so many stays in the processor's caches
 _EFFICIENT = 8
 """Passes of fewer samples are slow where a sample alone fills the caches."""
 _FACTOR_ELEMENTS = 2**25
@@ -118,6 +117,7 @@ class Cut:
         scratch: elements of the largest scratch buffer.
         bytes: the expected peak beyond the model and the result.
         spilled: whether the factors wait in a temporary file.
+        tight: whether freed memory that stays with the allocator might exceed the budget.
     """
 
     block: int
@@ -126,6 +126,7 @@ class Cut:
     scratch: int
     bytes: int
     spilled: bool = False
+    tight: bool = False
 
     def pairs(self, n: int, m: int | None) -> Iterator[tuple[slice, slice | None]]:
         """Yield the pairs of chunks of n and m samples, None for a chunk with itself."""
@@ -266,7 +267,7 @@ def _fill(work: Work, q: int, most: int, copies: int, element: int, budget: int)
             rows = copies * chunk
             scratch = max(work.least_scratch(q, rows), min(work.best_scratch(q, rows), share))
             total = _bytes(work, q, min(block, chunk), rows, scratch, element)
-            return Cut(min(block, chunk), chunk, q, scratch, total)
+            return Cut(min(block, chunk), chunk, q, scratch, total, tight=2 * total > budget)
 
         fitting = bisect.bisect(range(1, most + 1), budget, key=lambda chunk: tried(chunk).bytes)
         if fitting > 0:
@@ -290,7 +291,7 @@ def _spill(work: Work, q: int, whole: int, element: int, budget: int) -> Cut | N
     if block < 1:
         return None
     total = (block * each + fixed) * element + _LIBRARIES
-    return Cut(block, whole, q, scratch, total, spilled=True)
+    return Cut(block, whole, q, scratch, total, spilled=True, tight=True)
 
 
 def _bytes(work: Work, q: int, block: int, held: int, scratch: int, element: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conescope.engine.compute.allocator import return_freed_pages
 from conescope.engine.compute.shape import LONG_SUM, Pairing
 
 _TRIANGLE_ROWS = 96
@@ -28,16 +29,6 @@ _FEW_ROWS = 16
 _COPIED = 2**22
 _NARROW = 2**13
 """Long rows are copied in blocks of `_COPIED` elements, at least `_NARROW` wide, and multiplied."""
-
-
-@functools.cache
-def keep_freed_pages() -> None:
-    """Let glibc's allocator hand freed memory out again instead of returning it to the system.
-
-    Freeing one block of just under 32 MB lifts its two adaptive thresholds as far as they go
-    (mallopt(3), M_MMAP_THRESHOLD); the block itself is never written, so it costs nothing.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 @contextmanager
@@ -90,7 +81,14 @@ class Scratch:
 
 
 class Memory:
-    """Where factors wait for their products; `spill.TemporaryFile` is another place."""
+    """Where factors wait for their products; `spill.TemporaryFile` is another place.
+
+    Args:
+        tight: whether what is free has to go back to the system each time, as the budget is small.
+    """
+
+    def __init__(self, tight: bool = False) -> None:
+        self._tight = tight
 
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return an uninitialised tensor of a shape, of the dtype and device of another one."""
@@ -101,7 +99,12 @@ class Memory:
         return tensor
 
     def release(self) -> None:
-        """Let go of the memory of all factors, which are read again when they are needed."""
+        """Let go of memory that is free, or that can be read again when it is needed.
+
+        Factors that stay leave gaps between what the passes of each block of samples free.
+        """
+        if self._tight:
+            return_freed_pages()
 
     def close(self) -> None:
         """Take no more factors."""

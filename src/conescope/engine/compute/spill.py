@@ -6,7 +6,6 @@ samples. On a CPU they are written to a file instead, and read again one term at
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
@@ -31,6 +30,7 @@ class TemporaryFile(Memory):
     """Factors are kept in a file without a name, which is gone when the process ends."""
 
     def __init__(self) -> None:
+        super().__init__(tight=True)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the factors
         self._maps: list[mmap.mmap] = []
         self._size = self._used = 0
@@ -60,13 +60,11 @@ class TemporaryFile(Memory):
         return self._kept[key][1]
 
     def release(self) -> None:
-        """See `Memory.release`; what the allocator holds in pieces goes back to the system, too."""
+        """See `Memory.release`; all factors are read again from the file."""
         self._kept.clear()
         for arena in self._maps:
             arena.madvise(mmap.MADV_DONTNEED)
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-        if trim is not None:
-            trim(0)
+        super().release()
 
     def close(self) -> None:
         """See `Memory.close`; the factors stay until nothing refers to them."""

@@ -49,6 +49,7 @@ class Finetuning:
         when: the schedule of the iterations at which it is measured; None for four equal parts.
         draws: random cotangents by which the class trace is estimated; None for the exact kernel
             of at most `EXACT_OUTPUTS` outputs and `DRAWS` cotangents of more.
+        by_layer: whether to store the kernel of each layer, too; for exact kernels.
         regression: the most samples, for training and test together, whose kernel is computed
             for the kernel regression; it costs as much as their number squared.
         memory: memory for a kernel, "2GB" or bytes; None for a quarter of the machine's.
@@ -66,6 +67,7 @@ class Finetuning:
     probe: int = 32
     when: str | None = None
     draws: int | None = None
+    by_layer: bool = False
     regression: int = 400
     memory: str | float | None = None
 
@@ -84,6 +86,8 @@ class Finetuning:
                 raise RecipeError(f"{name} is a number, not {getattr(self, name)!r}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise RecipeError(f"lr is a learning rate above 0, not {self.lr}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise RecipeError(f"weight_decay is at least 0, not {self.weight_decay}")
         find_optimizer(self.optimizer_recipe)
         if self.when is not None:
             Schedule(self.when).check_loop(self.steps or 1)
@@ -170,6 +174,7 @@ class Finetuning:
             "probe": f"{len(self.probed(samples))} training samples",
             "draws": self.draws,
             "regression": self.regression,
+            **({"by layer": True} if self.by_layer else {}),
         }
 
 

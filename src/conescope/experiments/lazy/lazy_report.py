@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -87,6 +88,14 @@ def _copies_of(model: nn.Module | Callable[[int], nn.Module]) -> Callable[[int],
             f"the model is a {type(model).__name__}; give a torch.nn.Module, or a function from a "
             f"seed to one"
         )
+    if not isinstance(model, nn.Module):
+        try:
+            inspect.signature(model).bind(0)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the function that builds the model cannot be called with a seed alone ({error}); "
+                f"let it take one number, such as lambda seed: Network()"
+            ) from error
 
     def build(seed: int) -> nn.Module:
         found = model if isinstance(model, nn.Module) else model(seed)

@@ -137,6 +137,7 @@ def _watch(job: Job, model: nn.Module, draws: int | None, folder: Path) -> Watch
         select=job.select,
         pool=job.pool,
         draws=draws,
+        by_layer=settings.by_layer,
         memory=settings.memory,
         total_steps=settings.length(samples),
     )

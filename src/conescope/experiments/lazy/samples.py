@@ -71,10 +71,12 @@ def samples_of(
         ModelError: if the inputs are no batch of finite numbers, or differ in kind.
     """
     inputs, labels = _pair(data, "data")
+    _check_kind(inputs, "data")
     sizes = [count(inputs)]
     parts = [labels]
     if test is not None:
         more, more_labels = _pair(test, "test")
+        _check_kind(more, "test")
         sizes.append(count(more))
         parts.append(more_labels)
         inputs = _joined(inputs, more)
@@ -91,9 +93,21 @@ def samples_of(
         said.append(f"no test set was given: {share} were split off at random")
     else:
         train, held = torch.arange(sizes[0]), torch.arange(sizes[0], sum(sizes))
+    said += _about_unseen(labels[train], len(names))
     found = Samples(inputs, labels, train, held, names, (*notes, *said))
     _check(found)
     return found
+
+
+def _about_unseen(labels: Tensor, classes: int) -> list[str]:
+    """Say how many of the classes have no training sample."""
+    unseen = classes - len(labels.unique())
+    if unseen == 0:
+        return []
+    return [
+        f"{unseen} of the {classes} classes have no training sample, so training learns only that "
+        f"they do not occur; classes are numbered from 0 on, without gaps"
+    ]
 
 
 def tokenised(
@@ -151,6 +165,21 @@ def _pair(data: Any, name: str) -> tuple[Probe, Sequence[Any]]:
     return inputs, list(labels)
 
 
+def _check_kind(inputs: Any, name: str) -> None:
+    is_list = isinstance(inputs, list | tuple)
+    if isinstance(inputs, Tensor | Mapping) or (
+        is_list and inputs and isinstance(inputs[0], Tensor)
+    ):
+        return
+    kind = type(inputs).__name__
+    if is_list and inputs:
+        kind += f" of {type(inputs[0]).__name__}"
+    raise DataError(
+        f"{name}: the inputs are a {kind}; give a tensor (torch.as_tensor makes one of numbers), "
+        f"several by name, or texts both to train on and to test with"
+    )
+
+
 def _numbered(
     parts: Sequence[Sequence[Any]],
 ) -> tuple[list[int], tuple[str, ...], list[str]]:
@@ -168,6 +197,8 @@ def _numbered(
         return [names.index(label) for label in labels], names, [
             f"the labels are texts, numbered in alphabetical order: {listed}{more}"
         ]  # fmt: skip
+    if any(isinstance(label, str) for label in labels):
+        raise DataError("some labels are names and some are not; give names or numbers to all")
     class_labels(labels, len(labels))
     _check_count(max(labels) + 1, len(labels))  # before there is a name for each
     return labels, tuple(map(str, range(max(labels) + 1))), []
@@ -222,7 +253,8 @@ def _joined(a: Probe, b: Probe) -> Probe:
                 f"the training data {list(value.shape[1:])} {value.dtype}; prepare both alike"
             )
     if first.keys() != second.keys():
-        raise DataError(f"test: the inputs are {', '.join(second)}, and not {', '.join(first)}")
+        named = [", ".join(map(str, one)) or "one tensor" for one in (second, first)]
+        raise DataError(f"test: the inputs are {named[0]}, and not {named[1]}")
     joined = {
         name: torch.cat([value, second[name]]) if isinstance(value, Tensor) else value
         for name, value in first.items()

@@ -156,7 +156,8 @@ def accuracy_difference(a: Float64Array, b: Float64Array) -> Interval:
     apart = a - b
     m, mean = apart.shape[1] + 2, apart.mean(axis=0)
     variance = ((mean**2).sum() + 1 - mean.sum() ** 2 / m) / m**2
-    return interval(apart.mean(axis=1), math.sqrt(variance), least=-1.0)
+    found = interval(apart.mean(axis=1), math.sqrt(variance), least=-1.0)
+    return Interval(found.value, found.low, min(found.high, 1.0))
 
 
 def function_distance(a: Float64Array, b: Float64Array) -> Float64Array:

@@ -1,11 +1,9 @@
-"""Pretrained models of transformers as classifiers, with a head for the classes and with LoRA."""
+"""Pretrained models of transformers as classifiers of texts, with LoRA."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -13,29 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conescope.errors import MissingPackageError, ModelError, RecipeError
+from conescope.errors import DataError, MissingPackageError, ModelError, RecipeError
+from conescope.experiments.lazy.pretrained_classifier import (
+    LOADING_ERRORS,
+    Classifier,
+    about_head,
+    check_folder,
+    load_classifier,
+)
 from conescope.experiments.lazy.samples import tokens_notes
+from conescope.measuring.checkpoints.trial import quiet_transformers
+from conescope.measuring.hub.pretrained import first_line
 from conescope.measuring.texts import tokenise
 
 LORA_SCALE = 2
 """LoRA's α as a multiple of its rank R: the adapters' product is scaled by α / R."""
-
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
-
-
-@dataclass(frozen=True)
-class TextClassifier:
-    """A pretrained model with a head for c classes.
-
-    Attributes:
-        build: from a seed to the model; torch's generator decides what is initialised anew.
-        inputs: those of all texts, in their order, as the model takes them.
-        notes: what was done that its user should know, one sentence each.
-    """
-
-    build: Callable[[int], nn.Module]
-    inputs: dict[str, Tensor]
-    notes: tuple[str, ...]
 
 
 def text_classifier(
@@ -46,7 +36,7 @@ def text_classifier(
     length: int | None = None,
     lora: int | None = None,
     device: torch.device | str = "cpu",
-) -> TextClassifier:
+) -> Classifier:
     """Make a model of transformers ready for the classification of texts.
 
     The model is that of AutoModelForSequenceClassification, which reads the class of a causal model
@@ -64,7 +54,7 @@ def text_classifier(
     Raises:
         MissingPackageError: if transformers, or for LoRA peft, is not installed.
         ModelError: if the model cannot be loaded, or has no tokenizer.
-        DataError: as `tokenise`.
+        DataError: as `tokenise`; or if the texts hold every token of the vocabulary.
         RecipeError: if the rank is below 1.
     """
     if find_spec("transformers") is None:
@@ -73,51 +63,63 @@ def text_classifier(
         raise RecipeError(f"the rank of LoRA is at least 1, not {lora}")
     if lora is not None and find_spec("peft") is None:
         raise MissingPackageError.of("peft", "lora")
+    check_folder(name)
     tokenizer = _tokenizer(name)
-    model, fresh = _load(name, len(classes))
+    model, fresh = load_classifier(name, len(classes), "texts")
     context = getattr(model.config, "max_position_embeddings", None)
     tokens = tokenise(texts, tokenizer, length, context=context)
     padding = tokenizer.convert_tokens_to_ids(tokens.padded_with)
+    inputs, padding = _with_distinct_padding(tokens.inputs, padding, model.config)
 
     def build(_: int) -> nn.Module:
-        model, _fresh = _load(name, len(classes))
+        model, _fresh = load_classifier(name, len(classes), "texts")
         # by which a causal model finds the last token of a text
         model.config.get_text_config().pad_token_id = padding
         return (model if lora is None else _with_adapters(model, lora)).to(device)
 
-    notes = [_about_head(fresh, model.config, classes)]
+    notes = [about_head(fresh, model.config, classes)]
     if lora is not None:
         notes.append(
             f"trained are LoRA adapters of rank {lora}, α = {LORA_SCALE * lora}, and the head"
         )
-    return TextClassifier(build, tokens.inputs, (*notes, *tokens_notes(tokens)))
+    return Classifier(build, inputs, (*notes, *tokens_notes(tokens)))
 
 
-def _about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str:
-    """Say which head the model has; refuse one of the same classes in another order."""
-    if fresh:
-        return (
-            f"a fresh head was made for the {len(classes)} classes ({', '.join(fresh)}), another "
-            f"one with each seed"
-        )
-    own = [str(config.id2label.get(number)).casefold() for number in range(len(classes))]
-    given = [name.casefold() for name in classes]
-    if own != given and sorted(own) == sorted(given):
-        raise ModelError(
-            f"the model's own head has the classes in another order: {', '.join(own)}, and here "
-            f"they are {', '.join(given)}; give the classes as numbers, as the model counts them"
-        )
-    return "the model's own head was kept; seeds differ in their batches"
+def _with_distinct_padding(
+    inputs: Mapping[str, Tensor], padding: int, config: Any
+) -> tuple[dict[str, Tensor], int]:
+    """Return the inputs padded with a token that no text holds, and that token.
+
+    A causal classifier takes the last token that is not the padding token for the end of a text,
+    and does not ask the attention mask. A tokenizer without a padding token pads with its
+    end-of-text token, with which a text may end, too.
+
+    Raises:
+        DataError: if the texts hold every token of the vocabulary.
+    """
+    ids, is_text = inputs["input_ids"], inputs["attention_mask"] != 0
+    used = ids[is_text].unique()
+    if padding in used:
+        vocabulary = torch.arange(config.get_text_config().vocab_size)
+        free = vocabulary[~torch.isin(vocabulary, used)]
+        if len(free) == 0:
+            raise DataError(
+                f"the texts hold every token of the vocabulary, token {padding} of the padding "
+                f"among them, so the end of a text cannot be told; add a padding token to the "
+                f"tokenizer, or leave texts out"
+            )
+        padding = int(free[0])
+    return {**inputs, "input_ids": ids.where(is_text, padding)}, padding
 
 
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet_transformers():
             found = AutoTokenizer.from_pretrained(name)
-    except _LOADING_ERRORS as error:
-        raise ModelError(_no_tokenizer(name, _first_line(error))) from error
+    except LOADING_ERRORS as error:
+        raise ModelError(_no_tokenizer(name, first_line(error))) from error
     if len(found) <= len(found.all_special_ids):  # what transformers makes of a missing vocabulary
         raise ModelError(_no_tokenizer(name, "it has no vocabulary"))
     return found
@@ -130,27 +132,6 @@ def _no_tokenizer(name: str, reason: str) -> str:
     )
 
 
-def _load(name: str, classes: int) -> tuple[Any, list[str]]:
-    """Load a model with a head for so many classes; also the names of what is initialised anew."""
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        with _quiet():
-            model, about = AutoModelForSequenceClassification.from_pretrained(
-                name,
-                num_labels=classes,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except _LOADING_ERRORS as error:
-        raise ModelError(
-            f"{name} cannot be loaded as a classifier of texts: {_first_line(error)}"
-        ) from error
-    other = [one[0] if isinstance(one, tuple) else one for one in about["mismatched_keys"]]
-    return model.eval(), sorted({*about["missing_keys"], *other})
-
-
 def _with_adapters(model: Any, rank: int) -> nn.Module:
     peft = import_module("peft")
     config = peft.LoraConfig(
@@ -158,24 +139,5 @@ def _with_adapters(model: Any, rank: int) -> nn.Module:
     )
     with warnings.catch_warnings():  # of what peft calls in transformers
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft then sets it as it has to be
         return peft.get_peft_model(model, config)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing what is said in another way, or has no use here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

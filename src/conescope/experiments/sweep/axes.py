@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conescope.errors import RecipeError
+from conescope.runs.foreign import read_bounded
+from conescope.runs.plain_yaml import LARGEST, read_yaml
 from conescope.training.recipe import FIELDS, PARTS, SECTIONS
 from conescope.training.recipe_fields import PLACE
+from conescope.training.recipe_reading import unknown_field
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_VALUES = 1_000_000
@@ -56,11 +57,23 @@ def read_axes(sources: Sequence[str], overrides: Sequence[str] = ()) -> Axes:
     Raises:
         RecipeError: if a file cannot be read, a field is unknown, or an axis has no values.
     """
-    given = {name: _split(name, text) for name, text in _pairs(overrides)}
-    written = _axes_file(sources[0]) if len(sources) == 1 else None
-    if written is None:
+    given: dict[str, Sequence[str]] = {}
+    for name, text in _pairs(overrides):
+        values = _split(name, text)
+        if (len(values) > 1 and name in given) or len(given.get(name, ())) > 1:
+            raise RecipeError(
+                f"command line: --{name} is given twice; write all its values once, as A,B,C"
+            )
+        given[name] = values
+    files = {source: written for source in sources if (written := _axes_file(source))}
+    if not files:
         return _arranged(sources, given, ())
-    recipes, fields, exclude = written
+    if len(sources) > 1:
+        raise RecipeError(
+            f"{next(iter(files))} is a file of axes, which is given alone; name recipes in it, as "
+            f"'recipe: [A, B]'"
+        )
+    recipes, fields, exclude = files[sources[0]]
     return _arranged(recipes, {**fields, **given}, exclude)
 
 
@@ -107,15 +120,27 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _split(name: str, text: str) -> Sequence[str]:
+    """Split the text of a field into its values."""
+    if _is_place(name):
+        return [text]
+    return split_values(name, text, bars=name in FIELDS and "schedule" in FIELDS[name].metadata)
+
+
+def split_values(name: str, text: str, *, bars: bool) -> list[str]:
     """Split the text of an axis into its values.
 
     Commas separate values, but not within brackets. In schedules, which have commas themselves,
     a vertical bar does. `0..4` stands for 0, 1, 2, 3, 4.
+
+    Args:
+        name: the axis, for messages.
+        text: the text.
+        bars: whether bars separate values.
+
+    Raises:
+        RecipeError: if a span such as 4..0 has no values, or too many.
     """
-    if _is_place(name):
-        return [text]
-    is_schedule = name in FIELDS and "schedule" in FIELDS[name].metadata
-    parts = text.split("|") if is_schedule else _outside_brackets(text)
+    parts = text.split("|") if bars else _outside_brackets(text)
     found: list[str] = []
     for part in (part.strip() for part in parts if part.strip()):
         spanned = _RANGE.fullmatch(part)
@@ -123,6 +148,10 @@ def _split(name: str, text: str) -> Sequence[str]:
             found.append(part)
             continue
         first, last = int(spanned[1]), int(spanned[2])
+        if last < first:
+            raise RecipeError(
+                f"the axis {name} has no values from {first} to {last}; write {last}..{first}"
+            )
         if last - first >= _MOST_VALUES:
             raise RecipeError(
                 f"the axis {name} has {last - first + 1:,} values; it may have up to "
@@ -153,12 +182,7 @@ def _axes_file(
     """
     if not source.endswith((".yaml", ".yml")):
         return None
-    try:
-        written = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read {source}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{source} is no YAML file: {' '.join(str(error).split())}") from None
+    written = read_yaml(read_bounded(source, RecipeError, LARGEST), source, RecipeError)
     if not isinstance(written, dict) or "axes" not in written:
         return None
     for key in written:
@@ -171,7 +195,11 @@ def _axes_file(
     fields = {
         name: [_text(value)] for name, value in _flat(source, "fields", written.get("fields"))
     }
-    fields |= {n: _values(n, value) for n, value in _flat(source, "axes", written["axes"])}
+    axes = {n: _values(n, value) for n, value in _flat(source, "axes", written["axes"])}
+    if not axes:
+        raise RecipeError(f"{source}: axes is empty; write for example 'axes: {{seed: 0..4}}'")
+    for name in fields.keys() & axes.keys():
+        raise RecipeError(f"{source}: {name} is in fields and in axes; leave one of the two out")
     excluded = written.get("exclude") or []
     if not isinstance(excluded, list):
         raise RecipeError(f"{source}: exclude is a list of combinations, such as [{{seed: 1}}]")
@@ -182,7 +210,7 @@ def _axes_file(
     for combination in exclude:
         if "recipe" in combination:
             combination["recipe"] = [_beside(source, name) for name in combination["recipe"]]
-    return [_beside(source, recipe) for recipe in recipes], fields, exclude
+    return [_beside(source, recipe) for recipe in recipes], fields | axes, exclude
 
 
 def _beside(source: str, recipe: str) -> str:
@@ -197,7 +225,8 @@ def _values(name: str, value: Any) -> Sequence[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return the value of a field in a file as the command line has it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _flat(source: str, key: str, values: Any) -> Iterator[tuple[str, Any]]:
@@ -210,9 +239,11 @@ def _flat(source: str, key: str, values: Any) -> Iterator[tuple[str, Any]]:
         if name in SECTIONS and isinstance(value, dict):
             yield from ((f"{name}.{inner}", held) for inner, held in value.items())
             continue
+        if name == "recipe" and key != "exclude":
+            raise RecipeError(
+                f"{source}: write recipes as 'recipe: [A, B]' beside {key}, not within it"
+            )
         section = str(name).partition(".")[0]
         if name not in FIELDS and section not in PARTS and name != "recipe":
-            raise RecipeError(
-                f"{source}: unknown field {name} in {key}; 'conescope show RECIPE' lists the fields"
-            )
+            raise unknown_field(str(name), list(FIELDS), f"{source}, {key}")
         yield str(name), value

@@ -36,10 +36,13 @@ class Ended:
     Attributes:
         name: the run's id.
         lost: how its process died, such as "killed by SIGKILL"; empty if it returned or raised.
+        error: the line of the error that it raised, which its folder holds too unless that could
+            not be written.
     """
 
     name: str
     lost: str = ""
+    error: str = ""
 
 
 class Backend(Protocol):
@@ -143,18 +146,18 @@ class _Work:
         run = self.active.pop(ended.name)
         if stopping or stored_numbers(run.path) is not None:
             self._told(run, run.state())
-        elif Folder(run.path).is_owned() or self._may_go_on(run, ended.lost):
+        elif Folder(run.path).is_owned() or self._may_go_on(run, ended):
             self.waiting.append(run)
         else:
             self._told(run, "failed")
 
-    def _may_go_on(self, run: SweepRun, lost: str) -> bool:
+    def _may_go_on(self, run: SweepRun, ended: Ended) -> bool:
         """Note a failure, and return whether the run may be tried again."""
-        if lost:
-            note_error(run.path, lost)
+        if ended.lost or (ended.error and not run.error):
+            note_error(run.path, ended.lost or ended.error)
         failure = (run.error, len(Folder(run.path).entries(*_PROGRESS)))
         before = self._failures.setdefault(run.id, [])
         if before and before[-1] != failure:
             before.clear()
         before.append(failure)
-        return len(before) < (_MOST_DEATHS if lost else _MOST_ERRORS)
+        return len(before) < (_MOST_DEATHS if ended.lost else _MOST_ERRORS)

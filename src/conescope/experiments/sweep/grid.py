@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,15 +32,33 @@ class GridPoint:
     Attributes:
         recipe: what to carry out.
         values: axis → its value in this run; `recipe` is an axis if there are several.
+        source: the recipe, or the run, whose fields the axes change.
+        path: the run's folder; None for one of its id in the sweep's folder of run folders.
     """
 
     recipe: Recipe
     values: Mapping[str, Any]
+    source: str
+    path: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """The recipe's id."""
+        return self._id
 
     @cached_property
-    def id(self) -> str:
+    def _id(self) -> str:
         """The recipe's id, which takes longer to compute than all else here."""
         return self.recipe.id
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All fields of the recipe as nested plain values."""
+        return self.recipe.to_dict()
+
+
+Load = Callable[[str, Sequence[str]], Recipe]
+"""Returns the recipe of a source, with fields changed as on the command line."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +74,29 @@ class _Choice:
     changes: Mapping[str, Any]
 
 
-def make_grid(axes: Axes) -> list[GridPoint]:
+def make_grid(
+    axes: Axes, load: Load = load_recipe, named: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[GridPoint]:
     """Return the runs of a sweep, the last axis running fastest, without those excluded.
+
+    Args:
+        axes: what was asked for.
+        load: gives the recipe of one of `axes.recipes`.
+        named: for each of `axes.recipes`, the axes that tell it from the others, with its values;
+            by default `recipe`, if there are several.
 
     Raises:
         RecipeError: if a field is unknown, a value has the wrong type or is out of range, a value
             comes twice, nothing is left, or two different runs have the same id.
     """
+    if named is None:
+        several = len(axes.recipes) > 1
+        named = {source: {"recipe": source} if several else {} for source in axes.recipes}
     points: dict[str, GridPoint] = {}
     checked: set[str] = set()
     matched: set[int] = set()
     for source in axes.recipes:
-        for point in _of_recipe(source, axes, matched):
+        for point in _of_source(source, axes, matched, load, named[source]):
             _check_parts(point.recipe, checked)
             held = points.setdefault(point.id, point)
             if held is not point and held.recipe != point.recipe:
@@ -84,13 +114,17 @@ def make_grid(axes: Axes) -> list[GridPoint]:
     return list(points.values())
 
 
-def _of_recipe(source: str, axes: Axes, matched: set[int]) -> Iterator[GridPoint]:
+def _of_source(
+    source: str, axes: Axes, matched: set[int], load: Load, named: Mapping[str, Any]
+) -> Iterator[GridPoint]:
     """Yield the runs of one recipe; add the places of the exclusions that match to `matched`."""
-    fixed = [f"--{name}={text}" for name, text in axes.fixed.items()]
-    base = load_recipe(source, fixed)
-    named = {"recipe": source} if len(axes.recipes) > 1 else {}
-    choices = [_choices(source, fixed, group) for group in _groups(axes)]
-    excluded = [_excluded(source, fixed, one) for one in axes.exclude]
+
+    def recipe_of(words: Sequence[str] = ()) -> Recipe:
+        return load(source, [*(f"--{name}={text}" for name, text in axes.fixed.items()), *words])
+
+    base = recipe_of()
+    choices = [_choices(recipe_of, group) for group in _groups(axes)]
+    excluded = [_excluded(recipe_of, one) for one in axes.exclude]
     for combination in itertools.product(*choices):
         values = dict(named)
         for choice in combination:
@@ -104,7 +138,7 @@ def _of_recipe(source: str, axes: Axes, matched: set[int]) -> Iterator[GridPoint
         if hits:
             continue
         changes = {name: value for c in combination for name, value in c.changes.items()}
-        yield GridPoint(_changed(base, changes), values)
+        yield GridPoint(_changed(base, changes), values, source)
 
 
 def _groups(axes: Axes) -> list[dict[str, Sequence[str]]]:
@@ -117,26 +151,28 @@ def _groups(axes: Axes) -> list[dict[str, Sequence[str]]]:
     return list(groups.values())
 
 
-def _choices(
-    source: str, fixed: Sequence[str], group: Mapping[str, Sequence[str]]
-) -> list[_Choice]:
+_RecipeOf = Callable[[Sequence[str]], Recipe]
+"""Returns the recipe that the sweep starts from, with more fields changed."""
+
+
+def _choices(recipe_of: _RecipeOf, group: Mapping[str, Sequence[str]]) -> list[_Choice]:
     if len(group) == 1 and not next(iter(group)).endswith(".name"):
         [(name, texts)] = group.items()
-        found = [_typed(source, fixed, name, text) for text in texts]
+        found = [_typed(recipe_of, name, text) for text in texts]
         _check_distinct(name, found)
         return [_Choice({name: value}, {name: value}) for value in found]
     section = next(iter(group)).partition(".")[0]
     choices = []
     for texts in itertools.product(*group.values()):
         words = [f"--{name}={text}" for name, text in zip(group, texts, strict=True)]
-        recipe = load_recipe(source, [*fixed, *words])
+        recipe = recipe_of(words)
         values = {name: _value(recipe, name) for name in group}
         choices.append(_Choice(values, {section: recipe.get(section)}))
     _check_distinct(", ".join(group), [choice.values for choice in choices])
     return choices
 
 
-def _typed(source: str, fixed: Sequence[str], name: str, text: str) -> Any:
+def _typed(recipe_of: _RecipeOf, name: str, text: str) -> Any:
     """Return the value of an axis of its text.
 
     Plain numbers are read here, since the parser of recipes takes milliseconds for each; their
@@ -145,7 +181,7 @@ def _typed(source: str, fixed: Sequence[str], name: str, text: str) -> Any:
     kind = str(FIELDS[name].type) if name in FIELDS else ""
     if kind in _NUMBERS and _NUMBERS[kind][0].fullmatch(text):
         return _NUMBERS[kind][1](text)
-    return _value(load_recipe(source, [*fixed, f"--{name}={text}"]), name)
+    return _value(recipe_of([f"--{name}={text}"]), name)
 
 
 def _value(recipe: Recipe, name: str) -> Any:
@@ -163,9 +199,7 @@ def _check_distinct(name: str, values: Sequence[Any]) -> None:
 
 
 def _excluded(
-    source: str,
-    fixed: Sequence[str],
-    combination: Mapping[str, Sequence[str]],
+    recipe_of: _RecipeOf, combination: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any]]:
     """Return an excluded combination with typed values: axis → values."""
     found: dict[str, list[Any]] = {}
@@ -173,7 +207,7 @@ def _excluded(
         if name == "recipe" or name.endswith(".name"):
             found[name] = list(texts)
             continue
-        found[name] = [_typed(source, fixed, name, text) for text in texts]
+        found[name] = [_typed(recipe_of, name, text) for text in texts]
     return found
 
 

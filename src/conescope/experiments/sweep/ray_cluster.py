@@ -15,6 +15,11 @@ from conescope.runs.store import Folder
 
 _CONNECT_SECONDS = 5.0
 
+_LOST_SECONDS = 40.0
+"""The time for which a head may be silent, to be started again; after 60 s Ray ends the process."""
+
+_ASK_SECONDS = 2.0
+
 _RETRIES = 5
 """Times that Ray itself begins a task again whose worker or node is lost."""
 
@@ -43,7 +48,7 @@ class RayCluster:
             raise MissingPackageError.of("ray", "ray") from None
         self._ray: Any = ray
         self._tasks: dict[Any, RunTask] = {}
-        self._stopping = False
+        self._stopping = self._is_lost = False
         self._began_here = not ray.is_initialized()
         if self._began_here:
             address = address or os.environ.get("RAY_ADDRESS")
@@ -56,6 +61,8 @@ class RayCluster:
                     f"no Ray cluster answers at {address or 'the default address'} ({reason}); "
                     f"start one by 'ray start --head' and give its address with --address"
                 ) from None
+        self._head = ray.get_runtime_context().gcs_address
+        self._answered = self._asked = time.monotonic()
         self._remote = ray.remote(
             num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
         )(carry_out_run)
@@ -69,7 +76,12 @@ class RayCluster:
         self._tasks[self._remote.options(name=task.run.id).remote(task)] = task
 
     def wait(self, seconds: float) -> list[Ended]:
-        """Return the runs whose tasks have ended, after at most `seconds`."""
+        """Return the runs whose tasks have ended, after at most `seconds`.
+
+        Raises:
+            RecipeError: if the cluster's head is lost; Ray would wait on, then end the process.
+        """
+        self._check_head()
         if not self._tasks:
             time.sleep(seconds)
             return []
@@ -78,17 +90,39 @@ class RayCluster:
             ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
         return [self._ended(task) for task in ready if not self._is_storing(task)]
 
+    def _check_head(self) -> None:
+        now = time.monotonic()
+        if now - self._asked < _ASK_SECONDS:
+            return
+        self._asked = now
+        try:
+            _check_answers(self._head)
+            self._answered = now
+        except OSError as error:
+            if now - self._answered > _LOST_SECONDS:
+                self._is_lost = True
+                raise RecipeError(
+                    f"the head of the Ray cluster, {self._head}, no longer answers ({error}); what "
+                    f"the runs have stored is intact: start Ray again and run the same command, or "
+                    f"run it with --on local"
+                ) from None
+
     def _is_storing(self, task: Any) -> bool:
         """Return whether a run that was told to stop, which Ray counts as ended, is at work yet."""
         return self._stopping and Folder(self._tasks[task].folder).is_owned()
 
     def _ended(self, task: Any) -> Ended:
-        name = self._tasks.pop(task).run.id
-        known = self._ray.exceptions
+        planned = self._tasks.pop(task)
+        name, known = planned.run.id, self._ray.exceptions
         try:
             self._ray.get(task)
-        except (known.RayTaskError, known.TaskCancelledError):
-            return Ended(name)  # the worker has noted its error
+        except known.TaskCancelledError:
+            return Ended(name)
+        except known.RayTaskError as error:
+            line = str(error).strip().splitlines()[-1].strip()
+            if "No module named 'conescope" in line:
+                line += f"; install conescope {planned.version} on all nodes"
+            return Ended(name, error=line)
         except known.RayError as error:
             return Ended(name, f"lost by Ray {_RETRIES + 1} times: {type(error).__name__}")
         return Ended(name)
@@ -101,7 +135,7 @@ class RayCluster:
 
     def close(self) -> None:
         """End what is left at once; leave the cluster, or stop it if it was started here."""
-        for task in self._tasks:
+        for task in () if self._is_lost else self._tasks:
             self._ray.cancel(task, force=True, recursive=False)
         if self._began_here:
             self._ray.shutdown()

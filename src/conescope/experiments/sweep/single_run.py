@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,11 @@ from conescope.experiments.sweep.sweep_folder import (
 from conescope.runs.store import Folder
 
 
+def train(run: SweepRun, command: str, should_stop: Callable[[], bool]) -> object:
+    """Carry out the recipe of a run in its folder; on a true `should_stop` store its state."""
+    return run_experiment(run.recipe, run.path, command=command, should_stop=should_stop)
+
+
 @dataclass(frozen=True)
 class RunTask:
     """All that a worker needs to carry out a run; it leaves nothing but the run's folder.
@@ -38,6 +43,7 @@ class RunTask:
         version: the version of conescope that planned the sweep.
         afterwards: what to do with the folder of a run that has ended, such as storing its numbers.
         threads: CPU threads, where the recipe names none; None for torch's choice.
+        work: what carries out the run in its folder, such as `train`.
     """
 
     run: SweepRun
@@ -47,21 +53,31 @@ class RunTask:
     version: str
     afterwards: Callable[[Path], None]
     threads: int | None
+    work: Callable[[SweepRun, str, Callable[[], bool]], object] = train
 
     @classmethod
     def of(
-        cls, run: SweepRun, command: str, afterwards: Callable[[Path], None], threads: int | None
+        cls,
+        run: SweepRun,
+        command: str,
+        afterwards: Callable[[Path], None],
+        threads: int | None,
+        work: Callable[[SweepRun, str, Callable[[], bool]], object] = train,
     ) -> RunTask:
         """Return the task of a run, planned in this process."""
         folder, here = run.path.absolute(), Path.cwd()
-        return cls(run, folder, here, command, version("conescope"), afterwards, threads)
+        return cls(run, folder, here, command, version("conescope"), afterwards, threads, work)
 
 
-def carry_out_run(task: RunTask) -> None:
+def carry_out_run(task: RunTask, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Carry out a run from where its folder ends; at Ctrl-C or SIGTERM store its state and stop.
 
     What it prints goes to the file `LOG` of its folder, and the line of an error to `ERROR`. A run
     that has ended and has its numbers, or that another process is at work on, is left alone.
+
+    Args:
+        task: the run.
+        should_stop: asked after every iteration; on true too its state is stored, and it stops.
 
     Raises:
         StoreError: if this is another version of conescope than that which planned the sweep.
@@ -78,20 +94,26 @@ def carry_out_run(task: RunTask) -> None:
             redirect_stderr(log),
             _stopping() as received,
         ):
-            _attempt(task, lambda: bool(received))
+            _attempt(task, lambda: bool(received) or should_stop())
     except Exception as error:
         if not Folder(folder).is_owned():
-            note_error(folder, f"{type(error).__name__}: {error}")
+            with suppress(StoreError):  # on a full disk; who began the task hears of the error too
+                note_error(folder, line_of(error))
         raise
 
 
-def note_error(folder: Path, text: str) -> None:
+def line_of(error: Exception) -> str:
+    """Return an error as a line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def note_error(folder: Path, line: str) -> None:
     """Write the line of the error that ended an attempt at a run.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    Folder(folder).write_bytes(ERROR, (" ".join(text.split()) + "\n").encode())
+    Folder(folder).write_bytes(ERROR, f"{line}\n".encode())
 
 
 def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
@@ -104,7 +126,7 @@ def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
         torch.set_num_threads(task.threads)
     try:
         if run.state() != "finished":  # else its process was killed before it wrote the numbers
-            run_experiment(run.recipe, folder, command=task.command, should_stop=should_stop)
+            task.work(run, task.command, should_stop)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         raise

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 from conescope.experiments.sweep.carrying_out import Ended
-from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
 
 _PRELOADED = (carry_out_run.__module__, "torch._dynamo")
 """What every run loads; the second is what torch's optimisers load at their first step."""
@@ -34,6 +35,7 @@ class Slots:
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([*_PRELOADED, *preload])
         self._processes: dict[str, ForkServerProcess] = {}
+        self._errors: dict[str, Any] = {}
 
     def has_room(self) -> bool:
         """Return whether a slot is free."""
@@ -41,9 +43,11 @@ class Slots:
 
     def submit(self, task: RunTask) -> None:
         """Begin a run."""
-        process = self._context.Process(target=_in_a_slot, args=(task,), name=task.run.id)
+        self._errors[task.run.id], sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_in_a_slot, args=(task, sender), name=task.run.id)
         with _threads_pinned(self._threads):
             process.start()
+        sender.close()
         self._processes[task.run.id] = process
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -58,9 +62,17 @@ class Slots:
             process.join()
             code = process.exitcode or 0
             lost = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
-            ended.append(Ended(process.name, lost))
+            ended.append(Ended(process.name, lost, self._error(process.name)))
             process.close()
         return ended
+
+    def _error(self, name: str) -> str:
+        """Return the line of the error that a process has sent before its end, or nothing."""
+        with self._errors.pop(name) as receiver:
+            try:
+                return receiver.recv() if receiver.poll() else ""
+            except EOFError:
+                return ""
 
     def stop(self) -> None:
         """Ask all runs to store their state and stop."""
@@ -74,9 +86,13 @@ class Slots:
             process.join()
 
 
-def _in_a_slot(task: RunTask) -> None:
+def _in_a_slot(task: RunTask, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    carry_out_run(task)
+    try:
+        carry_out_run(task)
+    except Exception as error:
+        sender.send(line_of(error))
+        raise SystemExit(1) from error  # the traceback is in the run's log, not on the terminal
 
 
 @contextmanager

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from conescope.errors import MissingPackageError, RecipeError
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.sweep_folder import stored_numbers
 from conescope.runs.store import Folder
 
 _ARRAY = 1000
@@ -17,6 +24,12 @@ _ARRAY = 1000
 
 _MOST_TIMEOUTS = 100
 """Times that a job whose time is over is queued again."""
+
+_OWNED_SECONDS = 120.0
+"""The time that a job waits for an earlier one to be killed, whose node SLURM takes for lost."""
+
+_STORE_SECONDS = 60
+"""The time for which a job may store its state; SLURM warns 90 s before its end."""
 
 _JOBS = "jobs.json"
 
@@ -44,13 +57,45 @@ class _Resumable:
     """What a job calls; submitit queues it again when SLURM preempts it or its time is over."""
 
     def __call__(self, task: RunTask) -> None:
-        carry_out_run(task)
+        deadline = time.monotonic() + _OWNED_SECONDS
+        while Folder(task.folder).is_owned() and time.monotonic() < deadline:
+            time.sleep(1.0)
+        with _warned() as received:
+            carry_out_run(task, should_stop=lambda: bool(received))
+        if received and stored_numbers(task.folder) is None:
+            signal.raise_signal(signal.SIGUSR2)  # submitit's handler queues the job again
 
     def checkpoint(self, task: RunTask) -> Any:
         """Return the job to queue: the same, which goes on from the newest snapshot."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, task)
+
+
+@contextmanager
+def _warned() -> Iterator[list[int]]:
+    """Record SLURM's warning that the time is nearly over, so that the state is stored first.
+
+    If that takes too long, as within a kernel of minutes, submitit's handler is called at once.
+    """
+    received: list[int] = []
+    handler = signal.getsignal(signal.SIGUSR2)
+    if not callable(handler):  # called outside of a job
+        yield received
+        return
+
+    def store_first(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.alarm(_STORE_SECONDS)
+
+    alarm = signal.signal(signal.SIGALRM, handler)
+    signal.signal(signal.SIGUSR2, store_first)
+    try:
+        yield received
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGUSR2, handler)
+        signal.signal(signal.SIGALRM, alarm)
 
 
 def submit_jobs(
@@ -71,7 +116,8 @@ def submit_jobs(
 
     Raises:
         MissingPackageError: if submitit is not installed.
-        RecipeError: if there is no SLURM on this machine, or it refuses the jobs.
+        RecipeError: if there is no SLURM on this machine, or it does not answer or refuses the
+            jobs.
         StoreError: if the ids cannot be written.
     """
     try:
@@ -81,6 +127,7 @@ def submit_jobs(
         raise MissingPackageError.of("submitit", "slurm") from None
     if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 1:
         raise RecipeError("--on slurm: there is no SLURM here; call it on a login node")
+    queued = _queued() if cluster == "slurm" else set()
     executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=_MOST_TIMEOUTS)
     executor.update_parameters(
         name=folder.parent.resolve().name,
@@ -92,12 +139,7 @@ def submit_jobs(
         **({"slurm_partition": options.partition} if options.partition else {}),
     )
     known = _read_jobs(folder)
-    watched = {name: executor._executor.job_class(folder, job_id) for name, job_id in known.items()}
-    todo = [
-        task
-        for task in tasks
-        if task.run.id not in watched or watched[task.run.id].done(force_check=True)
-    ]
+    todo = [task for task in tasks if known.get(task.run.id) not in queued]
     submitted: dict[str, str] = {}
     for first in range(0, len(todo), _ARRAY):
         part = todo[first : first + _ARRAY]
@@ -109,6 +151,22 @@ def submit_jobs(
         submitted |= {task.run.id: job.job_id for task, job in zip(part, jobs, strict=True)}
         Folder(folder).write_bytes(_JOBS, json.dumps(known | submitted).encode())
     return list(submitted.values())
+
+
+def _queued() -> set[str]:
+    """Return the ids of this user's jobs that are queued or at work.
+
+    submitit would ask `sacct`, which many clusters have not set up.
+
+    Raises:
+        RecipeError: if SLURM does not answer.
+    """
+    words = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    asked = subprocess.run(words, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = " ".join(asked.stderr.split())
+        raise RecipeError(f"SLURM does not answer ({reason}); see 'sinfo', or ask who runs it")
+    return set(asked.stdout.split())
 
 
 def _read_jobs(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
 
 from conescope.errors import TrainingError
 from conescope.experiments.forecast import Forecast, forecast
@@ -24,8 +25,8 @@ class SweepCost:
 
     Attributes:
         kinds: the number of distinct costs among them.
-        timed: how many of these were forecast; the others count as their mean. 0 if every trial
-            diverged.
+        timed: how many of these were forecast, drawn by chance; the others count as their mean. 0
+            if every trial diverged.
         shortest: expected time of the shortest run, in seconds.
         longest: expected time of the longest run, in seconds.
         seconds: expected time of all runs one after the other, in seconds.
@@ -59,7 +60,8 @@ def forecast_sweep(runs: list[SweepRun]) -> SweepCost:
     examples = {_cost_of(run): run for run in reversed(runs)}
     found: dict[str, Forecast] = {}
     begun = time.monotonic()
-    for key in counts:
+    first, *others = counts
+    for key in (first, *Random(0).sample(others, len(others))):
         if found and time.monotonic() - begun > _ENOUGH_SECONDS:
             break
         try:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from conescope.errors import StoreError
-from conescope.experiments.sweep.grid import GridPoint
 from conescope.runs import contents
 from conescope.runs.store import Folder
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import recipe_from_dict
 
 _TABLE = "sweep.json"
+_FORMAT = 1
 _NUMBERS = "numbers.json"
 _JOURNAL = "journal.jsonl"
 ERROR = "error.txt"
@@ -26,6 +26,9 @@ ERROR = "error.txt"
 
 LOG = "log.txt"
 """File of a run folder that holds what its attempts printed."""
+
+SweepKind = Literal["training", "measurement"]
+"""What the runs of a sweep do: train by recipes, or measure weights that are there."""
 
 State = Literal["finished", "diverged", "running", "failed", "stopped", "waiting"]
 """How far a run is: a diverged one is not tried again, a failed or stopped one goes on."""
@@ -40,10 +43,11 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        id: its recipe's id, which is also the name of its folder.
+        id: what names it in the sweep; unless the sweep says where, also the name of its folder.
         path: its folder, which exists once it has begun.
         values: axis → value.
-        base: the recipe, as nested plain values, of which the run changes the axes.
+        base: the recipe, or what to measure, as nested plain values, of which the run changes
+            the axes.
     """
 
     id: str
@@ -53,12 +57,12 @@ class SweepRun:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe to carry out."""
+        """The recipe to carry out, of a run that trains."""
         return recipe_from_dict(self.fields, str(self.path))
 
     @property
     def fields(self) -> dict[str, Any]:
-        """All fields of the recipe as nested plain values."""
+        """All fields of the recipe, or of the measurement, as nested plain values."""
         fields = {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in self.base.items()
@@ -67,7 +71,7 @@ class SweepRun:
             section, _, inner = name.partition(".")
             if inner:
                 fields[section][inner] = value
-            elif name != "recipe":
+            elif name in fields:
                 fields[name] = value
         return fields
 
@@ -75,7 +79,7 @@ class SweepRun:
     def error(self) -> str:
         """The line of the error that ended the last attempt; empty if none did."""
         try:
-            return (self.path / ERROR).read_text(encoding="utf-8").strip()
+            return (self.path / ERROR).read_text("utf-8", errors="replace").strip()
         except OSError:
             return ""
 
@@ -87,6 +91,8 @@ class SweepRun:
         """
         if numbers := stored_numbers(self.path):
             return numbers["state"]
+        if not self.path.exists():
+            return "waiting"
         folder = Folder(self.path)
         if contents.why_diverged(folder) is not None:
             return "diverged"
@@ -108,12 +114,14 @@ class Sweep:
         command: the shell command that made it.
         axes: the names of the axes, `recipe` among them if there are several recipes.
         runs: the table of runs.
+        kind: what the runs do.
     """
 
     path: Path
     command: str
     axes: tuple[str, ...]
     runs: Sequence[SweepRun]
+    kind: SweepKind = "training"
 
     @cached_property
     def lengths(self) -> dict[str, int]:
@@ -123,8 +131,41 @@ class Sweep:
         }
 
 
+class Planned(Protocol):
+    """A run that a sweep is to have."""
+
+    @property
+    def id(self) -> str:
+        """What names it, and its folder."""
+        ...
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Axis → its value in this run."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """A text that is equal for runs that differ in nothing but values of the axes."""
+        ...
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All its fields as nested plain values."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """Its folder; None for one of its name in the folder of run folders."""
+        ...
+
+
 def plan_sweep(
-    points: Sequence[GridPoint], path: Path, command: str, runs: Path | None = None
+    points: Sequence[Planned],
+    path: Path,
+    command: str,
+    runs: Path | None = None,
+    kind: SweepKind = "training",
 ) -> Sweep:
     """Return a sweep of these runs; nothing is written.
 
@@ -134,16 +175,18 @@ def plan_sweep(
         command: the shell command that makes it, for the record.
         runs: the folder of the run folders, which other sweeps may share; by default `runs` in
             the sweep's own folder.
+        kind: what the runs do.
     """
     folder = path / "runs" if runs is None else runs
     axes = dict.fromkeys(name for point in points for name in point.values)
     bases: dict[str, Mapping[str, Any]] = {}
     rows = []
     for point in points:
-        key = point.values.get("recipe", "")
-        base = bases.setdefault(key, point.recipe.to_dict())
-        rows.append(SweepRun(point.id, folder / point.id, point.values, base))
-    return Sweep(path, command, tuple(axes), rows)
+        if point.source not in bases:
+            bases[point.source] = point.fields
+        base = bases[point.source]
+        rows.append(SweepRun(point.id, point.path or folder / point.id, point.values, base))
+    return Sweep(path, command, tuple(axes), rows, kind)
 
 
 def store_sweep(sweep: Sweep) -> None:
@@ -159,13 +202,15 @@ def store_sweep(sweep: Sweep) -> None:
         if id(run.base) not in places:
             places[id(run.base)] = len(bases)
             bases.append(run.base)
-        rows.append([run.id, places[id(run.base)], run.values])
+        folder = os.path.relpath(run.path, sweep.path)
+        rows.append([run.id, places[id(run.base)], run.values, folder])
     held = {
+        "format": _FORMAT,
         "conescope": version("conescope"),
+        "kind": sweep.kind,
         "command": sweep.command,
-        "runs in": os.path.relpath(sweep.runs[0].path.parent, sweep.path),
         "axes": sweep.axes,
-        "recipes": bases,
+        "bases": bases,
         "runs": rows,
     }
     Folder(sweep.path).write_bytes(_TABLE, json.dumps(held).encode())
@@ -175,24 +220,30 @@ def read_sweep(path: str | Path) -> Sweep:
     """Read the folder of a sweep.
 
     Raises:
-        StoreError: if it is no such folder, or its table is damaged.
+        StoreError: if it is no such folder, its table is damaged, or a newer conescope wrote it.
     """
     path = Path(path)
     try:
         held = json.loads((path / _TABLE).read_bytes())
-        folder = Path(os.path.normpath(path / held["runs in"]))
+        if held["format"] > _FORMAT:
+            raise StoreError(
+                f"{path / _TABLE} was written by conescope {held['conescope']}, and this one, "
+                f"{version('conescope')}, is too old to read it; install that version"
+            )
         runs = [
-            SweepRun(name, folder / name, values, held["recipes"][place])
-            for name, place, values in held["runs"]
+            SweepRun(name, Path(os.path.normpath(path / folder)), values, held["bases"][place])
+            for name, place, values, folder in held["runs"]
         ]
-        return Sweep(path, held["command"], tuple(held["axes"]), runs)
+        if not runs or held["kind"] not in get_args(SweepKind):
+            raise ValueError("no runs, or none of a known kind")
+        return Sweep(path, str(held["command"]), tuple(held["axes"]), runs, held["kind"])
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"{path} is the folder of no sweep; give the one that 'conescope sweep … --out' made"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot read {path / _TABLE}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise StoreError(
             f"{path / _TABLE} is damaged; run the sweep's command again, which writes it anew"
         ) from None
@@ -217,6 +268,7 @@ def stored_numbers(path: Path) -> dict[str, Any] | None:
     try:
         held = json.loads((path / _NUMBERS).read_bytes())
         size = (path / _JOURNAL).stat().st_size
-    except (OSError, ValueError):
+        is_whole = held["journal"] == size and held["numbers"]["state"] in ENDED
+        return held["numbers"] if is_whole else None
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    return held["numbers"] if held["journal"] == size else None

@@ -16,6 +16,8 @@ from conescope.experiments.sweep.sweep_folder import (
     SweepRun,
     stored_numbers,
 )
+from conescope.runs import contents
+from conescope.runs.store import Folder
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,22 @@ class RunProgress:
 
     Attributes:
         id: the run's id.
-        step: the newest iteration of which something is stored.
-        total: its length in iterations.
-        rate: iterations per second of wall time, kernels included; 0 if not known yet.
+        done: iterations that are stored; kernels that are measured, if the run is a measurement.
+        total: its length in iterations; None if not known.
+        rate: how many of them a second of wall time, kernels included; 0 if not known yet.
     """
 
     id: str
-    step: int
-    total: int
+    done: int
+    total: int | None
     rate: float
 
     @property
     def seconds_left(self) -> float | None:
         """The expected time to its end, in seconds; None if not known yet."""
-        return (self.total - self.step) / self.rate if self.rate else None
+        if self.total is None or not self.rate:
+            return None
+        return (self.total - self.done) / self.rate
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,11 @@ def _seconds(run: SweepRun) -> float:
 
 
 def _progress(run: SweepRun) -> RunProgress:
-    total = run.fields["training"]["steps"]
-    if not (run.path / "recipe.yaml").exists():
-        return RunProgress(run.id, 0, total, 0.0)
+    if not contents.has_run(Folder(run.path)):
+        return RunProgress(run.id, 0, None, 0.0)
     status = read_status(run.path)
-    return RunProgress(run.id, status.step, total, status.step / max(status.seconds, 1e-3))
+    begun = run.fields["branch"]["at"] if "branch" in run.fields else 0
+    done, total = status.kernels, None
+    if status.total_steps is not None:
+        done, total = max(status.step - begun, 0), status.total_steps - begun
+    return RunProgress(run.id, done, total, done / max(status.seconds, 1e-3))

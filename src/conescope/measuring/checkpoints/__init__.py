@@ -1,6 +1,6 @@
 """Find, read and measure the checkpoints that another program's training wrote."""
 
-from conescope.measuring.checkpoints.given_steps import read_steps
+from conescope.measuring.checkpoints.given_steps import read_steps, steps_by_epoch
 from conescope.measuring.checkpoints.loading import load_weights
 from conescope.measuring.checkpoints.measurement import measure_checkpoints
 from conescope.measuring.checkpoints.probe_files import load_labels, load_probe
@@ -16,4 +16,5 @@ __all__ = [
     "measure_checkpoints",
     "read_steps",
     "read_weights",
+    "steps_by_epoch",
 ]

@@ -7,6 +7,7 @@ import io
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from conescope.measuring.checkpoints.weight_files import some_of
 
 Steps = Sequence[int] | Mapping[str | Path, int] | Callable[[Path], int] | str | Path
 """A step for each checkpoint; by name; by a function of its path; or a CSV file of names."""
+
+EPOCH = re.compile(
+    r"(?<![A-Za-z])ep(?:och)?s?[-_=]?(?P<epoch>\d{1,9}(?:\.\d{1,9})?)"
+    r"(?:[-_]it(?:er)?(?:ation)?s?[-_=]?(?P<iteration>\d{1,12}))?(?!\d)",
+    re.IGNORECASE | re.ASCII,
+)
+"""A number of epochs in a name, and the iteration in the epoch if it follows."""
 
 _LARGEST_FILE = 10_000_000  # bytes
 _HEADERS = ("file", "path", "name", "checkpoint")
@@ -86,6 +94,52 @@ def read_steps(file: str | Path) -> dict[str | Path, int]:
     if not steps:
         raise CheckpointError(f"{file} holds no steps; {_CURE}")
     return steps
+
+
+def steps_by_epoch(iterations: int) -> Callable[[Path], int]:
+    """Return what tells the step of a checkpoint whose name counts in epochs.
+
+    The step of `model_ep3_it20.pth`, as open_lth names its files, is 3 epochs and 20 iterations;
+    that of `epoch=1.5.pt` one epoch and a half.
+
+    Args:
+        iterations: the number of iterations in an epoch, at least 1.
+
+    Returns:
+        A function from the path of a checkpoint to its step. It raises a `CheckpointError` if the
+        name tells no epoch, or a fraction of one that is no whole number of iterations.
+
+    Raises:
+        CheckpointError: if there are no iterations in an epoch.
+    """
+    if iterations < 1:
+        raise CheckpointError(
+            f"an epoch of {iterations} iterations has no end; give how many batches one pass over "
+            f"the training set takes"
+        )
+
+    def step(path: Path) -> int:
+        found = [*EPOCH.finditer(path.name)]
+        if len(found) != 1:
+            raise CheckpointError(
+                f"{path} names no epoch, as model_ep3_it20.pth does, or several; leave it out by a "
+                f"narrower glob, or do not give the iterations of an epoch"
+            )
+        epoch, iteration = found[0]["epoch"], found[0]["iteration"]
+        number = Decimal(epoch) * iterations
+        if number != int(number):
+            raise CheckpointError(
+                f"{path}: {epoch} epochs of {iterations} iterations are {number} iterations, and "
+                f"steps are whole numbers; give another number of iterations of an epoch"
+            )
+        if int(iteration or 0) >= iterations:
+            raise CheckpointError(
+                f"{path} is at iteration {iteration} of an epoch, which has {iterations}; give the "
+                f"number of iterations that an epoch has"
+            )
+        return int(number) + int(iteration or 0)
+
+    return step
 
 
 def _rows(file: Path) -> list[tuple[int, list[str]]]:

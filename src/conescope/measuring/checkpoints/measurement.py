@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure
 from conescope.errors import (
     CheckpointError,
     KernelError,
@@ -121,9 +125,10 @@ def measure(
             goes on from there.
     """
     adapted = choice.adapt(subject.model, subject.probe)
-    adapted.check()
+    with _own_backward_told(subject.model):
+        adapted.check()
     subject.check()
-    with RunWriter(path) as writer, subject.computing():
+    with RunWriter(path) as writer, _nothing_left(writer), subject.computing():
         series = _Series(writer, subject, adapted, choice, command)
         if progress is not None:
             progress.begin(path.name, 0, len(subject.paths))
@@ -140,6 +145,40 @@ def measure(
                 progress.advance(done)
         series.finish()
     return True
+
+
+@contextmanager
+def _nothing_left(writer: RunWriter) -> Iterator[None]:
+    """Delete the lock of a run folder in which nothing was stored, while it is owned."""
+    try:
+        yield
+    finally:
+        if not writer.has_begun:
+            with suppress(OSError):
+                (writer.path / "lock").unlink(missing_ok=True)
+                writer.path.rmdir()
+
+
+@contextmanager
+def _own_backward_told(model: nn.Module) -> Iterator[None]:
+    """Turn what the code of a model raises in its own backward pass into one of our errors.
+
+    Such code is a method `backward` of a `torch.autograd.Function`, which torch calls by `apply`.
+
+    Raises:
+        ModelError: in place of that error.
+    """
+    try:
+        yield
+    except FORWARD_ERRORS as error:
+        places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if torch.autograd.function.__file__ not in places[:-1]:
+            raise
+        raise ModelError(
+            f"the backward pass that {type(model).__name__} brings refuses to run: "
+            f"{describe_failure(error, model)}; a model that cannot be differentiated "
+            f"in evaluation mode has no kernel here"
+        ) from error
 
 
 class _Series:
@@ -186,7 +225,8 @@ class _Series:
                 )
             return
         try:
-            kernel = self._choice.of(self._adapted)
+            with _own_backward_told(self._subject.model):
+                kernel = self._choice.of(self._adapted)
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind

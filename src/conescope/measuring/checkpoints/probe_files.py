@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -12,6 +16,16 @@ from torch import Tensor
 
 from conescope.errors import DataError
 from conescope.measuring.checkpoints.weight_files import load_torch, read_tensors
+from conescope.measuring.text_files import check_parquet
+
+_MALFORMED = (
+    ValueError, EOFError, KeyError, TypeError, SyntaxError, RecursionError, RuntimeError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and zipfile raise at a header or an archive that is damaged or packed otherwise."""
+
+_MOST_UNPACKED = 100
+_UNSUSPECTED = 2**28  # bytes that an archive may unpack to, however small it is
 
 
 def load_probe(
@@ -45,7 +59,7 @@ def load_probe(
     wanted = [name for name in held if name != labels] if names is None else list(names)
     tensors = {name: _tensor(_column(held, name, file), file, name, dtype) for name in wanted}
     if not tensors:
-        raise DataError(f"the probe {file} is empty")
+        raise DataError(f"the probe {file} is empty; write at least one tensor into it")
     return tensors if len(tensors) > 1 else next(iter(tensors.values()))
 
 
@@ -66,8 +80,10 @@ def load_labels(file: str | Path, column: str) -> Tensor:
 def _read(file: str | Path) -> Mapping[str, Any]:
     file = Path(file)
     kinds = " or ".join((", ".join([*_READERS][:-1]), [*_READERS][-1]))
-    if not file.is_file():
-        raise DataError(f"the probe {file} does not exist; give a file of kind {kinds}")
+    if not os.path.isfile(file):  # which is false for a name that no file can have
+        raise DataError(
+            f"the probe {file} does not exist, or is no file; give a file of kind {kinds}"
+        )
     if file.suffix not in _READERS:
         raise DataError(f"the probe {file} is of no known kind; give {kinds}")
     return _READERS[file.suffix](file)
@@ -96,20 +112,62 @@ def _read_parquet(file: Path) -> dict[str, Any]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file)
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            check_parquet(opened.metadata, file)
+            table = opened.read()
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"the probe {file} is no parquet file: {reason}") from None
+        raise DataError(
+            f"the probe {file} is no parquet file: {reason}; copy it again, or write it anew"
+        ) from None
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
 def _read_numpy(file: Path) -> dict[str, Any]:
     try:
-        content = np.load(file, allow_pickle=False)
-        return {"": content} if isinstance(content, np.ndarray) else dict(content)
-    except (ValueError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"the probe {file} is no file of plain arrays: {reason}") from None
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file) as archive:
+                return dict(_unpacked(archive, file))
+        with file.open("rb") as opened:
+            return {"": _read_array(opened, file.stat().st_size, str(file))}
+    except (*_MALFORMED, OSError) as error:
+        reason = (str(error).splitlines() or ["cut short"])[0]
+        raise DataError(
+            f"the probe {file} is no file of plain arrays: {reason}; save tensors of numbers anew "
+            f"by numpy.save or numpy.savez"
+        ) from None
+
+
+def _unpacked(archive: zipfile.ZipFile, file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the arrays of an .npz file, after its list of contents has said how large they are."""
+    held = archive.infolist()
+    size, packed = sum(one.file_size for one in held), sum(one.compress_size for one in held)
+    if size > max(_MOST_UNPACKED * packed, _UNSUSPECTED):
+        raise ValueError(f"{packed:,} bytes that unpack to {size:,}")
+    for one in held:
+        with archive.open(one) as opened:
+            name = f"{file}, {one.filename}"
+            yield one.filename.removesuffix(".npy"), _read_array(opened, one.file_size, name)
+
+
+def _read_array(opened: IO[bytes], size: int, name: str) -> np.ndarray:
+    """Read an array, after its header was compared with the number of bytes that are there."""
+    version = np.lib.format.read_magic(opened)
+    read = {(1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
+    if version not in read:
+        raise ValueError(f"version {version} of the format, and 1.0 and 2.0 are read")
+    shape, is_fortran, dtype = read[version](opened)
+    if dtype.hasobject or dtype.kind not in "biufc":
+        raise ValueError(f"{name} holds {dtype}, and not plain numbers")
+    needed, begin = math.prod(shape) * dtype.itemsize, opened.tell()
+    if min(shape, default=0) < 0 or begin + needed != size:
+        raise ValueError(
+            f"its header says {list(shape)} of {dtype}, {needed:,} bytes, and {size - begin:,} "
+            f"are there"
+        )
+    values = np.frombuffer(bytearray(opened.read(needed)), dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _read_torch(file: Path) -> Mapping[str, Any]:

@@ -1,14 +1,13 @@
 """Find the checkpoints of a checkpoint source: a glob, a folder, or files and folders.
 
-A folder is one checkpoint if transformers, peft or torch.distributed.checkpoint wrote it, or if it
-is of a kind that is refused with the name of the tool that converts it; any other folder holds
-checkpoints.
+A folder is one checkpoint if transformers, peft, torch.distributed.checkpoint or DeepSpeed (up to
+ZeRO stage 2) wrote it, or if it is of a kind that is refused with the name of the tool that
+converts it; any other folder holds checkpoints.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,14 @@ from conescope.measuring.checkpoints.given_steps import Steps, given_steps
 from conescope.measuring.checkpoints.steps import STEP_WORD, steps_of
 from conescope.measuring.checkpoints.translation import ADAPTER_FILES
 from conescope.measuring.checkpoints.weight_files import SUFFIXES, some_of, suffix_of
+from conescope.runs.foreign import read_json
 
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_WEIGHTS = (*_WHOLE, *ADAPTER_FILES)
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The files in which transformers saves all weights of a model."""
+
+_WEIGHTS = (*WHOLE_FILES, *ADAPTER_FILES)
+_DEEPSPEED_STEPS, _DEEPSPEED_STATES = "global_step*", "*model_states.pt"
+_DEEPSPEED_WHOLE = "mp_rank_00_model_states.pt"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -50,9 +54,9 @@ def find_checkpoints(
     r"""Find the checkpoints of a checkpoint source, each with its step.
 
     A checkpoint is a file (.safetensors, .pt, .pth, .bin or .ckpt, the last four also followed by
-    .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers, peft
-    or torch.distributed.checkpoint write it (`checkpoint-500/`). A folder that is none itself
-    stands for the checkpoint folders in it or, if there are none, for the checkpoint files.
+    .tar), a set of shards (`model-00001-of-00003.safetensors`), or a folder as transformers, peft,
+    torch.distributed.checkpoint or DeepSpeed write it (`checkpoint-500/`). A folder that is none
+    itself stands for the checkpoint folders in it or, if there are none, for the checkpoint files.
 
     Args:
         source: a glob such as `ckpts/*.safetensors`, a folder, or several: a list of checkpoints
@@ -102,7 +106,7 @@ def _matches(source: str | Path | Collection[str | Path]) -> Collection[str | Pa
     if not path.is_dir():
         return [path] if path.exists() else glob.glob(str(path), recursive=True)
     own = _weights_in(path)
-    if own is not None and own.parent != path:  # and its optimiser in a folder beside them
+    if own is not None and own.parent != path and own.name != _DEEPSPEED_WHOLE:  # FSDP's
         return [path]
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
     folders = [p for p in inside if p.is_dir() and _is_checkpoint(p)]
@@ -200,9 +204,23 @@ def _existing(shards: tuple[Path, ...], named_by: Path) -> tuple[Path, ...]:
 
 def _weights_in(folder: Path) -> Path | None:
     """Find the file of a folder that holds its weights, or the index of the files that do."""
-    names = [name for weights in _WHOLE for name in (weights, f"{weights}.index.json")]
+    names = [name for weights in WHOLE_FILES for name in (weights, f"{weights}.index.json")]
     names += [*ADAPTER_FILES, METADATA, f"pytorch_model_fsdp_0/{METADATA}"]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    return found or _deepspeed_weights(folder)
+
+
+def _deepspeed_weights(folder: Path) -> Path | None:
+    """Find the one file in which DeepSpeed saved all weights, as it does up to ZeRO stage 2.
+
+    It is in the folder or, with what DeepSpeed put beside it, in its one `global_step500`.
+    Stage 3 and models in parts have several files of states; those are not read.
+    """
+    inner = [p for p in folder.glob(_DEEPSPEED_STEPS) if p.is_dir()]
+    for place in (folder, *(inner if len(inner) == 1 else ())):
+        if [p.name for p in place.glob(_DEEPSPEED_STATES)] == [_DEEPSPEED_WHOLE]:
+            return place / _DEEPSPEED_WHOLE
+    return None
 
 
 def _converter(folder: Path) -> str | None:
@@ -210,9 +228,9 @@ def _converter(folder: Path) -> str | None:
     for inner in (folder, folder / "pytorch_model_fsdp_0"):
         if any(inner.glob("*.distcp")):
             return f"{inner} lacks its list of contents, {METADATA}; copy it, too"
-    deepspeed = ("zero_to_fp32.py", "global_step*", "*_model_states.pt")
+    deepspeed = ("zero_to_fp32.py", _DEEPSPEED_STEPS, _DEEPSPEED_STATES)
     if any(any(folder.glob(pattern)) for pattern in deepspeed):
-        whole = folder.parent if any(folder.glob("*_model_states.pt")) else folder
+        whole = folder.parent if any(folder.glob(_DEEPSPEED_STATES)) else folder
         return (
             f"{folder} is a checkpoint of DeepSpeed, whose weights are in parts; join them by the "
             f"script that it wrote beside them, and measure the result: "
@@ -224,7 +242,7 @@ def _converter(folder: Path) -> str | None:
 def _indexed(index: Path) -> tuple[Path, ...]:
     """Read an index of shards, whose files have to be beside it."""
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(read_json(index, CheckpointError)["weight_map"].values())
         if not names or any(Path(name).name != name for name in names):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,7 +7,6 @@ write down how many iterations were done.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from conescope.errors import CheckpointError
+from conescope.measuring.checkpoints.given_steps import EPOCH
 from conescope.measuring.checkpoints.weight_files import SUFFIXES, load_torch, suffix_of
+from conescope.runs.foreign import read_json
 
 STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
@@ -37,9 +38,9 @@ _HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
     r"(?<![A-Za-z\d])(?!(?:[a-f]*\d+|\d+[a-f]*|\d+e\d+)(?![A-Za-z\d]))"
     r"(?=[a-f]*\d)[a-f\d]{7,64}(?![A-Za-z\d])"
 )
-_EPOCH_AND_ITERATION = re.compile(r"ep(och)?[-_=]?\d+[-_]it(er)?[-_=]?\d+", re.IGNORECASE)
 _TRAINER_STATE = "trainer_state.json"
 _COUNT = "global_step"
+_EPOCHS = "--iterations-per-epoch N on the command line, steps=steps_by_epoch(N) in Python"
 _CURE = (
     r"give a step pattern, a regular expression whose one group is the step: 'ckpt_(\d+)', or "
     r"the steps themselves (steps= in Python, --steps FILE.csv on the command line)"
@@ -82,7 +83,7 @@ def _stated(path: Path) -> int | None:
     content: Any = None
     try:
         if path.is_dir():
-            content = json.loads((path / _TRAINER_STATE).read_bytes())
+            content = read_json(path / _TRAINER_STATE, CheckpointError)
         elif path.suffix == ".ckpt" and path.is_file():
             content = load_torch(path)
     except (OSError, ValueError, CheckpointError):
@@ -145,10 +146,10 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
         return named[0]
     if len(differing) > 1 and not all(_is_fraction(pieces[0], place) for place in differing):
         told = f"{paths[0]} and {paths[-1]} differ in {len(differing)} numbers"
-        if all(_EPOCH_AND_ITERATION.search(path.name) for path in paths):
+        if all((m := EPOCH.search(path.name)) and m["iteration"] for path in paths):
             told += (
-                ", of which a name gives epoch and iteration; the step is epoch × iterations in an "
-                "epoch + iteration, and how many these are is in no name"
+                f", epoch and iteration; say how many iterations an epoch has, which is in no "
+                f"name: {_EPOCHS}"
             )
         raise CheckpointError(f"cannot tell the steps from the names: {told}; {_CURE}")
     return candidates[-1]
@@ -157,9 +158,10 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
 def _step(pieces: Sequence[str], place: int, path: Path) -> int:
     number = _whole(pieces[place])
     if number is None or _is_fraction(pieces, place) or _has_commas(pieces, place):
+        epochs = f"; of epochs say how many iterations one has: {_EPOCHS}"
         raise CheckpointError(
             f"cannot tell the steps from the names: the number in {path} is no whole "
-            f"number, and steps are; {_CURE}"
+            f"number, and steps are{epochs if EPOCH.search(path.name) else ''}; {_CURE}"
         )
     return number
 

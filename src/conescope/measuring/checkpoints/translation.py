@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,27 @@ import torch
 from torch import Tensor, nn
 
 from conescope.errors import CheckpointError
-from conescope.measuring.checkpoints.trial import RAISED, Trial, empty_copy, is_pretrained
+from conescope.measuring.checkpoints.trial import (
+    RAISED,
+    Trial,
+    empty_copy,
+    is_pretrained,
+    quiet_transformers,
+    tied,
+)
 from conescope.measuring.checkpoints.weight_files import StateDict, some_of
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 """The files in which peft saves an adapter."""
 
-_ADAPTER_PART = re.compile(r"(?:lora_|ia3_|vera_|hada_|lokr_|oft_|ln_tuning_)\w+")
-_BASE = "base_model.model."
+_ADAPTER_PART = re.compile(
+    r"(?:(?:rand)?lora_|ia3_|vera_|hada_|lokr_|b?oft_|hra_|ln_tuning_|fourierft_|miss_|shira_|c3a_"
+    r"|road_|trainable_tokens_)\w+"
+)
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before the names of a base model's weights."""
+
+_MAGNITUDE = "lora_magnitude_vector"  # whose `.weight` peft leaves out in a file
 _OUTER_WRAPPERS = {"module", "model", "net", "network"}
 _INNER_WRAPPERS = (  # of any part of a model; they stand between the names
     "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"
@@ -81,7 +93,7 @@ def convert_on_trial(model: nn.Module, weights: StateDict, *, with_values: bool)
     if not with_values:
         tensors = {name: value.to("meta") for name, value in tensors.items()}
     places = {"": "cpu" if with_values else "meta"}
-    with torch.no_grad(), _without_progress_bar():
+    with torch.no_grad(), quiet_transformers():
         settings = config(device_map=places, weight_mapping=conversions(copied))
         try:
             info, _ = convert(model=copied, state_dict=tensors, load_config=settings)
@@ -115,19 +127,6 @@ def _library() -> tuple[Any, Any, Any] | None:
     return get_model_conversion_mapping, convert_and_load_state_dict_in_model, LoadStateDictConfig
 
 
-@contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
-
-
 def _heads(model: Any, names: Iterable[str], weights: StateDict) -> set[str]:
     """List what a checkpoint holds beside a base model, if `model` is one: heads on top of it."""
     base = model.base_model_prefix
@@ -155,9 +154,16 @@ def adapter_in_place(
             have other names.
     """
     ours = _adapter_names(places)
-    theirs = {name.removeprefix(_BASE): name for name in weights}
+    theirs = {
+        name.removeprefix(PEFT_PREFIX).replace(f"{_MAGNITUDE}.weight", _MAGNITUDE): name
+        for name in weights
+    }
     marked = {name for name in theirs if any(map(_ADAPTER_PART.fullmatch, name.split(".")))}
-    if path.name not in ADAPTER_FILES and not (marked and theirs.keys() <= marked | ours.keys()):
+    bare = {name.removeprefix(PEFT_PREFIX): name for name in places}
+    is_adapter = marked and theirs.keys() <= marked | ours.keys()
+    if marked & ours.keys():  # with weights of the base, such as embeddings of more tokens
+        is_adapter = theirs.keys() <= marked | ours.keys() | bare.keys()
+    if path.name not in ADAPTER_FILES and not is_adapter:
         return None
     if not ours:
         raise CheckpointError(
@@ -169,11 +175,12 @@ def adapter_in_place(
             f"{path} is an adapter alone, and the model holds several: {', '.join(several[0])}; "
             f"build the model with one"
         )
-    full = {names[0].removeprefix(_BASE): names[0] for names in ours.values()}
-    known = {short: names[0] for short, names in ours.items()} | full
+    full = {names[0].removeprefix(PEFT_PREFIX): names[0] for names in ours.values()}
+    known = bare | {short: names[0] for short, names in ours.items()} | full
     placed = {known[name]: weights[theirs[name]] for name in theirs if name in known}
     unknown = [theirs[name] for name in theirs if name not in known]
-    lacking = [names[0] for names in ours.values() if names[0] not in placed]
+    shared = {n for names in tied(places) for n in names if not placed.keys().isdisjoint(names)}
+    lacking = [names[0] for names in ours.values() if names[0] not in placed.keys() | shared]
     if unknown or lacking:
         raise CheckpointError(
             f"{path} is an adapter that does not fit the one in the model, and nothing of it was "
@@ -192,13 +199,14 @@ def _adapter_names(names: Iterable[str]) -> dict[str, list[str]]:
     """
     places: dict[str, list[str]] = {}
     for name in names:
-        parts = name.removeprefix(_BASE).split(".")
+        parts = name.removeprefix(PEFT_PREFIX).split(".")
         for at, part in enumerate(parts[:-1]):
             if part == "modules_to_save":
                 short = [*parts[:at], *parts[at + 2 :]]
             elif _ADAPTER_PART.fullmatch(part) and len(parts) > at + 1:
                 has_name = parts[at + 1] not in ("weight", "bias")
-                short = [*parts[: at + 1], *parts[at + 2 if has_name else at + 1 :]]
+                rest = parts[at + 2 if has_name else at + 1 :]
+                short = [*parts[: at + 1], *([] if part == _MAGNITUDE else rest)]
             else:
                 continue
             places.setdefault(".".join(short), []).append(name)

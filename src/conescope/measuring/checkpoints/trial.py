@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,22 @@ def is_pretrained(model: nn.Module) -> bool:
     """Return whether a model is one of transformers' own, which `from_pretrained` could read."""
     library = sys.modules.get("transformers.modeling_utils")
     return library is not None and isinstance(model, library.PreTrainedModel)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from writing what it loads, and a progress bar, to the terminal."""
+    from transformers.utils import logging
+
+    level, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def needless_in_the_file(model: nn.Module, weights: StateDict, names: Iterable[str]) -> set[str]:

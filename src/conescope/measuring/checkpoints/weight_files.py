@@ -23,6 +23,7 @@ from torch import Tensor
 
 from conescope.errors import CheckpointError
 from conescope.measuring.checkpoints.distributed_files import MALFORMED, METADATA, DistributedFiles
+from conescope.runs.foreign import check_regular
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _ARCHIVES = tuple(f"{suffix}.tar" for suffix in _TORCH_SUFFIXES)  # named so, though no archives
@@ -115,6 +116,7 @@ def read_tensors(file: Path) -> StateDict:
     Raises:
         CheckpointError: as `read_weights`.
     """
+    check_regular(file, CheckpointError)
     try:
         with file.open("rb") as opened:
             start = opened.read(4)

@@ -1,4 +1,6 @@
-"""Measure a public series of checkpoints on the Hugging Face Hub; docs/hub.md describes it.
+"""Measure series that say themselves of which model they are; docs/hub.md describes it.
+
+They are on the Hugging Face Hub, or in folders that transformers or peft saved.
 
 The modules of this package load huggingface_hub, and those that build models transformers; this
 file loads neither.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -11,16 +11,24 @@ from typing import Unpack
 
 from torch import nn
 
-from conescope.errors import RecipeError
+from conescope.errors import CheckpointError, RecipeError
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Pool, Select
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.choice import Choice
+from conescope.measuring.hub import is_on_hub
+from conescope.measuring.hub.adapters import build_adapted, holds_adapters
 from conescope.measuring.hub.downloads import claim, clear
 from conescope.measuring.hub.hub_checkpoints import HubCheckpoints
 from conescope.measuring.hub.hub_options import HubOptions, Wanted
 from conescope.measuring.hub.padding import check_padding
-from conescope.measuring.hub.pretrained import Description, build, described, load_tokenizer
+from conescope.measuring.hub.pretrained import (
+    CONFIG,
+    Description,
+    build,
+    described,
+    load_tokenizer,
+)
 from conescope.measuring.hub.probe_of_texts import (
     DATASETS,
     ProbeOfTexts,
@@ -30,7 +38,8 @@ from conescope.measuring.hub.probe_of_texts import (
     probe_of,
 )
 from conescope.measuring.hub.revisions import Series, find_revisions
-from conescope.measuring.hub.same_model import SameModel
+from conescope.measuring.hub.same_model import SameModel, computed
+from conescope.measuring.hub.saved_folders import saved_series
 from conescope.measuring.hub.small_files import model_folder, tokenizer_folder
 from conescope.measuring.probe import describe_probe
 from conescope.measuring.texts import read_texts
@@ -47,7 +56,7 @@ _DOWNLOADS = "downloads"
 
 
 def measure_hub(
-    source: str | Path,
+    source: str | Path | Collection[str | Path],
     texts: str | Path | Sequence[str],
     *,
     out: str | Path,
@@ -61,13 +70,15 @@ def measure_hub(
     memory: str | float | None = None,
     **options: Unpack[HubOptions],
 ) -> Run:
-    """Measure the kernel of each of a series of revisions on the Hugging Face Hub.
+    """Measure the kernel of each of a series that says itself of which model it is.
 
+    It is on the Hugging Face Hub, or in folders that transformers or peft saved.
     What is stored in `out` already is neither fetched nor measured again. See docs/hub.md.
 
     Args:
         source: `hf://org/name`; `hf://org/name-step_*` for a repository a step; or a folder
-            `…/models--org--name` in the layout of the Hub's cache.
+            `…/models--org--name` in the layout of the Hub's cache; or folders that transformers
+            or peft saved, as `find_checkpoints` takes them.
         texts: a file, see `read_texts`; `hf://datasets/org/name`; or the texts.
         out: the run folder to write.
         outputs: see `measure_checkpoints`.
@@ -79,7 +90,7 @@ def measure_hub(
         params: see `measure_checkpoints`.
         by_layer: see `measure_checkpoints`.
         memory: see `measure_checkpoints`.
-        options: see `HubOptions`; above all `revisions`, such as "step*".
+        options: see `HubOptions`; above all `revisions`, such as "step*", on the Hub.
 
     Returns:
         The run, as `load_run` gives it.
@@ -139,7 +150,7 @@ def prepared_in(out: Path) -> Iterator[None]:
 def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
     """Find the revisions, build the model and the probe, and choose what to measure.
 
-    Nothing of the weights is fetched.
+    Of the weights only a base and the first adapter are fetched, if the series is of adapters.
 
     Args:
         wanted: what is wanted.
@@ -152,23 +163,28 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
         ConescopeError: as `measure_hub`.
     """
     options = wanted.options
-    patterns = options.get("revisions", ())
-    series = find_revisions(
-        wanted.source,
-        [patterns] if isinstance(patterns, str) else patterns,
-        step_pattern=options.get("step_pattern"),
-        steps=options.get("steps"),
-        keep=options.get("keep_cache", False),
-    )
+    series = _found(wanted.source, options)
     claim(out / _DOWNLOADS)
     small, what = out / _DOWNLOADS / "files", str(series.revisions[0].ref)
     about, choice, model, same = None, wanted.choice, wanted.model, None
+    is_adapted = model is None and holds_adapters(series)
+    if options.get("base") is not None and not is_adapted:
+        raise RecipeError(
+            f"a base is for adapters of peft that are put on it, and {what} is built without one; "
+            f"leave --base out"
+        )
     if model is None:
         trusts = options.get("trust_remote_code", False)
-        folder = model_folder(series, small, trusts_code=trusts)
-        about = described(folder, what, trusts_code=trusts)
-        model, choice = build(about, what), _chosen(about, choice)
-        same = SameModel(about.config, folder, series.repositories, small / "other")
+        if is_adapted:
+            about, model, same = build_adapted(
+                series, options.get("base"), small, trusts_code=trusts
+            )
+        else:
+            folder = model_folder(series, small, trusts_code=trusts)
+            about = described(folder, what, trusts_code=trusts)
+            model, read = build(about, what), computed(about.config)
+            same = SameModel(CONFIG, folder, read, series.repositories, small / "other")
+        choice = _chosen(about, choice)
     made = _probe(wanted, series, model.to(options.get("device", "cpu")), about, small)
     choice = replace(choice, pool=made.pool)
     texts = made.inputs if wanted.probe is None else {}
@@ -180,6 +196,21 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
         options.get("skip_failed", False), same, check,
     )  # fmt: skip
     return subject, choice
+
+
+def _found(source: str | Path | Collection[str | Path], options: HubOptions) -> Series:
+    """Find the revisions on the Hub, or the folders on this machine."""
+    patterns = options.get("revisions", ())
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    pattern, steps = options.get("step_pattern"), options.get("steps")
+    keep = options.get("keep_cache", False)
+    if isinstance(source, str | Path) and is_on_hub(source):
+        return find_revisions(source, patterns, step_pattern=pattern, steps=steps, keep=keep)
+    if patterns:
+        raise CheckpointError(
+            f"{source} is not on the Hub and has no revisions; leave the pattern out"
+        )
+    return saved_series(source, step_pattern=pattern, steps=steps, keep=keep)
 
 
 def _probe(
@@ -206,7 +237,8 @@ def _probe(
         if str(texts).startswith(DATASETS):
             texts = dataset_file(str(texts), series.repositories, folder / "texts")
         read = read_texts(texts, options.get("column"), labels)
-    given = tokenizer_folder(options.get("tokenizer"), series, folder)
+    base = None if about is None else about.base
+    given = tokenizer_folder(options.get("tokenizer"), base, series, folder)
     return probe_of(
         first(read, options.get("samples")),
         load_tokenizer(given, str(series.revisions[0].ref)),
@@ -231,7 +263,8 @@ def _description(
     series: Series, about: Description | None, asked: Choice, choice: Choice, words: str
 ) -> str:
     count = len(series.revisions)
-    parts = [f"{count:,} revision{'' if count == 1 else 's'} of {series.source}"]
+    name = "revision" if series.repositories.commits_last else "checkpoint"
+    parts = [f"{count:,} {name}{'' if count == 1 else 's'} of {series.source}"]
     if len(series.stages) > 1:
         parts += [f"{name} from step {begins:,}" for name, begins in series.stages.items()]
     if about is not None:
@@ -240,7 +273,11 @@ def _description(
             field = getattr(choice.select, "__name__", choice.select)
             pool = about.head.pool if asked.pool is None else asked.pool
             chosen = f"{field} of tokens: {pool if isinstance(pool, str) else 'as given'}"
-        parts.append(f"{type(about.config).__name__.removesuffix('Config')} in float32: {chosen}")
+        kind = type(about.config).__name__.removesuffix("Config")
+        on_base = f"{about.adapters}, a " if about.adapters else ""
+        parts.append(f"{on_base}{kind} in float32: {chosen}")
+        if about.adapters and asked.params is None:
+            parts.append("the kernel of what peft trains")
     if choice.draws is not None and asked.draws is None:
         parts.append(f"{choice.draws} random cotangents, the default for many outputs")
     return "; ".join([*parts, words])

@@ -1,8 +1,8 @@
-"""Name what a user may want of a series on the Hub, beside the kernel to measure."""
+"""Name what may be wanted of a series that says of which model it is, beside the kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -26,6 +26,8 @@ class HubOptions(TypedDict, total=False):
         length: the number of tokens to which each text is cut or padded, see `tokenise`.
         samples: how many texts to take, from the first on; all without it.
         tokenizer: a folder, or `org/name`; by default that of the first revision, or of main.
+        base: the model on which adapters of peft are put: a folder, or `org/name`; by default the
+            one that they name.
         step_pattern: a regular expression whose one group is the step in a name: `ckpt_(\d+)`.
         steps: the steps, where names give none, see `measure_checkpoints`.
         device: where to compute; the CPU by default.
@@ -41,6 +43,7 @@ class HubOptions(TypedDict, total=False):
     length: int | None
     samples: int | None
     tokenizer: str | None
+    base: str | None
     step_pattern: str | None
     steps: Steps | None
     device: str | torch.device
@@ -51,7 +54,7 @@ class HubOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A series on the Hub, and what is wanted of it.
+    """A series on the Hub or of saved folders, and what is wanted of it.
 
     Attributes:
         source: see `measure_hub`.
@@ -63,7 +66,7 @@ class Wanted:
         labels: the classes of that probe's samples.
     """
 
-    source: str | Path
+    source: str | Path | Collection[str | Path]
     texts: str | Path | Sequence[str] | None
     choice: Choice = field(default_factory=Choice)
     options: HubOptions = field(default_factory=lambda: HubOptions())

@@ -19,6 +19,7 @@ from huggingface_hub.utils import (
 from conescope.errors import CheckpointError
 from conescope.measuring.hub.connection import explained, patiently
 from conescope.measuring.hub.repositories import (
+    InFolder,
     Kind,
     Listed,
     Ref,
@@ -119,6 +120,15 @@ class OnHub(Repositories):
             f"{_TRIES} times over; it was changed on the way, or the revision was while it was "
             f"fetched: run the command again, and if that does not help, tell its authors"
         )
+
+
+def hub_or_cache(keep: bool = False) -> Repositories:
+    """Return the Hub or, with `HF_HUB_OFFLINE` set, the client's cache of it.
+
+    Args:
+        keep: see `OnHub`.
+    """
+    return InFolder(Path(constants.HF_HUB_CACHE)) if constants.HF_HUB_OFFLINE else OnHub(keep)
 
 
 def _refuse_outside(ref: Ref, names: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ Both are the classes of transformers. Code that a repository brings runs only if
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,22 @@ from torch import nn
 
 from conescope.errors import CheckpointError, DataError, MissingPackageError, ModelError
 from conescope.measuring.checkpoints.weight_files import some_of
+from conescope.runs.foreign import read_json
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
                 "sentencepiece.bpe.model")  # fmt: skip
 """The files of which a tokenizer needs at least one."""
 TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json")  # fmt: skip
 
-_UNREADABLE = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError,
+UNREADABLE = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError,
                RuntimeError, ArithmeticError, AssertionError,
                getattr(errors, "StrictDataclassError", OSError))  # fmt: skip
-"""The errors that transformers raises at files that it cannot use."""
+"""The errors that transformers and peft raise at files that they cannot use."""
+
+_MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ _HEADS = {
     "ForSequenceClassification": Head(
         "AutoModelForSequenceClassification", "logits", None, "logits of the classes"
     ),
+    "EncoderModel": Head(
+        "AutoModelForTextEncoding",
+        "last_hidden_state",
+        "mean",
+        "last hidden states, mean over tokens",
+    ),
     "Model": Head("AutoModel", "last_hidden_state", "mean", "last hidden states, mean over tokens"),
 }
 """End of an architecture's name → what such a model is measured at; the first that fits counts."""
@@ -75,6 +85,8 @@ class Description:
         context: the most tokens that it takes; None if the configuration does not say.
         outputs: the number of its outputs.
         runs_code: whether code of the repository builds it.
+        adapters: what peft puts on it, for people; "" if the model is taken as it is.
+        base: the folder or repository of the model under the adapters; None without any.
     """
 
     config: Any
@@ -82,9 +94,13 @@ class Description:
     context: int | None
     outputs: int
     runs_code: bool
+    adapters: str = ""
+    base: str | None = None
 
 
-def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
+def described(
+    folder: Path, what: str, *, trusts_code: bool, architecture: str | None = None
+) -> Description:
     """Read a config.json, and choose the class that builds its model.
 
     Args:
@@ -92,6 +108,8 @@ def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
         what: the revision, for messages.
         trusts_code: whether code of the repository may run, if transformers does not know the
             architecture.
+        architecture: what to build of it, such as "ForSequenceClassification"; by default what the
+            file names.
 
     Raises:
         CheckpointError: if it is damaged, or needs code that is not trusted.
@@ -100,9 +118,9 @@ def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
     """
     transformers = _transformers()
     try:
-        raw = json.loads((folder / CONFIG).read_bytes())
+        raw = read_json(folder / CONFIG, CheckpointError)
         kind, brings_code = raw["model_type"], "auto_map" in raw
-        architecture = (raw.get("architectures") or [""])[0]
+        architecture = architecture or (raw.get("architectures") or [""])[0]
         if not (isinstance(kind, str) and isinstance(architecture, str)):
             raise TypeError
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -115,9 +133,10 @@ def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
         raise CheckpointError(_unknown(what, kind, transformers.__version__, brings_code))
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=runs_code)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"{what}: transformers refuses its {CONFIG}: {_line(error)}"
+            f"{what}: transformers refuses its {CONFIG}: {first_line(error)}; mend it, or "
+            f"build the model by --model package.module:build"
         ) from None
     head = next((h for end, h in _HEADS.items() if architecture.endswith(end)), None)
     if head is None or getattr(config, "is_encoder_decoder", False):
@@ -129,30 +148,66 @@ def described(folder: Path, what: str, *, trusts_code: bool) -> Description:
     sizes = {"logits": "vocab_size", "prediction_logits": "vocab_size"}
     size = sizes.get(head.field, "hidden_size") if head.pool else "num_labels"
     context = getattr(config, "max_position_embeddings", None)
+    config.use_cache = False
+    config._attn_implementation = None  # may name a repository, whose code would run
+    config._experts_implementation = None
     return Description(config, head, context, int(getattr(config, size, 0)), runs_code)
 
 
-def build(description: Description, what: str) -> nn.Module:
+def build(description: Description, what: str, *, has_values: bool = True) -> nn.Module:
     """Build a model in single precision, with weights that are yet to be loaded.
 
     Args:
         description: what `described` returned.
         what: the revision, for messages.
+        has_values: whether its tensors take memory; without, they are on the meta device.
 
     Raises:
-        ModelError: if transformers cannot build it.
+        ModelError: if transformers cannot build it, or it is too large for this machine.
     """
     auto = getattr(_transformers(), description.head.auto)
-    description.config.use_cache = False
-    description.config._attn_implementation = None  # may name a repository, whose code would run
-    description.config._experts_implementation = None
+
+    def built(device: str) -> nn.Module:
+        with torch.device(device):
+            return auto.from_config(
+                description.config, dtype=torch.float32, trust_remote_code=description.runs_code
+            )
+
+    _check_depth(description.config, what)
     try:
-        model = auto.from_config(
-            description.config, dtype=torch.float32, trust_remote_code=description.runs_code
-        )
-    except _UNREADABLE as error:
-        raise ModelError(f"{what}: transformers cannot build its model: {_line(error)}") from None
+        model = built("meta")
+        _check_size(model, what)
+        if has_values:
+            model = built("cpu")
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{what}: transformers cannot build its model: {first_line(error)}; build it by "
+            f"--model package.module:build"
+        ) from None
     return model.eval()
+
+
+def _check_depth(config: Any, what: str) -> None:
+    """Raise an error for so many layers that building them would take minutes."""
+    depth = getattr(config, "num_hidden_layers", None)
+    if isinstance(depth, int) and depth > _MOST_LAYERS:
+        raise ModelError(
+            f"{what}: its {CONFIG} names {depth:,} layers, and more than {_MOST_LAYERS:,} are "
+            f"taken for a mistake; if they are none, build the model by --model "
+            f"package.module:build"
+        )
+
+
+def _check_size(model: nn.Module, what: str) -> None:
+    """Raise an error for a model that is larger than the memory of this machine."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * count > memory:
+        raise ModelError(
+            f"{what} has {count:,} parameters by its {CONFIG}, {4 * count / 1e9:,.0f} GB in "
+            f"float32, and this machine has {memory / 1e9:,.0f} GB of memory; measure it on a "
+            f"larger one"
+        )
 
 
 def load_tokenizer(folder: Path, what: str) -> Any:
@@ -165,10 +220,10 @@ def load_tokenizer(folder: Path, what: str) -> Any:
     try:
         loaded = _transformers().AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         loaded.model_max_length = int(loaded.model_max_length)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(
-            f"transformers cannot load the tokenizer of {what}: {_line(error)}; name another one "
-            f"by --tokenizer"
+            f"transformers cannot load the tokenizer of {what}: {first_line(error)}; name another "
+            f"one by --tokenizer"
         ) from None
     return loaded
 
@@ -200,5 +255,6 @@ def _transformers() -> Any:
     return transformers
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name if it says nothing."""
     return some_of((str(error).strip() or type(error).__name__).splitlines()[:1])

@@ -21,7 +21,7 @@ from conescope.measuring.text_files import READERS
 from conescope.measuring.texts import Texts, Tokens, tokenise
 
 DATASETS = f"{SCHEME}datasets/"
-_MAIN = "main"
+_MAIN, _IDS = "main", "input_ids"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,15 @@ def probe_of(
 
 def _taken(inputs: Mapping[str, Tensor], model: nn.Module, *, has_padding: bool) -> Probe:
     """Return those of the inputs that the model's `forward` takes by name."""
+    reads = getattr(model, "main_input_name", _IDS)
+    if reads != _IDS:
+        raise ModelError(
+            f"{type(model).__name__} reads {reads}, and no texts; build it by --model "
+            f"package.module:build, and give its inputs by --probe"
+        )
     parameters = inspect.signature(model.forward).parameters
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    if "input_ids" in parameters:
+    if _IDS in parameters:
         taken = {name: value for name, value in inputs.items() if name in parameters}
     elif takes_all:
         taken = dict(inputs)

@@ -66,7 +66,13 @@ class Listed:
 
 
 class Repositories(ABC):
-    """A place that holds repositories."""
+    """A place that holds repositories.
+
+    Attributes:
+        commits_last: whether a file cannot change unless its commit does, and the other way round.
+    """
+
+    commits_last = True
 
     @abstractmethod
     def matching(self, pattern: str) -> list[str]:

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import constants
-
 from conescope.errors import CheckpointError, ConescopeError
 from conescope.measuring.checkpoints.given_steps import Steps
-from conescope.measuring.checkpoints.sources import Checkpoint, files_in
+from conescope.measuring.checkpoints.sources import WHOLE_FILES, Checkpoint, files_in
+from conescope.measuring.checkpoints.translation import ADAPTER_FILES
 from conescope.measuring.checkpoints.weight_files import some_of
 from conescope.measuring.hub import SCHEME, is_wild
 from conescope.measuring.hub.downloads import claim, clear
-from conescope.measuring.hub.online import OnHub
+from conescope.measuring.hub.online import hub_or_cache
 from conescope.measuring.hub.repositories import InFolder, Listed, Ref, Repositories
 from conescope.measuring.hub.stages import Placed, placed
 
 _MAIN = "main"
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
-_WEIGHTS = [name for single in _SINGLE for name in (single, f"{single}.index.json")]
+_WEIGHTS = [
+    *(name for single in WHOLE_FILES for name in (single, f"{single}.index.json")), *ADAPTER_FILES
+]  # fmt: skip
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.(safetensors|bin)$)")
 _FOREIGN = (".msgpack", ".h5", ".gguf", ".onnx", ".ot", ".pth", ".safetensors", ".bin")
 
@@ -161,8 +161,7 @@ def _opened(source: str | Path, keep: bool) -> tuple[Repositories, str]:
                 f"{source} names no repository; write {SCHEME}ORGANISATION/NAME, and the revisions "
                 f"by a pattern of their own"
             )
-        cache = Path(constants.HF_HUB_CACHE)
-        return (InFolder(cache) if constants.HF_HUB_OFFLINE else OnHub(keep)), name
+        return hub_or_cache(keep), name
     folder = Path(text).absolute()
     kind, _, name = folder.name.partition("--")
     if kind != "models" or not name:
@@ -194,7 +193,7 @@ def weight_names(ref: Ref, listed: Mapping[str, Listed]) -> list[str]:
     others = [each for each in listed if each.endswith(_FOREIGN)]
     has = f"; it has {some_of(others)}" if others else ""
     raise CheckpointError(
-        f"{ref} holds neither {' nor '.join(_SINGLE)}, whole or in shards{has}; convert its "
+        f"{ref} holds neither {' nor '.join(WHOLE_FILES)}, whole or in shards{has}; convert its "
         f"weights by save_pretrained, or leave the revision out"
     )
 

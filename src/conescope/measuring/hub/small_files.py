@@ -34,12 +34,21 @@ def model_folder(series: Series, folder: Path, *, trusts_code: bool) -> Path:
     return series.repositories.fetch(ref, [CONFIG, *code], folder / "model")
 
 
-def tokenizer_folder(given: str | None, series: Series, folder: Path) -> Path:
-    """Fetch the tokenizer of a series, or the one that is given as a folder or repository.
+def tokenizer_folder(given: str | None, base: str | None, series: Series, folder: Path) -> Path:
+    """Fetch the tokenizer of a series, or another one.
+
+    Args:
+        given: the one that the user names, as a folder or repository; None for that of the series.
+        base: the folder or repository that has it if the series has none; None if no other has it.
+        series: the series.
+        folder: where to put what is fetched.
 
     Raises:
         CheckpointError: if there is none, or it cannot be fetched.
     """
+    found = _with_any_of(series, VOCABULARIES) if given is None else None
+    if found is None:
+        given = given or base
     if given is not None and Path(given).is_dir():
         return Path(given)
     if given is not None:
@@ -48,7 +57,7 @@ def tokenizer_folder(given: str | None, series: Series, folder: Path) -> Path:
         if _MAIN not in refs:
             raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
         ref, names = refs[_MAIN], [*series.repositories.files(refs[_MAIN])]
-    elif found := _with_any_of(series, VOCABULARIES):
+    elif found is not None:
         ref, names = found
     else:
         raise CheckpointError(

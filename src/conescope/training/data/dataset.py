@@ -56,7 +56,11 @@ class Split:
         inputs, labels = self.inputs, self.labels
         for tensor in (inputs, labels):
             if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
-                raise DataError("samples are plain dense tensors, not sparse, nested or meta ones")
+                raise DataError(
+                    "samples are plain dense tensors, not sparse, nested or meta ones; "
+                    "convert them with "
+                    "to_dense() or padding"
+                )
         if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() not in (1, 2):
             raise DataError(
                 f"a split has inputs [N, …] and labels [N] of torch.int64, not {_of(inputs)} and "
@@ -68,11 +72,16 @@ class Split:
                 f"of each, not {_of(inputs)} and {_of(labels)}"
             )
         if len(inputs) != len(labels):
-            raise DataError(f"there are {len(inputs)} inputs, but {len(labels)} labels")
+            raise DataError(
+                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each "
+                "sample"
+            )
         if not len(labels):
-            raise DataError("there are no samples")
+            raise DataError("there are no samples; give at least one in each split")
         if not inputs.numel():
-            raise DataError(f"the samples hold no numbers: inputs are {_of(inputs)}")
+            raise DataError(
+                f"the samples hold no numbers: inputs are {_of(inputs)}; look at how they are made"
+            )
         if inputs.dtype == torch.uint8 and inputs.dim() != 4:
             raise DataError(
                 f"inputs of torch.uint8 are images [N, channels, height, width], not "
@@ -84,9 +93,14 @@ class Split:
                 f"torch.int64 or torch.float32"
             )
         if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
-            raise DataError("inputs hold NaN or infinite numbers")
+            raise DataError(
+                "inputs hold NaN or infinite numbers; leave these samples out, or mend them"
+            )
         if int(labels.min()) < 0:
-            raise DataError(f"labels are whole numbers from 0, and one is {int(labels.min())}")
+            raise DataError(
+                f"labels are whole numbers from 0, and one is {int(labels.min())}; number the "
+                f"classes from 0 on"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,9 +143,14 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.train, Split) and isinstance(self.test, Split)):
-            raise DataError(f"{self.name}: train and test have to be of the class Split")
+            raise DataError(
+                f"{self.name}: train and test have to be of the class Split; wrap inputs and "
+                f"labels by conescope.training.data.Split"
+            )
         if type(self.classes) is not int:
-            raise DataError(f"{self.name}: classes has to be an int, not {self.classes!r}")
+            raise DataError(
+                f"{self.name}: classes has to be an int, not {self.classes!r}; give their number"
+            )
         train, test = self.train.inputs, self.test.inputs
         if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
             raise DataError(
@@ -140,12 +159,14 @@ class Dataset:
             )
         if self.train.labels.dim() != self.test.labels.dim():
             raise DataError(
-                f"{self.name}: one split has a label for each sample, the other for each position"
+                f"{self.name}: one split has a label for each sample, the other for each position; "
+                f"label both alike"
             )
         largest = max(int(split.labels.max()) for split in (self.train, self.test))
         if largest >= self.classes:
             raise DataError(
-                f"{self.name}: labels must lie in 0 … {self.classes - 1}, and one is {largest}"
+                f"{self.name}: labels must lie in 0 … {self.classes - 1}, and one is {largest}; "
+                f"set classes to {largest + 1} or more, or leave the sample out"
             )
         object.__setattr__(self, "vocabulary", self._checked_vocabulary())
 
@@ -164,7 +185,8 @@ class Dataset:
         if type(self.vocabulary) is not int or not 0 <= smallest <= largest < self.vocabulary:
             raise DataError(
                 f"{self.name}: token ids must lie in 0 … vocabulary − 1, and they lie in "
-                f"{smallest} … {largest} while vocabulary is {self.vocabulary!r}"
+                f"{smallest} … {largest} while vocabulary is {self.vocabulary!r}; set "
+                f"vocabulary to the number of token ids"
             )
         return self.vocabulary
 

@@ -78,7 +78,9 @@ def _items(data: TorchDataset[Any], where: str) -> tuple[Tensor, Tensor]:
     for number in range(len(data)):  # type: ignore[arg-type]
         item = data[number]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise DataError(f"{where}: item {number} is {_described(item)}, not (input, label)")
+            raise DataError(
+                f"{where}: item {number} is {_described(item)}, not (input, label); return pairs"
+            )
         inputs.append(_tensor(item[0], f"{where}, item {number}"))
         labels.append(_tensor(item[1], f"{where}, item {number}"))
         label, first = labels[-1], labels[0]
@@ -90,7 +92,7 @@ def _items(data: TorchDataset[Any], where: str) -> tuple[Tensor, Tensor]:
                 f"{list(inputs[0].shape)}, and a label is one number, or one for each token"
             )
     if not inputs:
-        raise DataError(f"{where}: there are no samples")
+        raise DataError(f"{where}: there are no samples; return at least one")
     sizes = () if labels[0].numel() == 1 else labels[0].shape
     return torch.stack(inputs), torch.stack([label.reshape(sizes) for label in labels])
 
@@ -101,12 +103,16 @@ def _tensor(found: object, where: str) -> Tensor:
     if isinstance(found, np.ndarray | np.generic | int | float):
         array = np.asarray(found, order="C")
         if array.dtype.kind not in "biufc":
-            raise DataError(f"{where}: there is an array of {array.dtype} instead of numbers")
+            raise DataError(
+                f"{where}: there is an array of {array.dtype} instead of numbers; convert it"
+            )
         try:
             return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except TypeError as error:
             raise DataError(f"{where}: {str(error).partition('. ')[0]}") from None
-    raise DataError(f"{where}: there is {_described(found)} instead of a tensor or a number")
+    raise DataError(
+        f"{where}: there is {_described(found)} instead of a tensor or a number; convert it"
+    )
 
 
 def _whole(labels: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ def _whole(labels: Tensor) -> Tensor:
     if not labels.is_floating_point() and not labels.is_complex():
         return whole
     if labels.is_complex() or not bool((whole == labels).all()):
-        raise DataError("labels are whole numbers from 0, and some are not")
+        raise DataError("labels are whole numbers from 0, and some are not; number the classes")
     return whole
 
 

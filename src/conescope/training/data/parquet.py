@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from conescope.errors import DataError
 from conescope.training.data.dataset import Dataset, Split
+from conescope.training.data.encoded_images import decoded
 
 
 def load_images(name: str, hub_name: str, column: str, path: str | None, classes: int) -> Dataset:
@@ -30,7 +33,7 @@ def load_images(name: str, hub_name: str, column: str, path: str | None, classes
     for split in ("train", "test"):
         source = hub_name if path is None else str(Path(path) / f"{split}.parquet")
         images, labels = _read(name, source, column, split, path is None, layout)
-        splits.append(Split(_as_tensor(images, source), torch.tensor(labels, dtype=torch.int64)))
+        splits.append(Split(_as_tensor(images), torch.tensor(labels, dtype=torch.int64)))
     train, test = splits
     return Dataset(name, train, test, classes)
 
@@ -58,17 +61,25 @@ def _read(
                 f"{source} has the columns {', '.join(rows.column_names)}, but {name} needs "
                 f"{column} and label; data.path is a folder that holds {layout}"
             )
-        pictures = rows.cast_column(column, datasets.Image())[column]
-        return [np.asarray(picture) for picture in pictures], rows["label"][:]
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # Encoded images only: decoding by the library would open the paths that a file names.
+        held = rows.cast_column(column, datasets.Image(decode=False))[column]
+        return decoded(held, source), _whole(rows["label"][:], source)
+    except (OSError, ValueError, TypeError, DatasetsError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         cure = "offline, give --data.path DIR," if is_on_hub else "data.path is"
         raise DataError(f"cannot load {source}: {reason}; {cure} a folder with {layout}") from error
 
 
-def _as_tensor(arrays: list[np.ndarray], source: str) -> Tensor:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1:
-        raise DataError(f"{source}: images must have one size, found {len(shapes)} different ones")
+def _whole(labels: Sequence[Any], source: str) -> list[int]:
+    for place, label in enumerate(labels, start=1):
+        if type(label) is not int:
+            raise DataError(
+                f"{source}: the label of image {place} is {label!r}, and classes are whole numbers "
+                f"from 0 on; number the classes, and leave out images without one"
+            )
+    return list(labels)
+
+
+def _as_tensor(arrays: list[np.ndarray]) -> Tensor:
     images = torch.from_numpy(np.stack(arrays))
     return images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()

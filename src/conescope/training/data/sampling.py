@@ -44,7 +44,8 @@ class BatchOrder:
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         if batch_size > count:
             raise DataError(
-                f"training.batch_size is {batch_size}, but there are only {count} training samples"
+                f"training.batch_size is {batch_size}, but there are only {count} training "
+                f"samples; set it to at most {count}"
             )
         self.iterations_per_epoch = -(-count // batch_size)
         self._count, self._batch_size, self._seed = count, batch_size, seed

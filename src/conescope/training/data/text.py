@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from conescope.errors import DataError
+from conescope.runs.foreign import GIGABYTE, read_bounded
 from conescope.training.data.dataset import Dataset, Split
 
 _OWN = "pydoc_data.topics"
 _BYTES = 256
+_LARGEST = 4 * GIGABYTE
 
 
 def load(path: str | None = None, context: int = 64, test: float = 0.1) -> Dataset:
@@ -64,7 +66,4 @@ def _python_topics() -> tuple[str, bytes]:
 
 
 def _read(path: str) -> tuple[str, bytes]:
-    try:
-        return Path(path).name, Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the text {path}: {error.strerror}; check data.path") from None
+    return Path(path).name, read_bounded(path, DataError, _LARGEST)

@@ -83,7 +83,9 @@ def build_model(
     }  # fmt: skip
     model = part(available=available, options=recipe.options)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{recipe.name} gives a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(
+            f"{recipe.name} gives a {type(model).__name__}, not a torch.nn.Module; return one"
+        )
     return model
 
 
@@ -146,7 +148,10 @@ def _check_logits(
     if not logits.is_floating_point():
         raise ModelError(f"{what} gives {logits.dtype}; logits are floating-point numbers")
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError(f"{what} gives NaN or infinite logits {seen} at its first weights")
+        raise ModelError(
+            f"{what} gives NaN or infinite logits {seen} at its first weights; look at how it "
+            "sets them"
+        )
     if not logits.requires_grad:
         raise ModelError(
             f"{what} gives logits that depend on no parameter that requires a gradient, so there "

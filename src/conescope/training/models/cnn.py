@@ -35,7 +35,9 @@ class CNN(nn.Sequential):
             )
         channels, height, columns = shape
         if min(height, columns) < 4:
-            raise RecipeError(f"model cnn needs images of at least 4 × 4, not {height} × {columns}")
+            raise RecipeError(
+                f"model cnn needs images of at least 4 × 4, not {height} × {columns}; use mlp"
+            )
         c1, c2, hidden = (widened(units, width) for units in (16, 32, 64))
         layers: list[tuple[str, nn.Module]] = [
             ("conv1", nn.Conv2d(channels, c1, kernel_size=3, padding=1)),

@@ -1,0 +1,94 @@
+"""Show what a sweep consists of and what it will cost, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conescope.cli.sweep_places import Places
+from conescope.cli.terminal import duration, print_table, say
+
+if TYPE_CHECKING:
+    from conescope.experiments.sweep.sweep_cost import SweepCost
+    from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun
+
+
+def show_plan(sweep: Sweep, left: list[SweepRun], places: Places) -> None:
+    """Print what a sweep consists of and costs, and warn of disk or memory that will not do.
+
+    Raises:
+        ConescopeError: if one of the runs that are tried cannot be carried out here.
+    """
+    rows = {
+        "runs": f"{len(sweep.runs):,}, of which {len(left):,} are to do",
+        "axes": ", ".join(f"{name} ({count})" for name, count in sweep.lengths.items()) or "none",
+        "folder": str(sweep.path),
+    }
+    why_not = _why_not_tried(sweep, left, places)
+    if not left or why_not:
+        print_table(rows | ({"time": why_not} if left else {}))
+        return
+    from conescope.experiments.sweep.sweep_cost import forecast_sweep
+
+    cost, free = forecast_sweep(left), _free_bytes(left[0].path)
+    print_table(rows | _costs(cost, places, free))
+    if cost.stored_bytes > free:
+        say(
+            "warning",
+            f"the runs store about {_size(cost.stored_bytes)}, and {left[0].path.parent} has "
+            f"{_size(free)} free; make room, keep fewer snapshots (snapshots.keep), or choose "
+            f"another disk by --out",
+        )
+    most, machine = cost.memory * places.slots, _machine_bytes()
+    if places.on == "local" and most > machine:
+        say(
+            "warning",
+            f"kernels of {places.slots} runs at a time take {_size(most)}, and this machine has "
+            f"{_size(machine)}; take fewer --slots, or less kernel.memory",
+        )
+
+
+def _why_not_tried(sweep: Sweep, left: list[SweepRun], places: Places) -> str:
+    """Return why no run is tried for its cost; empty if one can be."""
+    if sweep.kind == "measurement":
+        return "not forecast for measurements"
+    if places.on == "slurm":
+        return f"not tried on a login node; a job may take {places.minutes:,} min at a time"
+    if places.on == "ray" and left and left[0].fields["device"] != "cpu":
+        return f"not tried: {left[0].fields['device']} is a device of the cluster"
+    return ""
+
+
+def _costs(cost: SweepCost, places: Places, free: float) -> dict[str, str]:
+    """Return what runs will cost, as text, by trials on this machine."""
+    if not cost.timed:
+        return {"time": "unknown: the trials of it diverge"}
+    part = "" if cost.timed == cost.kinds else f" (from {cost.timed} of {cost.kinds} kinds)"
+    each = "" if cost.longest < 1.5 * cost.shortest else f"{duration(cost.shortest)} to "
+    in_all = {"time of all, one after the other": duration(cost.seconds)}
+    if places.on == "local":
+        in_all = {"time": f"{duration(cost.wall_seconds(places.slots))} on {places.slots} slots"}
+    return {
+        "time of a run": f"{each}{duration(cost.longest)}{part}",
+        **in_all,
+        "memory of a kernel": f"{_size(cost.memory)} in each run beside its network",
+        "disk": f"{_size(cost.stored_bytes)}, of {_size(free)} that are free",
+    }
+
+
+def _size(number: float) -> str:
+    """Return a number of bytes as text, in MB or GB."""
+    return f"{number / 1e6:,.0f} MB" if number < 1e10 else f"{number / 1e9:,.0f} GB"
+
+
+def _free_bytes(path: Path) -> float:
+    """Return the free space for a folder that need not exist yet, in bytes."""
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    return shutil.disk_usage(there).free
+
+
+def _machine_bytes() -> float:
+    """Return the memory of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

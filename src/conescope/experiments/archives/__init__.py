@@ -1,0 +1,1 @@
+"""Archives of run folders: self-contained files that other people can read and verify."""

@@ -1,0 +1,1 @@
+"""Verify what a run folder holds: recompute parts of it, and say how the results agree."""
