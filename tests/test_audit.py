@@ -27,12 +27,14 @@ def network(norm=False):
     return nn.Sequential(*layers, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-def trained(optimizer, when=STEPS, norm=False, schedule=None, batch=32, seed=0, frozen=()):
+def trained(
+    optimizer, when=STEPS, norm=False, schedule=None, batch=32, seed=0, frozen=(), dtype=None
+):
     """Train on scikit-learn's digits, and return step → state dict."""
     images, classes = load_digits(return_X_y=True)
-    x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(classes)
+    x, y = torch.tensor(images / 16, dtype=dtype or torch.float32), torch.tensor(classes)
     torch.manual_seed(seed)
-    model = network(norm)
+    model = network(norm).to(dtype)
     chosen = optimizer([p for name, p in model.named_parameters() if name not in frozen])
     rates = schedule(chosen) if schedule else None
     found = {}
@@ -106,6 +108,29 @@ def alarms(folder, **options):
 )  # fmt: skip
 def test_trainings_as_they_are_raise_no_alarm(tmp_path, training):
     assert alarms(saved(tmp_path / "s", trained(**training))) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "options"),
+    [
+        (1e-4, {"when": range(40), "dtype": torch.bfloat16}),
+        (2e-4, {"when": range(40), "dtype": torch.bfloat16}),
+        (1e-4, {"schedule": cosine, "dtype": torch.bfloat16}),
+        (3e-5, {"when": range(40), "dtype": torch.float16}),
+        (3e-5, {"schedule": cosine, "dtype": torch.float16}),
+    ],
+)
+def test_weights_too_coarse_for_their_updates_may_rest_or_come_back(tmp_path, rate, options):
+    series = trained(sgd(rate), **options)
+    kinds = {kind for kind, _ in alarms(saved(tmp_path / "s", series))}
+    assert kinds <= {"same weights"}  # which they are, where no value moved
+
+
+@pytest.mark.parametrize("names", [["0.weight", "0.bias"], ["0.weight"]])
+def test_parts_of_another_step_in_half_precision(tmp_path, names):
+    series = trained(sgd(0.01), dtype=torch.bfloat16)
+    series[200] = {**series[200], **{name: series[400][name] for name in names}}
+    assert ("parts of another step", (200, 400)) in alarms(saved(tmp_path / "s", series))
 
 
 def test_the_same_weights_under_two_steps(tmp_path, good):

@@ -446,6 +446,16 @@ def test_a_series_on_the_hub_is_audited_without_a_kernel(hub, capsys):
     assert "leave the pattern out" in capsys.readouterr().err
 
 
+def test_an_audit_is_of_one_repository_alone(hub, capsys):
+    put(hub)
+    capsys.readouterr()
+    for other in ("ckpts", "hf://lab/two"):
+        assert main(["audit", other, f"hf://{NAME}", "--revisions", "step*"]) == 1
+        told = capsys.readouterr().err
+        assert "a series is one repository on the Hub, and nothing beside it" in told
+        assert told.count("\n") == 1
+
+
 def test_an_audit_that_goes_on_fetches_only_what_is_new(hub):
     put(hub)
     cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")

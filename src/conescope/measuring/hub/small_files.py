@@ -53,7 +53,14 @@ def tokenizer_folder(given: str | None, base: str | None, series: Series, folder
         return Path(given)
     if given is not None:
         repository = given.removeprefix(SCHEME)
-        refs = series.repositories.refs(repository)
+        if given == repository and (given.count("/") > 1 or given.startswith((".", "/", "~"))):
+            raise CheckpointError(
+                f"the tokenizer {given} is no folder on this machine; look for a typing mistake"
+            )
+        try:
+            refs = series.repositories.refs(repository)
+        except CheckpointError as error:
+            raise CheckpointError(f"the tokenizer is no folder here, and {error}") from error
         if _MAIN not in refs:
             raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
         ref, names = refs[_MAIN], [*series.repositories.files(refs[_MAIN])]
