@@ -187,6 +187,8 @@ def test_a_shard_of_another_step(tmp_path, good):
     assert alarms(folder) == [("parts of another step", (100, 125))]
     shutil.copy(folder / "checkpoint-300" / shard, folder / "checkpoint-125" / shard)
     assert ("parts of another step", (125, 300)) in alarms(folder)
+    told = str(cs.audit_checkpoints(folder))
+    assert f"steps 125 and 300 share 40% of the trained parameters (all of {shard}: 2." in told
     nearly = {n: v + 1e-6 for n, v in load_file(folder / "checkpoint-300" / shard).items()}
     save_file(nearly, folder / "checkpoint-125" / shard)
     assert [kind for kind, _ in alarms(folder)] == ["out of order"]

@@ -60,10 +60,8 @@ def identical(steps: Sequence[int], series: Sequence[Fingerprint]) -> Iterator[F
     if len(kept) < 2:
         return
     told: set[tuple[int, int]] = set()
-    for finding, pair in [
-        *_returned(steps, codes, kept, series),
-        *_parts(steps, codes, kept, series),
-    ]:
+    known = steps, codes, kept, series
+    for finding, pair in [*_returned(*known), *_parts(*known)]:
         if pair not in told:
             told.add(pair)
             yield finding
@@ -120,10 +118,12 @@ def _returned(
             back[n] = _many_differ(codes.names[n], series[a], series[middle])
         share = codes.share(back)
         if share >= _NEGLIGIBLE:
-            names = [codes.names[n] for n in np.flatnonzero(back)]
+            names = listed([codes.names[n] for n in np.flatnonzero(back)])
+            shards = _whole_shards(codes, equal, back, series[b])
+            what = f"all of {listed(shards)}: {names}" if shards else names
             text = (
                 f"{steps_listed([steps[a], steps[b]])} share {share:.0%} of the trained parameters "
-                f"({listed(names)}), which have other values in between: parts of one were served "
+                f"({what}), which have other values in between: parts of one were served "
                 f"for the other"
             )
             yield Finding("parts of another step", (steps[a], steps[b]), text), (a, b)
@@ -195,7 +195,7 @@ def _begins_at_zero(codes: Codes, a: int, b: int, fingerprint: Fingerprint) -> b
 def _whole_shards(
     codes: Codes, equal: np.ndarray, counts: np.ndarray, fingerprint: Fingerprint
 ) -> list[str]:
-    """List the shards of two trained tensors or more that are all equal, and one of which counts."""
+    """List the shards whose trained tensors, two or more, are all equal, if one of them counts."""
     shards: dict[str, list[int]] = defaultdict(list)
     for n in np.flatnonzero(codes.trained):
         if codes.names[n] in fingerprint:

@@ -158,8 +158,9 @@ def _opened(source: str | Path, keep: bool) -> tuple[Repositories, str]:
     if text.startswith(SCHEME):
         name = text.removeprefix(SCHEME).strip("/")
         if not _ID.fullmatch(name):
+            shown = text if text.isprintable() else repr(text)
             raise CheckpointError(
-                f"{text if text.isprintable() else repr(text)} names no repository; write {SCHEME}ORGANISATION/NAME, and the revisions "
+                f"{shown} names no repository; write {SCHEME}ORGANISATION/NAME, and the revisions "
                 f"by a pattern of their own"
             )
         return hub_or_cache(keep), name
