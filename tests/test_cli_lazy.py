@@ -276,3 +276,13 @@ def test_what_the_command_cannot_do_it_says_in_one_line(tmp_path, model, capsys,
     error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["hf://lab/none", "lab/none"])
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_one_line(tmp_path, capsys, name):
+    data = written(tmp_path / "data.jsonl")
+    assert main(["lazy", name, "--data", data, "--out", "out", *OPTIONS]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "error: lab/none is no folder here, and there is no repository lab/none on" in error
+    assert len(error.splitlines()) == 1

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from conescope.errors import ModelError
+from conescope.errors import CheckpointError, ModelError
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or a name from which it can load nothing."""
@@ -54,6 +54,21 @@ def check_folder(name: str) -> None:
         )
     if not path.exists() and (path.is_absolute() or name.startswith(".") or len(path.parts) > 2):
         raise ModelError(f"{name} does not exist; look for a typing mistake in the name")
+    if not path.exists():
+        _check_on_hub(name)
+
+
+def _check_on_hub(name: str) -> None:
+    """Refuse a name under which neither the Hub nor the cache of it has a configuration."""
+    from huggingface_hub import hf_hub_download
+
+    from conescope.measuring.hub.connection import explained
+
+    try:
+        with explained(name), quiet():
+            hf_hub_download(name, "config.json")
+    except CheckpointError as error:
+        raise ModelError(f"{name} is no folder here, and {error}") from error
 
 
 def load_classifier(
@@ -112,8 +127,11 @@ def about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from printing what is said in another way, or has no use here."""
+    from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging
 
+    hub_level = of_hub.get_verbosity()
+    of_hub.set_verbosity_error()  # it tells each attempt to reach the Hub
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -121,6 +139,7 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+        of_hub.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
 
