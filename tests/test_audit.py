@@ -356,6 +356,16 @@ def test_an_unreadable_checkpoint_is_a_finding_and_the_others_are_read(tmp_path,
         cs.audit_checkpoints(tmp_path / "nowhere*")
 
 
+def test_what_is_wrong_with_several_is_said_once(tmp_path, good):
+    def fail():
+        raise CheckpointError("lab/tiny is gated")
+
+    series = [AuditedCheckpoint(step, f"step{step}", "", fail) for step in range(7)]
+    (alarm,) = audit(series).alarms
+    assert (alarm.kind, alarm.steps) == ("unreadable", tuple(range(7)))
+    assert alarm.text == "steps 0, 1, 2, 3 and 3 more: lab/tiny is gated"
+
+
 def test_what_is_stored_is_not_read_again_unless_it_has_changed(tmp_path, good, monkeypatch):
     folder, out = saved(tmp_path / "s", good), tmp_path / "out"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}

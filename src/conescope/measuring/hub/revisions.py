@@ -210,7 +210,7 @@ class Fetcher:
     """
 
     def __init__(self, series: Series, folder: Path) -> None:
-        self._series, self._folder = series, folder
+        self._series, self._folder = series, folder.absolute()  # for threads that outlive a chdir
         self._next: tuple[Revision, Future[Checkpoint]] | None = None
         self._last: Revision | None = None
 
