@@ -128,7 +128,12 @@ def test_a_signal_stops_the_command_which_then_goes_on(tmp_path, tiny_overrides,
     command = [sys.executable, "-m", "conescope", "run", "digits", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background
     )
     journal = tmp_path / "run/journal.jsonl"
     deadline = time.monotonic() + 60

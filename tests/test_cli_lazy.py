@@ -267,6 +267,8 @@ def test_bad_models_and_ranks_are_refused_in_one_line(tmp_path, model, monkeypat
         (["--steps", "0"], "steps is at least 1"),
         (["--test", "absent.jsonl"], "do not exist"),
         (["--device", "abacus"], "abacus"),
+        (["--out", __file__], "as a file is in its place; choose another folder"),
+        (["--out", f"{__file__}/x"], "as a file is in its place; choose another folder"),
     ],
 )
 def test_what_the_command_cannot_do_it_says_in_one_line(tmp_path, model, capsys, change, message):

@@ -426,13 +426,27 @@ def test_help_lists_options_that_a_recipe_needs_and_those_beside_a_file(place, t
 
 
 @pytest.mark.parametrize(
-    "value", ["2024-01-01", ".nan", ".inf", "!!binary aGVsbG8=", "!!set {a}", "{1: 2}", "[[.inf]]"]
+    ("value", "said"),
+    [
+        (".nan", r"model\.depth cannot be .*; an option is a finite"),
+        (".inf", r"model\.depth cannot be .*; an option is a finite"),
+        ("[[.inf]]", r"model\.depth cannot be .*; an option is a finite"),
+        ("{1: 2}", r"model\.depth cannot be .*; an option is a finite"),
+        ("!!binary aGVsbG8=", r"it has the tag .*; write plain values \(line 1\)"),
+        ("!!set {a}", r"it has the tag .*; write plain values \(line 1\)"),
+    ],
 )
-def test_an_option_that_a_journal_does_not_give_back_is_refused(place, tmp_path, value):
+def test_an_option_that_a_journal_does_not_give_back_is_refused(place, tmp_path, value, said):
     module(place, tmp_path, "def Net(classes, depth=None): pass")
     (tmp_path / "mine.yaml").write_text(f"model: {{name: '{place}:Net', depth: {value}}}")
-    with pytest.raises(RecipeError, match=r"model\.depth cannot be .*; an option is a finite"):
+    with pytest.raises(RecipeError, match=said):
         load_recipe("mine.yaml")
+
+
+def test_a_date_is_text_for_an_option(place, tmp_path):
+    module(place, tmp_path, "def Net(classes, depth=None): pass")
+    (tmp_path / "mine.yaml").write_text(f"model: {{name: '{place}:Net', depth: 2024-01-01}}")
+    assert load_recipe("mine.yaml").model.options["depth"] == "2024-01-01"
 
 
 def test_an_empty_mapping_is_an_option_that_is_given(place, tmp_path):

@@ -123,7 +123,7 @@ FILES = {
     "named twice": "recipe: [digits, digits]\naxes: {seed: [1, 2]}",
     "unknown recipe digit;": "recipe: digit\naxes: {seed: [1, 2]}",
     "data.path changes no number": "axes: {data.path: [a, b]}",
-    "is no YAML file": "axes: [",
+    "cannot be read as YAML": "axes: [",
     "seed is in fields and in axes": "fields: {seed: 1}\naxes: {seed: 0..3}",
     "axes is empty": "axes:",
     "axes is written twice": "axes: {seed: 0..1}\naxes: {seed: 0..2}",

@@ -139,7 +139,7 @@ def test_what_makes_no_data_is_one_line(tmp_path, monkeypatch, capsys):
         (["bytes-lm", "--data.context=10000000"], "data.context is 10000000, but of pydoc_data"),
         (["bytes-lm", "--data.test=1.5"], "data.test is a share of the text"),
         (["bytes-lm", "--data.path=nowhere.txt"], "cannot read nowhere.txt: No such file"),
-        (["bytes-lm", f"--data.path={tmp_path}"], "Is a directory"),
+        (["bytes-lm", f"--data.path={tmp_path}"], "is a folder, not a file"),
         (["bytes-lm", "--model.heads=3"], "model.units (times model.width) is 128, which 3 heads"),
         (["bytes-lm", "--model.layers=0"], "model.layers must be at least 1, not 0"),
         (["bytes-lm", "--model.norm=batch"], "model.norm takes layer or none or null, not 'batch'"),

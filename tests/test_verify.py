@@ -27,6 +27,7 @@ from conescope.experiments.verifying.stretches import (
     choose_stretches,
 )
 from conescope.experiments.verifying.verdicts import Verdict
+from conescope.runs.journal import Entry, Kind, checksum_of
 from conescope.runs.store import Folder
 
 TINY = [
@@ -60,13 +61,17 @@ def bare(path):
 
 
 def rewrite(path, change):
-    """Change the journal's lines as somebody would who forges a run: checksums are right again."""
-    file, lines = path / "journal.jsonl", []
+    """Change the journal's lines as somebody would who forges a run: the chain is right again."""
+    file, lines, before = path / "journal.jsonl", [], None
     for line in file.read_bytes().splitlines():
         values = json.loads(line.partition(b" ")[2])
         change(values)
+        if before is not None:
+            values["after"] = before
         text = json.dumps(values)
-        lines.append(f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n")
+        checksum = checksum_of(text.encode())
+        lines.append(f"{checksum} {text}\n")
+        before = f"{checksum} {Entry(Kind(values['kind']), values)}"
     file.write_text("".join(lines))
 
 
@@ -190,7 +195,7 @@ def test_momentum_counts_as_state(run):
         ("training", "batch_size", 17, "training from iteration 0 to 20"),
         (None, "seed", 1, "state at iteration 0, from its seed or origin"),
         ("model", "width", 0.3, "training from iteration 20 to 40"),
-        ("optimizer", "name", "adam", "training from iteration 20 to 40"),
+        ("optimizer", "momentum", 0.5, "training from iteration 0 to 20"),
         ("kernel", "outputs", "sum", "kernel at iteration 0"),
         ("probe", "size", 11, "kernel at iteration 0"),
         ("kernel", "when", "0, every 20", "kernels"),
@@ -231,12 +236,11 @@ def test_files_that_are_missing_or_damaged_are_named(run):
 def test_a_damaged_line_is_named(run):
     file = run / "journal.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
-    place = next(n for n, line in enumerate(lines) if b'"kind": "kernel", "file": "kernels' in line)
+    place = next(n for n, line in enumerate(lines) if b'"kind": "kernel"' in line)
     lines[place] = lines[place].replace(b"seconds", b"Seconds")
     file.write_bytes(b"".join(lines))
     said = different(run)
-    assert f"line {place + 1} is damaged" in said["journal.jsonl"]
-    assert "the journal names none at iteration" in said["kernels"]
+    assert f"line {place + 1} (kernel, iteration 0) is" in said["journal.jsonl"]
 
 
 def test_another_environment_is_allowed_the_measured_floor(tmp_path):

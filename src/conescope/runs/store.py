@@ -46,8 +46,7 @@ class Folder:
         self._note_files()
 
     def _read(self) -> Journal:
-        file = self.path / _JOURNAL
-        return read_journal(file) if file.exists() else Journal()
+        return read_journal(self.path / _JOURNAL)
 
     def _note_files(self) -> None:
         self._files: dict[str, Entry] = {}

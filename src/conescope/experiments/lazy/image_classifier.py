@@ -17,10 +17,10 @@ from conescope.experiments.lazy.pretrained_classifier import (
     Classifier,
     about_head,
     check_folder,
-    first_line,
     load_classifier,
-    quiet,
 )
+from conescope.measuring.checkpoints.trial import quiet_transformers
+from conescope.measuring.hub.pretrained import first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """What the names of images end in."""
@@ -103,7 +103,7 @@ def _processor(name: str) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        with quiet():
+        with quiet_transformers():
             return AutoImageProcessor.from_pretrained(name)
     except LOADING_ERRORS as error:
         raise ModelError(

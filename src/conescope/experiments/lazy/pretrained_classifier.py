@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conescope.errors import CheckpointError, ModelError
+from conescope.measuring.checkpoints.trial import quiet_transformers
+from conescope.measuring.hub.pretrained import first_line
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or a name from which it can load nothing."""
@@ -61,14 +62,19 @@ def check_folder(name: str) -> None:
 def _check_on_hub(name: str) -> None:
     """Refuse a name under which neither the Hub nor the cache of it has a configuration."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
 
     from conescope.measuring.hub.connection import explained
 
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # the client tells each attempt to reach the Hub
     try:
-        with explained(name), quiet():
+        with explained(name):
             hf_hub_download(name, "config.json")
     except CheckpointError as error:
         raise ModelError(f"{name} is no folder here, and {error}") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def load_classifier(
@@ -82,7 +88,7 @@ def load_classifier(
     import transformers
 
     try:
-        with quiet():
+        with quiet_transformers():
             model, about = getattr(transformers, _AUTO[of]).from_pretrained(
                 name,
                 num_labels=classes,
@@ -122,28 +128,3 @@ def about_head(fresh: Sequence[str], config: Any, classes: Sequence[str]) -> str
             f"they are {', '.join(given)}; give the classes as numbers, as the model counts them"
         )
     return "the model's own head was kept; seeds differ in their batches"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from printing what is said in another way, or has no use here."""
-    from huggingface_hub.utils import logging as of_hub
-    from transformers.utils import logging
-
-    hub_level = of_hub.get_verbosity()
-    of_hub.set_verbosity_error()  # it tells each attempt to reach the Hub
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        of_hub.set_verbosity(hub_level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

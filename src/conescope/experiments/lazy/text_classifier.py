@@ -17,11 +17,11 @@ from conescope.experiments.lazy.pretrained_classifier import (
     Classifier,
     about_head,
     check_folder,
-    first_line,
     load_classifier,
-    quiet,
 )
 from conescope.experiments.lazy.samples import tokens_notes
+from conescope.measuring.checkpoints.trial import quiet_transformers
+from conescope.measuring.hub.pretrained import first_line
 from conescope.measuring.texts import tokenise
 
 LORA_SCALE = 2
@@ -116,7 +116,7 @@ def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
+        with quiet_transformers():
             found = AutoTokenizer.from_pretrained(name)
     except LOADING_ERRORS as error:
         raise ModelError(_no_tokenizer(name, first_line(error))) from error

@@ -81,7 +81,9 @@ def _read(file: str | Path) -> Mapping[str, Any]:
     file = Path(file)
     kinds = " or ".join((", ".join([*_READERS][:-1]), [*_READERS][-1]))
     if not os.path.isfile(file):  # which is false for a name that no file can have
-        raise DataError(f"the probe {file} is no file that exists; give a file of kind {kinds}")
+        raise DataError(
+            f"the probe {file} does not exist, or is no file; give a file of kind {kinds}"
+        )
     if file.suffix not in _READERS:
         raise DataError(f"the probe {file} is of no known kind; give {kinds}")
     return _READERS[file.suffix](file)
