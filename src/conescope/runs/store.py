@@ -46,7 +46,13 @@ class Folder:
         self._note_files()
 
     def _read(self) -> Journal:
-        return read_journal(self.path / _JOURNAL)
+        file = self.path / _JOURNAL
+        try:
+            file.stat()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                return Journal()
+        return read_journal(file)  # which says what else is wrong with the path
 
     def _note_files(self) -> None:
         self._files: dict[str, Entry] = {}
