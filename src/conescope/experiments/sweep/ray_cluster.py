@@ -268,10 +268,11 @@ def _carry_out_here(task: RunTask) -> None:
 
 
 def _carry_out_copy(task: RunTask, archive: bytes, desk: Any) -> SentBack:
-    """Carry out a run on a copy of its folder, unless the sweep is stopping."""
-    import ray
+    """Carry out a run on a copy of its folder, unless the sweep is stopping.
 
-    if not ray.get(desk.begin.remote(task.run.id)):
+    It never waits by `ray.get`, during which Ray would give its CPU to another run.
+    """
+    if not desk.begin.remote(task.run.id).future().result():
         return SentBack()
     asked = time.monotonic()
 
@@ -280,7 +281,7 @@ def _carry_out_copy(task: RunTask, archive: bytes, desk: Any) -> SentBack:
         if time.monotonic() - asked < _ASK_SECONDS:
             return False
         asked = time.monotonic()
-        return ray.get(desk.is_stopping.remote())
+        return desk.is_stopping.remote().future().result()
 
     return carry_out_copy(task, archive, should_stop)
 
