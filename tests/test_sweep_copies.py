@@ -172,3 +172,19 @@ def test_where_copies_are_no_use(tmp_path, monkeypatch, tiny_overrides, capsys, 
     assert main(["sweep", *words, "--copy", "--out=s"]) == 2
     assert refusal in capsys.readouterr().err
     assert not Path("s").exists()
+
+
+def test_a_run_whose_numbers_were_not_stored_is_met_by_the_same_command(
+    run, tmp_path, monkeypatch, tiny_overrides, capsys
+):
+    """As after a kill of the process and of its command too, between the two."""
+    monkeypatch.chdir(tmp_path)
+    run_experiment(run.recipe, run.path, command="test")
+    assert run.state() == "finished"
+    words = [*tiny_overrides, "--seed=0", "--out=s", "--slots=1"]
+    assert main(["sweep", "digits", *words]) == 0
+    assert (run.path / "numbers.json").exists()
+    assert "1, of which 1 are to do" in capsys.readouterr().out
+    assert main(["sweep", "digits", *words]) == 0
+    assert "1, of which 0 are to do" in capsys.readouterr().out
+    assert len(Folder(run.path).entries(Kind.SESSION)) == 1
