@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose messages show control characters of the command line as escapes."""
+    """A parser whose messages show control characters of the command line as escapes.
+
+    A stream that it cannot write to is an error.
+    """
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(printable(message), file)
+        if message:
+            (file or sys.stderr).write(printable(message))  # argparse would hide an error
 
 
 class Commands:
