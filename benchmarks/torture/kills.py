@@ -36,7 +36,8 @@ def kills(seed: int, share: float) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         whole.mkdir()
-        names = dict.fromkeys(["run", *(name for name, _ in chosen)])
+        used = {name for name, _ in chosen}
+        names = [n for n in _NAMES if n in used or (n == "run" and used & {"measure", "switch"})]
         lasts = {name: _undisturbed(name, whole) for name in names}
         for name, number in chosen:
             place = Path(folder) / "case"

@@ -44,15 +44,15 @@ def lenet():
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
 def vgg():
     return nn.Sequential(
-        nn.Conv2d(3, 24, 3, padding=1), *block(24), *block(24), *block(24),
+        nn.Conv2d(3, 24, 3, padding=1), *block(24), *block(24),
         nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24 * 16, 10))
 def wide():
     return nn.Sequential(nn.Linear(200, 1500), nn.Tanh(), nn.Linear(1500, 1500), nn.Tanh(),
                          nn.Linear(1500, 10))
 models = {
-    "wide": (wide, lambda: torch.randn(200, 200)),
+    "wide": (wide, lambda: torch.randn(100, 200)),
     "lenet": (lenet, lambda: torch.randn(100, 1, 28, 28)),
-    "convolutions": (vgg, lambda: torch.randn(96, 3, 16, 16)),
+    "convolutions": (vgg, lambda: torch.randn(64, 3, 16, 16)),
     "transformer": (lambda: Tokens(64, 3, 300), lambda: torch.randint(300, (48, 32))),
     "language model": (lambda: Tokens(96, 6, 2000), lambda: torch.randint(2000, (32, 48))),
     "lstm": (Last, lambda: torch.randn(48, 24, 32)),
@@ -74,7 +74,7 @@ print(memory, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 10
 """
 _MODELS = ("wide", "lenet", "convolutions", "transformer", "language model", "lstm")
 _OUTPUTS = ("trace", "sum", "draws")
-_BUDGETS = (50e6, 100e6, 200e6, 400e6)
+_BUDGETS = (80e6, 160e6, 320e6)
 
 
 def memory(seed: int, share: float) -> list[Outcome]:

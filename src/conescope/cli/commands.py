@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from conescope.cli.terminal import STDERR, STDOUT
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
-from conescope.runs.foreign import printable
 from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_reading import (
     field_parser,
@@ -31,8 +31,7 @@ class _Parser(argparse.ArgumentParser):
     """
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
-            (file or sys.stderr).write(printable(message))  # argparse would hide an error
+        (STDOUT if file is sys.stdout else STDERR).out(message, end="")
 
 
 class Commands:

@@ -15,7 +15,7 @@ from rich.text import Text
 from conescope.runs.foreign import printable
 
 
-class _Terminal(Console):
+class Terminal(Console):
     """A console that shows control characters in texts, such as foreign names, as escapes."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -39,8 +39,8 @@ class _Terminal(Console):
             raise OSError(error.errno, error.strerror, name) from error
 
 
-STDOUT = _Terminal(highlight=False, soft_wrap=True)
-STDERR = _Terminal(stderr=True, highlight=False, soft_wrap=True)
+STDOUT = Terminal(highlight=False, soft_wrap=True)
+STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
 """Letters that the names of a table's rows take, and that each column takes at least."""
