@@ -45,16 +45,14 @@ def _run_as_program(words: Sequence[str]) -> int:
         finally:
             _end_at_once_from_now_on()
             _flush_standard_output()
-    except (OSError, ImportError) as error:
+    except BaseException as error:
+        if _is_interrupt(error):
+            return _INTERRUPTED
         reason = _reason(error)
         if reason is None:
             raise
         _tell(reason)
-        return _INTERRUPTED if _is_interrupt(error) else 1
-    except BaseException as error:
-        if not _is_interrupt(error):
-            raise
-        return _INTERRUPTED
+        return 1
 
 
 @contextmanager
@@ -99,16 +97,15 @@ def _open_standard_streams() -> None:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
-def _reason(error: OSError | ImportError) -> str | None:
+def _reason(error: BaseException) -> str | None:
     """Return what an error of the system says, in one line; "" to say nothing, None if unknown."""
     if isinstance(error, BrokenPipeError):
         return ""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
+    if any(os.strerror(number) in str(error) for number in (errno.EMFILE, errno.ENFILE)):
         return "too many open files; allow more (ulimit -n 1024), then run the same command again"
-    if number is None:
+    if not isinstance(error, OSError) or error.errno is None:
         return None
-    at = f"cannot use {error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    at = f"cannot use {error.filename}: " if error.filename else ""
     text = (
         f"{at}{error.strerror}; mend that, then run the same command again: what was stored is "
         f"intact"
