@@ -53,8 +53,8 @@ models = {
     "wide": (wide, lambda: torch.randn(100, 200)),
     "lenet": (lenet, lambda: torch.randn(100, 1, 28, 28)),
     "convolutions": (vgg, lambda: torch.randn(64, 3, 16, 16)),
-    "transformer": (lambda: Tokens(64, 3, 300), lambda: torch.randint(300, (48, 32))),
-    "language model": (lambda: Tokens(96, 6, 2000), lambda: torch.randint(2000, (32, 48))),
+    "transformer": (lambda: Tokens(64, 3, 50), lambda: torch.randint(50, (48, 32))),
+    "language model": (lambda: Tokens(96, 6, 200), lambda: torch.randint(200, (32, 48))),
     "lstm": (Last, lambda: torch.randn(48, 24, 32)),
 }
 build, samples = models[name]
