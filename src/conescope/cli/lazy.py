@@ -86,7 +86,10 @@ def _lazy(arguments: argparse.Namespace) -> int:
     samples = samples_of(pairs[0], pairs[1] if len(pairs) > 1 else None, model.notes)
     settings = Finetuning(**{name: getattr(arguments, name) for name in _SETTINGS})
     command = shlex.join(["conescope", *arguments.words])
-    with stopping() as received, ProgressBar(STDERR) as bar:
+    with (
+        stopping("ending; seeds that are finished are stored, this one is not") as received,
+        ProgressBar(STDERR) as bar,
+    ):
         job = Job(
             model.build,
             samples,

@@ -108,7 +108,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
         return _measure_described(arguments, command, is_hub)
     subject, choice = subject_and_choice(arguments)
-    with stopping() as received, ProgressBar(STDERR) as bar:
+    with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
             subject, choice, arguments.out, command=command, progress=bar,
             should_stop=lambda: bool(received),
@@ -154,7 +154,7 @@ def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool
     with prepared_in(arguments.out):
         subject, choice = prepare(wanted, arguments.out)
         say("measuring", subject.source["description"])
-        with stopping() as received, ProgressBar(STDERR) as bar:
+        with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
             is_complete = measure_series(
                 subject, choice, arguments.out, command, bar, lambda: bool(received)
             )

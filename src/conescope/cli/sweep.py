@@ -121,7 +121,7 @@ def _wait_for(sweep: Sweep, left: list[SweepRun], places: Places) -> int:
         ends[run.id] = run, state
         say("run", f"{len(ends):,} of {len(left):,}, {run.id}: {state}{_why(run, state)}")
 
-    with stopping() as received:
+    with stopping("letting the runs store their state") as received:
         is_through = carry_out_sweep(
             sweep,
             places.backend(),

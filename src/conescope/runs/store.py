@@ -291,9 +291,15 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_in_the_way = error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
-        cure = "move away what stands there" if is_in_the_way else "make room"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder "
+            f"cannot write {path}: {error.strerror or error}; "
+            f"{_CURES.get(error.errno or 0, 'make room')} or choose another folder "
             f"with --out, then run the same command again: everything before is intact"
         ) from error
+
+
+_CURES = {
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move away what stands there"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n 1024)"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
+}
