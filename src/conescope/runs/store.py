@@ -252,11 +252,7 @@ _REPAIR = "run the command that made this folder again, to make it anew"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in, so that they are on the disk.
-
-    Raises:
-        OSError: if the system refuses.
-    """
+    """Make a folder and those that it lies in, so that they are on the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -264,11 +260,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or as before, whatever happens.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write a file that is whole or as before, whatever happens."""
     aside = path.with_name(f".{path.name}.part")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
