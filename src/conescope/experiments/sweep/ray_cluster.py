@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
 from contextlib import ExitStack
@@ -264,6 +265,8 @@ def _carry_out_here(task: RunTask) -> None:
             f"the node {socket.gethostname()} does not see {task.folder}; put the sweep on a file "
             f"system that all nodes share, or add --copy"
         )
+    # Ray cancels by SIGINT, which a cluster that was started in the background ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     carry_out_run(task)
 
 
