@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import zipfile
@@ -60,7 +61,13 @@ def start(words: Sequence[str], place: Path, fault: str = "", **options: Any) ->
     """
     code = f"{fault}\nimport sys; sys.argv[0] = 'conescope'\nfrom conescope.cli import main\n"
     program = ["-c", f"{code}sys.exit(main())"] if fault else ["-m", "conescope"]
-    given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, **options}
+    given = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # off in a background
+        **options,
+    }
     return subprocess.Popen([sys.executable, *program, *words], cwd=place, **given)
 
 
