@@ -215,8 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
                 listed["tags" if is_tag else "branches"].append(entry)
             self._json(listed)
         else:
-            files = self._files(repository, "/".join(parts[4:]))
-            if files is not None:
+            files = self._files(repository, parts[4])
+            if files is not None and parts[5:]:  # a folder, of which there are none
+                self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            elif files is not None:
                 self._json([file.listed(path) for path, file in files[1].items()])
 
     def _resolve(self, parts: list[str]) -> None:

@@ -27,12 +27,14 @@ def network(norm=False):
     return nn.Sequential(*layers, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-def trained(optimizer, when=STEPS, norm=False, schedule=None, batch=32, seed=0, frozen=()):
+def trained(
+    optimizer, when=STEPS, norm=False, schedule=None, batch=32, seed=0, frozen=(), dtype=None
+):
     """Train on scikit-learn's digits, and return step → state dict."""
     images, classes = load_digits(return_X_y=True)
-    x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(classes)
+    x, y = torch.tensor(images / 16, dtype=dtype or torch.float32), torch.tensor(classes)
     torch.manual_seed(seed)
-    model = network(norm)
+    model = network(norm).to(dtype)
     chosen = optimizer([p for name, p in model.named_parameters() if name not in frozen])
     rates = schedule(chosen) if schedule else None
     found = {}
@@ -108,6 +110,29 @@ def test_trainings_as_they_are_raise_no_alarm(tmp_path, training):
     assert alarms(saved(tmp_path / "s", trained(**training))) == []
 
 
+@pytest.mark.parametrize(
+    ("rate", "options"),
+    [
+        (1e-4, {"when": range(40), "dtype": torch.bfloat16}),
+        (2e-4, {"when": range(40), "dtype": torch.bfloat16}),
+        (1e-4, {"schedule": cosine, "dtype": torch.bfloat16}),
+        (3e-5, {"when": range(40), "dtype": torch.float16}),
+        (3e-5, {"schedule": cosine, "dtype": torch.float16}),
+    ],
+)
+def test_weights_too_coarse_for_their_updates_may_rest_or_come_back(tmp_path, rate, options):
+    series = trained(sgd(rate), **options)
+    kinds = {kind for kind, _ in alarms(saved(tmp_path / "s", series))}
+    assert kinds <= {"same weights"}  # which they are, where no value moved
+
+
+@pytest.mark.parametrize("names", [["0.weight", "0.bias"], ["0.weight"]])
+def test_parts_of_another_step_in_half_precision(tmp_path, names):
+    series = trained(sgd(0.01), dtype=torch.bfloat16)
+    series[200] = {**series[200], **{name: series[400][name] for name in names}}
+    assert ("parts of another step", (200, 400)) in alarms(saved(tmp_path / "s", series))
+
+
 def test_the_same_weights_under_two_steps(tmp_path, good):
     series = {**good, 100: good[400]}
     assert ("same weights", (100, 400)) in alarms(saved(tmp_path / "s", series))
@@ -162,6 +187,8 @@ def test_a_shard_of_another_step(tmp_path, good):
     assert alarms(folder) == [("parts of another step", (100, 125))]
     shutil.copy(folder / "checkpoint-300" / shard, folder / "checkpoint-125" / shard)
     assert ("parts of another step", (125, 300)) in alarms(folder)
+    told = str(cs.audit_checkpoints(folder))
+    assert f"steps 125 and 300 share 40% of the trained parameters (all of {shard}: 2." in told
     nearly = {n: v + 1e-6 for n, v in load_file(folder / "checkpoint-300" / shard).items()}
     save_file(nearly, folder / "checkpoint-125" / shard)
     assert [kind for kind, _ in alarms(folder)] == ["out of order"]
@@ -327,6 +354,16 @@ def test_an_unreadable_checkpoint_is_a_finding_and_the_others_are_read(tmp_path,
     assert "step200.safetensors is truncated or no safetensors file" in str(done)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         cs.audit_checkpoints(tmp_path / "nowhere*")
+
+
+def test_what_is_wrong_with_several_is_said_once(tmp_path, good):
+    def fail():
+        raise CheckpointError("lab/tiny is gated")
+
+    series = [AuditedCheckpoint(step, f"step{step}", "", fail) for step in range(7)]
+    (alarm,) = audit(series).alarms
+    assert (alarm.kind, alarm.steps) == ("unreadable", tuple(range(7)))
+    assert alarm.text == "steps 0, 1, 2, 3 and 3 more: lab/tiny is gated"
 
 
 def test_what_is_stored_is_not_read_again_unless_it_has_changed(tmp_path, good, monkeypatch):

@@ -267,6 +267,8 @@ def test_bad_models_and_ranks_are_refused_in_one_line(tmp_path, model, monkeypat
         (["--steps", "0"], "steps is at least 1"),
         (["--test", "absent.jsonl"], "do not exist"),
         (["--device", "abacus"], "abacus"),
+        (["--out", __file__], "as a file is in its place; choose another folder"),
+        (["--out", f"{__file__}/x"], "as a file is in its place; choose another folder"),
     ],
 )
 def test_what_the_command_cannot_do_it_says_in_one_line(tmp_path, model, capsys, change, message):
@@ -275,4 +277,14 @@ def test_what_the_command_cannot_do_it_says_in_one_line(tmp_path, model, capsys,
     assert main(["lazy", model, "--data", data, *out, *OPTIONS, *change]) in (1, 2)
     error = capsys.readouterr().err.strip()
     assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["hf://lab/none", "lab/none"])
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_one_line(tmp_path, capsys, name):
+    data = written(tmp_path / "data.jsonl")
+    assert main(["lazy", name, "--data", data, "--out", "out", *OPTIONS]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "error: lab/none is no folder here, and there is no repository lab/none on" in error
     assert len(error.splitlines()) == 1

@@ -446,9 +446,46 @@ def test_a_series_on_the_hub_is_audited_without_a_kernel(hub, capsys):
     assert "leave the pattern out" in capsys.readouterr().err
 
 
+def test_an_audit_is_of_one_repository_alone(hub, capsys):
+    put(hub)
+    capsys.readouterr()
+    for other in ("ckpts", "hf://lab/two"):
+        assert main(["audit", other, f"hf://{NAME}", "--revisions", "step*"]) == 1
+        told = capsys.readouterr().err
+        assert "a series is one repository on the Hub, and nothing beside it" in told
+        assert told.count("\n") == 1
+
+
 def test_an_audit_that_goes_on_fetches_only_what_is_new(hub):
     put(hub)
     cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")
     before = len(hub.asked(".safetensors"))
     cs.audit_checkpoints(f"hf://{NAME}", revisions="step*", out="audited")
     assert len(hub.asked(".safetensors")) == before
+
+
+@pytest.mark.parametrize("tokens", ["words", "lab/words"])
+def test_checkpoints_of_a_model_of_the_users_own_are_measured_at_texts(hub, monkeypatch, tokens):
+    words = tokenizer(has_padding=False)
+    words.save_pretrained("words")
+    hub.add("lab/words", "main", files_of(words))
+    Path("ckpts").mkdir()
+    models = [model("GPTNeoXForCausalLM", seed) for seed in (1, 2)]
+    for seed, made in enumerate(models, start=1):
+        torch.save(made.state_dict(), f"ckpts/step{seed}.pt")
+    Path("texts.csv").write_text("body,label\n" + "\n".join(f'"{t}",{len(t) % 2}' for t in TEXTS))
+    own = f"own_network_{len(tokens)}"  # a name is imported once
+    Path(f"{own}.py").write_text(
+        "from tiny_language import model\n\ndef build():\n    return model('GPTNeoXForCausalLM')\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    options = ["--model", f"{own}:build", "--texts", "texts.csv", "--column", "body"]
+    chosen = [*options, "--labels", "label", "--select", "logits", "--pool", "last"]
+    assert main(["measure", "ckpts", *chosen, "--tokenizer", tokens, "--out", "run"]) == 0
+    run = load_run("run")
+    for kernel, made in zip(run.series.measured, models, strict=True):
+        ids = [torch.tensor([words(text)["input_ids"]]) for text in TEXTS]
+        expected = kernel_of(made, lambda i, made=made, ids=ids: made(ids[i]).logits[0, -1], 4)
+        torch.testing.assert_close(kernel.values.double(), expected, rtol=1e-4, atol=1e-6)
+    assert run.labels is not None
+    assert run.labels.tolist() == [len(text) % 2 for text in TEXTS]

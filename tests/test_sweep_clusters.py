@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,7 @@ from stored_runs import assert_same_run
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
 
+NOWHERE = Path("/nowhere")
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
@@ -124,6 +128,78 @@ def wait_until(is_so):
 def begun(sweep):
     """The ids of the runs that have stored their first snapshot."""
     return {run.id for run in sweep.runs if Folder(run.path).entries(Kind.SNAPSHOT)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
+    tmp_path, monkeypatch, tiny_overrides, cluster
+):
+    """The workers are told of folders that do not exist, as on a node that does not see them."""
+    import ray
+
+    from conescope.experiments.sweep import ray_cluster
+
+    def unseeing(task, archive, desk):
+        run = replace(task.run, path=NOWHERE / task.run.id)
+        return ray_cluster._carry_out_copy(replace(task, run=run, folder=run.path), archive, desk)
+
+    def away():
+        """The ids of the runs of which a copy has a snapshot."""
+        copies = Path(tempfile.gettempdir()).glob("conescope-*/*/snapshots/*.safetensors")
+        return {path.parts[-3] for path in copies} & {run.id for run in sweep.runs}
+
+    class OnCopies(ray_cluster.RayCluster):
+        left, was_locked = 0, True
+
+        def __init__(self, kills):
+            super().__init__(copies=True)
+            self._remote = ray.remote(num_cpus=1, max_retries=5)(unseeing)
+            self.left = kills
+
+        def wait(self, seconds):
+            active = [task.folder for task in self._tasks.values()]
+            self.was_locked &= all(Folder(folder).is_owned() for folder in active)
+            ended = super().wait(seconds)
+            if self.left and (found := ray_workers(away())):
+                self.left -= 1
+                os.kill(next(iter(found.values())), signal.SIGKILL)
+                mark.unlink()
+            return ended
+
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    sweep = planned(tmp_path / "ray", words, "--seed=0..2")
+
+    assert not carry_out_sweep(sweep, OnCopies(0), task_of, should_stop=lambda: bool(away()))
+    assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
+    assert begun(sweep)  # as the worker has sent back what it had
+    backend = OnCopies(1)
+    assert carry_out_sweep(sweep, backend, task_of)
+    assert (backend.left, backend.was_locked) == (0, True)
+    assert_finished_as_if_alone(sweep.runs, tmp_path / "alone")
+    assert not any(Folder(run.path).is_owned() for run in sweep.runs)
+    assert not NOWHERE.exists()
+    for left in Path(tempfile.gettempdir()).glob("conescope-*/*/journal.jsonl"):
+        if left.parent.name in {run.id for run in sweep.runs}:  # of the worker that was killed
+            shutil.rmtree(left.parents[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path, tiny_overrides, cluster):
+    import ray
+
+    from conescope.experiments.sweep import ray_cluster
+
+    def unseeing(task):
+        ray_cluster._carry_out_here(replace(task, folder=NOWHERE / task.run.id))
+
+    backend, ends = ray_cluster.RayCluster(), []
+    backend._remote = ray.remote(num_cpus=1, max_retries=0)(unseeing)
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0")
+    carry_out_sweep(sweep, backend, task_of, told=lambda run, _: ends.append(run.error))
+    assert len(ends) == 1
+    assert "does not see /nowhere/digits-" in ends[0]
+    assert ends[0].endswith("add --copy")
 
 
 DRIVER = """

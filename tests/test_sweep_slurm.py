@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-_MOST_SECONDS = 100
+_MOST_SECONDS = 300
 
 
 @pytest.fixture(scope="module")

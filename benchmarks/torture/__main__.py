@@ -1,4 +1,4 @@
-"""Run batteries of attacks on run folders, and print how many cases held.
+"""Run batteries of attacks on run folders and on processes, and print how many cases held.
 
 `python -m benchmarks.torture damages --seed 0 --share 0.1`; exits with 1 unless all held.
 """
@@ -11,14 +11,22 @@ import sys
 import torch
 
 from benchmarks.torture.bad_inputs import bad_inputs
+from benchmarks.torture.concurrency import concurrency
 from benchmarks.torture.damages import damages
 from benchmarks.torture.evil_files import evil_files
+from benchmarks.torture.failing_writes import failing_writes
+from benchmarks.torture.kills import kills
+from benchmarks.torture.memory import memory
 from benchmarks.torture.outcome import Battery, table
 
 BATTERIES: dict[str, Battery] = {
     "damages": damages,
     "evil-files": evil_files,
     "bad-inputs": bad_inputs,
+    "failing-writes": failing_writes,
+    "kills": kills,
+    "concurrency": concurrency,
+    "memory": memory,
 }
 
 

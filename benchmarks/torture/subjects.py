@@ -19,7 +19,7 @@ from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
 
-_TINY = [
+TINY = [
     "--model.name=mlp",
     "--model.width=0.1",
     "--training.steps=24",
@@ -32,6 +32,7 @@ _TINY = [
     "--snapshots.resume=every 5",
     "--threads=1",
 ]
+"""The fields of a recipe that trains in a second, beside its data set, digits."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Subject:
 def subjects(folder: Path) -> list[Subject]:
     """Return the kinds of run folders; the branch's parent is made in `folder`."""
     parent = folder / "parent"
-    run_experiment(load_recipe("digits", _TINY), parent, command="torture")
+    run_experiment(load_recipe("digits", TINY), parent, command="torture")
     return [
-        Subject("run", lambda path: _train(load_recipe("digits", _TINY), path)),
+        Subject("run", lambda path: _train(load_recipe("digits", TINY), path)),
         Subject("branch", lambda path: _train(branch_recipe(parent, 12), path)),
-        Subject("watch", _watch),
+        Subject("watch", watch),
         Subject("measured series", lambda path: _measure(folder / "checkpoints", path)),
     ]
 
@@ -99,7 +100,7 @@ def _network() -> nn.Module:
     return model
 
 
-def _watch(path: Path) -> None:
+def watch(path: Path) -> None:
     """Train a small network below a watch."""
     model, probe = _network(), torch.arange(18.0).reshape(6, 3) / 8 - 1
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -43,7 +43,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     patterns, out, steps = arguments.revisions or (), arguments.out, given_steps_of(arguments)
     with (
         opened(source, patterns, arguments.step_pattern, steps, out) as series,
-        stopping() as received,
+        stopping("ending with this checkpoint") as received,
         ProgressBar(STDERR) as bar,
     ):
         done = audit(series, out, progress=bar, should_stop=lambda: bool(received))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from conescope.cli.terminal import STDERR, STDOUT
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
-from conescope.runs.foreign import printable
 from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_reading import (
     field_parser,
@@ -24,10 +25,13 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose messages show control characters of the command line as escapes."""
+    """A parser whose messages show control characters of the command line as escapes.
+
+    A stream that it cannot write to is an error.
+    """
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(printable(message), file)
+        (STDOUT if file is sys.stdout else STDERR).out(message, end="")
 
 
 class Commands:

@@ -21,6 +21,7 @@ from conescope.experiments.lazy.lazy_report import compare
 from conescope.experiments.lazy.pretrained_classifier import Classifier
 from conescope.experiments.lazy.samples import samples_of
 from conescope.experiments.lazy.text_classifier import text_classifier
+from conescope.measuring.hub import SCHEME
 from conescope.measuring.texts import Texts, read_texts
 
 _SETTINGS = (
@@ -73,6 +74,7 @@ def _lazy(arguments: argparse.Namespace) -> int:
     from conescope.report.lazy_page import write_lazy_page
 
     device = usable_device(arguments.device)
+    arguments.model = arguments.model.removeprefix(SCHEME)
     files = [arguments.data] if arguments.test is None else [arguments.data, arguments.test]
     of = _images if arguments.data.is_dir() else _texts
     model, labels = of(arguments, files, device)
@@ -84,7 +86,10 @@ def _lazy(arguments: argparse.Namespace) -> int:
     samples = samples_of(pairs[0], pairs[1] if len(pairs) > 1 else None, model.notes)
     settings = Finetuning(**{name: getattr(arguments, name) for name in _SETTINGS})
     command = shlex.join(["conescope", *arguments.words])
-    with stopping() as received, ProgressBar(STDERR) as bar:
+    with (
+        stopping("ending; seeds that are finished are stored, this one is not") as received,
+        ProgressBar(STDERR) as bar,
+    ):
         job = Job(
             model.build,
             samples,

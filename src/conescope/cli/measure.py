@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.cli.commands import Commands
+from conescope.cli.measure_options import add_for_checkpoints, add_for_described
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
@@ -20,13 +21,13 @@ from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.experiment import usable_device
 from conescope.experiments.remeasure import Snapshots
 from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
-from conescope.measuring.adapt import POOLS
 from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub import is_on_hub
+from conescope.measuring.probe import Probe
 from conescope.runs.user_code import build_model, import_object
 
 _FOR_CHECKPOINTS = (
@@ -37,6 +38,7 @@ _FOR_HUB = (
     "revisions", "texts", "column", "length", "samples", "tokenizer", "base", "keep_cache",
     "skip_failed", "trust_remote_code",
 )  # fmt: skip
+_FOR_TEXTS = ("column", "length", "samples", "tokenizer")
 _FOR_RUNS = ("batchnorm", "when")
 
 
@@ -83,62 +85,30 @@ def add(commands: Commands) -> None:
     )
     option("--by-layer", action="store_true", help="also store the kernel of each layer")
     option("--memory", metavar="SIZE", help="memory for the measurement, such as 2GB")
-    _add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
+    add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
     group = "for the Hugging Face Hub and folders that transformers or peft saved, beside those"
-    _add_for_described(parser.add_argument_group(group).add_argument)
+    add_for_described(parser.add_argument_group(group).add_argument)
     own = parser.add_argument_group("for a run's snapshots").add_argument
     own("--batchnorm", choices=get_args(BatchNorm),
         help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
     own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
 
 
-def _add_for_checkpoints(option: Callable[..., argparse.Action]) -> None:
-    option("--model", metavar="MODULE:BUILD", help="function that builds the model; runs its code")
-    option("--probe", metavar="FILE", help="the samples, as .parquet, .safetensors, .npz or .pt")
-    option("--inputs", metavar="NAME,…", help="the probe's columns to use as inputs (default all)")
-    option("--labels", metavar="NAME", help="the probe's column with the samples' classes")
-    option("--step-pattern", metavar="REGEX",
-        help=r"regular expression whose group is the step: 'ckpt_(\d+)'")  # fmt: skip
-    option("--steps", metavar="CSV", type=Path, help="CSV file of lines 'file,step'")
-    option("--iterations-per-epoch", metavar="N", type=int,
-        help="for names that count in epochs: model_ep3_it20.pth is step 3 N + 20")  # fmt: skip
-    option("--select", metavar="FIELD", help="field of the model's output, such as logits or 0")
-    option("--pool", choices=tuple(POOLS),
-        help="take the outputs of the last token, or their mean over tokens")  # fmt: skip
-    option("--device", help="cpu (default), cuda or another device of torch")
-
-
-def _add_for_described(option: Callable[..., argparse.Action]) -> None:
-    option("--revisions", metavar="PATTERN", action="append",
-        help="branches and tags to measure, such as 'step*'; may be given again, once for each "
-        "stage of the training, in their order")  # fmt: skip
-    option("--texts", metavar="FILE",
-        help="the samples, as .jsonl, .txt, .csv or .parquet, or hf://datasets/ORG/NAME; in place "
-        "of --probe")  # fmt: skip
-    option("--column", metavar="NAME", help="the column of the texts (default text)")
-    option("--length", metavar="T", type=int,
-        help="tokens to which each text is cut or padded (default: the longest)")  # fmt: skip
-    option("--samples", metavar="N", type=int, help="take the first N texts (default all)")
-    option("--tokenizer", metavar="ORG/NAME", help="or a folder (default the repository's own)")
-    option("--base", metavar="ORG/NAME", help="or a folder: the model on which adapters of peft "
-        "are put (default the one that they name)")  # fmt: skip
-    option("--keep-cache", action="store_true", default=None,
-        help="keep what is downloaded in the Hub's cache")  # fmt: skip
-    option("--skip-failed", action="store_true", default=None,
-        help="leave out a revision that cannot be measured, with a warning")  # fmt: skip
-    option("--trust-remote-code", action="store_true", default=None,
-        help="run Python code of the repository, if transformers does not know it")  # fmt: skip
-
-
 def _measure(arguments: argparse.Namespace) -> int:
     command = shlex.join(["conescope", *arguments.words])
     is_run = _is_run(arguments)
     is_hub = any(map(is_on_hub, arguments.series))
+    if not is_run and arguments.out.resolve() in [
+        Path(each).resolve() for each in arguments.series
+    ]:
+        raise RecipeError(
+            f"command line: {arguments.out} holds the checkpoints; choose another folder as --out"
+        )
     if not is_run and (is_hub or arguments.model is None):
         _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
         return _measure_described(arguments, command, is_hub)
     subject, choice = subject_and_choice(arguments)
-    with stopping() as received, ProgressBar(STDERR) as bar:
+    with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
             subject, choice, arguments.out, command=command, progress=bar,
             should_stop=lambda: bool(received),
@@ -184,7 +154,7 @@ def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool
     with prepared_in(arguments.out):
         subject, choice = prepare(wanted, arguments.out)
         say("measuring", subject.source["description"])
-        with stopping() as received, ProgressBar(STDERR) as bar:
+        with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
             is_complete = measure_series(
                 subject, choice, arguments.out, command, bar, lambda: bool(received)
             )
@@ -237,12 +207,19 @@ def _snapshots(arguments: argparse.Namespace) -> Snapshots:
 
 def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
     series = arguments.series
-    _refuse(arguments, (*_FOR_RUNS, *_FOR_HUB), "checkpoints")
-    if arguments.probe is None:
-        raise RecipeError("command line: checkpoints need --probe, such as data.parquet")
+    others = [name for name in _FOR_HUB if name not in ("texts", *_FOR_TEXTS)]
+    _refuse(arguments, (*_FOR_RUNS, *others), "checkpoints")
+    has_texts = arguments.texts is not None
+    _refuse(arguments, ("probe", "inputs") if has_texts else _FOR_TEXTS,
+            f"measured with{'' if has_texts else 'out'} --texts")  # fmt: skip
+    if arguments.probe is None and (not has_texts or arguments.tokenizer is None):
+        raise RecipeError(
+            "command line: checkpoints need --probe, such as data.parquet; or --texts, and "
+            "--tokenizer FOLDER or ORG/NAME, which is not beside such checkpoints"
+        )
     model = _built(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    probe, labels = _probe(arguments, dtype)
+    probe, labels = _probe_of_texts(arguments, model) if has_texts else _probe(arguments, dtype)
     files = series[0] if len(series) == 1 else set(series)
     return Checkpoints(
         model, arguments.model, probe, files, arguments.step_pattern, labels,
@@ -287,6 +264,17 @@ def _probe(
     column = arguments.labels
     probe = load_probe(arguments.probe, names, dtype, labels=column)
     return probe, None if column is None else load_labels(arguments.probe, column)
+
+
+def _probe_of_texts(
+    arguments: argparse.Namespace, model: nn.Module
+) -> tuple[Probe, Tensor | Sequence[int] | None]:
+    """Return the texts as inputs of the user's own model, and their labels."""
+    from conescope.measuring.hub.own_model import probe_for
+
+    chosen = {name: getattr(arguments, name) for name in ("labels", "select", "pool", *_FOR_TEXTS)}
+    made = probe_for(model, arguments.texts, **chosen)
+    return made.inputs, made.labels
 
 
 def _outputs(text: str) -> Outputs:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
 from rich.table import Table
 
 from conescope.cli.commands import Commands, chosen_recipe
-from conescope.cli.terminal import STDOUT
+from conescope.cli.terminal import STDOUT, Terminal
 from conescope.training.parts import REQUIRED
 from conescope.training.recipe_reading import packaged_recipes, parts_of
 
@@ -25,7 +24,7 @@ def _recipes(_: argparse.Namespace) -> int:
     table.add_column()
     for name, description in packaged_recipes().items():
         table.add_row(name, description)
-    Console(highlight=False).print(table)
+    Terminal(highlight=False).print(table)
     return 0
 
 

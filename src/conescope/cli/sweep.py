@@ -79,7 +79,7 @@ def carry_out(
     arguments: argparse.Namespace, points: Sequence[Planned], kind: SweepKind = "training"
 ) -> int:
     """Show the plan of a sweep, then carry out what has not ended; return the exit status."""
-    from conescope.experiments.sweep.sweep_folder import ENDED, plan_sweep, store_sweep
+    from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep, stored_numbers
 
     for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
         if folder is not None and folder.exists() and not folder.is_dir():
@@ -87,7 +87,7 @@ def carry_out(
     command = shlex.join(["conescope", *arguments.words])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
     places = places_of(arguments, sweep)
-    left = [run for run in sweep.runs if run.state() not in ENDED]
+    left = [run for run in sweep.runs if stored_numbers(run.path) is None]
     show_plan(sweep, left, places)
     if arguments.dry_run:
         return 0
@@ -104,7 +104,10 @@ def _submit(sweep: Sweep, left: list[SweepRun], places: Places) -> int:
     options = SlurmOptions(places.partition, places.minutes, int(places.gpus), places.threads)
     tasks = [places.task(sweep, run) for run in left]
     jobs = submit_jobs(tasks, sweep.path / "slurm", options)
-    say("submitted", f"{len(jobs):,} jobs; 'conescope sweep status {sweep.path}' says how far")
+    waiting = len(left) - len(jobs)
+    number = f"{len(jobs):,} {'job' if len(jobs) == 1 else 'jobs'}" if jobs else "nothing"
+    queued = f", {waiting:,} submitted before" if waiting else ""
+    say("submitted", f"{number}{queued}; 'conescope sweep status {sweep.path}' says how far")
     return 0
 
 
@@ -118,7 +121,7 @@ def _wait_for(sweep: Sweep, left: list[SweepRun], places: Places) -> int:
         ends[run.id] = run, state
         say("run", f"{len(ends):,} of {len(left):,}, {run.id}: {state}{_why(run, state)}")
 
-    with stopping() as received:
+    with stopping("letting the runs store their state") as received:
         is_through = carry_out_sweep(
             sweep,
             places.backend(),

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from conescope.experiments.sweep.single_run import RunTask
     from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun
 
+_PRELOADED = (
+    "conescope.cli",
+    "conescope.report.run_numbers",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+)
+"""What the runs on this machine load beside what every run loads."""
+
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -30,6 +38,11 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         "--gpus", type=float, metavar="N", default=0.0, help="ray, slurm: GPUs of a run (default 0)"
     )
     option("--address", metavar="HOST:PORT", help="ray: the head of a running cluster")
+    option(
+        "--copy",
+        action="store_true",
+        help="ray: send run folders to the nodes and back, which do not share a file system",
+    )
     option("--partition", metavar="NAME", help="slurm: the partition")
     option(
         "--time", type=int, metavar="MINUTES", default=60, help="slurm: a job's limit (default 60)"
@@ -45,6 +58,7 @@ class Places:
     threads: int
     gpus: float
     address: str | None
+    copies: bool
     partition: str | None
     minutes: int
 
@@ -53,10 +67,10 @@ class Places:
         if self.on == "ray":
             from conescope.experiments.sweep.ray_cluster import RayCluster
 
-            return RayCluster(self.address, self.threads, self.gpus)
+            return RayCluster(self.address, self.threads, self.gpus, copies=self.copies)
         from conescope.experiments.sweep.slots import Slots
 
-        return Slots(self.slots, self.threads, ["conescope.report.run_numbers", "sklearn.datasets"])
+        return Slots(self.slots, self.threads, _PRELOADED)
 
     def task(self, sweep: Sweep, run: SweepRun) -> RunTask:
         """Return all that a worker needs to carry out a run."""
@@ -89,12 +103,26 @@ def places_of(arguments: argparse.Namespace, sweep: Sweep) -> Places:
         raise RecipeError(f"--gpus is a number from 0 on, not {arguments.gpus:g}")
     if arguments.on == "slurm" and arguments.gpus % 1:
         raise RecipeError(f"SLURM gives whole GPUs to a job, not {arguments.gpus:g}")
+    if arguments.copy:
+        _check_copies(arguments.on, sweep)
     return Places(
         on=arguments.on,
         slots=slots,
         threads=threads,
         gpus=arguments.gpus,
         address=arguments.address,
+        copies=arguments.copy,
         partition=arguments.partition,
         minutes=arguments.time,
     )
+
+
+def _check_copies(on: str, sweep: Sweep) -> None:
+    """Raise `RecipeError` unless the runs of a sweep can be carried out on copies."""
+    if on != "ray":
+        raise RecipeError(f"--copy is for --on ray; with --on {on} leave it out")
+    if sweep.kind == "measurement" or any(run.base["branch"]["run"] for run in sweep.runs):
+        raise RecipeError(
+            "--copy sends only a run's own folder, and these runs read other runs or weights too; "
+            "put all of them on a file system that the nodes share, and leave --copy out"
+        )

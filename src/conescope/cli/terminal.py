@@ -15,20 +15,32 @@ from rich.text import Text
 from conescope.runs.foreign import printable
 
 
-class _Terminal(Console):
+class Terminal(Console):
     """A console that shows control characters in texts, such as foreign names, as escapes."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts and tables; see `rich.console.Console.print`."""
-        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **options)
+        shown = (printable(o) if isinstance(o, str) else o for o in objects)
+        with self._named():
+            super().print(*shown, **options)
 
     def out(self, *objects: Any, **options: Any) -> None:
         """Print texts as they are; see `rich.console.Console.out`."""
-        super().out(*(printable(str(o)) for o in objects), **options)
+        with self._named():
+            super().out(*(printable(str(o)) for o in objects), **options)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the stream in the error of one that is full or closed."""
+        try:
+            yield
+        except OSError as error:
+            name = "standard error" if self.stderr else "standard output"
+            raise OSError(error.errno, error.strerror, name) from error
 
 
-STDOUT = _Terminal(highlight=False, soft_wrap=True)
-STDERR = _Terminal(stderr=True, highlight=False, soft_wrap=True)
+STDOUT = Terminal(highlight=False, soft_wrap=True)
+STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
 """Letters that the names of a table's rows take, and that each column takes at least."""
@@ -79,10 +91,13 @@ def say(what: str, text: str) -> None:
 
 
 @contextmanager
-def stopping() -> Iterator[list[int]]:
+def stopping(before_it: str = "storing the state of this iteration") -> Iterator[list[int]]:
     """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts.
 
     A signal that the process ignores, as those do that a sweep has begun, stays ignored.
+
+    Args:
+        before_it: what is done before the process ends, to say so.
     """
     received: list[int] = []
 
@@ -90,7 +105,7 @@ def stopping() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        say("stopping", "storing the state of this iteration; once more to stop without")
+        say("stopping", f"{before_it}; once more to stop without")
 
     heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
     before = {s: signal.signal(s, note) for s in heard}

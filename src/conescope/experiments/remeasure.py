@@ -14,7 +14,7 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
-from conescope.runs.contents import by_step, check_same_data
+from conescope.runs.contents import by_step, check_same_data, is_finished
 from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
@@ -43,12 +43,18 @@ class Snapshots(Subject):
     ) -> None:
         self._folder, self.recipe = Folder(path), read_recipe(path)
         self._entries = by_step(self._folder, Kind.SNAPSHOT)
-        if not self._entries:
-            raise CheckpointError(
-                f"{path} holds no snapshot to measure; set snapshots.keep before the run, for "
-                f"example to 'every 1000'"
-            )
         self._experiment = Experiment(self.recipe)
+        is_being_written = not is_finished(self._folder) and self._folder.is_owned()
+        if is_being_written:  # a run removes those that it does not keep
+            keep = self._experiment.moments.keep
+            self._entries = {s: entry for s, entry in self._entries.items() if s in keep}
+        self._hint = (
+            "it is still being written, so run the same command again when it is further"
+            if is_being_written
+            else "set snapshots.keep before the run, for example to 'every 1000'"
+        )
+        if not self._entries:
+            raise CheckpointError(f"{path} holds no snapshot to measure; {self._hint}")
         check_same_data(self._folder, self._experiment.data.digest)
         chosen = list(self._entries) if when is None else self._kept_when(when)
         self.model = self._experiment.begin()[0].eval()
@@ -69,7 +75,7 @@ class Snapshots(Subject):
         if not chosen:
             raise CheckpointError(
                 f"{self._folder.path} kept no snapshot at {when!r}; it has those of "
-                f"{', '.join(f'{step:,}' for step in self._entries)}"
+                f"{', '.join(f'{step:,}' for step in self._entries)}; {self._hint}"
             )
         return chosen
 

@@ -8,6 +8,7 @@ procedure (arXiv:2503.16316, figure 2).
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from conescope.kernel.distance import Float64Array
 from conescope.runs.contents import has_run
 from conescope.runs.progress import Progress
 from conescope.runs.reader import read_scalars
+from conescope.runs.shared_files import write_result
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
 from conescope.training.data import load_data
@@ -213,20 +215,18 @@ def write_table(switch: Switch, result: SwitchResult, file: Path) -> None:
         StoreError: if the file cannot be written.
     """
     names = ["run", "dynamics", "switch", "until", *QUANTITIES, "diverged"]
-    try:
-        with file.open("w", newline="", encoding="utf-8") as opened:
-            table = csv.writer(opened)
-            table.writerow(names)
-            for row, parent in enumerate(switch.parents):
-                values = [result.parents[q][row] for q in QUANTITIES]
-                table.writerow([parent, "parent", "", result.until, *values, False])
-                for dynamics in DYNAMICS:
-                    for column, point in enumerate(result.points):
-                        values = [result.children[dynamics][q][row, column] for q in QUANTITIES]
-                        diverged = result.diverged[dynamics][row, column]
-                        table.writerow([parent, dynamics, point, result.until, *values, diverged])
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error.strerror}") from error
+    written = io.StringIO(newline="")
+    table = csv.writer(written)
+    table.writerow(names)
+    for row, parent in enumerate(switch.parents):
+        values = [result.parents[q][row] for q in QUANTITIES]
+        table.writerow([parent, "parent", "", result.until, *values, False])
+        for dynamics in DYNAMICS:
+            for column, point in enumerate(result.points):
+                values = [result.children[dynamics][q][row, column] for q in QUANTITIES]
+                diverged = result.diverged[dynamics][row, column]
+                table.writerow([parent, dynamics, point, result.until, *values, diverged])
+    write_result(file, written.getvalue().encode())
 
 
 def child_path(parent: Path, recipe: Recipe) -> Path:

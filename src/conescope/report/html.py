@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from string import Template
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from conescope.errors import StoreError
 from conescope.report.plot import Plot
 from conescope.report.plotly_drawing import chart
+from conescope.runs.shared_files import write_result
 
 CHART_CONFIG = {
     "displaylogo": False,
@@ -45,18 +44,7 @@ def write_page(path: Path, text: str) -> Path:
     Raises:
         StoreError: if the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # others may write it, too
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as reason:
-        aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write the report {path}: {reason.strerror}; free space there or choose "
-            "another file"
-        ) from reason
-    return path
+    return write_result(path, text.encode())
 
 
 def page_of(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from conescope.errors import KernelError, StoreError, TrainingError
+from conescope.errors import KernelError, TrainingError
 from conescope.report.figures import FIGURES
 from conescope.report.matplotlib_drawing import draw
 from conescope.report.plot import Plot
 from conescope.report.style import PAPER, Style, in_force
 from conescope.report.summary import state
 from conescope.runs.reader import Run
+from conescope.runs.shared_files import write_result
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +110,8 @@ def save_plot(
         metadata[".pdf"]["Subject"] = metadata[".png"]["Description"] = about
     files = {stem.with_name(stem.name + suffix): metadata[suffix] for suffix in metadata}
     for file, fields in files.items():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with in_force(style):
-                drawn.savefig(file, metadata=fields)
-        except OSError as reason:
-            raise StoreError(
-                f"cannot write the figure {file}: {reason.strerror}; free space there or choose "
-                "another folder"
-            ) from reason
+        drawing = io.BytesIO()
+        with in_force(style):
+            drawn.savefig(drawing, format=file.suffix[1:], metadata=fields)
+        write_result(file, drawing.getvalue())
     return list(files)

@@ -60,6 +60,11 @@ def read_journal(path: Path) -> Journal:
         data = path.read_bytes()
     except FileNotFoundError:
         return Journal()
+    except NotADirectoryError:
+        raise StoreError(
+            f"{path.parent} cannot be a folder, as a file is in its place; choose another folder, "
+            f"or move the file away"
+        ) from None
     except OSError as error:
         raise StoreError(
             f"cannot read {path}: {error.strerror}; move away what stands there, and run the "

@@ -228,7 +228,10 @@ def read_recipe(path: str | Path, recipe_of: RecipeOf) -> Recipe:
     """
     recipe = _recipe(_open(path)[1], path, recipe_of)
     if recipe is None:
-        raise StoreError(f"{path} holds kernels of a training that is not conescope's own")
+        raise StoreError(
+            f"{path} holds kernels of a training that is not conescope's own; to measure them "
+            f"anew, give the checkpoints, not the run"
+        )
     return recipe
 
 

@@ -46,7 +46,13 @@ class Folder:
         self._note_files()
 
     def _read(self) -> Journal:
-        return read_journal(self.path / _JOURNAL)
+        file = self.path / _JOURNAL
+        try:
+            file.stat()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                return Journal()
+        return read_journal(file)  # which says what else is wrong with the path
 
     def _note_files(self) -> None:
         self._files: dict[str, Entry] = {}
@@ -246,11 +252,7 @@ _REPAIR = "run the command that made this folder again, to make it anew"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in, so that they are on the disk.
-
-    Raises:
-        OSError: if the system refuses.
-    """
+    """Make a folder and those that it lies in, so that they are on the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -258,11 +260,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or as before, whatever happens.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write a file that is whole or as before, whatever happens."""
     aside = path.with_name(f".{path.name}.part")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -285,9 +283,15 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_in_the_way = error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
-        cure = "move away what stands there" if is_in_the_way else "make room"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; {cure} or choose another folder "
+            f"cannot write {path}: {error.strerror or error}; "
+            f"{_CURES.get(error.errno or 0, 'make room')} or choose another folder "
             f"with --out, then run the same command again: everything before is intact"
         ) from error
+
+
+_CURES = {
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move away what stands there"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n 1024)"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
+}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -120,6 +121,12 @@ def field_parser(options: Options) -> ArgumentParser:
     return parser
 
 
+@cache
+def _parser_without_options() -> ArgumentParser:
+    """Return the parser of stored recipes, which takes longer to build than to use."""
+    return field_parser({})
+
+
 def _packaged() -> Traversable:
     return resources.files("conescope.training") / "recipes"
 
@@ -155,7 +162,7 @@ def _parse(values: Mapping[str, Any], overrides: Sequence[str] | None, source: s
             if section in PARTS and inner:
                 raise RecipeError(f"{where}: {parts[section].unknown(inner)}")
             raise unknown_field(name, list(FIELDS), where)
-    parser = field_parser(options)
+    parser = field_parser(options) if any(options.values()) else _parser_without_options()
     try:
         parsed = parser.parse_object(given, defaults=False)
         words = [f"--{name}={text}" for name, text in changes.items()]

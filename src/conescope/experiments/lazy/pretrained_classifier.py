@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from conescope.errors import ModelError
+from conescope.errors import CheckpointError, ModelError
 from conescope.measuring.checkpoints.trial import quiet_transformers
 from conescope.measuring.hub.pretrained import first_line
 
@@ -55,6 +55,26 @@ def check_folder(name: str) -> None:
         )
     if not path.exists() and (path.is_absolute() or name.startswith(".") or len(path.parts) > 2):
         raise ModelError(f"{name} does not exist; look for a typing mistake in the name")
+    if not path.exists():
+        _check_on_hub(name)
+
+
+def _check_on_hub(name: str) -> None:
+    """Refuse a name under which neither the Hub nor the cache of it has a configuration."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    from conescope.measuring.hub.connection import explained
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # the client tells each attempt to reach the Hub
+    try:
+        with explained(name):
+            hf_hub_download(name, "config.json")
+    except CheckpointError as error:
+        raise ModelError(f"{name} is no folder here, and {error}") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def load_classifier(

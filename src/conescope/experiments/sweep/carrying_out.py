@@ -9,7 +9,6 @@ from typing import Protocol
 
 from conescope.experiments.sweep.single_run import RunTask, note_error
 from conescope.experiments.sweep.sweep_folder import (
-    ENDED,
     State,
     Sweep,
     SweepRun,
@@ -118,7 +117,7 @@ class _Work:
     def __init__(
         self, sweep: Sweep, backend: Backend, task_of: Callable[[SweepRun], RunTask], told: Told
     ) -> None:
-        self.waiting = deque(run for run in sweep.runs if run.state() not in ENDED)
+        self.waiting = deque(run for run in sweep.runs if stored_numbers(run.path) is None)
         self.active: dict[str, SweepRun] = {}
         self._backend, self._task_of, self._told = backend, task_of, told
         self._failures: dict[str, list[tuple[str, int]]] = {}

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
+from contextlib import ExitStack
 from typing import Any
 
-from conescope.errors import MissingPackageError, RecipeError
+from conescope.errors import MissingPackageError, RecipeError, StoreError
 from conescope.experiments.sweep.carrying_out import Ended
-from conescope.experiments.sweep.single_run import RunTask, carry_out_run
-from conescope.runs.store import Folder
+from conescope.experiments.sweep.run_copies import (
+    SentBack,
+    carry_out_copy,
+    pack_run,
+    unpack_run,
+)
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
+from conescope.runs.store import Folder, make_folder
 
 _CONNECT_SECONDS = 5.0
 
@@ -23,31 +31,43 @@ _ASK_SECONDS = 2.0
 _RETRIES = 5
 """Times that Ray itself begins a task again whose worker or node is lost."""
 
+_MOST_COPIES = 256
+"""Runs whose copies are with the cluster at a time; the lock of each is an open file here."""
+
 
 class RayCluster:
     """A Ray cluster that carries out runs: the one that is there, or one on this machine.
 
-    The run folders have to be on a file system that all nodes share. Ray places the tasks, and
-    begins those again whose worker or node is lost.
+    Ray places the tasks, and begins those again whose worker or node is lost.
 
     Args:
         address: that of a cluster's head, such as `10.0.0.1:6379`; by default the cluster that
             `RAY_ADDRESS` or `ray start` names, else one that lives here until the sweep ends.
         threads: CPU threads of each run.
         gpus: GPUs of each run; a part of one if several runs share it.
+        copies: whether workers get copies of the run folders and send them back at the end, for
+            nodes that do not share the file system that these are on.
 
     Raises:
         MissingPackageError: if Ray is not installed.
         RecipeError: if no cluster answers at the address.
     """
 
-    def __init__(self, address: str | None = None, threads: int = 1, gpus: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        threads: int = 1,
+        gpus: float = 0.0,
+        *,
+        copies: bool = False,
+    ) -> None:
         try:
             import ray
         except ImportError:
             raise MissingPackageError.of("ray", "ray") from None
         self._ray: Any = ray
         self._tasks: dict[Any, RunTask] = {}
+        self._refused: list[Ended] = []
         self._stopping = self._is_lost = False
         self._began_here = not ray.is_initialized()
         if self._began_here:
@@ -61,19 +81,29 @@ class RayCluster:
                     f"no Ray cluster answers at {address or 'the default address'} ({reason}); "
                     f"start one by 'ray start --head' and give its address with --address"
                 ) from None
+        self._copies = _Copies(ray) if copies else None
         self._head = ray.get_runtime_context().gcs_address
         self._answered = self._asked = time.monotonic()
         self._remote = ray.remote(
             num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
-        )(carry_out_run)
+        )(_carry_out_copy if copies else _carry_out_here)
 
     def has_room(self) -> bool:
-        """Return true: Ray queues what it has no room for."""
-        return True
+        """Return whether Ray is to have another run, which it queues if it is busy."""
+        return self._copies is None or len(self._tasks) < _MOST_COPIES
 
     def submit(self, task: RunTask) -> None:
         """Queue a run."""
-        self._tasks[self._remote.options(name=task.run.id).remote(task)] = task
+        try:
+            if self._copies is None:
+                make_folder(task.folder)  # by which a node is known to see it
+                sent = ()
+            else:
+                sent = self._copies.lend(task), self._copies.desk
+        except (OSError, StoreError) as error:  # or another process has just taken the folder
+            self._refused.append(Ended(task.run.id, error=line_of(error)))
+        else:
+            self._tasks[self._remote.options(name=task.run.id).remote(task, *sent)] = task
 
     def wait(self, seconds: float) -> list[Ended]:
         """Return the runs whose tasks have ended, after at most `seconds`.
@@ -82,6 +112,9 @@ class RayCluster:
             RecipeError: if the cluster's head is lost; Ray would wait on, then end the process.
         """
         self._check_head()
+        if self._refused:
+            refused, self._refused = self._refused, []
+            return refused
         if not self._tasks:
             time.sleep(seconds)
             return []
@@ -109,13 +142,16 @@ class RayCluster:
 
     def _is_storing(self, task: Any) -> bool:
         """Return whether a run that was told to stop, which Ray counts as ended, is at work yet."""
-        return self._stopping and Folder(self._tasks[task].folder).is_owned()
+        is_here = self._stopping and self._copies is None
+        return is_here and Folder(self._tasks[task].folder).is_owned()
 
     def _ended(self, task: Any) -> Ended:
         planned = self._tasks.pop(task)
         name, known = planned.run.id, self._ray.exceptions
         try:
-            self._ray.get(task)
+            sent = self._ray.get(task)
+            if self._copies is not None:
+                return Ended(name, error=self._copies.take_back(planned, sent))
         except known.TaskCancelledError:
             return Ended(name)
         except known.RayTaskError as error:
@@ -125,20 +161,132 @@ class RayCluster:
             return Ended(name, error=line)
         except known.RayError as error:
             return Ended(name, f"lost by Ray {_RETRIES + 1} times: {type(error).__name__}")
+        finally:
+            if self._copies is not None:
+                self._copies.free(planned)
         return Ended(name)
 
     def stop(self) -> None:
         """Ask the runs at work to store their state and stop; drop those that are queued."""
         self._stopping = True
-        for task in self._tasks:
-            self._ray.cancel(task, force=False, recursive=False)
+        begun = set() if self._copies is None else self._copies.stop()
+        for task, planned in self._tasks.items():
+            if planned.run.id not in begun:
+                self._ray.cancel(task, force=False, recursive=False)
 
     def close(self) -> None:
         """End what is left at once; leave the cluster, or stop it if it was started here."""
         for task in () if self._is_lost else self._tasks:
             self._ray.cancel(task, force=True, recursive=False)
+        if self._copies is not None:
+            for planned in self._tasks.values():
+                self._copies.free(planned)
         if self._began_here:
             self._ray.shutdown()
+
+
+class _Copies:
+    """Copies of run folders that workers have; the folders themselves are locked meanwhile.
+
+    A task that Ray cancels while it is at work cannot return anything, so workers ask an actor, the
+    desk, whether to stop.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._locks: dict[str, ExitStack] = {}
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self.desk = ray.remote(num_cpus=0)(_Desk).options(scheduling_strategy=here).remote()
+
+    def lend(self, task: RunTask) -> bytes:
+        """Lock the folder of a run, and return a copy of it.
+
+        Raises:
+            StoreError: if another process owns the folder, or it cannot be read.
+        """
+        with ExitStack() as lock:
+            lock.enter_context(Folder(task.folder).owned())
+            archive = pack_run(task.folder)
+            self._locks[task.run.id] = lock.pop_all()
+        return archive
+
+    def take_back(self, task: RunTask, sent: SentBack) -> str:
+        """Unpack what a worker has sent back, and return the line of the run's error, or nothing.
+
+        Raises:
+            StoreError: if the folder cannot be written.
+        """
+        if sent.archive is not None:
+            unpack_run(sent.archive, task.folder)
+        return sent.error
+
+    def free(self, task: RunTask) -> None:
+        """Free the folder of a run."""
+        self._locks.pop(task.run.id).close()
+
+    def stop(self) -> set[str]:
+        """Tell the workers to stop, and return the ids of the runs that they have begun."""
+        return self._ray.get(self.desk.stop.remote())
+
+
+class _Desk:
+    """The actor that tells workers with copies whether to stop."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._stopping = False
+
+    def begin(self, name: str) -> bool:
+        """Return whether a run may begin, and note that it has."""
+        if not self._stopping:
+            self._begun.add(name)
+        return not self._stopping
+
+    def is_stopping(self) -> bool:
+        """Return whether workers are to store their state and stop."""
+        return self._stopping
+
+    def stop(self) -> set[str]:
+        """Have all workers stop, and return the ids of the runs that have begun."""
+        self._stopping = True
+        return self._begun
+
+
+def _carry_out_here(task: RunTask) -> None:
+    """Carry out a run in its own folder, on a node that sees it.
+
+    Raises:
+        StoreError: if this node does not see the folder, which exists.
+    """
+    if not task.folder.is_dir():
+        raise StoreError(
+            f"the node {socket.gethostname()} does not see {task.folder}; put the sweep on a file "
+            f"system that all nodes share, or add --copy"
+        )
+    # Ray cancels by SIGINT, which a cluster that was started in the background ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    carry_out_run(task)
+
+
+def _carry_out_copy(task: RunTask, archive: bytes, desk: Any) -> SentBack:
+    """Carry out a run on a copy of its folder, unless the sweep is stopping.
+
+    It never waits by `ray.get`, during which Ray would give its CPU to another run.
+    """
+    if not desk.begin.remote(task.run.id).future().result():
+        return SentBack()
+    asked = time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal asked
+        if time.monotonic() - asked < _ASK_SECONDS:
+            return False
+        asked = time.monotonic()
+        return desk.is_stopping.remote().future().result()
+
+    return carry_out_copy(task, archive, should_stop)
 
 
 def _check_answers(address: str | None) -> None:

@@ -3,7 +3,10 @@
 Only trained parameters count: tensors of real numbers that change somewhere in the series, and are
 no statistics. So what is frozen, or a buffer, says nothing about two checkpoints. Training never
 gives a large tensor the same bits twice, unless nothing moves it; so an equal digest needs no
-threshold, only an explanation.
+threshold, only an explanation. Weights of low precision have one: where an update is smaller than
+half of the last digit, as in bfloat16 without a copy in float32, few values move at all, each to
+the next number or back, and a tensor may rest or come back by itself. So a tensor counts only if
+many of its values move at the checkpoints around.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ _BUFFERS = re.compile(
 )
 _ATTENTION_MASK = re.compile(r"(attn|attention)\.bias$")
 _NEGLIGIBLE = 0.01
+_MANY = 64
+"""Numbers of two sketches that have to differ, or else half of them, for many values to differ:
+so many values do not all rest, or come back, by chance."""
 
 
 def is_known_buffer(name: str, shape: Sequence[int]) -> bool:
@@ -54,7 +60,8 @@ def identical(steps: Sequence[int], series: Sequence[Fingerprint]) -> Iterator[F
     if len(kept) < 2:
         return
     told: set[tuple[int, int]] = set()
-    for finding, pair in [*_returned(steps, codes, kept), *_parts(steps, codes, kept, series)]:
+    known = steps, codes, kept, series
+    for finding, pair in [*_returned(*known), *_parts(*known)]:
         if pair not in told:
             told.add(pair)
             yield finding
@@ -86,28 +93,37 @@ def _same_weights(steps: Sequence[int], codes: Codes) -> tuple[list[int], list[F
             text = (
                 f"{steps_listed(same)} have the same weights in every bit: one state was saved or "
                 f"served under several names, or nothing was trained in between, as at a learning "
-                f"rate of 0"
+                f"rate of 0 or by updates smaller than the last digit of the weights"
             )
             found.append(Finding("same weights", same, text))
     return [group[0] for group in groups.values()], found
 
 
 def _returned(
-    steps: Sequence[int], codes: Codes, kept: Sequence[int]
+    steps: Sequence[int], codes: Codes, kept: Sequence[int], series: Sequence[Fingerprint]
 ) -> Iterator[tuple[Finding, tuple[int, int]]]:
     """Find pairs of checkpoints that share values which were others in between."""
     for at, (a, b) in ((y - x, (kept[x], kept[y])) for x, y in combinations(range(len(kept)), 2)):
         equal = codes.equal(a, b)
         if at < 2 or not equal.any():
             continue
-        between = codes.rows[[k for k in kept if a < k < b]]
-        back = equal & (between != codes.rows[a]).any(axis=0)
+        between = [k for k in kept if a < k < b]
+        differ = codes.rows[between] != codes.rows[a]
+        back = equal & differ.any(axis=0)
+        if codes.share(back) < _NEGLIGIBLE:
+            continue
+        for n in np.flatnonzero(back):
+            others = np.flatnonzero(differ[:, n])
+            middle = between[others[len(others) // 2]]
+            back[n] = _many_differ(codes.names[n], series[a], series[middle])
         share = codes.share(back)
         if share >= _NEGLIGIBLE:
-            names = [codes.names[n] for n in np.flatnonzero(back)]
+            names = listed([codes.names[n] for n in np.flatnonzero(back)])
+            shards = _whole_shards(codes, equal, back, series[b])
+            what = f"all of {listed(shards)}: {names}" if shards else names
             text = (
                 f"{steps_listed([steps[a], steps[b]])} share {share:.0%} of the trained parameters "
-                f"({listed(names)}), which have other values in between: parts of one were served "
+                f"({what}), which have other values in between: parts of one were served "
                 f"for the other"
             )
             yield Finding("parts of another step", (steps[a], steps[b]), text), (a, b)
@@ -120,11 +136,12 @@ def _parts(
     for at in range(len(kept) - 1):
         a, b = kept[at], kept[at + 1]
         equal = codes.equal(a, b)
-        shards = _whole_shards(codes, equal, series[b])
+        counts = equal & _move_around(codes, kept, at, series)
+        shards = _whole_shards(codes, equal, counts, series[b])
         around = [(kept[at - 1], a)] * (at > 0) + [(b, k) for k in kept[at + 2 : at + 3]]
         for pair in [] if shards else around:  # three checkpoints or more: frozen for a time
-            equal &= ~codes.equal(*pair)
-        share = codes.share(equal)
+            counts &= ~codes.equal(*pair)
+        share = codes.share(equal if shards else counts)
         if (share > MOST or shards) and not _begins_at_zero(codes, a, b, series[a]):
             what = f" (all of {listed(shards)})" if shards else ""
             text = (
@@ -133,6 +150,36 @@ def _parts(
                 f"between them"
             )
             yield Finding("parts of another step", (steps[a], steps[b]), text), (a, b)
+
+
+def _move_around(
+    codes: Codes, kept: Sequence[int], at: int, series: Sequence[Fingerprint]
+) -> np.ndarray:
+    """Whether each tensor moves in many values before and after two neighbours that share it; [N].
+
+    Args:
+        codes: the table of equal values.
+        kept: the checkpoints without doubles, by number.
+        at: the place of the first neighbour among them.
+        series: the fingerprints of all checkpoints.
+    """
+    found = np.ones(len(codes.names), dtype=bool)
+    a = kept[at]
+    for n in np.flatnonzero(codes.equal(a, kept[at + 1])):
+        for side in (reversed(kept[:at]), kept[at + 2 :]):
+            other = next((k for k in side if codes.rows[k, n] != codes.rows[a, n]), a)
+            found[n] &= other == a or _many_differ(codes.names[n], series[a], series[other])
+    return found
+
+
+def _many_differ(name: str, one: Fingerprint, other: Fingerprint) -> bool:
+    """Return whether a tensor has so many other values that they cannot come back by chance."""
+    if name not in other or one[name].shape != other[name].shape:
+        return True
+    a, b = one[name].sketch, other[name].sketch
+    if len(a) != len(b):  # one holds values that are not finite
+        return True
+    return bool((a != b).sum() >= min(_MANY, len(a) / 2))
 
 
 def _begins_at_zero(codes: Codes, a: int, b: int, fingerprint: Fingerprint) -> bool:
@@ -145,14 +192,16 @@ def _begins_at_zero(codes: Codes, a: int, b: int, fingerprint: Fingerprint) -> b
     return a == 0 and all(one and not (one.sketch.any() or one.not_finite) for one in held)
 
 
-def _whole_shards(codes: Codes, equal: np.ndarray, fingerprint: Fingerprint) -> list[str]:
-    """List the shards of two trained tensors or more, all of which are among some tensors."""
-    shards: dict[str, list[bool]] = defaultdict(list)
-    for name, is_equal, trained in zip(codes.names, equal, codes.trained, strict=True):
-        if trained and name in fingerprint:
-            shards[fingerprint[name].file].append(bool(is_equal))
-    whole = [file for file, are_equal in shards.items() if all(are_equal) and len(are_equal) > 1]
-    return whole if len(shards) > 1 else []
+def _whole_shards(
+    codes: Codes, equal: np.ndarray, counts: np.ndarray, fingerprint: Fingerprint
+) -> list[str]:
+    """List the shards whose trained tensors, two or more, are all equal, if one of them counts."""
+    shards: dict[str, list[int]] = defaultdict(list)
+    for n in np.flatnonzero(codes.trained):
+        if codes.names[n] in fingerprint:
+            shards[fingerprint[codes.names[n]].file].append(int(n))
+    whole = [f for f, held in shards.items() if len(held) > 1 and equal[held].all()]
+    return [f for f in whole if counts[shards[f]].any()] if len(shards) > 1 else []
 
 
 def _at_rest(

@@ -70,6 +70,11 @@ def opened(
         CheckpointError: as `audit_checkpoints`.
     """
     if not (isinstance(source, str | Path) and is_on_hub(source)):
+        if not isinstance(source, str | Path) and any(map(is_on_hub, source)):
+            raise CheckpointError(
+                f"a series is one repository on the Hub, and nothing beside it; audit it alone: "
+                f"{next(str(each) for each in source if is_on_hub(each))}"
+            )
         if revisions:
             raise CheckpointError(
                 f"{source} is not on the Hub and has no revisions; leave the pattern out"

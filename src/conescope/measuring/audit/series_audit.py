@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from conescope.errors import CheckpointError
-from conescope.measuring.audit.findings import Audit, Finding
+from conescope.measuring.audit.findings import Audit, Finding, steps_listed
 from conescope.measuring.audit.fingerprints import Fingerprint, fingerprint_of
 from conescope.measuring.audit.identical import STATISTICS, identical, is_known_buffer
 from conescope.measuring.audit.opened_series import AuditedCheckpoint, opened
@@ -95,6 +95,7 @@ def audit(
     if progress is not None:
         progress.begin("audit", 0, len(series))
     steps = []
+    failed: dict[str, list[int]] = {}  # what is wrong, such as a gate, may be so with all
     for done, checkpoint in enumerate(series, start=1):
         if should_stop():
             return None
@@ -102,10 +103,11 @@ def audit(
         try:
             taken[checkpoint.step] = _fingerprint(checkpoint, store)
         except CheckpointError as error:
-            text = f"step {checkpoint.step:,}: {error}"
-            findings.append(Finding("unreadable", (checkpoint.step,), text))
+            failed.setdefault(str(error), []).append(checkpoint.step)
         if progress is not None:
             progress.advance(done)
+    for text, where in failed.items():
+        findings.append(Finding("unreadable", tuple(where), f"{steps_listed(where)}: {text}"))
     findings += [*spacing(steps), *_findings(taken)]
     findings.sort(key=lambda finding: not finding.is_alarm)
     every = {name: each for one in taken.values() for name, each in one.items()}

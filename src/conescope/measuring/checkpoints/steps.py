@@ -22,15 +22,15 @@ from conescope.runs.foreign import read_json
 STEP_WORD = re.compile(r"(step|iter|iteration)s?[-_=.]?$", re.IGNORECASE)
 """The word before a number that says that it is a step."""
 
-_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _FREE = r"(?:(?<![A-Za-z\d.])|(?<=step)|(?<=steps)|(?<=iter)|(?<=Step))"
 _NUMBER = re.compile(
     rf"({_FREE}\d+(?:\.\d+)?[eE]\+?\d{{1,3}}(?![A-Za-z\d])"  # 1e5, 1.5e+03
-    r"|(?<!\d\.)(?<!\d)\d+(?:\.\d+)?[kKMB](?![A-Za-z\d])"  # 10k, 2.5M
+    r"|(?<!\d\.)(?<!\d)\d+(?:\.\d+)?[kKMBT](?![A-Za-z\d])"  # 10k, 2.5M
     r"|\d+)",
     re.ASCII,
 )
-_SCALED = re.compile(r"(\d+(?:\.\d+)?)([kKMB]|[eE]\+?\d{1,3})?", re.ASCII)
+_SCALED = re.compile(r"(\d+(?:\.\d+)?)([kKMBT]|[eE]\+?\d{1,3})?", re.ASCII)
 _LONGEST = 18
 
 _VERSION = re.compile(r"(?<![A-Za-z])v(er(sion)?)?[-_]?$", re.IGNORECASE)
@@ -38,6 +38,7 @@ _HASH = re.compile(  # but not e0001000, 1000e, or 12e1000
     r"(?<![A-Za-z\d])(?!(?:[a-f]*\d+|\d+[a-f]*|\d+e\d+)(?![A-Za-z\d]))"
     r"(?=[a-f]*\d)[a-f\d]{7,64}(?![A-Za-z\d])"
 )
+_NO_STEP_WORD = re.compile(r"(seed|ingredient|replica|replicate|trial|fold)s?[^A-Za-z\d]*$", re.I)
 _TRAINER_STATE = "trainer_state.json"
 _COUNT = "global_step"
 _EPOCHS = "--iterations-per-epoch N on the command line, steps=steps_by_epoch(N) in Python"
@@ -144,6 +145,12 @@ def _place_of_step(pieces: Sequence[Sequence[str]], paths: Sequence[Path]) -> in
     named = [place for place in candidates if STEP_WORD.search(pieces[0][place - 1])]
     if len(named) == 1:
         return named[0]
+    if len(differing) == 1 and (word := _NO_STEP_WORD.search(pieces[0][differing[0] - 1])):
+        raise CheckpointError(
+            f"cannot tell the steps from the names: {paths[0]} and {paths[-1]} differ in the "
+            f"number behind {word[1]}, which is no step; give the checkpoints of one training, or "
+            f"{_CURE}"
+        )
     if len(differing) > 1 and not all(_is_fraction(pieces[0], place) for place in differing):
         told = f"{paths[0]} and {paths[-1]} differ in {len(differing)} numbers"
         if all((m := EPOCH.search(path.name)) and m["iteration"] for path in paths):
@@ -183,7 +190,7 @@ def _is_fraction(pieces: Sequence[str], place: int) -> bool:
 def _whole(text: str) -> int | None:
     """Return the whole number of at least 0 that a text stands for; None if it stands for none.
 
-    `k` is 1,000, `M` 1,000,000 and `B` 1,000,000,000, so `1.5k` is 1,500, as is `1.5e3`.
+    `k` is 10³, `M` 10⁶, `B` 10⁹ and `T` 10¹², so `1.5k` is 1,500, as is `1.5e3`.
     """
     match = _SCALED.fullmatch(text)
     if match is None or len(match[1]) > _LONGEST:

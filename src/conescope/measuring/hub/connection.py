@@ -125,6 +125,11 @@ def _of_status(what: str, error: HfHubHTTPError) -> str:
             f"{endpoint} takes no more requests for now ({what}); wait, or log in by 'hf auth "
             f"login' for a higher limit; {_GO_ON}"
         )
+    if status == 404:
+        return (
+            f"{endpoint} has not all that it lists of {what} (status 404); leave it out, or tell "
+            f"its authors"
+        )
     return f"{endpoint} answers {what} with status {status}; try again later: {_GO_ON}"
 
 

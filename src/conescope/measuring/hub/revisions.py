@@ -30,6 +30,7 @@ _WEIGHTS = [
     *(name for single in WHOLE_FILES for name in (single, f"{single}.index.json")), *ADAPTER_FILES
 ]  # fmt: skip
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.(safetensors|bin)$)")
+_ID = re.compile(r"[\w.-]+/[][\w.*?!-]+", re.ASCII)
 _FOREIGN = (".msgpack", ".h5", ".gguf", ".onnx", ".ot", ".pth", ".safetensors", ".bin")
 
 
@@ -156,9 +157,10 @@ def _opened(source: str | Path, keep: bool) -> tuple[Repositories, str]:
     text = str(source)
     if text.startswith(SCHEME):
         name = text.removeprefix(SCHEME).strip("/")
-        if name.count("/") != 1 or "@" in name:
+        if not _ID.fullmatch(name):
+            shown = text if text.isprintable() else repr(text)
             raise CheckpointError(
-                f"{source} names no repository; write {SCHEME}ORGANISATION/NAME, and the revisions "
+                f"{shown} names no repository; write {SCHEME}ORGANISATION/NAME, and the revisions "
                 f"by a pattern of their own"
             )
         return hub_or_cache(keep), name
@@ -208,7 +210,7 @@ class Fetcher:
     """
 
     def __init__(self, series: Series, folder: Path) -> None:
-        self._series, self._folder = series, folder
+        self._series, self._folder = series, folder.absolute()  # for threads that outlive a chdir
         self._next: tuple[Revision, Future[Checkpoint]] | None = None
         self._last: Revision | None = None
 

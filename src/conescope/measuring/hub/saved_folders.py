@@ -102,8 +102,9 @@ def saved_series(
     for each in found:
         if not any((each.path / name).is_file() for name in (CONFIG, ADAPTER_CONFIG)):
             raise RecipeError(
-                f"checkpoints need --model, such as package.module:build, and --probe: {each.path} "
-                f"has no {CONFIG} or {ADAPTER_CONFIG} in it that says of which model it is"
+                f"checkpoints need --model, such as package.module:build, and --probe, or "
+                f"--texts with --tokenizer: {each.path} has no {CONFIG} or "
+                f"{ADAPTER_CONFIG} in it that says of which model it is"
             )
     around = Path(commonpath([each.path.absolute().parent for each in found]))
     revisions = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from conescope.errors import CheckpointError
 from conescope.measuring.hub import SCHEME
 from conescope.measuring.hub.pretrained import CONFIG, TOKENIZER_FILES, VOCABULARIES, code_files
-from conescope.measuring.hub.repositories import Ref
+from conescope.measuring.hub.repositories import Ref, Repositories
 from conescope.measuring.hub.revisions import Series
 
 _MAIN = "main"
@@ -49,23 +49,47 @@ def tokenizer_folder(given: str | None, base: str | None, series: Series, folder
     found = _with_any_of(series, VOCABULARIES) if given is None else None
     if found is None:
         given = given or base
-    if given is not None and Path(given).is_dir():
-        return Path(given)
     if given is not None:
-        repository = given.removeprefix(SCHEME)
-        refs = series.repositories.refs(repository)
-        if _MAIN not in refs:
-            raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
-        ref, names = refs[_MAIN], [*series.repositories.files(refs[_MAIN])]
-    elif found is not None:
-        ref, names = found
-    else:
+        return named_tokenizer(given, series.repositories, folder)
+    if found is None:
         raise CheckpointError(
             f"{series.revisions[0].ref} has no tokenizer ({VOCABULARIES[0]} or another "
             f"vocabulary), and neither has {_MAIN}; name a folder or repository by --tokenizer"
         )
+    return _tokenizer_of(*found, series.repositories, folder)
+
+
+def named_tokenizer(given: str, where: Repositories, folder: Path) -> Path:
+    """Return the folder of a tokenizer that the user names, or fetch it.
+
+    Args:
+        given: the folder, or a repository.
+        where: where repositories are.
+        folder: where to put what is fetched.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be fetched.
+    """
+    if Path(given).is_dir():
+        return Path(given)
+    repository = given.removeprefix(SCHEME)
+    if given == repository and (given.count("/") > 1 or given.startswith((".", "/", "~"))):
+        raise CheckpointError(
+            f"the tokenizer {given} is no folder on this machine; look for a typing mistake"
+        )
+    try:
+        refs = where.refs(repository)
+    except CheckpointError as error:
+        raise CheckpointError(f"the tokenizer is no folder here, and {error}") from error
+    if _MAIN not in refs:
+        raise CheckpointError(f"{repository} has no revision {_MAIN}; name another tokenizer")
+    return _tokenizer_of(refs[_MAIN], [*where.files(refs[_MAIN])], where, folder)
+
+
+def _tokenizer_of(ref: Ref, names: Sequence[str], where: Repositories, folder: Path) -> Path:
+    """Fetch the files of a tokenizer, out of those of a revision."""
     files = [name for name in (CONFIG, *TOKENIZER_FILES) if name in names]
-    return series.repositories.fetch(ref, files, folder / "tokenizer")
+    return where.fetch(ref, files, folder / "tokenizer")
 
 
 def _with_any_of(series: Series, wanted: Sequence[str]) -> tuple[Ref, list[str]] | None:

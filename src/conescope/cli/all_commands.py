@@ -1,0 +1,51 @@
+"""The list of commands, and the exit status of each; `conescope.cli.main` loads it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from conescope.cli import (
+    audit,
+    cone,
+    export,
+    lazy,
+    measure,
+    plan,
+    recipes,
+    reproduce,
+    run,
+    serve,
+    stored,
+    sweep,
+    sweep_children,
+    sweep_measure,
+    sweep_results,
+    switch,
+    verify,
+)
+from conescope.cli.commands import Commands
+from conescope.cli.terminal import one_line_warnings, say
+from conescope.errors import ConescopeError, RecipeError
+
+_COMMANDS = (
+    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
+    sweep_measure, sweep_results, reproduce, cone, verify, export,
+)  # fmt: skip
+
+
+def carry_out(words: Sequence[str]) -> int:
+    """Carry out one command; return the exit status, see `conescope.cli.main.main`."""
+    commands = Commands()
+    for module in _COMMANDS:
+        module.add(commands)
+    try:
+        arguments = commands.parse(words)
+        with one_line_warnings():
+            return arguments.command(arguments)
+    except ConescopeError as error:
+        say("error", str(error))
+        return 2 if isinstance(error, RecipeError) else 1
+    except KeyboardInterrupt:
+        say("stopped", "what was stored is intact; the same command goes on from there")
+        return 128 + signal.SIGINT
