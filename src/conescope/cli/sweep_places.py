@@ -20,7 +20,7 @@ _PRELOADED = (
     "sklearn.datasets",
     "sklearn.model_selection",
 )
-"""What the runs on this machine load beside what every run loads."""
+"""Modules that the processes of runs on this machine share, loaded once for all of them."""
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

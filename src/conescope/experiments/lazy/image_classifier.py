@@ -23,7 +23,7 @@ from conescope.measuring.checkpoints.trial import quiet_transformers
 from conescope.measuring.hub.pretrained import first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-"""What the names of images end in."""
+"""The suffixes of files that count as images."""
 
 _AT_ONCE = 64
 

@@ -136,7 +136,7 @@ class Planned(Protocol):
 
     @property
     def id(self) -> str:
-        """What names it, and its folder."""
+        """The name of the run, which is also that of its folder."""
         ...
 
     @property
