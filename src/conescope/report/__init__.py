@@ -1,4 +1,4 @@
-"""What a run measured, for people: figures, tables and a page, made from the run folder alone."""
+"""Show what a run measured: figures, tables and a page, made from the run folder alone."""
 
 from conescope.report.opening import answer
 from conescope.report.page import write_report

@@ -16,7 +16,7 @@ from conescope.measuring.checkpoints.trial import quiet_transformers
 from conescope.measuring.hub.pretrained import first_line
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
-"""What transformers raises for a folder or a name from which it can load nothing."""
+"""The errors that transformers raises for a folder or a name from which it can load nothing."""
 
 _AUTO = {
     "texts": "AutoModelForSequenceClassification",

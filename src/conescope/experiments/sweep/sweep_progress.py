@@ -1,4 +1,4 @@
-"""How far a sweep is: runs by state, those at work, and those that failed."""
+"""Count the runs of a sweep by state, and list those at work and those that failed."""
 
 from __future__ import annotations
 

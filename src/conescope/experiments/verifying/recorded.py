@@ -10,7 +10,7 @@ from conescope.runs.store import Folder
 
 _CODE = "code of "
 UNKNOWN = "environment, which the journal does not name"
-"""What differs where no session was recorded before a result."""
+"""The difference that is named where no session was recorded before a result."""
 
 Place = tuple[Kind, int]
 """A kind of result and its iteration."""

@@ -19,7 +19,7 @@ from conescope.runs.journal import Entry
 from conescope.runs.store import Folder
 
 FACTOR = 16
-"""How many times the measured floor a result of another environment may differ."""
+"""A result of another environment may differ by so many times the measured floor."""
 
 _OF_A_KERNEL = ("outputs", "draws", "groups", "seed")
 

@@ -37,7 +37,7 @@ _ADAPTER_PART = re.compile(
     r"|road_|trainable_tokens_)\w+"
 )
 PEFT_PREFIX = "base_model.model."
-"""What peft puts before the names of a base model's weights."""
+"""The prefix that peft puts before the names of a base model's weights."""
 
 _MAGNITUDE = "lora_magnitude_vector"  # whose `.weight` peft leaves out in a file
 _OUTER_WRAPPERS = {"module", "model", "net", "network"}
