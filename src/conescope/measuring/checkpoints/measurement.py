@@ -30,6 +30,7 @@ from conescope.measuring.choice import Choice
 from conescope.measuring.probe import Probe
 from conescope.runs.contents import weights_hash
 from conescope.runs.journal import Kind
+from conescope.runs.notebook_bar import notebook_progress
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
 from conescope.runs.user_code import build_model
@@ -94,7 +95,13 @@ def measure_checkpoints(
     name = getattr(build, "__qualname__", type(model).__name__)
     subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
-    measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
+    measure(
+        subject,
+        choice,
+        Path(out),
+        command=f"conescope.measure_checkpoints({name}, …)",
+        progress=notebook_progress(),
+    )
     return read_run(out)
 
 
