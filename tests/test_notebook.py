@@ -14,7 +14,7 @@ import conescope as cs
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.series import KernelSeries
 from conescope.report import answer
-from conescope.runs import notebook_bar
+from conescope.runs import environment
 from made_runs import constant_series, made_run, made_series
 
 EVIL = "<img src=x onerror=alert(1)></div><script>1</script>"
@@ -141,7 +141,7 @@ def test_a_long_call_shows_a_bar_in_a_notebook(screen, tmp_path):
 
 
 def test_a_bar_is_not_updated_at_every_step(screen):
-    bar = notebook_bar.notebook_progress()
+    bar = environment.notebook_progress()
     bar.begin(EVIL, 0, 10_000)
     for step in range(1, 10_001):
         bar.advance(step)
@@ -152,6 +152,6 @@ def test_a_bar_is_not_updated_at_every_step(screen):
 def test_elsewhere_there_is_no_bar(monkeypatch):
     import IPython
 
-    assert notebook_bar.notebook_progress() is None
+    assert environment.notebook_progress() is None
     monkeypatch.setattr(IPython, "get_ipython", object)  # IPython at a terminal has no kernel
-    assert notebook_bar.notebook_progress() is None
+    assert environment.notebook_progress() is None

@@ -15,8 +15,8 @@ from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
 from conescope.runs.contents import by_step, check_same_data, is_finished
+from conescope.runs.environment import notebook_progress
 from conescope.runs.journal import Kind
-from conescope.runs.notebook_bar import notebook_progress
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
 from conescope.runs.snapshots import read_snapshot

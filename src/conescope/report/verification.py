@@ -16,7 +16,7 @@ from conescope.experiments.verifying.recipe_checks import NoProgress
 from conescope.experiments.verifying.run_checks import Request, run_checks
 from conescope.experiments.verifying.verdicts import Check, Verdict, Verification
 from conescope.report.derived_checks import derived_checks
-from conescope.runs.notebook_bar import notebook_progress
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 
 

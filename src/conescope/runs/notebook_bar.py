@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from html import escape
 from typing import Any
 
-from conescope.runs.progress import Progress
-
 _SECONDS = 0.2
 """Least time between two updates of a bar."""
-
-
-def notebook_progress() -> Progress | None:
-    """Return a progress bar if a notebook is running this program; None elsewhere."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return None if getattr(shell, "kernel", None) is None else NotebookBar()
 
 
 class NotebookBar:

@@ -21,8 +21,7 @@ from conescope.experiments.lazy.one_seed import SeedResult, carry_out
 from conescope.experiments.lazy.outcome import LazyReport
 from conescope.experiments.lazy.samples import Labelled, samples_of, tokenised
 from conescope.measuring.adapt import Pool, Select
-from conescope.runs.environment import describe
-from conescope.runs.notebook_bar import notebook_progress
+from conescope.runs.environment import describe, notebook_progress
 from conescope.runs.progress import Progress
 from conescope.runs.writer import RunWriter
 

@@ -22,7 +22,7 @@ from conescope.measuring.audit.structure import (
 )
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.translation import renamed
-from conescope.runs.notebook_bar import notebook_progress
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 
 _MOVED = 64

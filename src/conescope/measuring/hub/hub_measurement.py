@@ -44,7 +44,7 @@ from conescope.measuring.hub.small_files import model_folder, tokenizer_folder
 from conescope.measuring.probe import describe_probe
 from conescope.measuring.texts import read_texts
 from conescope.runs.contents import has_run
-from conescope.runs.notebook_bar import notebook_progress
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
 from conescope.runs.store import Folder
