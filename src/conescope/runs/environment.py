@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from torch import distributed
 
 from conescope.errors import RecipeError
+from conescope.runs.notebook_bar import NotebookBar
+from conescope.runs.progress import Progress
 
 
 def describe(device: str) -> dict[str, str]:
@@ -52,3 +55,9 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
+
+
+def notebook_progress() -> Progress | None:
+    """Return a progress bar if a notebook is running this program; None elsewhere."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return None if getattr(shell, "kernel", None) is None else NotebookBar()
