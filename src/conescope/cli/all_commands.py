@@ -11,6 +11,7 @@ from conescope.cli import (
     export,
     lazy,
     measure,
+    perturb,
     plan,
     recipes,
     reproduce,
@@ -29,8 +30,8 @@ from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
-    sweep_measure, sweep_results, reproduce, cone, verify, export,
+    run, measure, audit, lazy, plan, recipes, stored, serve, switch, perturb, sweep,
+    sweep_children, sweep_measure, sweep_results, reproduce, cone, verify, export,
 )  # fmt: skip
 
 

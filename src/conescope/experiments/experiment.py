@@ -43,6 +43,7 @@ from conescope.training.models import (
     returning,
 )
 from conescope.training.optimizers import build_optimizer
+from conescope.training.perturbation import perturb
 from conescope.training.recipe import PARTS, Recipe
 from conescope.training.recipe_fields import KernelRecipe
 from conescope.training.recipe_reading import parts_of
@@ -162,12 +163,12 @@ class Experiment:
         if self._channels_last:
             check_channels_last(model, shape, recipe.device)
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        batch = self.order.smallest(recipe.training.steps)
-        every_position = data.train.labels.dim() == 2
-        few, name = self.probe[: min(2, batch)], recipe.model.name
-        check_network(model, few, data.classes, name, every_position)
+        few = self.probe[: min(2, self.order.smallest(recipe.training.steps))]
+        check_network(model, few, data.classes, recipe.model.name, data.train.labels.dim() == 2)
         if origin is not None:
             origin.load_weights(model)
+        if recipe.branch.perturbation:
+            perturb(model, recipe.branch.perturbation, recipe.branch.perturbation_seed)
         if recipe.dynamics.kind == "linearised":
             recalibrate = recipe.dynamics.batchnorm == "recalibrated"
             model = linearize(recalibrated(model, self.calibration) if recalibrate else model)
@@ -246,8 +247,8 @@ class Experiment:
 
     def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
         """Measure the kernel of a network on the probe, or on other samples [n, …]."""
-        samples = self.probe if samples is None else samples
-        return measure_kernel(model, samples, self.recipe.kernel, self.calibration)
+        probe = self.probe if samples is None else samples
+        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(

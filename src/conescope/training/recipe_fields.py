@@ -112,12 +112,17 @@ class BranchRecipe:
         parent: the other run's id.
         at: the snapshot's iteration, from which the training counts on.
         optimizer: the optimiser begins afresh, or with the snapshot's momentum.
+        perturbation: norm of a step in a random direction that the weights take first, relative
+            to theirs; 0 for none.
+        perturbation_seed: decides the direction of that step, together with nothing else.
     """
 
     run: str | None = field(default=None, metadata=PLACE)
     parent: str | None = None
     at: int = 0
     optimizer: Literal["fresh", "restored"] = "fresh"
+    perturbation: float = field(default=0.0, metadata={"least": 0})
+    perturbation_seed: int = field(default=0, metadata={"least": 0})
 
 
 @dataclass(frozen=True)
