@@ -63,9 +63,7 @@ def test_an_example_parses(name, line):
 
 @pytest.mark.parametrize("name", COMMANDS.about)
 @pytest.mark.parametrize("columns", [40, 80])
-def test_help_fits_the_terminal_but_for_examples_and_long_words(
-    name, columns, capsys, monkeypatch
-):
+def test_help_fits_the_terminal_but_for_examples_and_long_words(name, columns, capsys, monkeypatch):
     _, *paragraphs = help_of(capsys, monkeypatch, *name.split(), columns=columns).split("\n\n")
     lines = [line for paragraph in paragraphs for line in paragraph.splitlines()]
     long = [line for line in lines if len(line) > columns and not line.startswith("  conescope ")]
@@ -75,8 +73,8 @@ def test_help_fits_the_terminal_but_for_examples_and_long_words(
 
 def test_the_version_needs_no_torch():
     script = "import sys; from conescope.cli import main; main(['--version']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    said, modules = done.stdout.splitlines()
+    out = subprocess.check_output([sys.executable, "-c", script], text=True)
+    said, modules = out.splitlines()
     assert re.fullmatch(r"conescope \d+\.\d+\.\d+\S*", said)
     assert {"torch", "numpy", "rich"}.isdisjoint(modules.split())
     assert main(["--version"]) == 0

@@ -36,7 +36,7 @@ class Commands:
         self._parser = OverviewParser(
             prog="conescope",
             description="Follow a network's empirical neural tangent kernel through training.",
-            epilog="'conescope COMMAND --help' shows a command's options, examples and exit status.",
+            epilog="'conescope COMMAND --help' shows the options of one, with examples.",
             formatter_class=Formatter,
         )
         self._parser.add_argument(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich import console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -76,7 +76,7 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _shown(progress: SweepProgress) -> Group:
+def _shown(progress: SweepProgress) -> console.Group:
     """Return the tables of a sweep's progress."""
     counts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     counts.add_column()
@@ -100,7 +100,7 @@ def _shown(progress: SweepProgress) -> Group:
     for error, names in _by_error(progress.failed).items():
         others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         failed[names[0] + others] = (error,)
-    return Group(*parts, *_listed(("failed or diverged", "last error"), failed))
+    return console.Group(*parts, *_listed(("failed or diverged", "last error"), failed))
 
 
 def _by_error(failed: Mapping[str, str]) -> dict[str, list[str]]:
