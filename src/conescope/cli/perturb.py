@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.switch import iterations, train_children
 from conescope.cli.terminal import STDOUT
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
     from conescope.kernel.distance import Float64Array
 
 
+_ABOUT = About(
+    Group.PAPER,
+    "train children of a run from weights that are moved a little, and tell how far they get",
+    (
+        "conescope perturb runs/mine --at 0,100,500 --size 1e-3",
+        "conescope perturb runs/mine --at 0,100 --seeds 5 --until 2000 --out figures/mine",
+    ),
+)
+
+
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_for_run(
-        "perturb",
-        _perturb,
-        "train children of a run from weights that are moved a little, and tell how far they get",
-    )
+    parser = commands.add_for_run("perturb", _perturb, _ABOUT)
     option = parser.add_argument
     option("--at", metavar="STEPS", required=True, help="iterations of snapshots, such as 0,100")
     option("--size", type=float, default=1e-3, help="first difference / norm of weights (1e-3)")
