@@ -18,20 +18,21 @@ BASE = HERE / "base.yaml"
 SEEDS = (0, 1, 2)
 
 
-def lines() -> dict[str, dict[str, Any]]:
-    """Return line → its fields, as `lines.yaml` has them."""
-    return yaml.safe_load((HERE / "lines.yaml").read_text("utf-8"))
+def lines(file: str = "lines.yaml") -> dict[str, dict[str, Any]]:
+    """Return line → its fields, as a file of this folder has them."""
+    return yaml.safe_load((HERE / file).read_text("utf-8"))
 
 
-def cells(data: Path) -> list[GridPoint]:
+def cells(data: Path, file: str = "lines.yaml") -> list[GridPoint]:
     """Return the runs of all lines, each once: the first seed of all cells, then the next.
 
     Args:
         data: the file of `benchmarks.atlas.small_mnist`.
+        file: the lines, in this folder.
     """
     points: dict[str, GridPoint] = {}
     for seed in SEEDS:
-        for fields in lines().values():
+        for fields in lines(file).values():
             points |= {point.id: point for point in _line(fields, seed, data)}
     return list(points.values())
 
