@@ -2,6 +2,7 @@
 
 python -m benchmarks.atlas.small_mnist data/mnist data/small-mnist.npz
 python -m benchmarks.atlas data/small-mnist.npz --out sweeps/atlas
+    python -m benchmarks.atlas data/small-mnist.npz --lines second.yaml --out sweeps/second
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="the file of benchmarks.atlas.small_mnist")
     parser.add_argument("--out", type=Path, required=True, help="folder of the sweep")
+    parser.add_argument("--lines", default="lines.yaml", help="or second.yaml (lines.yaml)")
     parser.add_argument("--slots", type=int, default=1, help="runs at a time (1)")
     arguments = parser.parse_args()
-    points = cells(arguments.data.absolute())
+    points = cells(arguments.data.absolute(), arguments.lines)
     sweep = plan_sweep(points, arguments.out, "python -m benchmarks.atlas")
     store_sweep(sweep)
     print(f"{len(sweep.runs)} runs", flush=True)
