@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from conescope.engine.arguments import Cotangents
+from conescope.engine.bounds import bounds_of
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.independence import compare, compare_part
 from conescope.engine.layers.call import Call
 from conescope.engine.problem import Problem
-from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
+from conescope.engine.selfcheck import refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
     attempted,
@@ -88,7 +89,11 @@ class BlockPass:
     def __init__(self, problem: Problem, x: Tensor) -> None:
         self.problem, self.x = problem, x
         self.outputs, self.calls = follow(
-            problem.model, problem.parameters, x, problem.survey.routes
+            problem.model,
+            problem.parameters,
+            x,
+            problem.survey.routes,
+            problem.autograd_norms is not None,
         )
         refuse_other_outputs(self.outputs, problem.cotangents.width)
         self._last: tuple[Tensor, Gradients] | None = None
@@ -123,7 +128,7 @@ class BlockPass:
                 gradients = self._take_weighted(cotangent, False)
             else:
                 retain = k < last or another or ordered
-                gradients = _gradients(self.outputs, self.calls, cotangent, retain)
+                gradients = self._take(cotangent, retain)
             if any(gradients[number] is not None for number in problem.survey.routes.idle):
                 raise RoutesChangedError
             norms = self._norms(gradients) if checked and ordered else None
@@ -138,6 +143,22 @@ class BlockPass:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
         if another:
             self._take_another(thorough, compared, ordered)
+
+    def _take(self, cotangent: Tensor, retain: bool) -> Gradients:
+        """Return the gradients of the plain pass of a cotangent.
+
+        Raises:
+            RoutesChangedError: if autograd's own are wanted, of all samples, and these are a few.
+        """
+        problem = self.problem
+        if problem.autograd_norms is None:
+            return _gradients(self.outputs, self.calls, cotangent, retain)
+        if len(self.x) < len(problem.x):
+            raise RoutesChangedError
+        with attempted():
+            targets = [call.target for call in self.calls]
+            pulled = any(call.pulls for call in self.calls)  # by the graph of this pass
+            return problem.autograd_norms.add(self.outputs, targets, cotangent, retain or pulled)
 
     @property
     def _may_underflow(self) -> bool:

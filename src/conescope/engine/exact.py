@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
-from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
-from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Memory, Scratch
+from conescope.engine.compute.budget import parse_memory
 from conescope.engine.compute.shape import Pairing
-from conescope.engine.compute.spill import TemporaryFile
-from conescope.engine.compute.terms import Accumulator, sum_of
+from conescope.engine.compute.terms import sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
-from conescope.engine.general import without_rules
-from conescope.engine.passes import Factory
-from conescope.engine.problem import (
-    Problem,
-    convention,
-    forget_survey,
-    prepared,
-    remember_survey,
-    survey_model,
-)
-from conescope.engine.selfcheck import (
-    agrees_with_autograd,
-    least_for_check,
-    refuse_mixed_gradients,
-    sample_problem,
-)
-from conescope.engine.tracing.forward import RoutesChangedError
-from conescope.engine.tracing.survey import (
-    Survey,
-    layer_of,
-    real_numbers,
-    with_all_positions,
-    without_positions,
-)
-from conescope.errors import KernelError, ModelError
+from conescope.engine.piecewise import Precision, kernel_of
+from conescope.engine.problem import Problem, convention, prepared
+from conescope.engine.route_choice import by_some_route, self_checked
+from conescope.engine.tracing.survey import Survey
+from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel, Outputs
-
-Precision = Literal["model", "bfloat16"]
-Result = TypeVar("Result")
 
 
 def entk(
@@ -121,19 +90,14 @@ def compute(
     budget = parse_memory(memory, problem.devices)
     first = check and not problem.survey.checked
     if first:
-        parts = (part.least_bytes for part in problem.parts(budget))
-        least = max(least_for_check(problem), *parts)
-        if least > budget:
-            raise KernelError(too_small(budget, least))
-        problem = _checked(problem, budget)
-        return_freed_pages()
+        problem = self_checked(problem, budget)
     recheck = problem.recheck
     if first and recheck is not None:
         recheck.begin()
     verify = first or (check and recheck is not None and recheck.verify)
 
     def run(problem: Problem, verify: bool) -> dict[str, Tensor]:
-        return _kernel(problem, by_layer, precision, budget, verify)
+        return kernel_of(problem, by_layer, precision, budget, verify)
 
     layers, problem = by_some_route(problem, run, verify)
     if recheck is not None:
@@ -157,120 +121,3 @@ def _decisive(values: Tensor, symmetric: bool) -> Tensor:
     if not symmetric:
         return values
     return values.diagonal(dim1=1, dim2=2)
-
-
-def by_some_route(
-    problem: Problem, run: Callable[[Problem, bool], Result], verify: bool
-) -> tuple[Result, Problem]:
-    """Run by the routes of the survey, or by plainer ones if the model departs from them.
-
-    Args:
-        problem: the problem, inside `prepared`.
-        run: computes from a problem, and from whether to check the order of samples.
-        verify: whether to check it where the model does not depart from its routes.
-
-    Returns:
-        What `run` returns, and the problem with the routes that it was run by.
-
-    Raises:
-        ModelError: if samples depend on each other.
-    """
-    try:
-        return run(problem, verify), problem
-    except RoutesChangedError:
-        forget_survey(problem.model)
-    refuse_mixed_gradients(problem, problem.x)
-    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
-    for survey in itertools.chain([anew], _plainer(anew, problem)):
-        problem = dataclasses.replace(problem, survey=survey)
-        if problem.recheck is not None:
-            problem.recheck.begin()
-        try:
-            result = run(problem, True)
-        except RoutesChangedError:
-            continue
-        if survey.routes.ruled:  # where others fail for good, as with more positions than at first
-            remember_survey(problem.model, survey)
-        return result, problem
-    raise AssertionError("plain autograd follows a model whichever operations it calls")
-
-
-def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
-    """Yield surveys whose routes ask less and less of a model; the last is plain autograd."""
-    if any(reached is not None for reached in survey.routes.reached):
-        survey = with_all_positions(survey, problem.model, problem.parameters, problem.pair)
-        yield survey
-    if survey.work.shapes:
-        yield without_positions(survey)
-    general = without_rules(survey, problem.model, problem.parameters, problem.pair)
-    yield general
-    if general.routes.transformed:
-        plain = dataclasses.replace(general.routes, transformed=False)
-        work = dataclasses.replace(general.work, transformed=False)
-        yield dataclasses.replace(general, routes=plain, work=work)
-
-
-def _checked(problem: Problem, budget: int) -> Problem:
-    """Return the problem with routes that pass the self-check, the plainest if no other does."""
-    alone_follows = problem.recheck is not None and len(problem.x) > 1
-    for survey in itertools.chain([problem.survey], _plainer(problem.survey, problem)):
-        small = dataclasses.replace(sample_problem(problem), survey=survey)
-        try:
-            layers = _kernel(small, True, "model", budget)
-            finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
-            agrees = finite and agrees_with_autograd(small, layers, budget, alone_follows)
-        except RoutesChangedError:
-            continue
-        if not finite:  # the whole kernel will name the sample
-            return dataclasses.replace(problem, survey=survey)
-        if agrees:
-            survey = dataclasses.replace(survey, checked=True)
-            remember_survey(problem.model, survey)
-            return dataclasses.replace(problem, survey=survey)
-        refuse_mixed_gradients(problem, problem.x)
-    raise ModelError(
-        "plain autograd gives two different kernels of two samples: the model's gradients change "
-        "from call to call; make its forward pass a function of its input alone"
-    )
-
-
-def _kernel(
-    problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
-) -> dict[str, Tensor]:
-    """Return layer → the matrices of the pairing, in the dtype in which they were added up."""
-    keep_freed_pages()
-    accumulator = Accumulator(
-        map(layer_of, problem.parameters) if by_layer else [""],
-        problem.samples,
-        len(problem.cotangents),
-        problem.pairing,
-        sum(map(real_numbers, problem.parameters.values())),
-        problem.cotangents.like.to(problem.dtype),
-    )
-    dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
-    fixed = accumulator.bytes_beyond_result
-    for part in problem.parts(budget - fixed):
-        pieces = part.pieces(budget, fixed)
-        factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
-        if part.recheck is not None:
-            part.recheck.expect(problem.x, pieces.block)
-        for group in pieces.groups(len(part.cotangents)):
-            _add_group(accumulator, factory, part, group, pieces)
-    return accumulator.finish()
-
-
-def _add_group(
-    accumulator: Accumulator, factory: Factory, problem: Problem, group: slice, pieces: Cut
-) -> None:
-    """Add the products of all pairs of chunks, for some of the cotangents."""
-    x, y = problem.x, problem.y
-    cotangents = problem.cotangents.part(group.start, group.stop)
-    held, terms = None, {}
-    with closing(TemporaryFile() if pieces.spilled else Memory(pieces.tight)) as store:
-        for left, right in pieces.pairs(*problem.samples):
-            if left != held:
-                held, terms = left, factory(x[left], cotangents, store)
-            other, column = None, left
-            if right is not None:
-                other, column = factory((x if y is None else y)[right], cotangents, store), right
-            accumulator.add(terms, other, left.start, column.start, group, factory.scratch, store)

@@ -6,30 +6,36 @@ checks the kernel of each layer. Gradients that plain autograd takes in the very
 record differ from theirs by nothing but the order of sums, so they are held to a narrow bound,
 layer by layer. Gradients of each sample alone come from other passes, in which rounding may flip a
 ReLU, so the bound between the two is wide. Where all parameters have rules and there are samples to
-tell apart, `BlockPass.compare` compares those instead, at the calls and for every sample.
+tell apart, `BlockPass.compare` compares those instead, at the calls and for every sample, with a
+weight of its own for each; then autograd's gradients come from the pass that makes the kernel.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
+from conescope.engine.bounds import Bounds, bounds_of
 from conescope.engine.compute.budget import default_memory
-from conescope.engine.compute.products import add_gram
 from conescope.engine.compute.shape import Pairing
-from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
-from conescope.engine.independence import compare, rounding_of
+from conescope.engine.general import (
+    AutogradNorms,
+    Gradients,
+    autograd_gradients,
+    plain_gradients,
+    squared_norm,
+)
+from conescope.engine.independence import compare
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
 from conescope.engine.tracing.recorder import record
-from conescope.engine.tracing.survey import layer_of, real_numbers
+from conescope.engine.tracing.survey import Survey, layer_of, real_numbers
 from conescope.errors import ModelError
 
 _FEW = 2**20
@@ -45,37 +51,10 @@ _WEIGHT = 0.5
 """w, of the second sample; a power of two, so that multiplying by it rounds nothing."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The largest differences that are allowed.
+def sample_problem(problem: Problem, survey: Survey) -> Problem:
+    """Return the problem for two of its samples and one cotangent, by the routes of a survey.
 
-    Attributes:
-        total: of the whole kernel, relative to its diagonal.
-        layer: of the kernel of a layer, relative to its own diagonal.
-        least: what is added to that, relative to the diagonal of the whole kernel.
-        alone: of gradients of samples alone from those in a batch, relative to their norm.
-    """
-
-    total: float
-    layer: float
-    least: float
-    alone: float
-
-
-_BOUNDS = {
-    torch.float64: Bounds(total=1e-11, layer=1e-9, least=1e-11, alone=1e-5),
-    torch.float32: Bounds(total=2e-6, layer=1e-4, least=2e-6, alone=0.05),
-    torch.float16: Bounds(total=2e-3, layer=1e-2, least=1e-4, alone=0.3),
-    torch.bfloat16: Bounds(total=1e-2, layer=5e-2, least=1e-4, alone=0.3),
-}
-"""By the coarsest dtype. Autograd rounds gradients to their dtype, which rules do not: in half
-precision a kernel differs by up to that rounding, however small the layer's share of it is."""
-
-
-def sample_problem(problem: Problem) -> Problem:
-    """Return the same problem for two of its samples and one cotangent, drawn at random.
-
-    The draw is the same each time, and so is the kernel.
+    Samples and cotangent are drawn at random; the draw is the same each time, and so is the kernel.
     """
     n = len(problem.x)
     generator = torch.Generator().manual_seed(n)
@@ -91,8 +70,41 @@ def sample_problem(problem: Problem) -> Problem:
         y=None,
         pairing=Pairing.SUMMED,
         cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
+        survey=survey,
         recheck=None,
     )
+
+
+def with_autograd_norms(problem: Problem, budget: int) -> tuple[Problem, int] | None:
+    """Let plain autograd take its gradients in the pass in which the rules take theirs.
+
+    Args:
+        problem: a `sample_problem`.
+        budget: bytes.
+
+    Returns:
+        The problem whose kernel `agrees_in_one_pass` checks, and the bytes left for this kernel;
+        None where a parameter has no rule, or the gradients of all are too many to be held.
+    """
+    survey = problem.survey
+    if survey.routes.general or not survey.routes.ruled or survey.routes.reentrant:
+        return None
+    ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
+    left = budget - round(_TOGETHER * problem.element * sum(map(real_numbers, ruled.values())))
+    if problem.least_bytes > left:
+        return None
+    return dataclasses.replace(problem, autograd_norms=AutogradNorms(ruled)), left
+
+
+def agrees_in_one_pass(problem: Problem, layers: Mapping[str, Tensor]) -> bool:
+    """Return whether the kernels by layer are those of the gradients taken in the same pass.
+
+    Args:
+        problem: one of `with_autograd_norms`, of which the kernel has been computed.
+        layers: layer → kernel, [1, 2, 2].
+    """
+    norms = problem.autograd_norms
+    return norms is not None and _near(problem, layers, norms.squares, 1.0)
 
 
 def agrees_with_autograd(
@@ -126,16 +138,16 @@ def agrees_with_autograd(
         for name in list(alone.keys() | (batch or {}).keys()):
             found = None if batch is None else batch.pop(name, None)
             single = alone.pop(name, None)
-            norm += 0.0 if single is None else _square(single)
+            norm += 0.0 if single is None else squared_norm(single)
             kept = single if name in general else found
-            expected[layer_of(name)] += 0.0 if kept is None else _square(kept)
+            expected[layer_of(name)] += 0.0 if kept is None else squared_norm(kept)
             if compared and batch is not None:
                 apart += _square_of_difference(found, single)
     if apart > bounds.alone**2 * norm:
         if problem.survey.routes.ruled:
             return False
         _refuse_mixing(problem, problem.x, bounds)
-    return _near(problem, layers, expected, bounds)
+    return _near(problem, layers, expected, _WEIGHT)
 
 
 def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:
@@ -184,7 +196,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
             apart += _square_of_difference(together.get(name), alone.get(name))
-            norm += _square(alone[name]) if name in alone else 0.0
+            norm += squared_norm(alone[name]) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
 
@@ -202,11 +214,13 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
 
 
 def _near(
-    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], bounds: Bounds
+    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], weight: float
 ) -> bool:
+    """Return whether kernels by layer have the squared norms of their gradients' weighted sums."""
+    bounds = bounds_of(problem)
     values = {layer: matrices[0].double() for layer, matrices in layers.items()}
-    sizes = {layer: float(v[0, 0] + _WEIGHT**2 * v[1, 1]) for layer, v in values.items()}
-    found = {layer: sizes[layer] + 2 * _WEIGHT * float(v[1, 0]) for layer, v in values.items()}
+    sizes = {layer: float(v[0, 0] + weight**2 * v[1, 1]) for layer, v in values.items()}
+    found = {layer: sizes[layer] + 2 * weight * float(v[1, 0]) for layer, v in values.items()}
     scale = max(sum(sizes.values()), sum(expected.values()))
     loose = {layer_of(name) for name in problem.survey.routes.general}
     error = 0.0
@@ -220,15 +234,6 @@ def _near(
         else:
             error += off
     return abs(error) <= bounds.total * scale
-
-
-def bounds_of(problem: Problem) -> Bounds:
-    """Return the bounds for the coarsest dtype of outputs, parameters and what is between them."""
-    survey = problem.survey
-    used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
-    known = [torch.finfo(dtype).eps for dtype in {problem.cotangents.like.dtype, *used}]
-    coarsest = max(rounding_of(problem.model), *known)
-    return next(b for dtype, b in _BOUNDS.items() if coarsest <= torch.finfo(dtype).eps)
 
 
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
@@ -251,15 +256,7 @@ def _square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
     present = [g for g in (first, second) if g is not None]
     if not present:
         return 0.0
-    return _square(present[0] if len(present) == 1 else present[0] - present[1])
-
-
-def _square(gradient: Tensor) -> float:
-    """Return the squared norm of [p] in float64, without copying it to float64."""
-    row = gradient.to(torch.promote_types(gradient.dtype, torch.float32))[None]
-    gram = row.new_zeros(1, 1, dtype=torch.float64)
-    add_gram(gram, row, None)
-    return float(gram)
+    return squared_norm(present[0] if len(present) == 1 else present[0] - present[1])
 
 
 def least_for_check(problem: Problem) -> int:
