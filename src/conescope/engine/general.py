@@ -263,9 +263,10 @@ class AutogradNorms:
             cotangent: v, [c].
             retain: whether the graph is needed again.
         """
+        places: list[Tensor | GradientEdge] = [*targets, *self._parameters.values()]
         found = torch.autograd.grad(
             outputs,
-            [*targets, *self._parameters.values()],
+            places,
             cotangent.expand_as(outputs),
             retain_graph=retain,
             allow_unused=True,
