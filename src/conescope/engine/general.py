@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from conescope.engine.arguments import Cotangents
@@ -263,7 +263,7 @@ class AutogradNorms:
             cotangent: v, [c].
             retain: whether the graph is needed again.
         """
-        places: list[Tensor | GradientEdge] = [*targets, *self._parameters.values()]
+        places = [*targets, *map(get_gradient_edge, self._parameters.values())]
         found = torch.autograd.grad(
             outputs,
             places,
