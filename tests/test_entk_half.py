@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine import entk, estimate_entk, plan
-from conescope.engine.bounds import _BOUNDS
 from conescope.engine.layers.norms import ElementNormCall
+from conescope.engine.selfcheck import _BOUNDS
 from conescope.errors import KernelError
 from problems import PROBLEMS, Apply, Problem
 from reference import kernel, total

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.bounds import bounds_of
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.independence import compare, compare_part
 from conescope.engine.layers.call import Call
 from conescope.engine.problem import Problem
-from conescope.engine.selfcheck import refuse_mixed_gradients
+from conescope.engine.selfcheck import bounds_of, refuse_mixed_gradients
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
     attempted,

@@ -283,3 +283,11 @@ def squared_norm(gradient: Tensor) -> float:
     gram = row.new_zeros(1, 1, dtype=torch.float64)
     add_gram(gram, row, None)
     return float(gram)
+
+
+def square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
+    """Return ‖first − second‖², where None is zero."""
+    present = [g for g in (first, second) if g is not None]
+    if not present:
+        return 0.0
+    return squared_norm(present[0] if len(present) == 1 else present[0] - present[1])

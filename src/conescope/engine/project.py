@@ -18,9 +18,9 @@ from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
+from conescope.engine.exact import by_some_route, self_checked
 from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches
 from conescope.engine.problem import Problem, prepared
-from conescope.engine.route_choice import by_some_route, self_checked
 from conescope.engine.tracing.forward import shown
 from conescope.engine.tracing.survey import real_numbers, rows_and_columns
 from conescope.errors import KernelError

@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
-from conescope.engine.bounds import Bounds, bounds_of
 from conescope.engine.compute.budget import default_memory
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.general import (
-    AutogradNorms,
     Gradients,
     autograd_gradients,
     plain_gradients,
+    square_of_difference,
     squared_norm,
 )
-from conescope.engine.independence import compare
+from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
@@ -49,6 +49,33 @@ _COMPUTED = 3
 """Gradients of one parameter held beside those: one that is computed, three of a tied weight."""
 _WEIGHT = 0.5
 """w, of the second sample; a power of two, so that multiplying by it rounds nothing."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The largest differences that are allowed.
+
+    Attributes:
+        total: of the whole kernel, relative to its diagonal.
+        layer: of the kernel of a layer, relative to its own diagonal.
+        least: what is added to that, relative to the diagonal of the whole kernel.
+        alone: of gradients of samples alone from those in a batch, relative to their norm.
+    """
+
+    total: float
+    layer: float
+    least: float
+    alone: float
+
+
+_BOUNDS = {
+    torch.float64: Bounds(total=1e-11, layer=1e-9, least=1e-11, alone=1e-5),
+    torch.float32: Bounds(total=2e-6, layer=1e-4, least=2e-6, alone=0.05),
+    torch.float16: Bounds(total=2e-3, layer=1e-2, least=1e-4, alone=0.3),
+    torch.bfloat16: Bounds(total=1e-2, layer=5e-2, least=1e-4, alone=0.3),
+}
+"""By the coarsest dtype. Autograd rounds gradients to their dtype, which rules do not: in half
+precision a kernel differs by up to that rounding, however small the layer's share of it is."""
 
 
 def sample_problem(problem: Problem, survey: Survey) -> Problem:
@@ -73,38 +100,6 @@ def sample_problem(problem: Problem, survey: Survey) -> Problem:
         survey=survey,
         recheck=None,
     )
-
-
-def with_autograd_norms(problem: Problem, budget: int) -> tuple[Problem, int] | None:
-    """Let plain autograd take its gradients in the pass in which the rules take theirs.
-
-    Args:
-        problem: a `sample_problem`.
-        budget: bytes.
-
-    Returns:
-        The problem whose kernel `agrees_in_one_pass` checks, and the bytes left for this kernel;
-        None where a parameter has no rule, or the gradients of all are too many to be held.
-    """
-    survey = problem.survey
-    if survey.routes.general or not survey.routes.ruled or survey.routes.reentrant:
-        return None
-    ruled = {name: problem.parameters[name] for name in survey.routes.ruled}
-    left = budget - round(_TOGETHER * problem.element * sum(map(real_numbers, ruled.values())))
-    if problem.least_bytes > left:
-        return None
-    return dataclasses.replace(problem, autograd_norms=AutogradNorms(ruled)), left
-
-
-def agrees_in_one_pass(problem: Problem, layers: Mapping[str, Tensor]) -> bool:
-    """Return whether the kernels by layer are those of the gradients taken in the same pass.
-
-    Args:
-        problem: one of `with_autograd_norms`, of which the kernel has been computed.
-        layers: layer → kernel, [1, 2, 2].
-    """
-    norms = problem.autograd_norms
-    return norms is not None and _near(problem, layers, norms.squares, 1.0)
 
 
 def agrees_with_autograd(
@@ -142,12 +137,12 @@ def agrees_with_autograd(
             kept = single if name in general else found
             expected[layer_of(name)] += 0.0 if kept is None else squared_norm(kept)
             if compared and batch is not None:
-                apart += _square_of_difference(found, single)
+                apart += square_of_difference(found, single)
     if apart > bounds.alone**2 * norm:
         if problem.survey.routes.ruled:
             return False
         _refuse_mixing(problem, problem.x, bounds)
-    return _near(problem, layers, expected, _WEIGHT)
+    return near(problem, layers, expected, _WEIGHT)
 
 
 def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:
@@ -195,7 +190,7 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 part = gradient * weights[sample].to(gradient)
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
-            apart += _square_of_difference(together.get(name), alone.get(name))
+            apart += square_of_difference(together.get(name), alone.get(name))
             norm += squared_norm(alone[name]) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
@@ -213,7 +208,7 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
     )
 
 
-def _near(
+def near(
     problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], weight: float
 ) -> bool:
     """Return whether kernels by layer have the squared norms of their gradients' weighted sums."""
@@ -236,6 +231,15 @@ def _near(
     return abs(error) <= bounds.total * scale
 
 
+def bounds_of(problem: Problem) -> Bounds:
+    """Return the bounds for the coarsest dtype of outputs, parameters and what is between them."""
+    survey = problem.survey
+    used = {p.dtype for name, p in problem.parameters.items() if survey.route(name) != "unused"}
+    known = [torch.finfo(dtype).eps for dtype in {problem.cotangents.like.dtype, *used}]
+    coarsest = max(rounding_of(problem.model), *known)
+    return next(b for dtype, b in _BOUNDS.items() if coarsest <= torch.finfo(dtype).eps)
+
+
 def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
     """Return the weighted sum of both gradients, name → [p], from a pass that the rules record."""
     survey = problem.survey
@@ -251,17 +255,14 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
         return autograd_gradients(scalar, problem.model, group, survey.routes.reentrant, False)
 
 
-def _square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
-    """Return ‖first − second‖², where None is zero."""
-    present = [g for g in (first, second) if g is not None]
-    if not present:
-        return 0.0
-    return squared_norm(present[0] if len(present) == 1 else present[0] - present[1])
-
-
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
     return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem)) + _passing(problem)
+
+
+def bytes_of_gradients(problem: Problem) -> int:
+    """Return the bytes of all gradients that plain autograd gives in one pass."""
+    return round(_TOGETHER * problem.element * sum(map(real_numbers, problem.parameters.values())))
 
 
 def _passing(problem: Problem) -> int:
