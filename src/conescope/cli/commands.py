@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conescope.cli.terminal import STDERR, STDOUT
 from conescope.errors import RecipeError
@@ -27,8 +27,12 @@ Command = Callable[[argparse.Namespace], int]
 class _Parser(argparse.ArgumentParser):
     """A parser whose messages show control characters of the command line as escapes.
 
-    A stream that it cannot write to is an error.
+    A stream that it cannot write to is an error, and so is a wrong word: one line, as all errors.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `RecipeError` in place of printing the usage."""
+        raise RecipeError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (STDOUT if file is sys.stdout else STDERR).out(message, end="")
@@ -65,6 +69,11 @@ class Commands:
         )
         self._commands[name].set_defaults(command=command, takes_fields=False)
         return self._commands[name]
+
+    @property
+    def names(self) -> list[str]:
+        """The words after `conescope` that stand for a command."""
+        return [*self._commands]
 
     def parser(self, name: str) -> argparse.ArgumentParser:
         """Return the parser of a command that was added."""
@@ -118,10 +127,10 @@ class Commands:
         return parser
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words after `conescope`; exits, as argparse does, on a wrong one.
+        """Parse the words after `conescope`; exits, as argparse does, after help.
 
         Raises:
-            RecipeError: if a word names no recipe field.
+            RecipeError: if a word is wrong, or names no recipe field.
         """
         words = _joined(words, self._commands)
         parser = self._commands.get(words[0]) if words else None

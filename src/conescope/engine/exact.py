@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
 from conescope.engine.compute.budget import Cut, parse_memory, too_small
@@ -50,6 +51,7 @@ Precision = Literal["model", "bfloat16"]
 Result = TypeVar("Result")
 
 
+@checked
 def entk(
     model: nn.Module,
     x: Tensor,
