@@ -207,7 +207,7 @@ def test_a_field_of_any_text_is_taken_or_refused_in_one_line(field, text, with_e
 @st.composite
 def command_lines(draw):
     """A command with some of its own arguments, each with one of its choices or any text."""
-    name = draw(st.sampled_from(COMMANDS.names))
+    name = draw(st.sampled_from([*COMMANDS.about]))
     words = name.split()
     for action in COMMANDS.parser(name)._actions:
         if "--help" in action.option_strings or not draw(st.booleans()):

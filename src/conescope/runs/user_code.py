@@ -121,7 +121,7 @@ def build_model(build: Callable[[], nn.Module] | nn.Module, name: str) -> nn.Mod
             inspect.signature(build).bind()
         except TypeError as error:
             raise ModelError(
-                f"{name} cannot be called without arguments ({error}); give a function that needs none"
+                f"{name} cannot be called without arguments ({error}); give a function of none"
             ) from None
         except ValueError:  # a builtin, whose arguments Python cannot tell
             pass
