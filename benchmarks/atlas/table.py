@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,14 @@ FIELDS = (
 _CLASSES = 10
 
 
-def rows_of(sweep: Path) -> list[Row]:
-    """Return the rows of a sweep's runs that have ended, in the sweep's order."""
-    return [row for run in read_sweep(sweep).runs if (row := _row(run)) is not None]
+def rows_of(sweeps: Sequence[Path]) -> list[Row]:
+    """Return the rows of the runs that have ended, of the first round's sweep and the second's."""
+    return [
+        {"round": number, **row}
+        for number, sweep in enumerate(sweeps, start=1)
+        for run in read_sweep(sweep).runs
+        if (row := _row(run)) is not None
+    ]
 
 
 def _row(run: SweepRun) -> Row | None:
