@@ -79,13 +79,19 @@ def carry_out(
     arguments: argparse.Namespace, points: Sequence[Planned], kind: SweepKind = "training"
 ) -> int:
     """Show the plan of a sweep, then carry out what has not ended; return the exit status."""
-    from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep, stored_numbers
+    from conescope.experiments.sweep.sweep_folder import (
+        check_same_runs,
+        plan_sweep,
+        store_sweep,
+        stored_numbers,
+    )
 
     for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(f"{option} {folder} is a file; name a folder, which need not exist")
     command = shlex.join(["conescope", *arguments.words])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
+    check_same_runs(points, sweep)
     places = places_of(arguments, sweep)
     left = [run for run in sweep.runs if stored_numbers(run.path) is None]
     show_plan(sweep, left, places)

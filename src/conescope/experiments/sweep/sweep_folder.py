@@ -19,13 +19,19 @@ from conescope.training.recipe_reading import recipe_from_dict
 
 _TABLE = "sweep.json"
 _FORMAT = 1
-_NUMBERS = "numbers.json"
+_NUMBERS = "row.json"
 _JOURNAL = "journal.jsonl"
 ERROR = "error.txt"
 """File of a run folder that holds the line of the error that ended the last attempt."""
 
 LOG = "log.txt"
 """File of a run folder that holds what its attempts printed."""
+
+QUEUED = "queued.txt"
+"""File of a run folder that the command has locked for a worker that has not begun yet."""
+
+DIGEST = "recipe"
+"""The name, among a run's numbers, of what tells its recipe from all others: `Recipe.digest`."""
 
 SweepKind = Literal["training", "measurement"]
 """What the runs of a sweep do: train by recipes, or measure weights that are there."""
@@ -98,7 +104,7 @@ class SweepRun:
             return "diverged"
         if contents.is_finished(folder):
             return "finished"
-        if folder.is_owned():
+        if folder.is_owned() and not (self.path / QUEUED).exists():
             return "running"
         if self.error:
             return "failed"
@@ -145,6 +151,11 @@ class Planned(Protocol):
         ...
 
     @property
+    def digest(self) -> str | None:
+        """What no other run has, even one of the same name; None if the name has to do."""
+        ...
+
+    @property
     def source(self) -> str:
         """A text that is equal for runs that differ in nothing but values of the axes."""
         ...
@@ -187,6 +198,27 @@ def plan_sweep(
         base = bases[point.source]
         rows.append(SweepRun(point.id, point.path or folder / point.id, point.values, base))
     return Sweep(path, command, tuple(axes), rows, kind)
+
+
+def check_same_runs(points: Sequence[Planned], sweep: Sweep) -> None:
+    """Check that the runs of a sweep that have ended are those planned, not others of their names.
+
+    Of those that have not, the session that goes on checks it.
+
+    Args:
+        points: the runs that were planned, in the order of the sweep's.
+        sweep: the sweep that `plan_sweep` made of them.
+
+    Raises:
+        StoreError: if one has another recipe.
+    """
+    for point, run in zip(points, sweep.runs, strict=True):
+        held = (stored_numbers(run.path) or {}).get(DIGEST)
+        if held is not None and held != point.digest:
+            raise StoreError(
+                f"{run.path} holds another run, whose recipe has the same id but is not the same; "
+                f"choose another folder with --out or --runs"
+            )
 
 
 def store_sweep(sweep: Sweep) -> None:
