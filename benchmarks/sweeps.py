@@ -29,13 +29,8 @@ from conescope.experiments.sweep.carrying_out import Backend, Ended, carry_out_s
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import (
-    Sweep,
-    SweepRun,
-    plan_sweep,
-    store_sweep,
-    stored_numbers,
-)
+from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun, store_sweep, stored_numbers
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder

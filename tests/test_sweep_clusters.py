@@ -24,7 +24,8 @@ from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
-from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.contents import newest_step
 from conescope.runs.journal import Kind

@@ -15,7 +15,7 @@ from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.run_copies import carry_out_copy, pack_run, unpack_run
 from conescope.experiments.sweep.single_run import RunTask
-from conescope.experiments.sweep.sweep_folder import plan_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder

@@ -22,12 +22,8 @@ from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import (
-    plan_sweep,
-    read_sweep,
-    store_sweep,
-    stored_numbers,
-)
+from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep, stored_numbers
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder

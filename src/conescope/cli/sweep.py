@@ -17,7 +17,8 @@ from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
 
 if TYPE_CHECKING:
-    from conescope.experiments.sweep.sweep_folder import Planned, State, Sweep, SweepKind, SweepRun
+    from conescope.experiments.sweep.sweep_folder import State, Sweep, SweepKind, SweepRun
+    from conescope.experiments.sweep.sweep_planning import Planned
 
 _MANY = 10_000
 """Number of runs above which a sweep is begun only after a question."""
@@ -92,12 +93,8 @@ def carry_out(
     arguments: argparse.Namespace, points: Sequence[Planned], kind: SweepKind = "training"
 ) -> int:
     """Show the plan of a sweep, then carry out what has not ended; return the exit status."""
-    from conescope.experiments.sweep.sweep_folder import (
-        check_same_runs,
-        plan_sweep,
-        store_sweep,
-        stored_numbers,
-    )
+    from conescope.experiments.sweep.sweep_folder import store_sweep, stored_numbers
+    from conescope.experiments.sweep.sweep_planning import check_same_runs, plan_sweep
 
     for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
         if folder is not None and folder.exists() and not folder.is_dir():
