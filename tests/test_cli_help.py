@@ -84,3 +84,31 @@ def test_the_exit_statuses_are_documented_in_one_place():
     page = (Path(__file__).parent.parent / "docs/command-line.md").read_text()
     rows = dict(re.findall(r"^\| (\d+) \| (.*?) \|$", page, re.MULTILINE))
     assert rows == {str(status): text for status, text in EXIT_STATUSES.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["stauts", "runs/mine"], "there is no command stauts; did you mean status?"),
+        (["frobnicate"], "there is no command frobnicate; 'conescope --help' lists them"),
+        (["status"], "required: RUN; 'conescope status --help' shows what there is"),
+        (["status", "runs/mine", "--jsn"], "unrecognized arguments: --jsn"),
+        (["lazy", "model"], "the following arguments are required: --data, --out"),
+        (["reproduce", "fig9", "--network", "lenet5"], "invalid choice: 'fig9'"),
+        (["compare", "runs/mine"], "one run has nothing to be compared with"),
+        (["serve", ".", "--port", "99999"], "--port is between 1 and 65535, not 99999"),
+        (["measure", "x", "--out", "y", "--outputs", "\x1b[2J"], "not '\\x1b[2J'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(words, message, capsys):
+    try:
+        status = main(words)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.startswith("conescope: error: ")
+    assert message in err
+    assert err.count("\n") == 1

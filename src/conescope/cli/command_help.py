@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from jsonargparse import DefaultHelpFormatter
 
@@ -64,10 +64,14 @@ class About:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages show control characters of the command line as escapes.
+    """A parser whose errors are one line, with control characters of the words as escapes.
 
     A stream that it cannot write to is an error.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        self.exit(2, f"conescope: error: {message}; '{self.prog} --help' shows what there is\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (STDOUT if file is sys.stdout else STDERR).out(message, end="")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json
 from conescope.cli.measure_options import add_for_checkpoints, add_for_described
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
@@ -66,6 +67,7 @@ def add(commands: Commands) -> None:
         "folder, for its snapshots",
     )
     option("--out", metavar="DIR", type=Path, required=True, help="folder for the new run")
+    add_json(parser)
     option(
         "--outputs",
         metavar="trace|full|sum|K",
@@ -191,7 +193,7 @@ def _end(
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
     if not getattr(arguments, "in_a_sweep", False):
-        show(arguments.out)
+        show(arguments.out, as_json=arguments.json)
     return 0
 
 
