@@ -1,7 +1,6 @@
 """Help, version and exit statuses of the command line, as a user meets them."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from conescope.cli.all_commands import all_commands
 from conescope.cli.command_help import EXIT_STATUSES, Group
 
 COMMANDS = all_commands()
-EXAMPLES = [(name, line) for name, about in COMMANDS.about.items() for line in about.examples]
 
 
 def help_of(capsys, monkeypatch, *words, columns=80):
@@ -50,15 +48,6 @@ def test_each_command_has_an_example_and_its_exit_statuses_in_its_help(name, cap
     for status, text in {**EXIT_STATUSES, **about.ends}.items():
         assert f"\n  {status:<4} {text}\n" in out
     assert set(about.ends) <= set(EXIT_STATUSES)
-
-
-@pytest.mark.parametrize(("name", "line"), EXAMPLES)
-def test_an_example_parses(name, line):
-    words = shlex.split(line.partition(" > ")[0])
-    assert words[0] == "conescope"
-    assert words[1 : 1 + len(name.split())] == name.split()
-    arguments = COMMANDS.parse(words[1:])
-    assert arguments.command is COMMANDS.parser(name).get_default("command")
 
 
 @pytest.mark.parametrize("name", COMMANDS.about)
