@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 from jsonargparse import DefaultHelpFormatter
 
 from conescope.cli.terminal import STDERR, STDOUT
+from conescope.errors import RecipeError
 
 EXIT_STATUSES: Mapping[int, str] = MappingProxyType(
     {
@@ -64,14 +65,14 @@ class About:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with control characters of the words as escapes.
+    """A parser whose messages show control characters of the command line as escapes.
 
-    A stream that it cannot write to is an error.
+    A stream that it cannot write to is an error, and so is a wrong word: one line, as all errors.
     """
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit."""
-        self.exit(2, f"conescope: error: {message}; '{self.prog} --help' shows what there is\n")
+        """Raise `RecipeError` in place of printing the usage."""
+        raise RecipeError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (STDOUT if file is sys.stdout else STDERR).out(message, end="")

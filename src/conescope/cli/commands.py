@@ -135,10 +135,10 @@ class Commands:
         return parser
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words after `conescope`; exits, as argparse does, on a wrong one.
+        """Parse the words after `conescope`; exits, as argparse does, after help.
 
         Raises:
-            RecipeError: if there is no such command, or a word names no recipe field.
+            RecipeError: if there is no such command, a word is wrong, or names no recipe field.
         """
         words = _joined(words, self._commands)
         if not words or words[0].startswith("-"):

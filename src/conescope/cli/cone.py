@@ -74,7 +74,7 @@ def _cone(arguments: argparse.Namespace) -> int:
     found = [contents(analysis) for analysis in analyses]
     if not any(part.says_something for parts in found for part in parts):
         reason = next(reason for part in found[0] for reason in part.missing)
-        raise KernelError(f"{arguments.runs[0]}: {reason}")
+        raise KernelError(f"{arguments.runs[0]} says nothing of the cone yet; {reason}")
     folders = [_folder(path, arguments.out, several=len(analyses) > 1) for path in arguments.runs]
     files = []
     for folder, analysis, parts in zip(folders, analyses, found, strict=True):
