@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json
-from conescope.cli.measure_options import add_for_checkpoints, add_for_described
+from conescope.cli.measure_options import add_for_checkpoints, add_for_described, outputs_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.remeasure import Snapshots
-from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
+from conescope.kernel.matrix import BatchNorm, Outputs
 from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.measurement import measure
@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
     option(
         "--outputs",
         metavar="trace|full|sum|K",
-        type=_outputs,
+        type=outputs_of,
         help="which outputs enter the kernel: trace, the sum of the outputs' kernels; full, every "
         "pair of outputs; sum, their sum; K, output number K (default trace, or as in the run)",
     )
@@ -291,12 +291,3 @@ def _probe_of_texts(
     chosen = {name: getattr(arguments, name) for name in ("labels", "select", "pool", *_FOR_TEXTS)}
     made = probe_for(model, arguments.texts, **chosen)
     return made.inputs, made.labels
-
-
-def _outputs(text: str) -> Outputs:
-    for name in get_args(NamedOutputs):
-        if text == name:
-            return name
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
-    return int(text)
