@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,13 @@ from rich.table import Table
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
-    from conescope.experiments.switch import Switch, SwitchResult
+    from conescope.experiments.switch import Child, Switch, SwitchResult
 
 _ABOUT = About(
     Group.PAPER,
@@ -34,6 +37,7 @@ def add(commands: Commands) -> None:
         _ABOUT,
         "RUN… --at STEP,STEP,…",
     )
+    add_json(parser)
     parser.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="run folders, one for each seed"
     )
@@ -47,7 +51,7 @@ def add(commands: Commands) -> None:
 
 def carry_out_children(switch: Switch, command: str) -> int:
     """Train all children that are not done; return 0, or the exit status if it was stopped."""
-    from conescope.experiments.switch import carry_out, switch_seconds
+    from conescope.experiments.switch import switch_seconds
 
     to_do = switch.to_do()
     total = 2 * len(switch.parents) * len(switch.points)
@@ -58,10 +62,17 @@ def carry_out_children(switch: Switch, command: str) -> int:
     except TrainingError:
         cost = "for an unknown time: a trial of them diverges"
     say("cost", f"{len(to_do)} of {total} children to train, {cost}")
+    return train_children(to_do, command)
+
+
+def train_children(to_do: Sequence[Child], command: str) -> int:
+    """Train children; return 0, or the exit status if it was stopped."""
+    from conescope.experiments.switch import carry_out
+
     with stopping() as received, ProgressBar(STDERR) as bar:
         for number, child in enumerate(to_do, start=1):
             branch = child.recipe.branch
-            kind = child.recipe.dynamics.kind
+            kind = child.recipe.dynamics.kind if not branch.perturbation else "perturbed"
             say("child", f"{number} of {len(to_do)}: {branch.run}, {kind} from {branch.at:,}")
             is_done = carry_out(
                 child, command=command, progress=bar, should_stop=lambda: bool(received)
@@ -84,7 +95,7 @@ def draw(switch: Switch, result: SwitchResult, stem: Path, caption: str = "") ->
     return [*files, table]
 
 
-def print_result(result: SwitchResult) -> None:
+def _print_result(result: SwitchResult) -> None:
     """Print the means over runs, one line for each switch point."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("switch", "accuracy, linearised", "standard", "loss, linearised", "standard"):
@@ -102,22 +113,31 @@ def print_result(result: SwitchResult) -> None:
     STDOUT.print(table)
 
 
+def show_result(result: SwitchResult, files: Sequence[Path], *, as_json: bool) -> None:
+    """Print the result, and where figure and table are."""
+    if as_json:
+        print_json({**asdict(result), "files": files})
+        return
+    _print_result(result)
+    for file in files:
+        STDOUT.print(str(file))
+
+
 def _switch(arguments: argparse.Namespace) -> int:
     from conescope.experiments.switch import plan_switch, read_switch
 
-    switch = plan_switch(arguments.runs, _points(arguments.at), arguments.overrides)
+    switch = plan_switch(arguments.runs, iterations(arguments.at), arguments.overrides)
     status = carry_out_children(switch, shlex.join(["conescope", *arguments.words]))
     if status:
         return status
     result = read_switch(switch)
-    print_result(result)
     stem = (arguments.out or arguments.runs[0] / "figures") / "switch"
-    for file in draw(switch, result, stem):
-        STDOUT.print(str(file))
+    show_result(result, draw(switch, result, stem), as_json=arguments.json)
     return 0
 
 
-def _points(text: str) -> list[int]:
+def iterations(text: str) -> list[int]:
+    """Read iterations such as 0,500,2000."""
     try:
         return [int(word.replace("_", "")) for word in text.split(",")]
     except ValueError:

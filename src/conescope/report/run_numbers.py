@@ -19,7 +19,7 @@ from conescope.kernel.series import KernelSeries
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.summary import default_lags
 from conescope.runs.journal import Kind
-from conescope.runs.reader import Run, read_scalars
+from conescope.runs.reader import read_scalars
 from conescope.runs.store import Folder
 from conescope.statistics.cone import Cone
 from conescope.statistics.cone.verdict import KINDS
@@ -29,8 +29,8 @@ NUMBERS: Mapping[str, str] = MappingProxyType(
         "iterations": "the newest iteration of which something is stored",
         "kernels": "number of kernels",
         "seconds": "wall time over all sessions",
-        "train_loss": "last loss on training data, in nats",
-        "test_loss": "last loss on test data, in nats",
+        "train_loss": "last loss on training data; cross-entropy is in nats",
+        "test_loss": "last loss on test data; cross-entropy is in nats",
         "test_accuracy": "last accuracy on test data, 0 to 1",
         "S": "kernel distance of the last kernel to the first (eq. 4), 0 to 1",
         "v": "mean kernel velocity (eq. 5) of the second half at the shortest lag",
@@ -87,16 +87,18 @@ def run_numbers(path: Path) -> dict[str, Any]:
         if len(scalars[name]):
             found[name] = float(scalars[name][-1])
     if status.kernels:
-        found |= _of_kernels(load_run(path))
+        found |= kernel_numbers(RunAnalysis(load_run(path)))
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in found.items()
     }
 
 
-def _of_kernels(run: Run) -> dict[str, Any]:
-    found = _distances(run.series) if len(run.series) > 1 else {}
-    motion = RunAnalysis(run).cone_if_any
+def kernel_numbers(analysis: RunAnalysis) -> dict[str, Any]:
+    """Return those of the numbers, and of the verdict, that come from the kernels of a run."""
+    series = analysis.run.series
+    found: dict[str, Any] = _distances(series) if len(series) > 1 else {}
+    motion = analysis.cone_if_any
     return found if motion is None else found | _motion(motion)
 
 
