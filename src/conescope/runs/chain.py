@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conescope.errors import DamageWarning, StoreError
+from conescope.runs.foreign import read_regular
 from conescope.runs.journal import Entry, Journal, Kind, checksum_of
+from conescope.runs.line_fields import fits
 
 _SHOWN = 3
 
@@ -57,7 +59,7 @@ def read_journal(path: Path) -> Journal:
             count that are whole, in the order of their numbers.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return Journal()
     except NotADirectoryError:
@@ -101,25 +103,26 @@ def shortened(texts: Sequence[str]) -> str:
 
 
 def _link(text: bytes, path: Path, place: int) -> Link | None:
-    """Return what a line says; None if it is damaged."""
+    """Return what a line says; None if it is damaged, or no writer writes such a line."""
     checksum, _, written = text.partition(b" ")
     if checksum != (right := checksum_of(written)).encode():
         return None
     try:
-        values = json.loads(written)
+        values = json.loads(written, parse_constant=_refused)
         kind, number = values.pop("kind"), values.pop("line", place)
         after = values.pop("after", None)
-        is_usable = number > 0 and values.get("step", 0) >= 0 and isinstance(after, str | None)
-        is_usable &= _is_inside(values.get("file", ""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    if not (isinstance(kind, str) and type(number) is int and number > 0):
+        return None
     entry = Entry(_kind(kind, path, place), values)
+    is_usable = isinstance(after, str | None) and fits(entry.kind, values)
     return Link(number, right, after, entry) if is_usable else None
 
 
-def _is_inside(file: str) -> bool:
-    """Return whether the path of a file leads nowhere but into the run folder."""
-    return not file.startswith("/") and ".." not in file.split("/")
+def _refused(constant: str) -> None:
+    """Refuse NaN and infinity, which no line holds."""
+    raise ValueError(constant)
 
 
 def _kind(name: str, path: Path, number: int) -> Kind:

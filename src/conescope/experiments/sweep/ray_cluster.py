@@ -19,7 +19,8 @@ from conescope.experiments.sweep.run_copies import (
     unpack_run,
 )
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
-from conescope.runs.store import Folder, make_folder
+from conescope.runs.store import Folder
+from conescope.runs.whole_files import make_folder
 
 _CONNECT_SECONDS = 5.0
 

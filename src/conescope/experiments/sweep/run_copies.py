@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from conescope.errors import StoreError
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of, note_error
-from conescope.runs.store import make_folder, write_whole
+from conescope.runs.whole_files import make_folder, write_whole
 
 _JOURNAL = "journal.jsonl"
 
