@@ -25,6 +25,7 @@ from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
 from conescope.report.run_numbers import store_run_numbers
+from conescope.runs.contents import newest_step
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
@@ -137,45 +138,59 @@ def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
     """The workers are told of folders that do not exist, as on a node that does not see them."""
     import ray
 
-    from conescope.experiments.sweep import ray_cluster
+    from conescope.experiments.sweep import ray_cluster, run_copies
 
-    def unseeing(task, archive, desk):
+    def unseeing(task, *lent):
+        run_copies._SEND_SECONDS = 0.5
         run = replace(task.run, path=NOWHERE / task.run.id)
-        return ray_cluster._carry_out_copy(replace(task, run=run, folder=run.path), archive, desk)
+        return ray_cluster.carry_out_lent(replace(task, run=run, folder=run.path), *lent)
 
     def away():
         """The ids of the runs of which a copy has a snapshot."""
         copies = Path(tempfile.gettempdir()).glob("conescope-*/*/snapshots/*.safetensors")
         return {path.parts[-3] for path in copies} & {run.id for run in sweep.runs}
 
-    class OnCopies(ray_cluster.RayCluster):
-        left, was_locked = 0, True
+    def reached(run):
+        return newest_step(Folder(run.path)), len(Folder(run.path).entries(Kind.SESSION))
 
-        def __init__(self, kills):
+    class OnCopies(ray_cluster.RayCluster):
+        was_locked = True
+
+        def __init__(self, may_kill):
             super().__init__(copies=True)
-            self._remote = ray.remote(num_cpus=1, max_retries=5)(unseeing)
-            self.left = kills
+            self._remote = ray.remote(num_cpus=1, max_retries=0)(unseeing)
+            self.killed = {} if may_kill else None
 
         def wait(self, seconds):
             active = [task.folder for task in self._tasks.values()]
             self.was_locked &= all(Folder(folder).is_owned() for folder in active)
             ended = super().wait(seconds)
-            if self.left and (found := ray_workers(away())):
-                self.left -= 1
-                os.kill(next(iter(found.values())), signal.SIGKILL)
-                mark.unlink()
+            for run in sweep.runs:  # once something has come back of one that is at work
+                step, sessions = reached(run)
+                if self.killed == {} and step > before[run.id] and (pid := at_work(run)):
+                    self.killed[run.id] = step, sessions
+                    os.kill(pid, signal.SIGKILL)
+                    mark.unlink()
             return ended
+
+    def at_work(run):
+        return ray_workers({run.id}).get(run.id)
 
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
     sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
-    assert not carry_out_sweep(sweep, OnCopies(0), task_of, should_stop=lambda: bool(away()))
+    assert not carry_out_sweep(sweep, OnCopies(False), task_of, should_stop=lambda: bool(away()))
     assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
     assert begun(sweep)  # as the worker has sent back what it had
-    backend = OnCopies(1)
+    before = {run.id: reached(run)[0] for run in sweep.runs}
+    backend = OnCopies(True)
     assert carry_out_sweep(sweep, backend, task_of)
-    assert (backend.left, backend.was_locked) == (0, True)
+    assert backend.was_locked
+    ((killed, (step, sessions)),) = backend.killed.items()
+    run = next(run for run in sweep.runs if run.id == killed)
+    assert 0 < step < 60
+    assert reached(run) == (60, sessions + 1)  # it went on from there, in a session of its own
     assert_finished_as_if_alone(sweep.runs, tmp_path / "alone")
     assert not any(Folder(run.path).is_owned() for run in sweep.runs)
     assert not NOWHERE.exists()

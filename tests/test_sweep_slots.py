@@ -152,6 +152,52 @@ def test_a_run_that_fails_twice_alike_is_given_up_and_named(
     assert "raise OSError(" in log
 
 
+def stop_at_once(run, command, should_stop):
+    """Store the state of the first iteration again, which adds a line to the journal each time."""
+    return run_experiment(run.recipe, run.path, command=command, should_stop=lambda: True)
+
+
+def leave_without_a_word(run, command, should_stop):
+    os._exit(0)
+
+
+def fail_in_other_words(run, command, should_stop):
+    raise OSError(f"at {time.monotonic_ns()}")
+
+
+@pytest.mark.parametrize(
+    ("work", "attempts", "line"),
+    [
+        (stop_at_once, 2, "ended without an error"),
+        (leave_without_a_word, 2, "ended without an error"),
+        (fail_in_other_words, 5, "OSError: at "),
+    ],
+)
+def test_a_run_that_never_gets_further_is_given_up_and_the_rest_goes_on(
+    tmp_path, tiny_overrides, work, attempts, line
+):
+    sweep, tried = planned(tmp_path, tiny_overrides, "--seed=0,1"), []
+
+    def one_of_them(run):
+        if run.id != sweep.runs[0].id:
+            return task_of(run)
+        tried.append(run.id)
+        return replace(task_of(run), work=work)
+
+    ends = {}
+    assert carry_out_sweep(
+        sweep,
+        Slots(1, 1, PRELOAD),
+        one_of_them,
+        told=lambda run, state: ends.update({run.id: state}),
+        should_stop=lambda: len(tried) > 6,
+    )
+    assert [ends[run.id] for run in sweep.runs] == ["failed", "finished"]
+    assert len(tried) == attempts
+    assert line in sweep.runs[0].error
+    assert sweep.runs[0].state() == "failed"
+
+
 def test_a_disk_that_is_full_on_one_node_fails_one_run_only(tmp_path, monkeypatch, tiny_overrides):
     """Nothing can be written there, not even the line of the error."""
     monkeypatch.chdir(tmp_path)

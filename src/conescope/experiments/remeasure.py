@@ -15,6 +15,7 @@ from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
 from conescope.runs.contents import by_step, check_same_data, is_finished
+from conescope.runs.environment import notebook_progress
 from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
@@ -133,5 +134,6 @@ def measure_snapshots(
     choice = Choice(
         outputs, draws, params=params, by_layer=by_layer, memory=memory, projection=projection
     )
-    measure(subject, choice, Path(out), command=f"conescope.measure_snapshots({str(run)!r}, …)")
+    command = f"conescope.measure_snapshots({str(run)!r}, …)"
+    measure(subject, choice, Path(out), command=command, progress=notebook_progress())
     return load_run(out)

@@ -20,6 +20,7 @@ from conescope.kernel.estimates import EstimatedDistances, Measured, estimated_d
 from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel
 from conescope.kernel.multidimensional_scaling import Embedding, classical_mds
+from conescope.kernel.notebook_card import card
 
 
 def as_step(value: object) -> int:
@@ -104,6 +105,9 @@ class KernelSeries:
         shape = tuple(self.measured[0].values.shape)
         span = f"{self.steps[0]}…{self.steps[-1]}"
         return f"KernelSeries({len(self)} {held} of shape {shape}, steps {span})"
+
+    def _repr_html_(self) -> str:
+        return card("series", self)
 
     def distances(self) -> Float64Array:
         """Return S between all pairs (arXiv:2503.16316, eq. 4); [T, T], in [0, 2].

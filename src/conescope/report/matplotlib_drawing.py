@@ -58,7 +58,7 @@ _LEGEND_WIDTH = 70
 """Letters of a row of the legend, as many as a column of a paper is wide."""
 
 
-def draw(plot: Plot, style: Style = PAPER, note: str = "") -> Figure:
+def draw(plot: Plot, style: Style = PAPER, note: str = "") -> ShownFigure:
     """Draw a plot as a figure, which a notebook shows; nothing global changes.
 
     Args:

@@ -16,6 +16,7 @@ from conescope.experiments.verifying.recipe_checks import NoProgress
 from conescope.experiments.verifying.run_checks import Request, run_checks
 from conescope.experiments.verifying.verdicts import Check, Verdict, Verification
 from conescope.report.derived_checks import derived_checks
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 
 
@@ -53,7 +54,8 @@ def verify(
     """
     request = Request(share, seed, data, device, trust_code)
     with damage_as_checks():
-        checks = list(checks_of(Path(path), request, NoProgress(), branches=branches))
+        progress = notebook_progress() or NoProgress()
+        checks = list(checks_of(Path(path), request, progress, branches=branches))
     return Verification(str(path), share, seed, checks)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import distributed
+
+from conescope.runs.notebook_bar import NotebookBar
+from conescope.runs.progress import Progress
 
 
 def describe(device: str) -> dict[str, str]:
@@ -37,3 +41,9 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown processor"
+
+
+def notebook_progress() -> Progress | None:
+    """Return a progress bar if a notebook is running this program; None elsewhere."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return None if getattr(shell, "kernel", None) is None else NotebookBar()

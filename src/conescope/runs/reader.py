@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.matrix import Kernel
+from conescope.kernel.notebook_card import card
 from conescope.kernel.series import KernelSeries
 from conescope.runs import contents
 from conescope.runs.chain import shortened
@@ -93,6 +94,9 @@ class Run:
         steps, state = self.series.steps, "finished" if self.finished else "unfinished"
         kernels = f"{len(steps):,} kernel{'' if len(steps) == 1 else 's'}"
         return f"Run({self.name!r}, {state}, {kernels}, steps {steps[0]:,} to {steps[-1]:,})"
+
+    def _repr_html_(self) -> str:
+        return card("run", self)
 
     @property
     def details(self) -> str:

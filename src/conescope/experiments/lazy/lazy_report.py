@@ -21,7 +21,7 @@ from conescope.experiments.lazy.one_seed import SeedResult, carry_out
 from conescope.experiments.lazy.outcome import LazyReport
 from conescope.experiments.lazy.samples import Labelled, samples_of, tokenised
 from conescope.measuring.adapt import Pool, Select
-from conescope.runs.environment import describe
+from conescope.runs.environment import describe, notebook_progress
 from conescope.runs.progress import Progress
 from conescope.runs.writer import RunWriter
 
@@ -60,7 +60,7 @@ def lazy_report(
         pool: for logits of each token, "last" or "mean", see `Watch`.
         out: a folder for the results: a seed that is done there is not computed again, and a seed
             that was interrupted begins again. None to store nothing.
-        progress: what is told how far it is.
+        progress: what is told how far it is; None for a bar in notebooks, and for none elsewhere.
         **settings: see `conescope.experiments.lazy.finetuning.Finetuning`: steps, batch, lr,
             optimizer, weight_decay, seeds, probe, when, draws, regression, memory.
 
@@ -73,6 +73,7 @@ def lazy_report(
     """
     build = _copies_of(model)
     samples = samples_of(*tokenised(data, test, tokenizer))
+    progress = progress or notebook_progress()
     report = compare(Job(build, samples, Finetuning.of(settings), select, pool, progress), out)
     assert report is not None  # nobody can ask to stop
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from conescope.experiments.sweep.single_run import RunTask, note_error
@@ -17,11 +18,13 @@ from conescope.experiments.sweep.sweep_folder import (
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
-_MOST_ERRORS = 2
-"""The number of times in a row that a run may end by the same error, at the same place."""
+_MOST_ALIKE = 2
+"""The number of times in a row that a run may end in the same way, at the same place."""
 
-_MOST_DEATHS = 5
-"""The same for deaths of its process: a machine may be lost twice by chance."""
+_MOST_ENDS = 5
+"""The same in whatever way, deaths of its process among them: machines may be lost by chance."""
+
+_NO_ERROR = "the task ended without an error, and without the end of the run"
 
 _WAIT_SECONDS = 0.2
 
@@ -79,8 +82,9 @@ def carry_out_sweep(
 ) -> bool:
     """Carry out all runs of a sweep that have not ended.
 
-    A run whose process dies goes on; one that diverges is left; one that fails twice in the same
-    way is given up. A run that another sweep is at work on is waited for.
+    A run whose process dies goes on; one that diverges is left; one that ends twice in the same
+    way, or five times in any, and got no further meanwhile, is given up. A run that another sweep
+    is at work on is waited for.
 
     Args:
         sweep: the sweep.
@@ -120,7 +124,7 @@ class _Work:
         self.waiting = deque(run for run in sweep.runs if stored_numbers(run.path) is None)
         self.active: dict[str, SweepRun] = {}
         self._backend, self._task_of, self._told = backend, task_of, told
-        self._failures: dict[str, list[tuple[str, int]]] = {}
+        self._ends: dict[str, tuple[int, list[str]]] = {}
 
     def submit(self) -> None:
         """Submit runs that wait, as long as there is room, and none owns their folders."""
@@ -151,12 +155,25 @@ class _Work:
             self._told(run, "failed")
 
     def _may_go_on(self, run: SweepRun, ended: Ended) -> bool:
-        """Note a failure, and return whether the run may be tried again."""
-        if ended.lost or (ended.error and not run.error):
-            note_error(run.path, ended.lost or ended.error)
-        failure = (run.error, len(Folder(run.path).entries(*_PROGRESS)))
-        before = self._failures.setdefault(run.id, [])
-        if before and before[-1] != failure:
-            before.clear()
-        before.append(failure)
-        return len(before) < (_MOST_DEATHS if ended.lost else _MOST_ERRORS)
+        """Note why a run has not come to its end, and return whether it may be tried again."""
+        if ended.lost or not run.error:
+            note_error(run.path, ended.lost or ended.error or _NO_ERROR)
+        reached = _reached(run.path)
+        furthest, errors = self._ends.get(run.id, (-1, []))
+        errors = [*(errors if reached <= furthest else []), run.error]
+        self._ends[run.id] = max(reached, furthest), errors
+        is_alike = (
+            not ended.lost and len(errors) >= _MOST_ALIKE and len({*errors[-_MOST_ALIKE:]}) == 1
+        )
+        return not is_alike and len(errors) < _MOST_ENDS
+
+
+def _reached(path: Path) -> int:
+    """Return how much of a run is stored; what is stored again, as by a stop at once, counts once.
+
+    Raises:
+        StoreError: if its journal cannot be read.
+    """
+    return len(
+        {(entry.kind, entry.values.get("step")) for entry in Folder(path).entries(*_PROGRESS)}
+    )

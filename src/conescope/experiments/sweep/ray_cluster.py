@@ -7,17 +7,11 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
 from typing import Any
 
 from conescope.errors import MissingPackageError, RecipeError, StoreError
 from conescope.experiments.sweep.carrying_out import Ended
-from conescope.experiments.sweep.run_copies import (
-    SentBack,
-    carry_out_copy,
-    pack_run,
-    unpack_run,
-)
+from conescope.experiments.sweep.ray_copies import Copies, carry_out_lent
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
 from conescope.runs.store import Folder
 from conescope.runs.whole_files import make_folder
@@ -46,8 +40,8 @@ class RayCluster:
             `RAY_ADDRESS` or `ray start` names, else one that lives here until the sweep ends.
         threads: CPU threads of each run.
         gpus: GPUs of each run; a part of one if several runs share it.
-        copies: whether workers get copies of the run folders and send them back at the end, for
-            nodes that do not share the file system that these are on.
+        copies: whether workers get copies of the run folders and send them back, for nodes that do
+            not share the file system that these are on.
 
     Raises:
         MissingPackageError: if Ray is not installed.
@@ -82,12 +76,15 @@ class RayCluster:
                     f"no Ray cluster answers at {address or 'the default address'} ({reason}); "
                     f"start one by 'ray start --head' and give its address with --address"
                 ) from None
-        self._copies = _Copies(ray) if copies else None
+        self._copies = Copies(ray) if copies else None
         self._head = ray.get_runtime_context().gcs_address
         self._answered = self._asked = time.monotonic()
         self._remote = ray.remote(
-            num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
-        )(_carry_out_copy if copies else _carry_out_here)
+            num_cpus=threads,
+            num_gpus=gpus,
+            max_retries=0 if copies else _RETRIES,  # Ray would send what it sent before
+            retry_exceptions=False,
+        )(carry_out_lent if copies else _carry_out_here)
 
     def has_room(self) -> bool:
         """Return whether Ray is to have another run, which it queues if it is busy."""
@@ -96,11 +93,11 @@ class RayCluster:
     def submit(self, task: RunTask) -> None:
         """Queue a run."""
         try:
+            sent: tuple[Any, ...] = ()
             if self._copies is None:
                 make_folder(task.folder)  # by which a node is known to see it
-                sent = ()
             else:
-                sent = self._copies.lend(task), self._copies.desk
+                sent = self._copies.lend(task)
         except (OSError, StoreError) as error:  # or another process has just taken the folder
             self._refused.append(Ended(task.run.id, error=line_of(error)))
         else:
@@ -113,6 +110,8 @@ class RayCluster:
             RecipeError: if the cluster's head is lost; Ray would wait on, then end the process.
         """
         self._check_head()
+        if self._copies is not None:
+            self._copies.take_news()
         if self._refused:
             refused, self._refused = self._refused, []
             return refused
@@ -161,7 +160,8 @@ class RayCluster:
                 line += f"; install conescope {planned.version} on all nodes"
             return Ended(name, error=line)
         except known.RayError as error:
-            return Ended(name, f"lost by Ray {_RETRIES + 1} times: {type(error).__name__}")
+            times = "" if self._copies is not None else f" {_RETRIES + 1} times"
+            return Ended(name, f"lost by Ray{times}: {type(error).__name__}")
         finally:
             if self._copies is not None:
                 self._copies.free(planned)
@@ -186,75 +186,6 @@ class RayCluster:
             self._ray.shutdown()
 
 
-class _Copies:
-    """Copies of run folders that workers have; the folders themselves are locked meanwhile.
-
-    A task that Ray cancels while it is at work cannot return anything, so workers ask an actor, the
-    desk, whether to stop.
-    """
-
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
-        self._locks: dict[str, ExitStack] = {}
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        self.desk = ray.remote(num_cpus=0)(_Desk).options(scheduling_strategy=here).remote()
-
-    def lend(self, task: RunTask) -> bytes:
-        """Lock the folder of a run, and return a copy of it.
-
-        Raises:
-            StoreError: if another process owns the folder, or it cannot be read.
-        """
-        with ExitStack() as lock:
-            lock.enter_context(Folder(task.folder).owned())
-            archive = pack_run(task.folder)
-            self._locks[task.run.id] = lock.pop_all()
-        return archive
-
-    def take_back(self, task: RunTask, sent: SentBack) -> str:
-        """Unpack what a worker has sent back, and return the line of the run's error, or nothing.
-
-        Raises:
-            StoreError: if the folder cannot be written.
-        """
-        if sent.archive is not None:
-            unpack_run(sent.archive, task.folder)
-        return sent.error
-
-    def free(self, task: RunTask) -> None:
-        """Free the folder of a run."""
-        self._locks.pop(task.run.id).close()
-
-    def stop(self) -> set[str]:
-        """Tell the workers to stop, and return the ids of the runs that they have begun."""
-        return self._ray.get(self.desk.stop.remote())
-
-
-class _Desk:
-    """The actor that tells workers with copies whether to stop."""
-
-    def __init__(self) -> None:
-        self._begun: set[str] = set()
-        self._stopping = False
-
-    def begin(self, name: str) -> bool:
-        """Return whether a run may begin, and note that it has."""
-        if not self._stopping:
-            self._begun.add(name)
-        return not self._stopping
-
-    def is_stopping(self) -> bool:
-        """Return whether workers are to store their state and stop."""
-        return self._stopping
-
-    def stop(self) -> set[str]:
-        """Have all workers stop, and return the ids of the runs that have begun."""
-        self._stopping = True
-        return self._begun
-
-
 def _carry_out_here(task: RunTask) -> None:
     """Carry out a run in its own folder, on a node that sees it.
 
@@ -269,25 +200,6 @@ def _carry_out_here(task: RunTask) -> None:
     # Ray cancels by SIGINT, which a cluster that was started in the background ignores.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     carry_out_run(task)
-
-
-def _carry_out_copy(task: RunTask, archive: bytes, desk: Any) -> SentBack:
-    """Carry out a run on a copy of its folder, unless the sweep is stopping.
-
-    It never waits by `ray.get`, during which Ray would give its CPU to another run.
-    """
-    if not desk.begin.remote(task.run.id).future().result():
-        return SentBack()
-    asked = time.monotonic()
-
-    def should_stop() -> bool:
-        nonlocal asked
-        if time.monotonic() - asked < _ASK_SECONDS:
-            return False
-        asked = time.monotonic()
-        return desk.is_stopping.remote().future().result()
-
-    return carry_out_copy(task, archive, should_stop)
 
 
 def _check_answers(address: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,9 +14,17 @@ from tempfile import TemporaryDirectory
 
 from conescope.errors import StoreError
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of, note_error
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
 from conescope.runs.whole_files import make_folder, write_whole
 
 _JOURNAL = "journal.jsonl"
+
+_SEND_SECONDS = 20.0
+"""The least time between two copies that are sent while a run is at work."""
+
+_PAUSES = 20
+"""The same as a multiple of the time that sending takes: at most a twentieth of the run's."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,12 @@ class SentBack:
     error: str = ""
 
 
-def carry_out_copy(task: RunTask, archive: bytes, should_stop: Callable[[], bool]) -> SentBack:
+def carry_out_copy(
+    task: RunTask,
+    archive: bytes,
+    should_stop: Callable[[], bool],
+    send: Callable[[bytes], None] = lambda _: None,
+) -> SentBack:
     """Carry out a run in a temporary folder, and return what the folder holds at the end.
 
     The end may be that of the run, a stop or an error. The run's own folder is not touched. The
@@ -42,16 +56,53 @@ def carry_out_copy(task: RunTask, archive: bytes, should_stop: Callable[[], bool
         task: the run.
         archive: its folder so far, as `pack_run` returns it.
         should_stop: asked after every iteration; on true the run stores its state and stops.
+        send: is given the folder, packed, from time to time when there is a new snapshot in it.
     """
     try:
         with TemporaryDirectory(prefix="conescope-") as aside:
             folder = Path(aside) / task.folder.name
             unpack_run(archive, folder)
             here = task.here if task.here.is_dir() else Path(aside)
-            error = _carry_out(replace(task, folder=folder, here=here), task.folder, should_stop)
+            news = _News(folder, send)
+
+            def stops() -> bool:
+                if should_stop():
+                    return True
+                news.send_if_due()
+                return False
+
+            error = _carry_out(replace(task, folder=folder, here=here), task.folder, stops)
             return SentBack(pack_run(folder), error)
     except (OSError, StoreError) as failure:  # such as a full disk
         return SentBack(None, f"on a copy of the run's folder: {line_of(failure)}")
+
+
+class _News:
+    """Sends a run's folder while the run is at work, so that less is lost with the worker.
+
+    Args:
+        folder: the folder, of which nothing is written during the calls.
+        send: is given it, packed.
+    """
+
+    def __init__(self, folder: Path, send: Callable[[bytes], None]) -> None:
+        self._folder, self._send = folder, send
+        self._sent = self._snapshots()
+        self._due = time.monotonic() + _SEND_SECONDS
+
+    def send_if_due(self) -> None:
+        """Send the folder if there is a new snapshot in it, and the last time is long ago."""
+        begun = time.monotonic()
+        if begun < self._due:
+            return
+        if (snapshots := self._snapshots()) != self._sent:
+            self._send(pack_run(self._folder))
+            self._sent = snapshots
+        now = time.monotonic()
+        self._due = now + max(_SEND_SECONDS, _PAUSES * (now - begun))
+
+    def _snapshots(self) -> list[str]:
+        return [entry.values["file"] for entry in Folder(self._folder).files(Kind.SNAPSHOT)]
 
 
 def _carry_out(task: RunTask, known_as: Path, should_stop: Callable[[], bool]) -> str:
@@ -90,7 +141,7 @@ def unpack_run(archive: bytes, folder: Path) -> None:
     """Make a run folder the one that `pack_run` has packed; it is the old or the new one at a kill.
 
     The journal says which files count, so it is written after all other files, and files that the
-    new one does not have are deleted after that.
+    new one does not have are deleted after that. Files that are the same already are left alone.
 
     Raises:
         StoreError: if the archive is damaged, has anything but files and folders, or a name in it
@@ -106,8 +157,9 @@ def unpack_run(archive: bytes, folder: Path) -> None:
     try:
         make_folder(folder)
         for name in sorted(files, key=lambda name: name == _JOURNAL):
-            make_folder((folder / name).parent)
-            write_whole(folder / name, files[name])
+            if not _holds(folder / name, files[name]):
+                make_folder((folder / name).parent)
+                write_whole(folder / name, files[name])
         for name in _files(folder) - files.keys():
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
@@ -115,6 +167,10 @@ def unpack_run(archive: bytes, folder: Path) -> None:
             f"cannot write {folder}: {error.strerror or error}; make room, then run the same "
             f"command again: everything before is intact"
         ) from error
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _members(archive: bytes, folder: Path) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from conescope.measuring.audit.structure import (
 )
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.translation import renamed
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 
 _MOVED = 64
@@ -63,7 +64,7 @@ def audit_checkpoints(
     patterns = [revisions] if isinstance(revisions, str) else revisions
     folder = None if out is None else Path(out)
     with opened(checkpoints, patterns, step_pattern, steps, folder) as series:
-        done = audit(series, folder)
+        done = audit(series, folder, progress=notebook_progress())
     assert done is not None
     return done
 

@@ -29,6 +29,7 @@ from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.probe import Probe
 from conescope.runs.contents import weights_hash
+from conescope.runs.environment import notebook_progress
 from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
@@ -60,8 +61,7 @@ def measure_checkpoints(
 
     Args:
         build: what returns the model, on its device; or the model, which is copied.
-        checkpoints: a glob such as `ckpts/*.safetensors`, a folder, or files and folders, see
-            `conescope.measuring.checkpoints.find_checkpoints`.
+        checkpoints: a glob, a folder, or files and folders, see `measuring.checkpoints`.
         probe: the model's inputs for n samples: a tensor, several by place, or several by name.
         out: the run folder to write.
         labels: [n], the samples' classes as whole numbers, or None; the same call may add them.
@@ -94,7 +94,8 @@ def measure_checkpoints(
     name = getattr(build, "__qualname__", type(model).__name__)
     subject = Checkpoints(model, name, probe, checkpoints, step_pattern, labels, steps)
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
-    measure(subject, choice, Path(out), command=f"conescope.measure_checkpoints({name}, …)")
+    command = f"conescope.measure_checkpoints({name}, …)"
+    measure(subject, choice, Path(out), command=command, progress=notebook_progress())
     return read_run(out)
 
 

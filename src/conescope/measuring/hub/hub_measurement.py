@@ -44,6 +44,7 @@ from conescope.measuring.hub.small_files import model_folder, tokenizer_folder
 from conescope.measuring.probe import describe_probe
 from conescope.measuring.texts import read_texts
 from conescope.runs.contents import has_run
+from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 from conescope.runs.reader import Run, read_run
 from conescope.runs.store import Folder
@@ -106,7 +107,8 @@ def measure_hub(
     choice = Choice(outputs, draws, select, pool, params, by_layer, memory, projection)
     wanted, out = Wanted(source, texts, choice, options), Path(out)
     with prepared_in(out):
-        measure_series(*prepare(wanted, out), out, f"conescope.measure_hub({str(source)!r}, …)")
+        command = f"conescope.measure_hub({str(source)!r}, …)"
+        measure_series(*prepare(wanted, out), out, command, notebook_progress())
     return read_run(out)
 
 
