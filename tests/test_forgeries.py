@@ -115,13 +115,6 @@ def test_every_kind_of_line_that_misses_a_field_does_not_fit():
             assert not fits(kind, {n: v for n, v in values.items() if n != name})
 
 
-def test_what_could_not_be_read_again_is_not_written(tmp_path):
-    folder = Folder(tmp_path)
-    with pytest.raises(StoreError, match=r"cannot hold .* as a line of the kind 'evaluation'"):
-        folder.append(Kind.EVALUATION, **EVALUATED, step=-1)
-    assert not (tmp_path / "journal.jsonl").exists()
-
-
 def test_not_a_number_is_no_number(tmp_path):
     for value in ("NaN", "Infinity", "-Infinity", "1e999"):
         line = {"kind": "evaluation", "step": 1, **EVALUATED, "test_loss": 0.125}

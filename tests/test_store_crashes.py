@@ -121,7 +121,6 @@ TestStore = Store.TestCase
 def test_the_pretend_disk_loses_what_is_not_synced(tmp_path, monkeypatch, syncs):
     if not syncs:
         monkeypatch.setattr("conescope.runs.store.sync_folder", lambda _: None)
-        monkeypatch.setattr("conescope.runs.whole_files.sync_folder", lambda _: None)
         monkeypatch.setattr("conescope.runs.journal.sync_folder", lambda _: None)
     lost = []
     for seed in range(20):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conescope.errors import DamageWarning, StoreError
-from conescope.runs.foreign import read_regular
 from conescope.runs.journal import Entry, Journal, Kind, checksum_of
 from conescope.runs.line_fields import fits
 
@@ -94,6 +96,24 @@ def read_journal(path: Path) -> Journal:
         text = f"{path}: {shortened(journal.damage)}; {cure if journal.lost else 'nothing is lost'}"
         warnings.warn(text, DamageWarning, stacklevel=4)
     return journal
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a regular file, of whatever size.
+
+    Raises:
+        OSError: if it cannot be read, or would block or never end, as a pipe or a device does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if stat.S_ISDIR(mode := os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def shortened(texts: Sequence[str]) -> str:

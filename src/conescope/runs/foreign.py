@@ -6,7 +6,6 @@ user's paths all import it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -61,24 +60,6 @@ def read_bounded(path: str | Path, error: type[ConescopeError], most: int) -> by
     if len(data) > most:  # files of /proc say that they hold nothing
         raise _too_large(path, error, most)
     return data
-
-
-def read_regular(path: str | Path) -> bytes:
-    """Read a regular file, of whatever size.
-
-    Raises:
-        OSError: if it cannot be read, or would block or never end, as a pipe or a device does.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        if stat.S_ISDIR(mode := os.fstat(descriptor).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
 
 
 def read_json(path: str | Path, error: type[ConescopeError]) -> Any:

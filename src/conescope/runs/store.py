@@ -8,8 +8,10 @@ the power may fail: what a call has written is on the disk when it returns.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,11 +23,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conescope.errors import StoreError
-from conescope.runs.chain import read_journal
-from conescope.runs.foreign import read_regular, shorten
-from conescope.runs.journal import Entry, Journal, Kind, append_bytes, cut, sync_folder
-from conescope.runs.line_fields import fits
-from conescope.runs.whole_files import explained, make_folder, write_whole
+from conescope.runs.chain import read_journal, read_regular
+from conescope.runs.journal import Entry, Journal, Kind, append_bytes, cut, sync_folder, write_all
 
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
@@ -80,16 +79,10 @@ class Folder:
         """Add a line to the journal; it is on the disk when the call returns.
 
         Raises:
-            StoreError: if it cannot be written, or would not be read again; the journal is then as
-                before.
+            StoreError: if it cannot be written; the journal is then as before.
         """
         entry = Entry(kind, json.loads(json.dumps(values, allow_nan=False)))  # as it is read again
-        if not fits(kind, entry.values):
-            raise StoreError(
-                f"{self.path / _JOURNAL} cannot hold {shorten(str(dict(entry.values)))} as a line "
-                f"of the kind {str(kind)!r}; give finite numbers, and steps from 0 on"
-            )
-        with explained(self.path / _JOURNAL):
+        with _explained(self.path / _JOURNAL):
             make_folder(self.path)
             line = self.journal.line(entry)
             if not append_bytes(self.path / _JOURNAL, line, self.journal.size):
@@ -129,7 +122,7 @@ class Folder:
         Raises:
             StoreError: if it cannot be written.
         """
-        with explained(self.path / name):
+        with _explained(self.path / name):
             make_folder((self.path / name).parent)
             write_whole(self.path / name, data)
 
@@ -176,7 +169,7 @@ class Folder:
             StoreError: if it cannot be done.
         """
         self.forget(entry)
-        with explained(self.path / entry.values["file"]):
+        with _explained(self.path / entry.values["file"]):
             (self.path / entry.values["file"]).unlink(missing_ok=True)
 
     @contextmanager
@@ -189,9 +182,9 @@ class Folder:
         Raises:
             StoreError: if another process owns it, or the folder cannot be made.
         """
-        with explained(self.path):
+        with _explained(self.path):
             make_folder(self.path)
-        with explained(self.path / _LOCK):
+        with _explained(self.path / _LOCK):
             with suppress(PermissionError):  # of a parent that nobody may list
                 sync_folder(self.path.parent)  # an earlier process may have died before it did
             lock = FileLock(self.path / _LOCK, timeout=0.5)
@@ -203,7 +196,7 @@ class Folder:
                     f"it, or choose another folder with --out"
                 ) from None
         try:
-            with explained(self.path / _JOURNAL):
+            with _explained(self.path / _JOURNAL):
                 self._read_again()
             yield
         finally:
@@ -257,3 +250,49 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 REPAIR = "run the command that made this folder again, to make it anew"
 """The cure for a damaged file."""
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, so that they are on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is whole or as before, whatever happens."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a `StoreError` that names path, reason and cure."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; "
+            f"{_CURES.get(error.errno or 0, 'make room')} or choose another folder "
+            f"with --out, then run the same command again: everything before is intact"
+        ) from error
+
+
+_CURES = {
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move away what stands there"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n 1024)"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
+}

@@ -13,8 +13,7 @@ from conescope.errors import MissingPackageError, RecipeError, StoreError
 from conescope.experiments.sweep.carrying_out import Ended
 from conescope.experiments.sweep.ray_copies import Copies, carry_out_lent
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
-from conescope.runs.store import Folder
-from conescope.runs.whole_files import make_folder
+from conescope.runs.store import Folder, make_folder
 
 _CONNECT_SECONDS = 5.0
 

@@ -15,8 +15,7 @@ from tempfile import TemporaryDirectory
 from conescope.errors import StoreError
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of, note_error
 from conescope.runs.journal import Kind
-from conescope.runs.store import Folder
-from conescope.runs.whole_files import make_folder, write_whole
+from conescope.runs.store import Folder, make_folder, write_whole
 
 _JOURNAL = "journal.jsonl"
 
