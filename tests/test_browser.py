@@ -1,14 +1,19 @@
 """The report's page in a real browser: Debian's Chromium, driven by Playwright."""
 
 import shutil
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import uvicorn
 
 from conescope.report import write_report
+from conescope.report.live import application
 from conescope.training.recipe_reading import load_recipe
 from made_runs import MadeRecipe, layered, made_run, made_series
+from made_sweeps import planned, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 needs_chromium = pytest.mark.skipif(
@@ -18,6 +23,9 @@ pytestmark = [
     needs_chromium,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Playwright's own, at its end
 ]
+PATIENCE = 120_000
+"""Milliseconds after which a page that is not there fails, also on a busy machine."""
+
 WIDTHS = (390, 1000, 1600)
 EVIL = "</script><script>window.attacked = 1</script><img src=x onerror=window.attacked=1> *x*"
 
@@ -52,6 +60,7 @@ def report(digits_run, tmp_path_factory):
 def page(browser, report):
     """The opened report, and what it said and asked for on the way."""
     context = browser.new_context(viewport={"width": 1000, "height": 900})
+    context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     opened.said, opened.asked = [], []
     opened.on("console", lambda message: opened.said.append((message.type, message.text)))
@@ -62,17 +71,43 @@ def page(browser, report):
     context.close()
 
 
-def test_every_chart_is_drawn_and_nothing_leaves_the_page(page, report):
-    charts = page.locator(".js-plotly-plot")
-    assert charts.count() > 15
-    undrawn = page.evaluate(
-        "() => [...document.querySelectorAll('.js-plotly-plot')]"
-        ".filter(c => !c.querySelector('.main-svg') || c.clientHeight < 100).map(c => c.id)"
+def drawn_all(page):
+    """Wait until every chart of a page is drawn, and is as large as it should be."""
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.plotly-graph-div')]"
+        ".every(c => c.querySelector('.main-svg') && c.clientHeight >= 100)",
+        timeout=PATIENCE,
     )
-    assert undrawn == []
+
+
+def test_every_chart_is_drawn_and_nothing_leaves_the_page(page, report):
+    assert page.locator(".plotly-graph-div").count() > 15
+    drawn_all(page)
     assert [said for said in page.said if said[0] == "error"] == []
     outside = [url for url in page.asked if not url.startswith(("data:", "blob:"))]
     assert outside == [report.as_uri()]
+
+
+def test_a_chart_is_drawn_when_it_comes_into_view(browser, report):
+    opened = browser.new_page(viewport={"width": 1000, "height": 900})
+    opened.add_init_script("window.requestIdleCallback = () => 0")  # the browser is never idle
+    opened.goto(report.as_uri())
+    opened.wait_for_function("document.querySelector('#distance-from .main-svg')")
+    opened.wait_for_timeout(1000)
+    last = opened.locator(".plotly-graph-div").last
+    assert last.locator(".main-svg").count() == 0
+    last.scroll_into_view_if_needed()
+    last.locator(".main-svg").first.wait_for(timeout=PATIENCE)
+    opened.close()
+
+
+def test_all_charts_are_drawn_before_the_page_is_printed(browser, report):
+    opened = browser.new_page()
+    opened.add_init_script("window.requestIdleCallback = () => 0")
+    opened.goto(report.as_uri())
+    opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    drawn_all(opened)
+    opened.close()
 
 
 def test_names_that_inject_are_text(page):
@@ -84,8 +119,9 @@ def test_names_that_inject_are_text(page):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_window(page, width):
     page.set_viewport_size({"width": width, "height": 900})
+    drawn_all(page)
     page.wait_for_function(
-        "width => document.documentElement.scrollWidth <= width", arg=width, timeout=5000
+        "width => document.documentElement.scrollWidth <= width", arg=width, timeout=PATIENCE
     )
 
 
@@ -95,6 +131,7 @@ def test_the_slider_moves_kernel_place_and_eigenvalues_together(page, digits_run
         " return [drawn('slider-kernel')[0][0].z[0][1], drawn('slider-place').at(-1)[0].x,"
         " drawn('slider-spectrum')[0][0].y]; }"
     )
+    drawn_all(page)
     last = page.evaluate(read)
     slider = page.locator("#iteration")
     slider.focus()
@@ -125,6 +162,7 @@ def test_the_leading_samples_are_pictures_with_a_text(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, scheme):
     page.emulate_media(color_scheme=scheme)
+    drawn_all(page)
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]
@@ -139,6 +177,38 @@ def test_links_of_the_contents_lead_to_headings(page):
     for place in range(links.count()):
         target = links.nth(place).get_attribute("href").removeprefix("#")
         assert page.locator(f"h2#{target}").inner_text() == links.nth(place).inner_text()
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The address of a server of a folder with a sweep, of which one run is finished."""
+    sweep = planned(tmp_path / "lr", "--optimizer.lr=0.01,0.1", "--probe.size=6")
+    write_run(sweep.runs[0])
+    served = application([tmp_path], ["127.0.0.1"], None)
+    server = uvicorn.Server(uvicorn.Config(served, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_from_the_list_to_a_sweep_to_a_run(browser, address, width):
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.set_default_timeout(PATIENCE)
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(address)
+    for heading in ("Sweep lr", "digits-"):
+        opened.locator("section th a").first.click()
+        opened.locator("h1", has_text=heading).wait_for()
+        drawn_all(opened)
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert errors == []
+    opened.close()
 
 
 def test_a_page_of_one_kernel_has_no_slider(browser, tmp_path):

@@ -171,6 +171,11 @@ def test_few_or_uneven_kernels_have_all_charts(tmp_path, steps):
     }
 
 
+def test_a_report_of_a_thousand_kernels_is_small(tmp_path):
+    path = write_report(made_run(made_series(range(0, 10_000, 10))), tmp_path / "long.html")
+    assert path.stat().st_size < 15e6
+
+
 def test_same_run_same_bytes(tmp_path):
     one, other = (write_report(made_run(), tmp_path / name) for name in ("a.html", "b.html"))
     assert one.read_bytes() == other.read_bytes()

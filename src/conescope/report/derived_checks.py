@@ -31,7 +31,7 @@ from conescope.report.save import save_plots
 from conescope.report.sections import contents
 from conescope.runs.reader import Run
 
-_CHART = re.compile(r'Plotly\.newPlot\(\s*"([^"]{1,200})",\s*')
+_CHART = re.compile(r'<script type="application/json" data-chart="([^"]{1,200})">')
 _ROW = re.compile(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td></tr>', re.DOTALL)
 _SCRIPT = re.compile(r"<script.*?</script>", re.DOTALL)
 _DRAWN = re.compile(rb"Matplotlib (?:version|pdf backend v)([\w.]{1,30})")
@@ -141,8 +141,8 @@ def _page_result(text: str) -> Result:
     texts: dict[str, str] = {}
     decoder = json.JSONDecoder()
     for match in _CHART.finditer(text):
-        traces, _ = decoder.raw_decode(text, match.end())
-        _gather(f"chart {match[1]}", traces, tensors, texts)
+        drawn, _ = decoder.raw_decode(text, match.end())
+        _gather(f"chart {match[1]}", drawn["data"], tensors, texts)
     for number, (name, value) in enumerate(_ROW.findall(text)):
         texts[f"{name} (row {number + 1})"] = value
     rest = _ROW.sub("", _SCRIPT.sub("", text)).splitlines()

@@ -10,19 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from plotly.io import to_html
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from conescope.report.plot import Plot
 from conescope.report.plotly_drawing import chart
 from conescope.runs.shared_files import write_result
-
-CHART_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "plotlyServerURL": "",
-    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-}
 
 
 @dataclass(frozen=True)
@@ -160,14 +153,13 @@ def chart_div(plot: Plot, name: str) -> str:
     return figure_div(chart(plot), name)
 
 
-def figure_div(figure: object, name: str) -> str:
-    """Return the HTML of a plotly figure, under a name that no other chart of the page has."""
-    html = to_html(
-        figure,
-        div_id=name,
-        full_html=False,
-        include_plotlyjs=False,
-        default_height="100%",
-        config={**CHART_CONFIG, "toImageButtonOptions": {"filename": name}},
+def figure_div(figure: go.Figure, name: str) -> str:
+    """Return the HTML of a plotly figure, under a name that no other chart of the page has.
+
+    It is data that the page draws when it comes into view, so that a long page opens at once.
+    """
+    data = str(figure.to_json()).replace("<", "\\u003c")  # which would end the element
+    return (
+        f'<div class="chart"><div id="{name}" class="plotly-graph-div"></div>'
+        f'<script type="application/json" data-chart="{name}">{data}</script></div>'
     )
-    return f'<div class="chart">{html}</div>'

@@ -1,12 +1,10 @@
-"""Serve the reports of runs as they go, read only, to a browser."""
+"""Serve the reports of runs and of sweeps as they go, read only, to a browser."""
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -18,28 +16,20 @@ from starlette.routing import Route
 
 from conescope.errors import ConescopeError
 from conescope.experiments.stored import load_run, read_status
-from conescope.report.html import Part, missing, page_of
+from conescope.experiments.sweep.sweep_folder import ENDED, read_sweep
+from conescope.report.index_page import index_page, page_without
 from conescope.report.page import report_page
-from conescope.runs.reader import Status
+from conescope.report.served_folders import JOURNAL, address_name, find_served
+from conescope.report.sweep_page import sweep_report_page
+from conescope.report.sweep_table import load_sweep
 
-_JOURNAL = "journal.jsonl"
 _COOKIE = "conescope-token"
 _SECONDS_OF_LIST, _SECONDS_OF_REPORT = 10, 120
 """After how many seconds a browser asks for a list of runs, and for a report, again."""
 
 
-def runs_in(folders: Sequence[Path]) -> Iterator[Path]:
-    """Return the run folders among some folders, and those in them, as in a sweep's `runs`."""
-    for folder in folders:
-        if (folder / _JOURNAL).exists():
-            yield folder
-        else:
-            yield from sorted(file.parent for file in folder.glob(f"*/{_JOURNAL}"))
-            yield from sorted(file.parent for file in folder.glob(f"runs/*/{_JOURNAL}"))
-
-
 def application(folders: Sequence[Path], hosts: Sequence[str], token: str | None) -> Starlette:
-    """Return a web application that shows runs; it writes nothing.
+    """Return a web application that shows runs and sweeps; it writes nothing.
 
     Args:
         folders: run folders, folders of run folders, and sweeps; looked into at every request.
@@ -48,102 +38,99 @@ def application(folders: Sequence[Path], hosts: Sequence[str], token: str | None
     """
     pages = _Pages(folders)
 
-    def guarded(request: Request) -> Response:
-        if token is not None:
-            given = request.query_params.get("token")
-            if given is not None and secrets.compare_digest(given.encode(), token.encode()):
-                answer = RedirectResponse(request.url.path, status_code=303)
-                answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
-                return answer
-            known = request.cookies.get(_COOKIE, "")
-            if not secrets.compare_digest(known.encode(), token.encode()):
-                return PlainTextResponse(
-                    "This needs the address with ?token= that conescope serve printed.", 403
-                )
-        return pages.answer(request.path_params.get("run"))
+    def guarded(answer: Callable[[str], Response]) -> Callable[[Request], Response]:
+        def answer_if_known(request: Request) -> Response:
+            refusal = None if token is None else _refusal(request, token)
+            return refusal or answer(request.path_params.get("name", ""))
+
+        return answer_if_known
 
     return Starlette(
-        routes=[Route("/", guarded), Route("/runs/{run}", guarded)],
+        routes=[
+            Route("/", guarded(pages.index)),
+            Route("/runs/{name}", guarded(pages.run)),
+            Route("/sweeps/{name}", guarded(pages.sweep)),
+        ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
     )
 
 
+def _refusal(request: Request, token: str) -> Response | None:
+    """Return the answer to one who does not know the token, or names it; None for all others."""
+    given = request.query_params.get("token")
+    if given is not None and secrets.compare_digest(given.encode(), token.encode()):
+        answer = RedirectResponse(request.url.path, status_code=303)
+        answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+        return answer
+    known = request.cookies.get(_COOKIE, "")
+    if secrets.compare_digest(known.encode(), token.encode()):
+        return None
+    return PlainTextResponse(
+        "This needs the address with ?token= that conescope serve printed.", 403
+    )
+
+
 class _Pages:
-    """The pages; a report is made again when its journal has changed, by one request at a time."""
+    """The pages; one is made again when what it shows has changed, by one request at a time."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = folders
-        self._made: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._made: dict[Path, tuple[Hashable, str]] = {}
         self._lock = threading.Lock()
 
-    def answer(self, run: str | None) -> Response:
-        paths = {_name(path): path for path in runs_in(self._folders)}
-        if run is None:
-            return _again(HTMLResponse(_list_of(paths)), _SECONDS_OF_LIST)
-        if run not in paths:
+    def index(self, _: str) -> Response:
+        """Return the list of all."""
+        return _again(HTMLResponse(index_page(find_served(self._folders))), _SECONDS_OF_LIST)
+
+    def run(self, name: str) -> Response:
+        """Return the report of a run."""
+        path = find_served(self._folders).runs.get(name)
+        if path is None:
             return PlainTextResponse("There is no such run here; see the list of runs at /", 404)
         try:
-            with self._lock:
-                text = self._report(paths[run])
-            is_finished = read_status(paths[run]).finished
+            text = self._page(path, _size(path), lambda: report_page(load_run(path)))
+            is_finished = read_status(path).finished
         except ConescopeError as reason:
-            text, is_finished = _without_report(paths[run], str(reason)), False
+            text, is_finished = page_without(path, "no report yet", str(reason)), False
         answer = HTMLResponse(text)
         return answer if is_finished else _again(answer, _SECONDS_OF_REPORT)
 
-    def _report(self, path: Path) -> str:
-        seen = (path / _JOURNAL).stat()
-        key = (seen.st_mtime_ns, seen.st_size)
-        if path not in self._made or self._made[path][0] != key:
-            self._made[path] = (key, report_page(load_run(path)))
-        return self._made[path][1]
+    def sweep(self, name: str) -> Response:
+        """Return the page of a sweep, with links to the reports of its runs."""
+        path = find_served(self._folders).sweeps.get(name)
+        if path is None:
+            return PlainTextResponse("There is no such sweep here; see the list at /", 404)
+        try:
+            seen = tuple((run.id, run.state(), _size(run.path)) for run in read_sweep(path).runs)
+            text = self._page(path, seen, lambda: _page_of_sweep(path))
+            is_finished = all(state in ENDED for _, state, _ in seen)
+        except ConescopeError as reason:
+            text, is_finished = page_without(path, "cannot be shown", str(reason)), False
+        answer = HTMLResponse(text)
+        return answer if is_finished else _again(answer, _SECONDS_OF_REPORT)
+
+    def _page(self, path: Path, seen: Hashable, make: Callable[[], str]) -> str:
+        """Return the page of a folder, made again if what is `seen` of it differs from before."""
+        with self._lock:
+            if path not in self._made or self._made[path][0] != seen:
+                self._made[path] = (seen, make())
+            return self._made[path][1]
+
+
+def _page_of_sweep(path: Path) -> str:
+    results = load_sweep(path, store=False)
+    return sweep_report_page(results, lambda run: f"/runs/{address_name(run)}")
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Return time and size of a run folder's journal, which change with it; None before it."""
+    try:
+        seen = (path / JOURNAL).stat()
+    except FileNotFoundError:
+        return None
+    return seen.st_mtime_ns, seen.st_size
 
 
 def _again(response: Response, seconds: int) -> Response:
     response.headers["Refresh"] = str(seconds)
     return response
-
-
-def _name(path: Path) -> str:
-    """Return a name of a run folder for addresses, which no other has."""
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-
-
-def _list_of(paths: dict[str, Path]) -> str:
-    rows = "".join(_row(name, path) for name, path in paths.items())
-    heads = "".join(f"<th>{head}</th>" for head in ("run", "state", "iterations", "kernels"))
-    table = f'<table class="runs"><tr>{heads}</tr>{rows}</table>'
-    return page_of(
-        name="Runs",
-        description="This list and the reports behind it are read from the run folders as they go.",
-        state=f"{len(paths):,} runs",
-        is_finished=True,
-        answer=table if rows else missing("No runs yet."),
-        parts=[],
-    )
-
-
-def _row(name: str, path: Path) -> str:
-    link = f'<a href="/runs/{name}">{escape(str(path))}</a>'
-    try:
-        status = read_status(path)
-    except ConescopeError as reason:
-        return f'<tr><td>{link}</td><td colspan="3">{escape(str(reason))}</td></tr>'
-    cells = (_state(status), status.extent, f"{status.kernels:,}")
-    return f"<tr><td>{link}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-
-
-def _state(status: Status) -> str:
-    states = {"finished": status.finished, "running": status.running, "diverged": status.diverged}
-    return next((state for state, holds in states.items() if holds), "stopped")
-
-
-def _without_report(path: Path, reason: str) -> str:
-    return page_of(
-        name=path.name,
-        description=str(path),
-        state="no report yet",
-        is_finished=False,
-        answer=missing(reason),
-        parts=[Part("Runs", '<p><a href="/">All runs</a></p>')],
-    )

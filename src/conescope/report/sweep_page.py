@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -77,10 +78,19 @@ def write_sweep_report(results: SweepResults) -> list[Path]:
                     f"the right to write there"
                 ) from error
             files.append(file)
-    return [*files, _write_page(results, folder / "report.html")]
+    return [*files, write_page(folder / "report.html", sweep_report_page(results))]
 
 
-def _write_page(results: SweepResults, path: Path) -> Path:
+def sweep_report_page(
+    results: SweepResults, address_of: Callable[[Path], str] | None = None
+) -> str:
+    """Return the HTML page of a sweep.
+
+    Args:
+        results: what its runs have found so far.
+        address_of: the address of the report of a run folder, for a table of all runs with links;
+            None for no such table.
+    """
     sweep = results.sweep
     counts = Counter(row["state"] for row in results.rows)
     left = sum(count for state, count in counts.items() if state not in ENDED)
@@ -95,7 +105,7 @@ def _write_page(results: SweepResults, path: Path) -> Path:
     run = next((run for run in sweep.runs if run.state() == "finished"), None)
     environment = load_run(run.path).environment if run and _has_kernels(results, run) else {}
     charts = [drawn(plot, name) for name, plot in plots.items()]
-    text = page_of(
+    return page_of(
         name=f"Sweep {sweep.path.resolve().name}",
         description="; ".join(axes),
         state=f"{len(results.rows) - left:,} of {len(results.rows):,} runs have ended",
@@ -104,6 +114,7 @@ def _write_page(results: SweepResults, path: Path) -> Path:
         parts=[
             Part("Figures", f"<p>{ABOUT}</p>{columns(charts)}"),
             Part("Settings", _settings(results)),
+            *([] if address_of is None else [Part("Runs", _runs(results, address_of))]),
             *filter(None, map(_Multiples(results).of, axes_drawn(results))),
             *origin_parts(
                 "How to make this sweep again",
@@ -114,7 +125,6 @@ def _write_page(results: SweepResults, path: Path) -> Path:
             ),
         ],
     )
-    return write_page(path, text)
 
 
 def _has_kernels(results: SweepResults, run: SweepRun) -> bool:
@@ -139,6 +149,22 @@ def _settings(results: SweepResults) -> str:
         f"the second half.</p>{_STYLE}"
         f'<div class="settings"><table><tr>{head}</tr>{body}</table></div>{note}'
     )
+
+
+def _runs(results: SweepResults, address_of: Callable[[Path], str]) -> str:
+    """Return the table of runs, each with a link to its report once it has begun."""
+    heads = ["run", *results.sweep.axes, "state", "kernels", "verdict", "test_accuracy", "S"]
+    head = "".join(f'<th scope="col">{escape(_HEADS.get(name, name))}</th>' for name in heads)
+    rows = []
+    for run, row in zip(results.sweep.runs, results.rows, strict=True):
+        name = escape(run.id)
+        if row["state"] != "waiting":
+            name = f'<a href="{escape(address_of(run.path))}">{name}</a>'
+        cells = "".join(
+            f"<td>{'–' if row[key] is None else escape(_cell(row, key))}</td>" for key in heads[1:]
+        )
+        rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+    return f'<div class="settings"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 _STYLE = (

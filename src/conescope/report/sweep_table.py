@@ -81,27 +81,32 @@ class SweepResults:
         return [{name: rows[0][name] for name in axes} | _setting(rows) for rows in groups.values()]
 
 
-def load_sweep(path: str | Path) -> SweepResults:
+def load_sweep(path: str | Path, *, store: bool = True) -> SweepResults:
     """Read the folder of a sweep, finished or not.
 
     Numbers of runs that have ended are computed once, and then read from their folders.
+
+    Args:
+        path: the folder.
+        store: whether to write numbers that had to be computed into the runs' folders.
 
     Raises:
         StoreError: if it is the folder of no sweep, or a run's folder is damaged.
     """
     sweep = read_sweep(path)
-    return SweepResults(sweep, [_row(run) for run in sweep.runs])
+    return SweepResults(sweep, [_row(run, store) for run in sweep.runs])
 
 
-def _row(run: SweepRun) -> Row:
+def _row(run: SweepRun, store: bool) -> Row:
     row: Row = {"run": run.id, **run.values}
     numbers = stored_numbers(run.path)
     if numbers is None:
         state = run.state()
         if state in ENDED:
             numbers = run_numbers(run.path)
-            with suppress(StoreError):  # an archive that cannot be written to can still be read
-                store_numbers(run.path, numbers)
+            if store:
+                with suppress(StoreError):  # an archive that cannot be written to can be read
+                    store_numbers(run.path, numbers)
         else:
             numbers = {"state": state}
     names = ("state", "verdict", "likeliest", "probability", *NUMBERS)

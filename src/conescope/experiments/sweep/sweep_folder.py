@@ -17,7 +17,9 @@ from conescope.runs.store import Folder
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import recipe_from_dict
 
-_TABLE = "sweep.json"
+TABLE = "sweep.json"
+"""File of a sweep's folder that says which runs it has."""
+
 _FORMAT = 1
 _NUMBERS = "numbers.json"
 _JOURNAL = "journal.jsonl"
@@ -213,7 +215,7 @@ def store_sweep(sweep: Sweep) -> None:
         "bases": bases,
         "runs": rows,
     }
-    Folder(sweep.path).write_bytes(_TABLE, json.dumps(held).encode())
+    Folder(sweep.path).write_bytes(TABLE, json.dumps(held).encode())
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -224,10 +226,10 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     try:
-        held = json.loads((path / _TABLE).read_bytes())
+        held = json.loads((path / TABLE).read_bytes())
         if held["format"] > _FORMAT:
             raise StoreError(
-                f"{path / _TABLE} was written by conescope {held['conescope']}, and this one, "
+                f"{path / TABLE} was written by conescope {held['conescope']}, and this one, "
                 f"{version('conescope')}, is too old to read it; install that version"
             )
         runs = [
@@ -242,10 +244,10 @@ def read_sweep(path: str | Path) -> Sweep:
             f"{path} is the folder of no sweep; give the one that 'conescope sweep … --out' made"
         ) from None
     except OSError as error:
-        raise StoreError(f"cannot read {path / _TABLE}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path / TABLE}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StoreError(
-            f"{path / _TABLE} is damaged; run the sweep's command again, which writes it anew"
+            f"{path / TABLE} is damaged; run the sweep's command again, which writes it anew"
         ) from None
 
 
