@@ -12,7 +12,7 @@ from rich.table import Table
 
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
-from conescope.cli.terminal import STDERR, STDOUT, say, stopping
+from conescope.cli.terminal import STDERR, STDOUT, print_line, say, stopping
 from conescope.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _switch(arguments: argparse.Namespace) -> int:
     print_result(result)
     stem = (arguments.out or arguments.runs[0] / "figures") / "switch"
     for file in draw(switch, result, stem):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0
 
 
