@@ -29,18 +29,23 @@ from conescope.cli.terminal import one_line_warnings, say
 from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
-    run, measure, audit, lazy, plan, recipes, stored, serve, switch, sweep, sweep_children,
-    sweep_measure, sweep_results, reproduce, cone, verify, export,
+    run, stored, cone, serve, plan, recipes, measure, audit, lazy, sweep, sweep_children,
+    sweep_measure, sweep_results, switch, reproduce, verify, export,
 )  # fmt: skip
+
+
+def all_commands() -> Commands:
+    """Return the commands, in the order of the overview."""
+    commands = Commands()
+    for module in _COMMANDS:
+        module.add(commands)
+    return commands
 
 
 def carry_out(words: Sequence[str]) -> int:
     """Carry out one command; return the exit status, see `conescope.cli.main.main`."""
-    commands = Commands()
-    for module in _COMMANDS:
-        module.add(commands)
     try:
-        arguments = commands.parse(words)
+        arguments = all_commands().parse(words)
         with one_line_warnings():
             return arguments.command(arguments)
     except ConescopeError as error:

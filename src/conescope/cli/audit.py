@@ -5,18 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.measure import given_steps_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
 from conescope.measuring.audit import Audit, audit, opened
 
+_ABOUT = About(
+    Group.OWN,
+    "say what is wrong with a series of checkpoints, without a model",
+    (
+        "conescope audit 'ckpts/*.safetensors'",
+        "conescope audit hf://EleutherAI/pythia-160m --revisions 'step*'",
+    ),
+    {1: "there is an alarm, or the audit failed"},
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add(
-        "audit", _audit, "say what is wrong with a series of checkpoints, without a model"
-    )
+    parser = commands.add("audit", _audit, _ABOUT)
     option = parser.add_argument
     option(
         "series",

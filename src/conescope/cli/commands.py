@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from conescope.cli.terminal import STDERR, STDOUT
+from conescope.cli.command_help import (
+    About,
+    FieldFormatter,
+    Formatter,
+    OverviewParser,
+    Parser,
+)
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
 from conescope.training.recipe import FIELDS, PARTS, Recipe
@@ -24,54 +29,56 @@ Command = Callable[[argparse.Namespace], int]
 """From parsed arguments to the exit status."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose messages show control characters of the command line as escapes.
-
-    A stream that it cannot write to is an error.
-    """
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        (STDOUT if file is sys.stdout else STDERR).out(message, end="")
-
-
 class Commands:
     """The commands of the program; each file of this package adds its own."""
 
     def __init__(self) -> None:
-        self._parser = _Parser(
+        self._parser = OverviewParser(
             prog="conescope",
             description="Follow a network's empirical neural tangent kernel through training.",
+            epilog="'conescope COMMAND --help' shows the options of one, with examples.",
+            formatter_class=Formatter,
         )
-        self._subparsers = self._parser.add_subparsers(metavar="COMMAND", required=True)
+        self._parser.add_argument(
+            "--version", action="version", version=f"conescope {version('conescope')}"
+        )
+        self._subparsers = self._parser.add_subparsers(
+            metavar="COMMAND", required=True, parser_class=Parser
+        )
         self._commands: dict[str, argparse.ArgumentParser] = {}
+        self.about: dict[str, About] = {}
+        """Name of a command → what its help says."""
 
-    def add(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+    def add(self, name: str, command: Command, about: About) -> argparse.ArgumentParser:
         """Add a command.
 
         Args:
-            name: the word after `conescope`.
+            name: the word after `conescope`, or two words.
             command: what it does.
-            summary: one line of help.
+            about: what its help says.
 
         Returns:
             Its parser, to add arguments to.
         """
-        self._commands[name] = self._subparsers.add_parser(
+        parser = self._commands[name] = self._subparsers.add_parser(
             name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            help=about.summary,
+            description=about.summary[0].upper() + about.summary[1:] + ".",
+            epilog=about.epilog,
+            formatter_class=Formatter,
             allow_abbrev=False,
         )
-        self._commands[name].set_defaults(command=command, takes_fields=False)
-        return self._commands[name]
+        parser.set_defaults(command=command, takes_fields=False)
+        self.about[name] = about
+        self._parser.groups[name] = about.group
+        return parser
 
     def parser(self, name: str) -> argparse.ArgumentParser:
         """Return the parser of a command that was added."""
         return self._commands[name]
 
     def add_with_fields(
-        self, name: str, command: Command, summary: str, takes: str
+        self, name: str, command: Command, about: About, takes: str
     ) -> argparse.ArgumentParser:
         """Add a command that takes values for a recipe's fields.
 
@@ -80,23 +87,23 @@ class Commands:
         Args:
             name: the word after `conescope`.
             command: what it does.
-            summary: one line of help.
+            about: what its help says.
             takes: its other arguments, as the line of usage shows them.
         """
-        parser = self.add(name, command, summary)
+        parser = self.add(name, command, about)
         parser.usage = f"conescope {name} [options] {takes} [--FIELD VALUE …]"
         parser.set_defaults(takes_fields=True)
         return parser
 
-    def add_for_recipe(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+    def add_for_recipe(self, name: str, command: Command, about: About) -> argparse.ArgumentParser:
         """Add a command that takes a recipe or a branch's start; `chosen_recipe` gives it.
 
         Args:
             name: the word after `conescope`.
             command: what it does.
-            summary: one line of help.
+            about: what its help says.
         """
-        parser = self.add_with_fields(name, command, summary, "RECIPE | --from RUN --at STEP")
+        parser = self.add_with_fields(name, command, about, "RECIPE | --from RUN --at STEP")
         parser.add_argument(
             "recipe", metavar="RECIPE", nargs="?", help="a packaged recipe's name, or a YAML file"
         )
@@ -111,9 +118,9 @@ class Commands:
         parser.set_defaults(takes_recipe=True)
         return parser
 
-    def add_for_run(self, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+    def add_for_run(self, name: str, command: Command, about: About) -> argparse.ArgumentParser:
         """Add a command that takes a run's folder, which it finds as `run`."""
-        parser = self.add(name, command, summary)
+        parser = self.add(name, command, about)
         parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
         return parser
 
@@ -130,7 +137,7 @@ class Commands:
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
         if not {"-h", "--help"}.isdisjoint(own_words):
             asked = [word for word in own_words if word not in ("-h", "--help")]
-            parser.epilog = _fields_help(parser, asked, overrides)
+            parser.epilog = f"{_fields_help(parser, asked, overrides)}\n{parser.epilog}"
         arguments = parser.parse_args(own_words)
         arguments.overrides, arguments.words = overrides, words
         return arguments
@@ -192,9 +199,13 @@ def _fields_help(
     else:
         recipe = recipe_from_dict({}, "command line", list(_part_names(overrides)))
     options = {section: part.options for section, part in parts_of(recipe).items()}
-    lines = field_parser(options).format_help().splitlines()
-    fields = [line for line in lines if line.startswith("  ") and " CONFIG " not in line]
-    return "recipe fields:\n" + "\n".join(fields)
+    fields = field_parser(options)
+    fields.formatter_class = FieldFormatter
+    for action in fields._actions:
+        if action.metavar == "CONFIG":
+            action.help = argparse.SUPPRESS
+    lines = [line for line in fields.format_help().splitlines() if line.startswith("  ")]
+    return "\n".join(["recipe fields:", *lines, ""])
 
 
 def _part_names(overrides: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT, print_columns, print_line, print_table
 from conescope.errors import KernelError
@@ -16,10 +17,25 @@ if TYPE_CHECKING:
     from conescope.report.run_analysis import RunAnalysis
     from conescope.report.sections import Content
 
+_ABOUT_CONE = About(
+    Group.MAIN,
+    "say what motion the kernel makes, and draw it",
+    (
+        "conescope cone runs/mine",
+        "conescope cone runs/seed0 runs/seed1 runs/seed2 --out figures",
+    ),
+)
+
+_ABOUT_COMPARE = About(
+    Group.MAIN,
+    "set runs side by side: a table, a figure, a page",
+    ("conescope compare runs/mine runs/other --out figures",),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    cone = commands.add("cone", _cone, "say what motion the kernel makes, and draw it")
+    cone = commands.add("cone", _cone, _ABOUT_CONE)
     cone.add_argument(
         "runs",
         metavar="RUN",
@@ -33,7 +49,7 @@ def add(commands: Commands) -> None:
         type=Path,
         help="folder for the figures (default: figures/ in each run)",
     )
-    compare = commands.add("compare", _compare, "set runs side by side: a table, a figure, a page")
+    compare = commands.add("compare", _compare, _ABOUT_COMPARE)
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder")
     compare.add_argument(
         "--out",

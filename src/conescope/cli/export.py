@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, print_line, print_table
@@ -12,16 +13,31 @@ from conescope.experiments.archives.exporting import plan_export, write_archive
 from conescope.experiments.archives.importing import import_run, read_contents
 from conescope.experiments.stored import load_run, read_status
 
+_ABOUT_EXPORT = About(
+    Group.CARE,
+    "write a run as one file that others verify",
+    (
+        "conescope export runs/mine --out mine.zip",
+        "conescope export runs/mine --weights --branches --out whole.zip",
+    ),
+)
+
+_ABOUT_IMPORT = About(
+    Group.CARE,
+    "unpack an archive of a run into a new folder",
+    ("conescope import mine.zip --out runs/theirs",),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    export = commands.add_for_run("export", _export, "write a run as one file that others verify")
+    export = commands.add_for_run("export", _export, _ABOUT_EXPORT)
     export.add_argument(
         "--out", metavar="ZIP", type=Path, required=True, help="the archive to write"
     )
     export.add_argument("--weights", action="store_true", help="include the snapshots of weights")
     export.add_argument("--branches", action="store_true", help="include the run's branches")
-    imported = commands.add("import", _import, "unpack an archive of a run into a new folder")
+    imported = commands.add("import", _import, _ABOUT_IMPORT)
     imported.add_argument("archive", metavar="ZIP", type=Path, help="what 'export' wrote")
     imported.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="the folder to make"

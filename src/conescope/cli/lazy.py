@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
@@ -29,12 +30,19 @@ _SETTINGS = (
     "by_layer", "regression", "memory",
 )  # fmt: skip
 
+_ABOUT = About(
+    Group.OWN,
+    "say whether a fine-tuning on labelled texts or images is lazy",
+    (
+        "conescope lazy distilbert-base-uncased --data labelled.jsonl --out lazy/mine",
+        "conescope lazy folder/of/model --data train/ --test test/ --seeds 5 --out lazy/images",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add(
-        "lazy", _lazy, "say whether a fine-tuning on labelled texts or images is lazy"
-    )
+    parser = commands.add("lazy", _lazy, _ABOUT)
     option = parser.add_argument
     option("model", metavar="MODEL", help="a folder of transformers, or a model's name on the Hub")
     option("--data", metavar="FILE", type=Path, required=True,

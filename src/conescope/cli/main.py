@@ -9,8 +9,9 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from typing import Any
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -30,16 +31,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         return _run_as_program(sys.argv[1:])
+    return _loaded(argv)(argv)
+
+
+def _loaded(words: Sequence[str]) -> Callable[[Sequence[str]], int]:
+    """Return what carries out a command; nothing is loaded to say the version."""
+    if list(words) == ["--version"]:
+        return _say_version
     from conescope.cli.all_commands import carry_out
 
-    return carry_out(argv)
+    return carry_out
+
+
+def _say_version(_: Sequence[str]) -> int:
+    sys.stdout.write(f"conescope {version('conescope')}\n")
+    return 0
 
 
 def _run_as_program(words: Sequence[str]) -> int:
     try:
         with _ending_at_once():
             _open_standard_streams()
-            from conescope.cli.all_commands import carry_out
+            carry_out = _loaded(words)
         try:
             return carry_out(words)
         finally:

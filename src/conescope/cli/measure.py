@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.measure_options import add_for_checkpoints, add_for_described
 from conescope.cli.progress import ProgressBar
@@ -41,12 +42,20 @@ _FOR_HUB = (
 _FOR_TEXTS = ("column", "length", "samples", "tokenizer")
 _FOR_RUNS = ("batchnorm", "when")
 
+_ABOUT = About(
+    Group.OWN,
+    "measure the kernel of checkpoints, or of a run's snapshots anew",
+    (
+        "conescope measure 'ckpts/*.pt' --model mine:build --probe data.parquet --out runs/mine",
+        "conescope measure hf://ORG/NAME --revisions 'step*' --texts texts.jsonl --out runs/name",
+        "conescope measure runs/mine --outputs full --out runs/full",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add(
-        "measure", _measure, "measure the kernel of checkpoints, or of a run's snapshots anew"
-    )
+    parser = commands.add("measure", _measure, _ABOUT)
     option = parser.add_argument
     option(
         "series",
@@ -86,7 +95,7 @@ def add(commands: Commands) -> None:
     option("--by-layer", action="store_true", help="also store the kernel of each layer")
     option("--memory", metavar="SIZE", help="memory for the measurement, such as 2GB")
     add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
-    group = "for the Hugging Face Hub and folders that transformers or peft saved, beside those"
+    group = "for the Hub, transformers and peft"
     add_for_described(parser.add_argument_group(group).add_argument)
     own = parser.add_argument_group("for a run's snapshots").add_argument
     own("--batchnorm", choices=get_args(BatchNorm),

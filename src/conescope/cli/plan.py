@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT, print_table
+
+_ABOUT = About(
+    Group.MAIN,
+    "forecast the time, memory and disk that a recipe will take",
+    (
+        "conescope plan lenet-mnist",
+        "conescope plan digits --model.width 4",
+    ),
+)
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    summary = "forecast the time, memory and disk that a recipe will take"
-    commands.add_for_recipe("plan", _plan, summary)
+    commands.add_for_recipe("plan", _plan, _ABOUT)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

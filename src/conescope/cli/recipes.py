@@ -6,16 +6,32 @@ import argparse
 
 from rich.table import Table
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.terminal import STDOUT, Terminal
 from conescope.training.parts import REQUIRED
 from conescope.training.recipe_reading import packaged_recipes, parts_of
 
+_ABOUT_RECIPES = About(
+    Group.MAIN,
+    "list the recipes that come with the package",
+    ("conescope recipes",),
+)
+
+_ABOUT_SHOW = About(
+    Group.MAIN,
+    "print all fields of a recipe as YAML, to save and edit",
+    (
+        "conescope show lenet-mnist > mine.yaml",
+        "conescope show digits --optimizer.lr 0.03",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add("recipes", _recipes, "list the recipes that come with the package")
-    commands.add_for_recipe("show", _show, "print all fields of a recipe as YAML, to save and edit")
+    commands.add("recipes", _recipes, _ABOUT_RECIPES)
+    commands.add_for_recipe("show", _show, _ABOUT_SHOW)
 
 
 def _recipes(_: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.run import carry_out
 from conescope.cli.switch import carry_out_children, draw, print_result
@@ -26,13 +27,22 @@ _FIGURES = {
     "fig3": "the plots of figure 1 for a counterexample; ours is LeNet-5",
 }
 
+_ABOUT = About(
+    Group.PAPER,
+    "make a figure of the paper, from training to picture; goes on where it was",
+    (
+        "conescope reproduce fig1 --network resnet20",
+        "conescope reproduce fig2 --network lenet5 --seeds 0,1,2 --out runs",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_with_fields(
         "reproduce",
         _reproduce,
-        "make a figure of the paper, from training to picture; goes on where it was",
+        _ABOUT,
         "FIGURE --network NETWORK",
     )
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
@@ -13,11 +14,20 @@ from conescope.cli.terminal import STDERR, print_line, say, stopping
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe import Recipe
 
+_ABOUT = About(
+    Group.MAIN,
+    "train by a recipe, measure the kernel on the way, write figures and a report",
+    (
+        "conescope run digits",
+        "conescope run lenet-mnist --data.path DIR --seed 1",
+        "conescope run --from runs/mine --at 2000 --dynamics.kind linearised",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    summary = "train by a recipe, measure the kernel on the way, write figures and a report"
-    run = commands.add_for_recipe("run", _run, summary)
+    run = commands.add_for_recipe("run", _run, _ABOUT)
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
 
 

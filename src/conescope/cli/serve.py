@@ -8,16 +8,26 @@ import secrets
 from importlib.util import find_spec
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT
 from conescope.errors import StoreError
 
 LOCAL = "127.0.0.1"
 
+_ABOUT = About(
+    Group.MAIN,
+    "show runs in a browser as they go, read only",
+    (
+        "conescope serve runs/",
+        "conescope serve runs/mine --port 9000",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add("serve", _serve, "show runs in a browser as they go, read only")
+    parser = commands.add("serve", _serve, _ABOUT)
     parser.add_argument(
         "runs",
         metavar="RUNS",

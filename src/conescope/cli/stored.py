@@ -5,17 +5,36 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import print_line, print_table
 from conescope.experiments.stored import load_run, read_status
 from conescope.runs.reader import Run
 
+_ABOUT_STATUS = About(
+    Group.MAIN,
+    "say how far a run is",
+    ("conescope status runs/mine",),
+)
+
+_ABOUT_FIGURES = About(
+    Group.MAIN,
+    "draw a run's figures again from what is stored",
+    ("conescope figures runs/mine",),
+)
+
+_ABOUT_REPORT = About(
+    Group.MAIN,
+    "write a run's report again from what is stored",
+    ("conescope report runs/mine",),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add_for_run("status", _status, "say how far a run is")
-    commands.add_for_run("figures", _figures, "draw a run's figures again from what is stored")
-    commands.add_for_run("report", _report, "write a run's report again from what is stored")
+    commands.add_for_run("status", _status, _ABOUT_STATUS)
+    commands.add_for_run("figures", _figures, _ABOUT_FIGURES)
+    commands.add_for_run("report", _report, _ABOUT_REPORT)
 
 
 def draw_figures(run: Run, path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.sweep_places import Places, add_places, places_of
 from conescope.cli.sweep_plan import show_plan
@@ -21,14 +22,26 @@ if TYPE_CHECKING:
 _MANY = 10_000
 """Number of runs above which a sweep is begun only after a question."""
 
+ENDS_OF_A_SWEEP = {1: "a run failed, or nothing was begun; standard error says why"}
+"""The exit statuses of a sweep that differ from those of other commands."""
+
+_ABOUT = About(
+    Group.MANY,
+    "carry out a grid of recipes: a field with several values is an axis",
+    (
+        "conescope sweep digits --optimizer.lr 0.01,0.1 --seed 0..4 --out sweeps/mine",
+        "conescope sweep axes.yaml --out sweeps/mine --dry-run",
+    ),
+    ENDS_OF_A_SWEEP,
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    summary = "carry out a grid of recipes: a field with several values is an axis"
-    sweep = commands.add_with_fields("sweep", _sweep, summary, "RECIPE… | AXES.yaml --out DIR")
+    sweep = commands.add_with_fields("sweep", _sweep, _ABOUT, "RECIPE… | AXES.yaml --out DIR")
     sweep.description = (
         "Carry out a grid of recipes: a field with several values, such as --optimizer.lr 0.01,0.1 "
-        "or --seed 0..4,\nis an axis. The same command goes on where an earlier one was stopped.\n"
+        "or --seed 0..4, is an axis. The same command goes on where an earlier one was stopped.\n"
         "Beside it: conescope sweep branch | switch | measure | status | report."
     )
     sweep.add_argument(

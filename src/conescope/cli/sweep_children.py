@@ -5,8 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.sweep import add_sweep_arguments, agreed, carry_out
+from conescope.cli.sweep import ENDS_OF_A_SWEEP, add_sweep_arguments, agreed, carry_out
+
+_ABOUT_BRANCH = About(
+    Group.MANY,
+    "train branches of runs: a branch from each snapshot and for each value of a field",
+    ("conescope sweep branch runs/mine --at 0,500 --optimizer.lr 0.01,0.1 --out sweeps/branches",),
+    ENDS_OF_A_SWEEP,
+)
+
+_ABOUT_SWITCH = About(
+    Group.MANY,
+    "train the children of a switch experiment on many machines; 'conescope switch' draws them",
+    ("conescope sweep switch runs/mine --at 0,500,2000 --on slurm --out sweeps/switch",),
+    ENDS_OF_A_SWEEP,
+)
 
 
 def add(commands: Commands) -> None:
@@ -15,13 +30,13 @@ def add(commands: Commands) -> None:
     branch = commands.add_with_fields(
         "sweep branch",
         _branch,
-        "train branches of runs: a branch from each snapshot and for each value of a field",
+        _ABOUT_BRANCH,
         takes,
     )
     switch = commands.add_with_fields(
         "sweep switch",
         _switch,
-        "train the children of a switch experiment on many machines; 'conescope switch' draws them",
+        _ABOUT_SWITCH,
         takes,
     )
     for parser in (branch, switch):

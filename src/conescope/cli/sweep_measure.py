@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conescope.cli import measure
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.sweep import add_sweep_arguments, agreed, carry_out
+from conescope.cli.sweep import ENDS_OF_A_SWEEP, add_sweep_arguments, agreed, carry_out
 from conescope.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -60,11 +61,17 @@ class Measurement:
         return f"{stem or 'series'}-{digest[:8]}"
 
 
+_ABOUT = About(
+    Group.MANY,
+    "measure each of many series of weights, or one in many ways",
+    ("conescope sweep measure runs/seed0 runs/seed1 --outputs trace,full --out sweeps/kernels",),
+    ENDS_OF_A_SWEEP,
+)
+
+
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add(
-        "sweep measure", _sweep, "measure each of many series of weights, or one in many ways"
-    )
+    parser = commands.add("sweep measure", _sweep, _ABOUT)
     add_sweep_arguments(parser)
     group = parser.add_argument_group(
         "as for 'conescope measure'",

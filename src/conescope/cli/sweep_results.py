@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich import console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT, duration, print_line
 from conescope.experiments.sweep.sweep_folder import ENDED, STATES, State, read_sweep
@@ -31,13 +32,27 @@ _UNENDED: tuple[State, ...] = tuple(state for state in STATES if state not in EN
 _IDLE_LOOKS = 5
 """Looks in a row that see no run at work, after which the status is no longer followed."""
 
+_ABOUT_STATUS = About(
+    Group.MANY,
+    "say how far a sweep is, live at a terminal",
+    (
+        "conescope sweep status sweeps/mine",
+        "conescope sweep status sweeps/mine --once",
+    ),
+)
+
+_ABOUT_REPORT = About(
+    Group.MANY,
+    "write a sweep's table, and its page of figures, from what is stored",
+    ("conescope sweep report sweeps/mine",),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    status = commands.add("sweep status", _status, "say how far a sweep is, live at a terminal")
+    status = commands.add("sweep status", _status, _ABOUT_STATUS)
     status.add_argument("--once", action="store_true", help="say it once, also at a terminal")
-    summary = "write a sweep's table, and its page of figures, from what is stored"
-    report = commands.add("sweep report", _report, summary)
+    report = commands.add("sweep report", _report, _ABOUT_REPORT)
     for parser in (status, report):
         parser.add_argument("sweep", metavar="DIR", type=Path, help="a sweep's folder")
 
@@ -61,7 +76,7 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _shown(progress: SweepProgress) -> Group:
+def _shown(progress: SweepProgress) -> console.Group:
     """Return the tables of a sweep's progress."""
     counts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     counts.add_column()
@@ -85,7 +100,7 @@ def _shown(progress: SweepProgress) -> Group:
     for error, names in _by_error(progress.failed).items():
         others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         failed[names[0] + others] = (error,)
-    return Group(*parts, *_listed(("failed or diverged", "last error"), failed))
+    return console.Group(*parts, *_listed(("failed or diverged", "last error"), failed))
 
 
 def _by_error(failed: Mapping[str, str]) -> dict[str, list[str]]:

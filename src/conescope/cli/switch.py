@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_line, say, stopping
@@ -18,13 +19,19 @@ from conescope.errors import RecipeError, TrainingError
 if TYPE_CHECKING:
     from conescope.experiments.switch import Switch, SwitchResult
 
+_ABOUT = About(
+    Group.PAPER,
+    "train children of runs, linearised and not, from each of several iterations",
+    ("conescope switch runs/seed0 runs/seed1 --at 0,500,2000",),
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_with_fields(
         "switch",
         _switch,
-        "train children of runs, linearised and not, from each of several iterations",
+        _ABOUT,
         "RUN… --at STEP,STEP,…",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conescope.cli import measure
+from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say
@@ -24,12 +25,23 @@ if TYPE_CHECKING:
 _SHOWN = 20
 _NOT_RECOMPUTED = 3
 
+_ABOUT = About(
+    Group.CARE,
+    "compute parts of a run again, and say whether they come out the same",
+    (
+        "conescope verify runs/mine",
+        "conescope verify mine.zip --share 1 --json",
+    ),
+    {
+        1: "something came out different, or it failed",
+        3: "nothing could be computed again; what is stored is as it was written",
+    },
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add(
-        "verify", _verify, "compute parts of a run again, and say whether they come out the same"
-    )
+    parser = commands.add("verify", _verify, _ABOUT)
     option = parser.add_argument
     option("run", metavar="RUN", type=Path, help="a run's folder, or an archive of one")
     option("--share", metavar="X", type=float, default=0.05,
