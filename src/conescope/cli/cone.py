@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.terminal import STDOUT, print_columns, print_table
+from conescope.cli.terminal import STDOUT, print_columns, print_line, print_table
 from conescope.errors import KernelError
 from conescope.experiments.stored import load_run
 
@@ -126,7 +126,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     names = distinct_names(analyses)
     found = [contents(analysis) for analysis in analyses]
     print_columns(["", *names], comparison(found))
-    STDOUT.print(str(write_comparison(analyses, found, arguments.out / "compare.html")))
+    print_line(write_comparison(analyses, found, arguments.out / "compare.html"))
     try:
         plot = compared(dict(zip(names, found, strict=True)))
     except KernelError as reason:
@@ -135,7 +135,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     heads = ", ".join(analysis.run.head for analysis in analyses)
     stem = arguments.out / "compare"
     for file in save_plot(plot, stem, "comparison of runs", made_from=heads):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0
 
 

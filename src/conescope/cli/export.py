@@ -8,7 +8,7 @@ from pathlib import Path
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
-from conescope.cli.terminal import STDERR, STDOUT, print_table
+from conescope.cli.terminal import STDERR, print_line, print_table
 from conescope.experiments.archives.exporting import plan_export, write_archive
 from conescope.experiments.archives.importing import import_run, read_contents
 from conescope.experiments.stored import load_run, read_status
@@ -62,7 +62,7 @@ def _export(arguments: argparse.Namespace) -> int:
     print_table(rows)
     with ProgressBar(STDERR) as bar:
         write_archive(export, arguments.out, bar)
-    STDOUT.print(f"written: {arguments.out}", markup=False)
+    print_line(f"written: {arguments.out}")
     return 0
 
 
@@ -77,7 +77,7 @@ def _import(arguments: argparse.Namespace) -> int:
     )
     with ProgressBar(STDERR) as bar:
         import_run(arguments.archive, arguments.out, bar)
-    STDOUT.print(f"run: {arguments.out}", markup=False)
+    print_line(f"run: {arguments.out}")
     return 0
 
 

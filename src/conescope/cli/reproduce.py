@@ -11,7 +11,7 @@ from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.run import carry_out
 from conescope.cli.switch import carry_out_children, draw, print_result
-from conescope.cli.terminal import STDOUT, print_table, say
+from conescope.cli.terminal import print_line, print_table, say
 from conescope.errors import RecipeError
 from conescope.experiments.reproductions import Reproduction, find_reproduction, networks, scales
 from conescope.experiments.stored import load_run, read_recipe
@@ -102,7 +102,7 @@ def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
         print_table({"run": run.name, **main_numbers(run)})
         file_stem = stem.with_name(f"{stem.name}-{run.name}")
         for file in save_plot(overview(run), file_stem, run.name, caption, made_from=run.head):
-            STDOUT.print(str(file))
+            print_line(file)
     return 0
 
 
@@ -129,7 +129,7 @@ def _switch(
     result = read_switch(switch)
     print_result(result)
     for file in draw(switch, result, stem, _caption(reproduction, arguments)):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0
 
 

@@ -10,7 +10,7 @@ from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
-from conescope.cli.terminal import STDERR, STDOUT, say, stopping
+from conescope.cli.terminal import STDERR, print_line, say, stopping
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe import Recipe
 
@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if status:
         return status
     if Schedule(recipe.kernel.when).is_never:
-        STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")
+        print_line(f"run: {path} (no kernels, so no figures and no report)")
         return 0
     show(path)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.terminal import STDOUT, print_table
+from conescope.cli.terminal import print_line, print_table
 from conescope.experiments.stored import load_run, read_status
 from conescope.runs.reader import Run
 
@@ -59,7 +59,8 @@ def show(path: Path) -> None:
     draw_figures(run, path)
     report = write_report(run, path)
     print_table({"run": run.name, **main_numbers(run)})
-    STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
+    print_line(f"figures: {path / 'figures'}")
+    print_line(f"report:  {report}")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -85,10 +86,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _figures(arguments: argparse.Namespace) -> int:
     for file in draw_figures(load_run(arguments.run), arguments.run):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    STDOUT.print(str(write_report(load_run(arguments.run), arguments.run)))
+    print_line(write_report(load_run(arguments.run), arguments.run))
     return 0

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.terminal import STDOUT, duration
+from conescope.cli.terminal import STDOUT, duration, print_line
 from conescope.experiments.sweep.sweep_folder import ENDED, STATES, State, read_sweep
 
 if TYPE_CHECKING:
@@ -129,5 +129,5 @@ def _report(arguments: argparse.Namespace) -> int:
     from conescope.report.sweep_table import load_sweep
 
     for file in write_sweep_report(load_sweep(arguments.sweep)):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0

@@ -13,7 +13,7 @@ from rich.table import Table
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
-from conescope.cli.terminal import STDERR, STDOUT, say, stopping
+from conescope.cli.terminal import STDERR, STDOUT, print_line, say, stopping
 from conescope.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _switch(arguments: argparse.Namespace) -> int:
     print_result(result)
     stem = (arguments.out or arguments.runs[0] / "figures") / "switch"
     for file in draw(switch, result, stem):
-        STDOUT.print(str(file))
+        print_line(file)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -64,6 +65,11 @@ def _is_class(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def _is_length(value: Any) -> bool:
+    """Return whether a value is a whole number, which is negative where a trainer knows no end."""
+    return type(value) is int and abs(value) < _MOST_STEPS
+
+
 def _is_source(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(value.get(name), str) for name in ("name", "description")
@@ -78,16 +84,16 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _at_least(least: int) -> _Test:
-    return lambda value: _is_count(value) and value >= least
+def _is_at_least(least: int, value: Any) -> bool:
+    return _is_count(value) and value >= least
 
 
-def _or_none(test: _Test) -> _Test:
-    return lambda value: value is None or test(value)
+def _is_none_or(test: _Test, value: Any) -> bool:
+    return value is None or test(value)
 
 
-def _each(test: _Test) -> _Test:
-    return lambda value: isinstance(value, list) and all(map(test, value))
+def _is_list(test: _Test, value: Any) -> bool:
+    return isinstance(value, list) and all(map(test, value))
 
 
 _TESTS: Mapping[str, _Test] = MappingProxyType(
@@ -95,8 +101,8 @@ _TESTS: Mapping[str, _Test] = MappingProxyType(
         "recipe": lambda value: isinstance(value, dict),
         "source": _is_source,
         "command": _is_text,
-        "total_steps": _or_none(lambda value: type(value) is int and abs(value) < _MOST_STEPS),
-        "labels": _each(_is_class),
+        "total_steps": partial(_is_none_or, _is_length),
+        "labels": partial(_is_list, _is_class),
         "file": is_inside,
         "sha256": _is_text,
         "environment": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
@@ -107,17 +113,17 @@ _TESTS: Mapping[str, _Test] = MappingProxyType(
         "commit": _is_text,
         "stage": _is_text,
         "begins": _is_count,
-        "config": _or_none(_is_text),
+        "config": partial(_is_none_or, _is_text),
         "outputs": lambda value: value in ("trace", "full", "sum") or _is_class(value),
         "weights": _is_text,
-        "draws": _at_least(1),
-        "groups": _at_least(2),
+        "draws": partial(_is_at_least, 1),
+        "groups": partial(_is_at_least, 2),
         "seed": lambda value: type(value) is int,
-        "param_groups": _each(lambda value: isinstance(value, dict)),
+        "param_groups": partial(_is_list, lambda value: isinstance(value, dict)),
         "plain_slots": _is_state,
-        "steps": _each(_is_count),
-        "budget": _or_none(_is_number),
-        "lost": _each(_is_text),
+        "steps": partial(_is_list, _is_count),
+        "budget": partial(_is_none_or, _is_number),
+        "lost": partial(_is_list, _is_text),
         "kept": _is_text,
         "reason": _is_text,
     }
