@@ -197,7 +197,7 @@ def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> Recipe:
     if not writer.has_begun:
         return recipe
     held = read_recipe(writer.path)
-    if held.id.rpartition("-")[2] != recipe.id.rpartition("-")[2]:
+    if held.digest != recipe.digest:
         raise StoreError(
             f"{writer.path} holds another run, {held.id}, and this one is {recipe.id}; choose "
             f"another folder with --out"
@@ -207,4 +207,6 @@ def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> Recipe:
 
 def _check_not_diverged(writer: RunWriter) -> None:
     if reason := contents.why_diverged(writer.folder):
-        raise TrainingError(f"{writer.path} has diverged before: {reason}")
+        raise TrainingError(
+            f"{writer.path} has diverged before: {reason}; change the recipe or the folder"
+        )

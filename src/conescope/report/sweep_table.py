@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conescope.argument_types import checked
 from conescope.errors import DamageWarning, KernelError, StoreError
 from conescope.experiments.sweep.sweep_folder import (
     ENDED,
@@ -82,6 +83,7 @@ class SweepResults:
         return [{name: rows[0][name] for name in axes} | _setting(rows) for rows in groups.values()]
 
 
+@checked
 def load_sweep(path: str | Path, *, store: bool = True) -> SweepResults:
     """Read the folder of a sweep, finished or not.
 
