@@ -108,7 +108,7 @@ class Recipe:
             )
         if branch.run is None and branch != BranchRecipe():
             raise RecipeError(
-                "branch.at and branch.optimizer are for a branch; start one with "
+                "branch.at, optimizer, perturbation and its seed are for a branch; start one with "
                 "'conescope run --from RUN --at STEP'"
             )
         if not 0 <= branch.at < self.training.steps:
