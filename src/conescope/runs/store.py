@@ -140,13 +140,13 @@ class Folder:
         except FileNotFoundError:
             raise StoreError(f"{path} is missing; {REPAIR}") from None
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; {_REPAIR}") from error
+            raise StoreError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
         if hashlib.sha256(data).hexdigest() != entry.values["sha256"]:
             raise StoreError(f"{path} is damaged: its checksum does not match; {REPAIR}")
         try:
             return load(data)
         except SafetensorError as error:
-            raise StoreError(f"{path} is no safetensors file: {error}; {_REPAIR}") from error
+            raise StoreError(f"{path} is no safetensors file: {error}; {REPAIR}") from error
 
     def is_whole(self, entry: Entry) -> bool:
         """Return whether the file that an entry names is there, with the right checksum."""
