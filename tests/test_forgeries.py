@@ -20,6 +20,7 @@ from conescope.experiments.stored import load_run, read_status
 from conescope.runs.chain import read_journal
 from conescope.runs.journal import LINES, Kind, checksum_of
 from conescope.runs.line_fields import fits
+from conescope.runs.snapshots import read_snapshot
 from conescope.runs.store import Folder
 from written_lines import EVALUATED, MEASURED
 
@@ -155,3 +156,12 @@ def test_forged_files_can_be_made_of_any_file():
     for name, forge in FORGED.items():
         assert isinstance(forge(data), bytes), name
         assert isinstance(forge(b"text"), bytes), name
+
+
+@pytest.mark.parametrize("name", ["layer.a", "optimizer.x.y", "optimizer.-1.a", "optimizer.1", ""])
+def test_a_snapshot_with_a_tensor_of_no_meaning_is_refused_by_name(tmp_path, name):
+    folder = Folder(tmp_path)
+    noted = {"step": 1, "seconds": 1.0, "param_groups": []}
+    folder.write_tensors(Kind.SNAPSHOT, "snapshots/1.safetensors", {name: torch.ones(1)}, **noted)
+    with pytest.raises(StoreError, match=r"1\.safetensors holds '.*', which no snapshot has"):
+        read_snapshot(folder, folder.files(Kind.SNAPSHOT)[0])

@@ -90,11 +90,6 @@ def say(what: str, text: str) -> None:
     STDERR.print(Text(one_line(f"conescope: {what}: {text}")))
 
 
-def print_line(text: object) -> None:
-    """Print a text, such as the path of a file, as one line on standard output."""
-    STDOUT.print(Text(one_line(str(text))))
-
-
 @contextmanager
 def stopping(before_it: str = "storing the state of this iteration") -> Iterator[list[int]]:
     """Record the first Ctrl-C or SIGTERM instead of ending by it; the second one interrupts.
