@@ -14,4 +14,4 @@ def test_a_tutorial_runs(path, tmp_path):
     assert "pip install" in notebook.cells[1].source
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     shown = {kind for output in outputs for kind in output.get("data", ())}
-    assert {"text/html", "image/png"} <= shown  # the card of a run, and a figure
+    assert "image/png" in shown  # a figure, which displays itself
