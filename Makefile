@@ -5,12 +5,13 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs torture bench lock clean
+.PHONY: help demo test check docs picture torture bench lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import contracts"
 	@echo "make docs   install into .venv and build the documentation's site in build/site"
+	@echo "make picture  train by the recipe digits, and draw the README's picture from it"
 	@echo "make torture  attack run folders, files and inputs (SHARE=1 SEED=0: all of them, an hour)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
@@ -33,7 +34,10 @@ SEED ?= 0
 torture: .venv/ready-dev
 	PYTHONPATH=. $(BIN)/python -m benchmarks.torture --seed $(SEED) --share $(SHARE)
 
-docs: .venv/ready-docs
+picture: .venv/ready-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.picture
+
+docs: .venv/ready-docs picture
 	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
 		$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 	@echo "the site: build/site/index.html"
