@@ -21,8 +21,10 @@ Random weights, float32, logits of the last token or of the image; each model in
 own. `pass` is the median of the plain forward and backward passes of the same batch, gradients of \
 all parameters included; “in k parts” marks a batch that goes through in k parts, as it would not \
 fit into memory otherwise. Costs are in units of the pass beside each call, medians over the \
-rounds, in which passes and calls take turns. A `peak` is what the process holds at most during a \
-call beyond the loaded model. A model that the engine refuses has the reason in its row.
+rounds, in which passes and calls take turns. One thread is timed by the processor's clock, which \
+stands still while other processes have their turns; several by the wall's. A `peak` is what the \
+process holds at most during a call beyond the loaded model. A model that the engine refuses has \
+the reason in its row.
 """
 _FEW = """\
 `a draw` is a later call of `estimate_entk` divided by its draws; `first call` is the whole first \

@@ -130,7 +130,7 @@ def test_the_self_check_takes_some_parameters_at_a_time(monkeypatch):
     monkeypatch.setattr(selfcheck, "plain_gradients", noted)
     x = torch.randn(4, 6).double()
     with prepared(model, x, None, None, *convention("sum")) as problem:
-        problem = selfcheck.sample_problem(problem)
+        problem = selfcheck.sample_problem(problem, problem.survey)
         expected: dict[str, Tensor] = {}
         for name, jacobian in reference.jacobians(model, problem.x).items():
             rows = jacobian.transpose(1, 2) @ problem.cotangents.part(0, 1)[0]

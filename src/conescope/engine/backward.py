@@ -88,7 +88,11 @@ class BlockPass:
     def __init__(self, problem: Problem, x: Tensor) -> None:
         self.problem, self.x = problem, x
         self.outputs, self.calls = follow(
-            problem.model, problem.parameters, x, problem.survey.routes
+            problem.model,
+            problem.parameters,
+            x,
+            problem.survey.routes,
+            problem.autograd_norms is not None,
         )
         refuse_other_outputs(self.outputs, problem.cotangents.width)
         self._last: tuple[Tensor, Gradients] | None = None
@@ -123,7 +127,7 @@ class BlockPass:
                 gradients = self._take_weighted(cotangent, False)
             else:
                 retain = k < last or another or ordered
-                gradients = _gradients(self.outputs, self.calls, cotangent, retain)
+                gradients = self._take(cotangent, retain)
             if any(gradients[number] is not None for number in problem.survey.routes.idle):
                 raise RoutesChangedError
             norms = self._norms(gradients) if checked and ordered else None
@@ -138,6 +142,22 @@ class BlockPass:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
         if another:
             self._take_another(thorough, compared, ordered)
+
+    def _take(self, cotangent: Tensor, retain: bool) -> Gradients:
+        """Return the gradients of the plain pass of a cotangent.
+
+        Raises:
+            RoutesChangedError: if autograd's own are wanted, of all samples, and these are a few.
+        """
+        problem = self.problem
+        if problem.autograd_norms is None:
+            return _gradients(self.outputs, self.calls, cotangent, retain)
+        if len(self.x) < len(problem.x):
+            raise RoutesChangedError
+        with attempted():
+            targets = [call.target for call in self.calls]
+            pulled = any(call.pulls for call in self.calls)  # by the graph of this pass
+            return problem.autograd_norms.add(self.outputs, targets, cotangent, retain or pulled)
 
     @property
     def _may_underflow(self) -> bool:

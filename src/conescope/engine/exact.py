@@ -1,26 +1,23 @@
-"""entk(): the exact empirical neural tangent kernel of a model, piece by piece."""
+"""entk(): the exact empirical neural tangent kernel of a model, by routes that are checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import is_finite
-from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
-from conescope.engine.compute.budget import Cut, parse_memory, too_small
-from conescope.engine.compute.products import Memory, Scratch
+from conescope.engine.compute.allocator import return_freed_pages
+from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.shape import Pairing
-from conescope.engine.compute.spill import TemporaryFile
-from conescope.engine.compute.terms import Accumulator, sum_of
+from conescope.engine.compute.terms import sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
-from conescope.engine.general import without_rules
-from conescope.engine.passes import Factory
+from conescope.engine.general import AutogradNorms, without_rules
+from conescope.engine.passes import Precision, kernel_of
 from conescope.engine.problem import (
     Problem,
     convention,
@@ -31,22 +28,17 @@ from conescope.engine.problem import (
 )
 from conescope.engine.selfcheck import (
     agrees_with_autograd,
+    bytes_of_gradients,
     least_for_check,
+    near,
     refuse_mixed_gradients,
     sample_problem,
 )
 from conescope.engine.tracing.forward import RoutesChangedError
-from conescope.engine.tracing.survey import (
-    Survey,
-    layer_of,
-    real_numbers,
-    with_all_positions,
-    without_positions,
-)
+from conescope.engine.tracing.survey import Survey, with_all_positions, without_positions
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
 
-Precision = Literal["model", "bfloat16"]
 Result = TypeVar("Result")
 
 
@@ -121,19 +113,14 @@ def compute(
     budget = parse_memory(memory, problem.devices)
     first = check and not problem.survey.checked
     if first:
-        parts = (part.least_bytes for part in problem.parts(budget))
-        least = max(least_for_check(problem), *parts)
-        if least > budget:
-            raise KernelError(too_small(budget, least))
-        problem = _checked(problem, budget)
-        return_freed_pages()
+        problem = self_checked(problem, budget)
     recheck = problem.recheck
     if first and recheck is not None:
         recheck.begin()
     verify = first or (check and recheck is not None and recheck.verify)
 
     def run(problem: Problem, verify: bool) -> dict[str, Tensor]:
-        return _kernel(problem, by_layer, precision, budget, verify)
+        return kernel_of(problem, by_layer, precision, budget, verify)
 
     layers, problem = by_some_route(problem, run, verify)
     if recheck is not None:
@@ -210,15 +197,26 @@ def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
         yield dataclasses.replace(general, routes=plain, work=work)
 
 
-def _checked(problem: Problem, budget: int) -> Problem:
-    """Return the problem with routes that pass the self-check, the plainest if no other does."""
+def self_checked(problem: Problem, budget: int) -> Problem:
+    """Return the problem with routes that pass the self-check, the plainest if no other does.
+
+    Raises:
+        ModelError: if the model's gradients change from call to call, or with the batch.
+        KernelError: if the budget is too small.
+    """
+    parts = (part.least_bytes for part in problem.parts(budget))
+    least = max(least_for_check(problem), *parts)
+    if least > budget:
+        raise KernelError(too_small(budget, least))
     alone_follows = problem.recheck is not None and len(problem.x) > 1
     for survey in itertools.chain([problem.survey], _plainer(problem.survey, problem)):
-        small = dataclasses.replace(sample_problem(problem), survey=survey)
+        small = sample_problem(problem, survey)
         try:
-            layers = _kernel(small, True, "model", budget)
+            agrees = alone_follows and _passes_at_once(small, budget)
+            layers = {} if agrees else kernel_of(small, True, "model", budget)
             finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
-            agrees = finite and agrees_with_autograd(small, layers, budget, alone_follows)
+            if finite and not agrees:
+                agrees = agrees_with_autograd(small, layers, budget, alone_follows)
         except RoutesChangedError:
             continue
         if not finite:  # the whole kernel will name the sample
@@ -226,6 +224,7 @@ def _checked(problem: Problem, budget: int) -> Problem:
         if agrees:
             survey = dataclasses.replace(survey, checked=True)
             remember_survey(problem.model, survey)
+            return_freed_pages()
             return dataclasses.replace(problem, survey=survey)
         refuse_mixed_gradients(problem, problem.x)
     raise ModelError(
@@ -234,43 +233,22 @@ def _checked(problem: Problem, budget: int) -> Problem:
     )
 
 
-def _kernel(
-    problem: Problem, by_layer: bool, precision: Precision, budget: int, verify: bool = False
-) -> dict[str, Tensor]:
-    """Return layer → the matrices of the pairing, in the dtype in which they were added up."""
-    keep_freed_pages()
-    accumulator = Accumulator(
-        map(layer_of, problem.parameters) if by_layer else [""],
-        problem.samples,
-        len(problem.cotangents),
-        problem.pairing,
-        sum(map(real_numbers, problem.parameters.values())),
-        problem.cotangents.like.to(problem.dtype),
-    )
-    dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
-    fixed = accumulator.bytes_beyond_result
-    for part in problem.parts(budget - fixed):
-        pieces = part.pieces(budget, fixed)
-        factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)
-        if part.recheck is not None:
-            part.recheck.expect(problem.x, pieces.block)
-        for group in pieces.groups(len(part.cotangents)):
-            _add_group(accumulator, factory, part, group, pieces)
-    return accumulator.finish()
+def _passes_at_once(small: Problem, budget: int) -> bool:
+    """Return whether a kernel of two samples agrees with autograd's gradients of the same pass.
 
-
-def _add_group(
-    accumulator: Accumulator, factory: Factory, problem: Problem, group: slice, pieces: Cut
-) -> None:
-    """Add the products of all pairs of chunks, for some of the cotangents."""
-    x, y = problem.x, problem.y
-    cotangents = problem.cotangents.part(group.start, group.stop)
-    held, terms = None, {}
-    with closing(TemporaryFile() if pieces.spilled else Memory(pieces.tight)) as store:
-        for left, right in pieces.pairs(*problem.samples):
-            if left != held:
-                held, terms = left, factory(x[left], cotangents, store)
-            other, column = None, left
-            if right is not None:
-                other, column = factory((x if y is None else y)[right], cotangents, store), right
-            accumulator.add(terms, other, left.start, column.start, group, factory.scratch, store)
+    Separate passes decide where it does not, as with hooks of which each changes the gradients of
+    one of the two, where a parameter has no rule, and where gradients of all do not fit.
+    """
+    routes = small.survey.routes
+    if routes.general or not routes.ruled or routes.reentrant:
+        return False
+    norms = AutogradNorms({name: small.parameters[name] for name in routes.ruled})
+    left = budget - bytes_of_gradients(small)
+    if small.least_bytes > left:
+        return False
+    try:
+        layers = kernel_of(dataclasses.replace(small, autograd_norms=norms), True, "model", left)
+    except RoutesChangedError:
+        return False
+    finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
+    return finite and near(small, layers, norms.squares, 1.0)

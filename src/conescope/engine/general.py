@@ -7,15 +7,17 @@ pass for each sample and output does, which works on whatever autograd can diffe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import Work
+from conescope.engine.compute.products import add_gram
 from conescope.engine.tracing.forward import (
     RoutesChangedError,
     attempted,
@@ -26,7 +28,7 @@ from conescope.engine.tracing.forward import (
     refuse_other_outputs,
 )
 from conescope.engine.tracing.routes import Routes
-from conescope.engine.tracing.survey import Assignment, Survey, real_numbers
+from conescope.engine.tracing.survey import Assignment, Survey, layer_of, real_numbers
 from conescope.engine.tracing.writes import same_attributes, writes_weights
 from conescope.errors import ModelError
 
@@ -234,3 +236,58 @@ def _as_real(gradient: Tensor) -> Tensor:
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())
     return gradient.detach().flatten()
+
+
+class AutogradNorms:
+    """Squared norms of the gradients that plain autograd takes in the pass that rules record.
+
+    Args:
+        parameters: those whose gradients are taken, by name; they are part of autograd's graph.
+
+    Attributes:
+        squares: layer → ‖Σ_i ∂(v·f(x_i))/∂θ‖² of its parameters.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self.squares: dict[str, float] = dict.fromkeys(map(layer_of, parameters), 0.0)
+
+    def add(
+        self, outputs: Tensor, targets: Sequence[GradientEdge], cotangent: Tensor, retain: bool
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients at the targets, and add up those of the parameters.
+
+        Args:
+            outputs: [b, c], of all samples whose gradients are added.
+            targets: where the rules take gradients.
+            cotangent: v, [c].
+            retain: whether the graph is needed again.
+        """
+        places = [*targets, *map(get_gradient_edge, self._parameters.values())]
+        found = torch.autograd.grad(
+            outputs,
+            places,
+            cotangent.expand_as(outputs),
+            retain_graph=retain,
+            allow_unused=True,
+        )
+        for name, gradient in zip(self._parameters, found[len(targets) :], strict=True):
+            if gradient is not None:
+                self.squares[layer_of(name)] += squared_norm(_as_real(gradient))
+        return found[: len(targets)]
+
+
+def squared_norm(gradient: Tensor) -> float:
+    """Return the squared norm of [p] in float64, without copying it to float64."""
+    row = gradient.to(torch.promote_types(gradient.dtype, torch.float32))[None]
+    gram = row.new_zeros(1, 1, dtype=torch.float64)
+    add_gram(gram, row, None)
+    return float(gram)
+
+
+def square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
+    """Return ‖first − second‖², where None is zero."""
+    present = [g for g in (first, second) if g is not None]
+    if not present:
+        return 0.0
+    return squared_norm(present[0] if len(present) == 1 else present[0] - present[1])

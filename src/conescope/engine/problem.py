@@ -24,7 +24,7 @@ from conescope.engine.arguments import (
 from conescope.engine.compute.budget import Cut, cut, least_bytes
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import room_on_disk
-from conescope.engine.general import complete
+from conescope.engine.general import AutogradNorms, complete
 from conescope.engine.independence import Recheck, first_pass, refuse_coupling_modules
 from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.routes import Routes, find_routes
@@ -56,6 +56,8 @@ class Problem:
         cotangents: q vectors over the c outputs.
         survey: what is known of the model.
         recheck: chooses the samples that are computed again; None for no samples.
+        autograd_norms: takes plain autograd's gradients in the passes of the rules, for the
+            self-check; None otherwise.
     """
 
     model: nn.Module
@@ -66,6 +68,7 @@ class Problem:
     cotangents: Cotangents
     survey: Survey
     recheck: Recheck | None = None
+    autograd_norms: AutogradNorms | None = None
 
     @property
     def pair(self) -> Tensor:

@@ -5,7 +5,6 @@ The gradients are never formed where they are sums of outer products; see `compu
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -14,15 +13,14 @@ from numbers import Integral
 from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents, check_draws, is_finite
-from conescope.engine.compute.allocator import keep_freed_pages, return_freed_pages
+from conescope.engine.compute.allocator import keep_freed_pages
 from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
-from conescope.engine.exact import by_some_route, compute
+from conescope.engine.exact import by_some_route, self_checked
 from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches
 from conescope.engine.problem import Problem, prepared
-from conescope.engine.selfcheck import sample_problem
 from conescope.engine.tracing.forward import shown
 from conescope.engine.tracing.survey import real_numbers, rows_and_columns
 from conescope.errors import KernelError
@@ -87,9 +85,7 @@ def project(
         budget = parse_memory(memory, problem.devices)
         first = check and not problem.survey.checked
         if first:
-            _, survey = compute(sample_problem(problem), False, "model", memory, check)
-            problem = dataclasses.replace(problem, survey=survey)
-            return_freed_pages()
+            problem = self_checked(problem, budget)
         like = problem.cotangents.like.to(problem.dtype)
         sketch = Sketch(dim, groups, seed, like, partial(shown, problem.model))
         values = _features(problem, sketch, budget, check, first)

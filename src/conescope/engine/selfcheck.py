@@ -6,7 +6,8 @@ checks the kernel of each layer. Gradients that plain autograd takes in the very
 record differ from theirs by nothing but the order of sums, so they are held to a narrow bound,
 layer by layer. Gradients of each sample alone come from other passes, in which rounding may flip a
 ReLU, so the bound between the two is wide. Where all parameters have rules and there are samples to
-tell apart, `BlockPass.compare` compares those instead, at the calls and for every sample.
+tell apart, `BlockPass.compare` compares those instead, at the calls and for every sample, with a
+weight of its own for each; then autograd's gradients come from the pass that makes the kernel.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ from torch import Tensor, nn
 
 from conescope.engine.arguments import Cotangents
 from conescope.engine.compute.budget import default_memory
-from conescope.engine.compute.products import add_gram
 from conescope.engine.compute.shape import Pairing
-from conescope.engine.general import Gradients, autograd_gradients, plain_gradients
+from conescope.engine.general import (
+    Gradients,
+    autograd_gradients,
+    plain_gradients,
+    square_of_difference,
+    squared_norm,
+)
 from conescope.engine.independence import compare, rounding_of
 from conescope.engine.mixing import describe_gradient_mixing
 from conescope.engine.problem import Problem
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, feedable, forward
 from conescope.engine.tracing.recorder import record
-from conescope.engine.tracing.survey import layer_of, real_numbers
+from conescope.engine.tracing.survey import Survey, layer_of, real_numbers
 from conescope.errors import ModelError
 
 _FEW = 2**20
@@ -72,10 +78,10 @@ _BOUNDS = {
 precision a kernel differs by up to that rounding, however small the layer's share of it is."""
 
 
-def sample_problem(problem: Problem) -> Problem:
-    """Return the same problem for two of its samples and one cotangent, drawn at random.
+def sample_problem(problem: Problem, survey: Survey) -> Problem:
+    """Return the problem for two of its samples and one cotangent, by the routes of a survey.
 
-    The draw is the same each time, and so is the kernel.
+    Samples and cotangent are drawn at random; the draw is the same each time, and so is the kernel.
     """
     n = len(problem.x)
     generator = torch.Generator().manual_seed(n)
@@ -91,6 +97,7 @@ def sample_problem(problem: Problem) -> Problem:
         y=None,
         pairing=Pairing.SUMMED,
         cotangents=Cotangents.normal(cotangents.width, n, cotangents.like),
+        survey=survey,
         recheck=None,
     )
 
@@ -126,16 +133,16 @@ def agrees_with_autograd(
         for name in list(alone.keys() | (batch or {}).keys()):
             found = None if batch is None else batch.pop(name, None)
             single = alone.pop(name, None)
-            norm += 0.0 if single is None else _square(single)
+            norm += 0.0 if single is None else squared_norm(single)
             kept = single if name in general else found
-            expected[layer_of(name)] += 0.0 if kept is None else _square(kept)
+            expected[layer_of(name)] += 0.0 if kept is None else squared_norm(kept)
             if compared and batch is not None:
-                apart += _square_of_difference(found, single)
+                apart += square_of_difference(found, single)
     if apart > bounds.alone**2 * norm:
         if problem.survey.routes.ruled:
             return False
         _refuse_mixing(problem, problem.x, bounds)
-    return _near(problem, layers, expected, bounds)
+    return near(problem, layers, expected, _WEIGHT)
 
 
 def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:
@@ -183,8 +190,8 @@ def refuse_mixed_gradients(problem: Problem, x: Tensor) -> None:
                 part = gradient * weights[sample].to(gradient)
                 alone[name] = alone[name] + part if name in alone else part
         for name in alone.keys() | together.keys():
-            apart += _square_of_difference(together.get(name), alone.get(name))
-            norm += _square(alone[name]) if name in alone else 0.0
+            apart += square_of_difference(together.get(name), alone.get(name))
+            norm += squared_norm(alone[name]) if name in alone else 0.0
     if apart > bounds.alone**2 * norm:
         _refuse_mixing(problem, x, bounds)
 
@@ -201,12 +208,14 @@ def _refuse_mixing(problem: Problem, x: Tensor, bounds: Bounds) -> NoReturn:
     )
 
 
-def _near(
-    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], bounds: Bounds
+def near(
+    problem: Problem, layers: Mapping[str, Tensor], expected: Mapping[str, float], weight: float
 ) -> bool:
+    """Return whether kernels by layer have the squared norms of their gradients' weighted sums."""
+    bounds = bounds_of(problem)
     values = {layer: matrices[0].double() for layer, matrices in layers.items()}
-    sizes = {layer: float(v[0, 0] + _WEIGHT**2 * v[1, 1]) for layer, v in values.items()}
-    found = {layer: sizes[layer] + 2 * _WEIGHT * float(v[1, 0]) for layer, v in values.items()}
+    sizes = {layer: float(v[0, 0] + weight**2 * v[1, 1]) for layer, v in values.items()}
+    found = {layer: sizes[layer] + 2 * weight * float(v[1, 0]) for layer, v in values.items()}
     scale = max(sum(sizes.values()), sum(expected.values()))
     loose = {layer_of(name) for name in problem.survey.routes.general}
     error = 0.0
@@ -246,25 +255,14 @@ def _in_batch(problem: Problem, group: Mapping[str, nn.Parameter]) -> Gradients:
         return autograd_gradients(scalar, problem.model, group, survey.routes.reentrant, False)
 
 
-def _square_of_difference(first: Tensor | None, second: Tensor | None) -> float:
-    """Return ‖first − second‖², where None is zero."""
-    present = [g for g in (first, second) if g is not None]
-    if not present:
-        return 0.0
-    return _square(present[0] if len(present) == 1 else present[0] - present[1])
-
-
-def _square(gradient: Tensor) -> float:
-    """Return the squared norm of [p] in float64, without copying it to float64."""
-    row = gradient.to(torch.promote_types(gradient.dtype, torch.float32))[None]
-    gram = row.new_zeros(1, 1, dtype=torch.float64)
-    add_gram(gram, row, None)
-    return float(gram)
-
-
 def least_for_check(problem: Problem) -> int:
     """Return the bytes that the self-check of the largest parameter takes."""
     return round((_TOGETHER + _COMPUTED) * problem.element * _largest(problem)) + _passing(problem)
+
+
+def bytes_of_gradients(problem: Problem) -> int:
+    """Return the bytes of all gradients that plain autograd gives in one pass."""
+    return round(_TOGETHER * problem.element * sum(map(real_numbers, problem.parameters.values())))
 
 
 def _passing(problem: Problem) -> int:

@@ -164,16 +164,27 @@ def _next_kinds(tried: int, doubtful: int) -> int:
 
 
 def follow(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, routes: Routes
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    routes: Routes,
+    attached: bool = False,
 ) -> tuple[Tensor, list[Call]]:
     """Run a forward pass as `record` does, and compare its calls with the routes.
+
+    Args:
+        model: the network.
+        parameters: by name.
+        x: [b, …].
+        routes: the routes.
+        attached: see `Recorder`.
 
     Raises:
         RoutesChangedError: if the model's calls are not those of `routes`.
     """
     ruled = {name: parameters[name] for name in routes.ruled}
     with attempted():
-        outputs, recorder = record(model, ruled, x, choices=routes.choices)
+        outputs, recorder = record(model, ruled, x, attached, choices=routes.choices)
     calls = recorder.calls
     if recorder.uncovered or tuple(call.signature for call in calls) != routes.signature:
         raise RoutesChangedError
