@@ -237,7 +237,7 @@ def test_probes_that_are_none(tagger, probe, message):
 
 def test_a_pool_is_one_of_the_known(tagger, tokens):
     assert {*get_args(Pool)} == {*POOLS}
-    with pytest.raises(KernelError, match="pool is 'max', but may be 'last' or 'mean'"):
+    with pytest.raises(KernelError, match="pool is 'max', but must be 'last' or 'mean'"):
         adapt(tagger, tokens, pool="max")
 
 

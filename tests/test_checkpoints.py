@@ -221,11 +221,11 @@ def test_what_does_not_fit_is_told_and_nothing_of_it_loaded():
     weights["2.bias"] = torch.ones(2, dtype=torch.int8)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, weights, Path("ckpts/a.pt"))
-    assert str(caught.value).splitlines() == [
-        "ckpts/a.pt does not fit the model, and nothing of it was loaded:",
-        "  missing in the file (1): 0.bias",
-        "  unexpected in the file (9): extra.0, extra.1, extra.2, extra.3, extra.4, and 4 more",
-        "  of another shape or kind (2): "
+    assert str(caught.value).split("; ") == [
+        "ckpts/a.pt does not fit the model, and nothing of it was loaded: "
+        "missing in the file (1): 0.bias",
+        "unexpected in the file (9): extra.0, extra.1, extra.2, extra.3, extra.4, and 4 more",
+        "of another shape or kind (2): "
         "2.weight ([2, 5] float32 in the file, [2, 4] float32 in the model), "
         "2.bias ([2] int8 in the file, [2] float32 in the model)",
         "build the model that was saved, with the same sizes",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conescope.engine import entk, estimate_entk
-from conescope.errors import KernelError, ModelError
+from conescope.errors import ArgumentError, KernelError, ModelError
 
 
 class Calls(nn.Module):
@@ -89,7 +89,7 @@ def test_no_samples():
 
 
 def test_samples_that_are_no_tensor():
-    refused(nn.Linear(4, 3), x=[1.0], match="list")
+    refused(nn.Linear(4, 3), x=[1.0], error=ArgumentError, match="x to be a Tensor, got list")
 
 
 def test_nan():
@@ -118,9 +118,13 @@ def test_output_out_of_range(outputs):
     refused(nn.Linear(4, 3), outputs=outputs, error=KernelError, match="3 outputs")
 
 
-@pytest.mark.parametrize("outputs", ["logits", None, 1.5, True])
-def test_unknown_outputs(outputs):
-    refused(nn.Linear(4, 3), outputs=outputs, error=KernelError, match="outputs is")
+def test_unknown_outputs():
+    refused(nn.Linear(4, 3), outputs="logits", error=KernelError, match="outputs is")
+
+
+@pytest.mark.parametrize("outputs", [None, 1.5, True])
+def test_outputs_of_another_type(outputs):
+    refused(nn.Linear(4, 3), outputs=outputs, error=ArgumentError, match="expected outputs")
 
 
 @pytest.mark.parametrize("memory", ["much", "-1GB", 0, "2 XB"])

@@ -6,6 +6,17 @@ from __future__ import annotations
 class ConescopeError(Exception):
     """The base of every error that conescope raises on purpose."""
 
+    def __str__(self) -> str:
+        """Return the message on one line: what a name may hold, such as a newline, is escaped."""
+        return "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in super().__str__()
+        )
+
+
+class ArgumentError(ConescopeError, TypeError):
+    """An argument of a public function is missing, or not of the type that the function says."""
+
 
 class RecipeError(ConescopeError):
     """A recipe, a schedule, a command-line value or another option is wrong."""

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from jsonargparse import DefaultHelpFormatter
 
 from conescope.cli.terminal import STDERR, STDOUT
+from conescope.errors import RecipeError
 
 EXIT_STATUSES: Mapping[int, str] = MappingProxyType(
     {
@@ -66,8 +67,12 @@ class About:
 class Parser(argparse.ArgumentParser):
     """A parser whose messages show control characters of the command line as escapes.
 
-    A stream that it cannot write to is an error.
+    A stream that it cannot write to is an error, and so is a wrong word: one line, as all errors.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `RecipeError` in place of printing the usage."""
+        raise RecipeError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (STDOUT if file is sys.stdout else STDERR).out(message, end="")

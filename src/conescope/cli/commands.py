@@ -125,10 +125,10 @@ class Commands:
         return parser
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words after `conescope`; exits, as argparse does, on a wrong one.
+        """Parse the words after `conescope`; exits, as argparse does, after help.
 
         Raises:
-            RecipeError: if a word names no recipe field.
+            RecipeError: if a word is wrong, or names no recipe field.
         """
         words = _joined(words, self._commands)
         parser = self._commands.get(words[0]) if words else None

@@ -70,7 +70,7 @@ def _cone(arguments: argparse.Namespace) -> int:
     found = [contents(analysis) for analysis in analyses]
     if not any(part.says_something for parts in found for part in parts):
         reason = next(reason for part in found[0] for reason in part.missing)
-        raise KernelError(f"{arguments.runs[0]}: {reason}")
+        raise KernelError(f"{arguments.runs[0]} says nothing of the cone yet; {reason}")
     for path, analysis, parts in zip(arguments.runs, analyses, found, strict=True):
         numbers = {name: text for part in parts for name, text in part.numbers.items()}
         print_table({"run": analysis.run.name, "folder": str(path), **numbers})

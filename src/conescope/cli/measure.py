@@ -133,7 +133,10 @@ def subject_and_choice(arguments: argparse.Namespace) -> tuple[Snapshots | Check
     """
     is_run = _is_run(arguments)
     if not is_run and (arguments.model is None or any(map(is_on_hub, arguments.series))):
-        raise RecipeError("command line: the series is on the Hub, or has no --model")
+        raise RecipeError(
+            "command line: the series is on the Hub, or has no --model; for files of your own, "
+            "name their model by --model package.module:build"
+        )
     subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
     own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
     return subject, _choice(arguments, own_outputs)
@@ -262,7 +265,9 @@ def given_steps_of(arguments: argparse.Namespace) -> Steps | None:
     if arguments.iterations_per_epoch is None:
         return arguments.steps
     if arguments.steps is not None:
-        raise RecipeError("command line: --steps and --iterations-per-epoch both say the steps")
+        raise RecipeError(
+            "command line: --steps and --iterations-per-epoch both say the steps; give one of them"
+        )
     return steps_by_epoch(arguments.iterations_per_epoch)
 
 

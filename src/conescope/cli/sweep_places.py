@@ -102,7 +102,9 @@ def places_of(arguments: argparse.Namespace, sweep: Sweep) -> Places:
     if not 0 <= arguments.gpus < float("inf"):
         raise RecipeError(f"--gpus is a number from 0 on, not {arguments.gpus:g}")
     if arguments.on == "slurm" and arguments.gpus % 1:
-        raise RecipeError(f"SLURM gives whole GPUs to a job, not {arguments.gpus:g}")
+        raise RecipeError(
+            f"SLURM gives whole GPUs to a job, not {arguments.gpus:g}; give --gpus a whole number"
+        )
     if arguments.copy:
         _check_copies(arguments.on, sweep)
     return Places(

@@ -128,5 +128,8 @@ def _rebuild(command: str) -> tuple[Subject, Choice]:
     try:
         arguments = commands.parse(shlex.split(command)[1:])
     except (SystemExit, ValueError):
-        raise RecipeError("it is no command that this version knows") from None
+        raise RecipeError(
+            "it is no command that this version knows; verify it with the version that made it, "
+            "which its journal names"
+        ) from None
     return measure.subject_and_choice(arguments)

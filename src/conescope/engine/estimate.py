@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.engine.arguments import Cotangents, check_draws
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
@@ -21,6 +22,7 @@ from conescope.kernel.estimates import COTANGENTS, check_same_randomness
 from conescope.kernel.matrix import Kernel, Randomness
 
 
+@checked
 def estimate_entk(
     model: nn.Module,
     x: Tensor,
@@ -66,6 +68,7 @@ def estimate_entk(
     )
 
 
+@checked
 def estimate_distance(a: Kernel, b: Kernel) -> tuple[float, float]:
     """Compute the kernel distance S between two estimates of one model, with its standard error.
 
@@ -89,8 +92,9 @@ def estimate_distance(a: Kernel, b: Kernel) -> tuple[float, float]:
     first, second = a.draws, b.draws
     if first.shape != second.shape:
         raise KernelError(
-            f"estimates of different samples or draws cannot be compared: shapes "
-            f"{tuple(first.shape)} and {tuple(second.shape)}"
+            "estimates of different samples or draws cannot be compared: shapes "
+            f"{tuple(first.shape)} and {tuple(second.shape)}; estimate both with the same samples, "
+            "draws and seed"
         )
     without = [_distance(_without(first, k), _without(second, k)) for k in range(len(first))]
     return _distance(first.mean(dim=0), second.mean(dim=0)), _jackknife(without)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.engine.arguments import is_finite
 from conescope.engine.compute.allocator import return_freed_pages
 from conescope.engine.compute.budget import parse_memory, too_small
@@ -42,6 +43,7 @@ from conescope.kernel.matrix import Kernel, Outputs
 Result = TypeVar("Result")
 
 
+@checked
 def entk(
     model: nn.Module,
     x: Tensor,

@@ -184,7 +184,8 @@ def plain_gradients(
                 gradients = autograd_gradients(projection, model, parameters, reentrant, not last)
             except RuntimeError as error:
                 raise ModelError(
-                    f"autograd cannot follow the model: {describe_failure(error, model)}"
+                    f"autograd cannot follow the model: {describe_failure(error, model)}; make its "
+                    "forward pass one of differentiable operations of torch"
                 ) from error
             yield i, k, gradients
             del gradients  # before the next ones are computed

@@ -147,7 +147,7 @@ def compare_part(
         sample = part[int(off.nonzero()[0])]
         raise ModelError(
             f"a sample's outputs change with the others in its batch, so that the kernel between "
-            f"samples is not defined: "
+            f"samples is not defined; "
             f"{describe_mixing(model, x, sample, float(tolerance.median()))}"
         )
 

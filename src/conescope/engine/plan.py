@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from conescope.argument_types import checked
 from conescope.engine.compute.budget import Cut, parse_memory
 from conescope.engine.compute.products import Memory, Scratch
 from conescope.engine.compute.shape import Cost, Shape, cost_of_rows
@@ -49,6 +50,7 @@ class LayerPlan:
     seconds: float
 
 
+@checked
 @dataclass(frozen=True)
 class Plan:
     """The expected cost of a kernel.
@@ -100,6 +102,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@checked
 def plan(
     model: nn.Module,
     x: Tensor,

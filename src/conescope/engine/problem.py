@@ -31,7 +31,6 @@ from conescope.engine.tracing.routes import Routes, find_routes
 from conescope.engine.tracing.survey import Survey, only_general, survey_pair, without_general
 from conescope.engine.tracing.untouched import requiring_grad, untouched
 from conescope.engine.tracing.writes import watching_writes
-from conescope.errors import ModelError
 from conescope.kernel.matrix import Outputs
 
 _MANY_PASSES = 512
@@ -169,8 +168,6 @@ def prepared(
         ModelError: if the model or the samples have no exact kernel as they stand.
         KernelError: if the convention does not fit the outputs.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     parameters = choose_parameters(model, params)
     refuse_absent_weights(model)
     for name, samples in (("x", x), ("y", y)):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from numbers import Integral
 
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.engine.arguments import Cotangents, check_draws, is_finite
 from conescope.engine.compute.allocator import keep_freed_pages
 from conescope.engine.compute.budget import parse_memory, too_small
@@ -38,6 +38,7 @@ _BLOCK = 64
 """The most samples of one forward pass."""
 
 
+@checked
 def project(
     model: nn.Module,
     x: Tensor,
@@ -119,8 +120,7 @@ def _groups(dim: int, draws: int) -> int:
         KernelError: if the groups do not divide the columns.
     """
     groups = _GROUPS if draws == 1 else draws
-    whole = isinstance(dim, Integral) and not isinstance(dim, bool)
-    if not whole or dim < groups or dim % groups:
+    if dim < groups or dim % groups:
         raise KernelError(
             f"dim={dim!r} cannot be divided into {groups} equal groups of columns; take a positive "
             f"multiple of {groups}"

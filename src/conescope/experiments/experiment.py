@@ -273,7 +273,7 @@ def usable_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise RecipeError(f"device {name!r} cannot be used here: {reason}") from None
+        raise RecipeError(f"device {name!r} cannot be used here: {reason}; take cpu") from None
 
 
 def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:

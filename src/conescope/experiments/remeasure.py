@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from conescope.argument_types import checked
 from conescope.errors import CheckpointError
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.experiments.stored import load_run, read_recipe
@@ -95,6 +96,7 @@ class Snapshots(Subject):
         return reproducible(self.recipe)
 
 
+@checked
 def measure_snapshots(
     run: str | Path,
     *,

@@ -207,4 +207,6 @@ def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> Recipe:
 
 def _check_not_diverged(writer: RunWriter) -> None:
     if reason := contents.why_diverged(writer.folder):
-        raise TrainingError(f"{writer.path} has diverged before: {reason}")
+        raise TrainingError(
+            f"{writer.path} has diverged before: {reason}; change the recipe or the folder"
+        )

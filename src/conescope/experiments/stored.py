@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conescope.argument_types import checked
 from conescope.runs import reader
 from conescope.runs.reader import Run, Status
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import recipe_from_dict
 
 
+@checked
 def load_run(path: str | Path) -> Run:
     """Read a run folder, finished or not.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel
 
@@ -41,6 +42,7 @@ def kernel_distance(a: Kernel, b: Kernel) -> float:
     return 0.5 * float((u - v).square().sum())
 
 
+@checked
 def kernel_velocity(a: Kernel, b: Kernel, dt: float) -> float:
     """Return the kernel velocity v = S(a, b) / dt between two times (arXiv:2503.16316, eq. 5).
 
@@ -124,13 +126,14 @@ def check_comparable(kernels: Sequence[Kernel]) -> None:
     for k in kernels[1:]:
         if k.outputs != first.outputs:
             raise KernelError(
-                f"kernels of different conventions cannot be compared: "
-                f"outputs={first.outputs!r} and outputs={k.outputs!r}"
+                f"kernels of different conventions cannot be compared: outputs={first.outputs!r} "
+                f"and outputs={k.outputs!r}; measure both with the same outputs"
             )
         if k.values.shape != first.values.shape:
             raise KernelError(
-                f"kernels of different samples cannot be compared: shapes "
-                f"{tuple(first.values.shape)} and {tuple(k.values.shape)}"
+                "kernels of different samples cannot be compared: shapes "
+                f"{tuple(first.values.shape)} and {tuple(k.values.shape)}; measure both on the "
+                "same probe"
             )
 
 

@@ -254,7 +254,10 @@ def _size(one: Measured) -> float:
     values = one.values.detach().double()
     size = float(values.norm()) ** (2 if isinstance(one, Features) else 1)
     if size == 0.0 or not math.isfinite(size):
-        raise KernelError("an estimate is zero everywhere, or holds NaN or infinite values")
+        raise KernelError(
+            "an estimate is zero everywhere, or holds NaN or infinite values; look at the weights "
+            "and the inputs, or choose other parameters"
+        )
     return size
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 from conescope.kernel.matrix import Kernel, Randomness
 
 
+@checked
 @dataclass(frozen=True)
 class Features:
     """Random projections of per-sample gradients, as `conescope.project` makes them.
@@ -34,15 +36,10 @@ class Features:
 
     def __post_init__(self) -> None:
         values = self.values
-        if not isinstance(values, Tensor):
-            raise KernelError(
-                f"the values of features are a tensor, not {type(values).__name__}; give "
-                f"torch.as_tensor(values)"
-            )
         if values.dim() != 2 or not values.is_floating_point():
             raise KernelError(
                 f"features are real numbers [n, dim], not {values.dtype} of shape "
-                f"{tuple(values.shape)}"
+                f"{tuple(values.shape)}; give a tensor such as conescope.project makes"
             )
         dim = values.shape[1]
         if self.groups < 2 or dim == 0 or dim % self.groups:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 
 NamedOutputs = Literal["trace", "full", "sum"]
@@ -36,6 +37,7 @@ class Randomness:
         return f"{self.kind}, seed {self.seed}"
 
 
+@checked
 @dataclass(frozen=True)
 class Kernel:
     """An empirical neural tangent kernel between samples x_1 … x_n and y_1 … y_m.
@@ -67,26 +69,24 @@ class Kernel:
     randomness: Randomness | None = None
 
     def __post_init__(self) -> None:
-        for name, held in {"values": self.values, "draws": self.draws}.items():
-            if not isinstance(held, Tensor | None):
-                raise KernelError(
-                    f"the {name} of a kernel are a tensor, not {type(held).__name__}; give "
-                    f"torch.as_tensor({name})"
-                )
         dims = 4 if self.outputs == "full" else 2
         shape = tuple(self.values.shape)
         if self.values.dim() != dims:
             raise KernelError(
-                f"a kernel with outputs={self.outputs!r} has {dims} dimensions, "
-                f"but these values have shape {shape}"
+                f"a kernel with outputs={self.outputs!r} has {dims} dimensions, but these values "
+                f"have shape {shape}; give values of that many, or the convention that they were "
+                "computed by"
             )
         if not self.values.is_floating_point():
-            raise KernelError(f"kernel values are real numbers, not {self.values.dtype}")
+            raise KernelError(
+                f"kernel values are real numbers, not {self.values.dtype}; convert them with "
+                ".float()"
+            )
         for name, part in self.by_layer.items():
             if part.shape != self.values.shape:
                 raise KernelError(
-                    f"the kernel of layer {name!r} has shape {tuple(part.shape)}, "
-                    f"the whole kernel {shape}"
+                    f"the kernel of layer {name!r} has shape {tuple(part.shape)}, the whole kernel "
+                    f"{shape}; give each layer the shape of the whole"
                 )
         if self.draws is not None and (
             self.outputs != "trace"

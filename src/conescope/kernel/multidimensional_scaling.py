@@ -41,7 +41,9 @@ def classical_mds(distances: Float64Array, dimensions: int) -> Embedding:
     """
     count = len(distances)
     if count < 2:
-        raise KernelError(f"an embedding needs at least two kernels, not {count}")
+        raise KernelError(
+            f"an embedding needs at least two kernels, not {count}; measure more often"
+        )
     if dimensions < 1:
         raise KernelError(f"an embedding has at least one dimension, not {dimensions}")
     squared_chords = 2.0 * distances
@@ -51,7 +53,10 @@ def classical_mds(distances: Float64Array, dimensions: int) -> Embedding:
     values = np.clip(values[::-1], 0.0, None)
     total = values.sum()
     if total <= 0.0:
-        raise KernelError("all kernels are the same, so there is nothing to embed")
+        raise KernelError(
+            "all kernels are the same, so there is nothing to embed; look at whether the weights "
+            "moved at all"
+        )
     kept = min(dimensions, count)
     coordinates = np.zeros((count, dimensions))
     coordinates[:, :kept] = vectors[:, ::-1][:, :kept] * np.sqrt(values[:kept])

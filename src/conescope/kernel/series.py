@@ -14,6 +14,7 @@ from typing import overload
 
 import numpy as np
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array, check_comparable, distance_matrix, unit_vector
 from conescope.kernel.estimates import EstimatedDistances, Measured, estimated_distances, parts_of
@@ -58,6 +59,7 @@ class _Products(Sequence[Kernel]):
         return Kernel(one.values @ one.values.mT) if isinstance(one, Features) else one
 
 
+@checked
 class KernelSeries:
     """T kernels of the same samples, taken at rising steps of one training.
 
@@ -83,13 +85,18 @@ class KernelSeries:
 
     def __init__(self, steps: Sequence[int], kernels: Sequence[Measured]) -> None:
         if len(steps) != len(kernels):
-            raise KernelError(f"{len(steps)} steps but {len(kernels)} kernels")
+            raise KernelError(
+                f"{len(steps)} steps but {len(kernels)} kernels; give one step for each kernel"
+            )
         if not kernels:
-            raise KernelError("a series needs at least one kernel")
+            raise KernelError("a series needs at least one kernel; measure one first")
         counts = [as_step(step) for step in steps]
         for before, after in pairwise(counts):
             if after <= before:
-                raise KernelError(f"the steps must rise, but {after} follows {before}")
+                raise KernelError(
+                    f"the steps must rise, but {after} follows {before}; sort the kernels by step, "
+                    "and leave out those that come twice"
+                )
         self.steps: tuple[int, ...] = tuple(counts)
         self.measured: tuple[Measured, ...] = (
             kernels.measured if isinstance(kernels, _Products) else tuple(kernels)
@@ -145,6 +152,7 @@ class KernelSeries:
         """Return the cosines C = 1 − S between all pairs; [T, T], ones on the diagonal."""
         return 1.0 - self._distances
 
+    @checked
     def distances_from(self, step: int) -> Float64Array:
         """Return S(θ(t), θ(τ)) for every t, with τ = `step` (figure 1a); [T].
 
@@ -153,6 +161,7 @@ class KernelSeries:
         """
         return self._distances[:, self.index(step)].copy()
 
+    @checked
     def distances_after(self, dt: int) -> tuple[np.ndarray, Float64Array]:
         """Return S(θ(t), θ(t + dt)) for every t at which both kernels exist (figure 1b).
 
@@ -166,6 +175,7 @@ class KernelSeries:
         starts, ends = self.pairs_after(dt)
         return np.array(self.steps)[starts], self._distances[starts, ends]
 
+    @checked
     def pairs_after(self, dt: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the series of the kernels at t and at t + dt, [T'] each.
 
@@ -178,6 +188,7 @@ class KernelSeries:
         starts, ends = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return starts, ends
 
+    @checked
     def velocities(self, dt: int) -> tuple[np.ndarray, Float64Array]:
         """Return the kernel velocity v(t) = S(θ(t), θ(t + dt)) / dt (arXiv:2503.16316, eq. 5).
 
@@ -187,10 +198,12 @@ class KernelSeries:
         steps, distances = self.distances_after(dt)
         return steps, distances / dt
 
+    @checked
     def embedding(self, dimensions: int = 2) -> Embedding:
         """Embed the kernels, at least two, as points in `dimensions` dimensions (figure 1c)."""
         return classical_mds(self._distances, dimensions)
 
+    @checked
     def index(self, step: int) -> int:
         """Return the index in the series of the kernel taken at `step`.
 
@@ -250,5 +263,8 @@ def _comparable(measured: tuple[Measured, ...]) -> Sequence[Kernel]:
         )
     if len({one.values.shape for one in measured}) > 1:
         shapes = " and ".join(sorted({str(tuple(one.values.shape)) for one in measured}))
-        raise KernelError(f"features of different samples cannot be compared: shapes {shapes}")
+        raise KernelError(
+            f"features of different samples cannot be compared: shapes {shapes}; project the same "
+            "samples at every step"
+        )
     return _Products(measured)

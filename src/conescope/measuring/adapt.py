@@ -176,7 +176,7 @@ def adapt(
         KernelError: if `pool` is unknown, or its places are not one for each sample.
     """
     if not isinstance(pool, Tensor) and pool is not None and pool not in POOLS:
-        raise KernelError(f"pool is {pool!r}, but may be {' or '.join(map(repr, POOLS))}, or None")
+        raise KernelError(f"pool is {pool!r}, but must be {' or '.join(map(repr, POOLS))}, or None")
     model = unwrapped(model)
     refuse_absent_weights(model)
     held = copied(probe)
@@ -185,7 +185,8 @@ def adapt(
     if isinstance(pool, Tensor) and (isinstance(held, Tensor) or pool.shape != numbers.shape):
         raise KernelError(
             f"pool holds the places of {pool.numel()} tokens, but has to hold one for each of the "
-            f"{len(numbers)} samples, [{len(numbers)}], of a probe of several tensors"
+            f"{len(numbers)} samples, [{len(numbers)}], of a probe of several tensors; give one "
+            "place for each"
         )
     chosen = tuple(f"{_MODEL}.{name}" for name in choose_parameters(model, params))
     return Adapted(_Adapter(model, held, select, pool), x, chosen)

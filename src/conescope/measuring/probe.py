@@ -45,7 +45,7 @@ def count(probe: Probe) -> int:
 
     Raises:
         ModelError: if there are no samples, the tensors hold different numbers of them, or one
-            holds NaN or infinite values.
+            holds NaN or infinite values, is sparse or has no values.
     """
     tensors = {name: value for name, value in items(probe) if isinstance(value, Tensor)}
     lengths = {name: len(t) if t.dim() else 0 for name, t in tensors.items()}
@@ -57,11 +57,17 @@ def count(probe: Probe) -> int:
     if len(set(lengths.values())) > 1:
         raise ModelError(
             f"the probe's tensors hold different numbers of samples: "
-            f"{', '.join(f'{name} {length}' for name, length in lengths.items())}"
+            f"{', '.join(f'{name} {length}' for name, length in lengths.items())}; give each the "
+            f"same samples in the same order"
         )
     for name, tensor in tensors.items():
+        where = f"the probe's {name}" if name else "the probe"
+        if not is_plain(tensor):
+            raise ModelError(
+                f"{where} is sparse, nested or on the meta device; give a plain tensor with values "
+                f"(.to_dense(), or padded)"
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            where = f"the probe's {name}" if name else "the probe"
             raise ModelError(f"{where} holds NaN or infinite values; look at the data")
     return next(iter(lengths.values()))
 
@@ -80,10 +86,12 @@ def class_labels(labels: Tensor | Sequence[int], samples: int) -> list[int]:
         values = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
         raise DataError("the labels are no numbers; give each class a number, from 0 on") from None
+    if not is_plain(values):
+        raise DataError("the labels are no plain tensor with values; give a list, or a dense one")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         kind = str(values.dtype).removeprefix("torch.")
         raise DataError(
-            f"the labels are {kind}, and classes are whole numbers: look for NaN or targets of a "
+            f"the labels are {kind}, and classes are whole numbers; look for NaN or targets of a "
             f"regression among them, or convert them with .long()"
         )
     if list(values.shape) != [samples]:
@@ -97,6 +105,11 @@ def class_labels(labels: Tensor | Sequence[int], samples: int) -> list[int]:
             f"without a class"
         )
     return values.tolist()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense and holds values."""
+    return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
 
 
 def describe_probe(probe: Probe) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.errors import BudgetWarning, DamageWarning, KernelError, StoreError
 from conescope.kernel.estimates import Measured, measured_distance, trace_of
 from conescope.kernel.matrix import Outputs
@@ -31,6 +32,7 @@ Told = Callable[[int, Mapping[str, float]], None]
 """Called with the step and the scalars of each new kernel (see `Watch`)."""
 
 
+@checked
 class Watch:
     """A watch measures a model's kernel during a training loop, and stores it in a run folder.
 

@@ -55,7 +55,10 @@ def compared(runs: Mapping[str, Sequence[Content]]) -> Panels:
         shown = next(drawn[key] for drawn in plots.values() if key in drawn)
         panels.append(replace(shown, lines=lines))
     if not panels:
-        raise KernelError("no run has two kernels, so there is nothing to draw")
+        raise KernelError(
+            "no run has two kernels, so there is nothing to draw; compare runs that have been "
+            "measured at two steps at least"
+        )
     caption = " ".join(panel.caption for panel in panels)
     return Panels("Runs side by side", caption, panels, layout="row")
 

@@ -129,7 +129,9 @@ def evaluations(run: Run) -> Mapping[str, np.ndarray]:
     """
     if len(run.scalars["step"]) == 0:
         if run.recipe is None:
-            raise TrainingError("loss and accuracy were not recorded, only kernels")
+            raise TrainingError(
+                "loss and accuracy were not recorded, only kernels; look at their distances instead"
+            )
         raise TrainingError(
             "loss and accuracy have not been evaluated yet; let the run go on to its first "
             "evaluation"

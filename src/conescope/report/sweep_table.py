@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conescope.argument_types import checked
 from conescope.errors import StoreError
 from conescope.experiments.sweep.sweep_folder import (
     ENDED,
@@ -81,6 +82,7 @@ class SweepResults:
         return [{name: rows[0][name] for name in axes} | _setting(rows) for rows in groups.values()]
 
 
+@checked
 def load_sweep(path: str | Path, *, store: bool = True) -> SweepResults:
     """Read the folder of a sweep, finished or not.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from conescope.argument_types import checked
 from conescope.errors import ConescopeError, DamageWarning
 from conescope.experiments.archives.importing import import_run
 from conescope.experiments.stored import load_run, read_status
@@ -20,6 +22,7 @@ from conescope.runs.environment import notebook_progress
 from conescope.runs.progress import Progress
 
 
+@checked
 def verify(
     path: str | Path,
     *,
@@ -81,7 +84,7 @@ def checks_of(
     Raises:
         StoreError: see `verify`.
     """
-    if path.is_file():
+    if os.path.isfile(path):  # which is false for a name that no file can have
         with TemporaryDirectory() as folder:
             unpacked = Path(folder) / "run"
             import_run(path, unpacked, progress)

@@ -46,7 +46,9 @@ def read_yaml(text: str | bytes, source: str, error: type[ConescopeError]) -> An
     except UnicodeDecodeError:
         raise error(f"{source} is not text in UTF-8; save it in UTF-8") from None
     except (yaml.YAMLError, ValueError, OverflowError) as problem:
-        raise error(f"{source} cannot be read as YAML: {_explained(problem)}") from None
+        raise error(
+            f"{source} cannot be read as YAML: {_explained(problem)}; mend it there"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -262,10 +262,7 @@ def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recip
 
 
 def _open(path: str | Path) -> tuple[Folder, Entry]:
-    try:
-        folder = Folder(Path(path))
-    except ValueError:
-        raise StoreError(f"{str(path)!r} cannot be a folder's name; give a run folder") from None
+    folder = Folder(Path(path))
     begun = folder.entries(Kind.RUN)
     if not begun:
         lost = shortened(folder.journal.lost) or "it is missing or empty"

@@ -170,7 +170,8 @@ def _plain_slots(state: SnapshotState) -> dict[str, dict[str, Any]]:
     for index, slots in state.slots.items():
         if not isinstance(index, int):
             raise StoreError(
-                f"the optimiser's state {index!r} belongs to no parameter, and cannot be stored"
+                f"the optimiser's state {index!r} belongs to no parameter, and cannot be stored; "
+                f"keep it with a parameter"
             )
         for name, value in slots.items():
             if isinstance(value, Tensor):
@@ -184,7 +185,10 @@ def _plain_slots(state: SnapshotState) -> dict[str, dict[str, Any]]:
     try:
         json.dumps(state.param_groups, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"the optimiser's param_groups cannot be stored: {error}") from None
+        raise StoreError(
+            f"the optimiser's param_groups cannot be stored: {error}; keep numbers, texts and "
+            "lists in them"
+        ) from None
     return plain
 
 

@@ -52,6 +52,8 @@ class Folder:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 return Journal()
+        except ValueError:
+            raise StoreError(f"{self.path} cannot be a folder's name; give a run folder") from None
         return read_journal(file)  # which says what else is wrong with the path
 
     def _note_files(self) -> None:
@@ -138,13 +140,13 @@ class Folder:
         except FileNotFoundError:
             raise StoreError(f"{path} is missing; {_REPAIR}") from None
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+            raise StoreError(f"cannot read {path}: {error.strerror}; {_REPAIR}") from error
         if hashlib.sha256(data).hexdigest() != entry.values["sha256"]:
             raise StoreError(f"{path} is damaged: its checksum does not match; {_REPAIR}")
         try:
             return load(data)
         except SafetensorError as error:
-            raise StoreError(f"{path} is no safetensors file: {error}") from error
+            raise StoreError(f"{path} is no safetensors file: {error}; {_REPAIR}") from error
 
     def is_whole(self, entry: Entry) -> bool:
         """Return whether the file that an entry names is there, with the right checksum."""

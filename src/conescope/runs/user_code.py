@@ -38,7 +38,10 @@ def import_object(name: str, what: str = "model", error: type[ConescopeError] = 
     if not colon or not all(
         map(str.isidentifier, [*module_name.split("."), *attribute.split(".")])
     ):
-        raise error(f"the {what} {name!r} is not of the form package.module:callable")
+        raise error(
+            f"the {what} {name!r} is not of the form package.module:callable; give the module, a "
+            "colon and the name in it"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -62,8 +65,8 @@ def import_object(name: str, what: str = "model", error: type[ConescopeError] = 
         return reduce(getattr, attribute.split("."), module)
     except AttributeError:
         near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise error(f"{module_name} has no {attribute!r}{hint}") from None
+        hint = f"did you mean {near[0]!r}?" if near else "name what it has"
+        raise error(f"{module_name} has no {attribute!r}; {hint}") from None
 
 
 def _refuse_namesake(module: str, here: str, error: type[ConescopeError]) -> None:
@@ -113,7 +116,18 @@ def build_model(build: Callable[[], nn.Module] | nn.Module, name: str) -> nn.Mod
     Raises:
         ModelError: if it is none.
     """
+    if callable(build) and not isinstance(build, nn.Module):
+        try:
+            inspect.signature(build).bind()
+        except TypeError as error:
+            raise ModelError(
+                f"{name} cannot be called without arguments ({error}); give a function of none"
+            ) from None
+        except ValueError:  # a builtin, whose arguments Python cannot tell
+            pass
     model = build() if callable(build) and not isinstance(build, nn.Module) else build
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(
+            f"{name} gives a {type(model).__name__}, not a torch.nn.Module; let it return one"
+        )
     return model

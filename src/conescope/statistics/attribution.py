@@ -91,7 +91,7 @@ def _by_layer(a: Kernel, b: Kernel) -> dict[str, float]:
     if a.by_layer.keys() != b.by_layer.keys():
         raise KernelError(
             f"kernels of different layers cannot be compared: {', '.join(a.by_layer)} and "
-            f"{', '.join(b.by_layer)}"
+            f"{', '.join(b.by_layer)}; measure both with by_layer on the same model"
         )
     before, after = (_parts(kernel) for kernel in (a, b))
     moved = {layer: after[layer] - before[layer] for layer in after}

@@ -100,7 +100,10 @@ def kernel_regression(
             f"{list(K.shape)} and {list(cross.shape)}"
         )
     if not (np.isfinite(K).all() and np.isfinite(cross).all() and np.trace(K) > 0):
-        raise KernelError("a kernel to regress on is zero, or holds NaN or infinite values")
+        raise KernelError(
+            "a kernel to regress on is zero, or holds NaN or infinite values; look at the weights "
+            "and the inputs"
+        )
     values, vectors = np.linalg.eigh(K)
     mean = float(values.mean())
     if ridge == 0:

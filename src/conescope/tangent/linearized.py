@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
+from conescope.argument_types import checked
 from conescope.errors import ModelError
 from conescope.tangent.dual_pass import DualPass, trace
 from conescope.tangent.jacobian_products import (
@@ -28,6 +29,7 @@ _VERIFIED_SAMPLES = 4
 _TOLERANCE = 0.01  # far above rounding (TF32's too), far below what a missing term makes
 
 
+@checked
 def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
     """Build the first-order Taylor model of a network at its weights θ_t (arXiv:2503.16316).
 
@@ -47,10 +49,10 @@ def linearize(model: nn.Module, route: Route = "forward") -> LinearizedModel:
         ModelError: if the model has nothing to train, has lazy parameters, is linearised already,
             or has a BatchNorm without running statistics; or if the route is neither of these.
     """
-    _check(model, route)
     return LinearizedModel(model, route)
 
 
+@checked
 class LinearizedModel(nn.Module):
     """A network's Taylor model, made by `linearize`.
 
@@ -66,6 +68,7 @@ class LinearizedModel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, route: Route):
+        _check(model, route)
         super().__init__()
         network = copy.deepcopy(model).eval().requires_grad_(False)
         graph = trace(network) if route == "forward" else None
@@ -150,7 +153,10 @@ class LinearizedModel(nn.Module):
                 "Taylor model; is there a dropout that ignores the mode, or other randomness?"
             )
         if not output.requires_grad:
-            raise ModelError("the output does not depend on any weight that is not frozen")
+            raise ModelError(
+                "the output does not depend on any weight that is not frozen; unfreeze weights "
+                "that it depends on"
+            )
         with refuse_missing_derivative(self._passes[0], self.route):
             JTJv = torch.autograd.grad(output, list(leaves.values()), Jv, materialize_grads=True)
         transposed = sum((g * v[name]).sum() for name, g in zip(leaves, JTJv, strict=True))
@@ -230,7 +236,9 @@ def _check(model: nn.Module, route: str) -> None:
         raise ModelError(f'route is {route!r}; choose "forward" or "reverse"')
     for name, module in model.named_modules():
         if isinstance(module, LinearizedModel):
-            raise ModelError("the model is linearised already: its Taylor model is itself")
+            raise ModelError(
+                "the model is linearised already: its Taylor model is itself; use it as it is"
+            )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ModelError(
                 f"{name or 'the model'} is a BatchNorm without running statistics, which a "

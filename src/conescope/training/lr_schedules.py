@@ -118,7 +118,9 @@ def build_lr_schedule(
             values = _asked(part(available=available, options=recipe.options), recipe.name, steps)
     except refusals as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"lr_schedule: torch refuses {recipe.name} so: {reason}") from error
+        raise RecipeError(
+            f"lr_schedule: torch refuses {recipe.name} so: {reason}; change its options"
+        ) from error
     for step, value in enumerate(values):
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise RecipeError(
@@ -175,7 +177,7 @@ def _asked(multiplier: Any, name: str, steps: int) -> list[float]:
     if not isinstance(multiplier, Callable):
         raise RecipeError(
             f"lr_schedule.name: {name} gives a {type(multiplier).__name__}, not a function from "
-            f"an iteration to a number"
+            f"an iteration to a number; let it return one"
         )
     return [multiplier(step) for step in range(steps)]
 

@@ -83,7 +83,7 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
         if not isinstance(optimizer, Optimizer):
             raise RecipeError(
                 f"optimizer.name: {recipe.name} gives a {type(optimizer).__name__}, not a "
-                f"torch.optim.Optimizer"
+                f"torch.optim.Optimizer; let it return one"
             )
         _refuse_closure(type(optimizer), recipe.name)
         _refuse_inner(optimizer, recipe.name)
@@ -93,7 +93,9 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
             part([tried], available=available, options=recipe.options).step()
     except refusals as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"optimizer: torch refuses {recipe.name} so: {reason}") from error
+        raise RecipeError(
+            f"optimizer: torch refuses {recipe.name} so: {reason}; change its options"
+        ) from error
     if towards_start:
         _pull_towards_start(optimizer, parameters, recipe.weight_decay)
     return optimizer

@@ -71,7 +71,7 @@ class Part:
         except (TypeError, ValueError):
             raise RecipeError(
                 f"{self.section}.name: {self.name} is no class or function whose arguments "
-                f"Python can tell"
+                f"Python can tell; name a function that calls it"
             ) from None
         for p in found:
             if p.kind is p.POSITIONAL_ONLY and p.default is p.empty:
@@ -108,7 +108,7 @@ class Part:
         """
         for name in given:
             if not self.takes_any and name not in self.options:
-                raise RecipeError(self.unknown(name))
+                raise self.unknown(name)
         for name, option in self.options.items():
             if option.default is REQUIRED and name not in given:
                 raise RecipeError(
@@ -147,11 +147,12 @@ class Part:
             return self.call(*first, **own, **options)
         except SystemExit:
             raise RecipeError(
-                f"{self.section}.name: {self.name} exits Python (sys.exit) instead of returning"
+                f"{self.section}.name: {self.name} exits Python (sys.exit) instead of returning; "
+                f"let it return what it builds"
             ) from None
 
-    def unknown(self, name: str) -> str:
-        """Return what is wrong with an option that the part does not have."""
+    def unknown(self, name: str, where: str = "") -> RecipeError:
+        """Return the error for an option that the part does not have."""
         fields = [field.partition(".") for field in FIELDS]
         candidates = [
             *self.options,
@@ -160,7 +161,7 @@ class Part:
         near = difflib.get_close_matches(name, candidates, n=1)
         meant = f"did you mean {self.section}.{near[0]}? " if near else ""
         has = f"has the options {', '.join(self.options)}" if self.options else "has no options"
-        return f"unknown field {self.section}.{name}; {meant}{self.name} {has}"
+        return RecipeError(f"{where}unknown field {self.section}.{name}; {meant}{self.name} {has}")
 
 
 def find_part(
@@ -196,7 +197,7 @@ def find_part(
         raise RecipeError(f"{section}.name takes {choices}, not {name!r}{meant}")
     if not callable(call):
         raise RecipeError(
-            f"{section}.name: {name} is a {type(call).__name__}, no class or function"
+            f"{section}.name: {name} is a {type(call).__name__}, no class or function; name one"
         )
     return Part(section, name, call, filled, positional)
 

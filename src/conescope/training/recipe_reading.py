@@ -160,7 +160,7 @@ def _parse(values: Mapping[str, Any], overrides: Sequence[str] | None, source: s
         if name not in FIELDS and inner not in options.get(section, {}):
             where = "command line" if name in changes else source
             if section in PARTS and inner:
-                raise RecipeError(f"{where}: {parts[section].unknown(inner)}")
+                raise parts[section].unknown(inner, f"{where}: ")
             raise unknown_field(name, list(FIELDS), where)
     parser = field_parser(options) if any(options.values()) else _parser_without_options()
     try:

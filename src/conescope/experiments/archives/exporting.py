@@ -214,7 +214,7 @@ def _measured(path: Path) -> Member:
                 digest.update(chunk)
             return Member(digest.hexdigest(), file.tell())
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}; mend that first") from error
 
 
 def _member(data: bytes) -> Member:

@@ -89,7 +89,8 @@ def import_run(archive: Path, out: Path, progress: Progress) -> None:
             free = shutil.disk_usage(out.parent).free
             if contents.size > free:
                 raise StoreError(
-                    f"{archive} needs {contents.size:,} bytes, and {out.parent} has {free:,} left"
+                    f"{archive} needs {contents.size:,} bytes, and {out.parent} has {free:,} left; "
+                    f"make room there, or choose another folder"
                 )
             aside.mkdir()
         try:
@@ -125,7 +126,7 @@ def _contents(opened: zipfile.ZipFile, archive: Path) -> Contents:
     for info in infos:
         _check_member(info, archive)
         if info.filename.casefold() in seen:
-            raise StoreError(f"{archive} holds {info.filename!r} twice")
+            raise StoreError(f"{archive} holds {info.filename!r} twice; ask for another")
         seen.add(info.filename.casefold())
     if sum(info.file_size for info in infos) > archive.stat().st_size:
         raise StoreError(f"{archive} declares more bytes than it has; its members overlap")
@@ -142,7 +143,7 @@ def _contents(opened: zipfile.ZipFile, archive: Path) -> Contents:
         name = min(name for name in {**declared, **sizes} if declared.get(name) != sizes.get(name))
         raise StoreError(f"{archive} does not hold {name!r} as its {CRATE} says; ask for another")
     if "journal.jsonl" not in files:
-        raise StoreError(f"{archive} holds no journal.jsonl, and so no run")
+        raise StoreError(f"{archive} holds no journal.jsonl, and so no run; ask for another")
     return Contents(files, left_out, date)
 
 

@@ -176,7 +176,7 @@ def left_out_of(folder: Path) -> dict[str, str]:
             return {}
         data = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}; mend that first") from error
     return {name: member.sha256 for name, member in described(data, str(folder))[1].items()}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import DataError, RecipeError
 from conescope.experiments.lazy.samples import Samples
 from conescope.runs.schedule import Schedule
@@ -33,6 +33,7 @@ DRAWS = 8
 _BATCHES_SEED, _PROBE_SEED = 1, 2
 
 
+@checked
 @dataclass(frozen=True)
 class Finetuning:
     """How a model and its linearisation are trained and measured.
@@ -77,13 +78,8 @@ class Finetuning:
             least["steps"] = 1
         for name, bound in least.items():
             value = getattr(self, name)
-            if not isinstance(value, Integral):
-                raise RecipeError(f"{name} is a whole number, not {value!r}")
             if value < bound:
                 raise RecipeError(f"{name} is at least {bound}, not {value}")
-        for name in ("lr", "weight_decay"):
-            if not isinstance(getattr(self, name), Real):
-                raise RecipeError(f"{name} is a number, not {getattr(self, name)!r}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise RecipeError(f"lr is a learning rate above 0, not {self.lr}")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):

@@ -74,7 +74,8 @@ class Job:
                 outputs = self.outputs(adapted.module, torch.arange(2))
         except FORWARD_ERRORS as error:
             raise ModelError(
-                f"the model rejects two of the samples: {describe_failure(error, model)}"
+                f"the model rejects two of the samples: {describe_failure(error, model)}; give "
+                f"them as its forward() takes a batch"
             ) from error
         classes = len(self.samples.classes)
         if outputs.dim() == 0:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from conescope.argument_types import checked
 from conescope.errors import ModelError, StoreError
 from conescope.experiments.lazy.finetuning import Finetuning
 from conescope.experiments.lazy.job import Job
@@ -28,6 +29,7 @@ from conescope.runs.writer import RunWriter
 _RESULT = "result.safetensors"
 
 
+@checked
 def lazy_report(
     model: nn.Module | Callable[[int], nn.Module],
     data: Labelled,
@@ -84,11 +86,6 @@ def _copies_of(model: nn.Module | Callable[[int], nn.Module]) -> Callable[[int],
 
     A function may return one model for all seeds.
     """
-    if not callable(model):
-        raise ModelError(
-            f"the model is a {type(model).__name__}; give a torch.nn.Module, or a function from a "
-            f"seed to one"
-        )
     if not isinstance(model, nn.Module):
         try:
             inspect.signature(model).bind(0)

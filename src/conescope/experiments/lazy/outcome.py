@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
+from conescope.argument_types import checked
 from conescope.experiments.lazy import signs
 from conescope.experiments.lazy.finetuning import Finetuning
 from conescope.experiments.lazy.one_seed import SeedResult
@@ -19,6 +20,7 @@ from conescope.experiments.lazy.signs import Interval, Sign, Verdict
 from conescope.kernel.distance import Float64Array
 
 
+@checked
 @dataclass(frozen=True)
 class LazyReport:
     """What a fine-tuning and its linearisation gave, over R seeds.

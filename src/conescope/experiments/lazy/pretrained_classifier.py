@@ -98,7 +98,8 @@ def load_classifier(
             )
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"{name} cannot be loaded as a classifier of {of}: {first_line(error)}"
+            f"{name} cannot be loaded as a classifier of {of}: {first_line(error)}; name a model "
+            f"of that kind"
         ) from error
     other = [one[0] if isinstance(one, tuple) else one for one in about["mismatched_keys"]]
     return model.eval(), sorted({*about["missing_keys"], *other})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conescope.errors import DataError
-from conescope.measuring.probe import Probe, class_labels, count, digest, items
+from conescope.measuring.probe import Probe, class_labels, count, digest, is_plain, items
 from conescope.measuring.texts import Tokens, tokenise
 
 Labelled = tuple[Probe, Tensor | Sequence[int] | Sequence[str]]
@@ -159,6 +159,8 @@ def _pair(data: Any, name: str) -> tuple[Probe, Sequence[Any]]:
         )
     inputs, labels = data
     if isinstance(labels, Tensor):
+        if not is_plain(labels):
+            raise DataError(f"{name}: the labels are no plain tensor with values; give a list")
         labels = labels.tolist()
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise DataError(f"{name}: the labels are {labels!r}; give one for each sample, in order")
@@ -191,7 +193,10 @@ def _numbered(
         names = tuple(sorted(set(parts[0])))
         unknown = sorted(set(labels) - set(names))
         if unknown:
-            raise DataError(f"test: the class {unknown[0]!r} is not among those trained on")
+            raise DataError(
+                f"test: the class {unknown[0]!r} is not among those trained on; leave its samples "
+                f"out, or train on some"
+            )
         listed = ", ".join(f"{name} is {k}" for k, name in enumerate(names[:10]))
         more = ", …" if len(names) > 10 else ""
         return [names.index(label) for label in labels], names, [
@@ -254,7 +259,9 @@ def _joined(a: Probe, b: Probe) -> Probe:
             )
     if first.keys() != second.keys():
         named = [", ".join(map(str, one)) or "one tensor" for one in (second, first)]
-        raise DataError(f"test: the inputs are {named[0]}, and not {named[1]}")
+        raise DataError(
+            f"test: the inputs are {named[0]}, and not {named[1]}; give both sets the same inputs"
+        )
     joined = {
         name: torch.cat([value, second[name]]) if isinstance(value, Tensor) else value
         for name, value in first.items()

@@ -191,7 +191,7 @@ def _axes_file(
     recipes = written.get("recipe", "digits")
     recipes = [recipes] if isinstance(recipes, str) else recipes
     if not (isinstance(recipes, list) and recipes and all(isinstance(r, str) for r in recipes)):
-        raise RecipeError(f"{source}: recipe is a recipe's name or file, or a list of these")
+        raise RecipeError(f"{source}: recipe takes a recipe's name or file, or a list of these")
     fields = {
         name: [_text(value)] for name, value in _flat(source, "fields", written.get("fields"))
     }

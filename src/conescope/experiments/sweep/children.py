@@ -36,7 +36,7 @@ def branch_axes(parents: Sequence[Path], at: str, overrides: Sequence[str] = ())
     _check_free(
         overrides,
         ("--branch.at", "--branch.run", "--branch.parent"),
-        "is what RUN and --at say; leave it out",
+        "is what RUN and --at say",
     )
     if len({parent.resolve() for parent in parents}) < len(parents):
         raise RecipeError("a run is named twice; name each run once")
@@ -57,7 +57,7 @@ def switch_axes(parents: Sequence[Path], at: str, overrides: Sequence[str] = ())
     kinds = f"--dynamics.kind={','.join(DYNAMICS)}"
     set_here = [word.partition("=")[0] for word in (kinds, *CHILD_FIELDS)]
     _check_free(
-        overrides, set_here, "is given by the switch experiment itself; leave it out, or use "
+        overrides, set_here, "is given by the switch experiment itself, and free in "
         "'conescope sweep branch'",
     )  # fmt: skip
     return branch_axes(parents, at, [kinds, *overrides, *CHILD_FIELDS])
@@ -94,7 +94,7 @@ def _check_free(overrides: Sequence[str], names: Sequence[str], why: str) -> Non
     for word in overrides:
         name = word.partition("=")[0]
         if name in names:
-            raise RecipeError(f"{name} {why}")
+            raise RecipeError(f"{name} {why}; leave it out")
 
 
 def _branch(parent: str, words: Sequence[str]) -> Recipe:

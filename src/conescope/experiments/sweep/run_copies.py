@@ -132,7 +132,9 @@ def pack_run(folder: Path) -> bytes:
             for name in sorted(_files(folder)):
                 archive.add(folder / name, name)
     except OSError as error:
-        raise StoreError(f"cannot copy {folder}: {error.strerror or error}") from error
+        raise StoreError(
+            f"cannot copy {folder}: {error.strerror or error}; mend that, and run it again"
+        ) from error
     return held.getvalue()
 
 

@@ -147,7 +147,9 @@ def submit_jobs(
             jobs = executor.map_array(_Resumable(), part)
         except FailedJobError as error:
             reason = " ".join(str(error).split())
-            raise RecipeError(f"SLURM refuses the jobs: {reason}") from None
+            raise RecipeError(
+                f"SLURM refuses the jobs: {reason}; change the options of --slurm, and submit again"
+            ) from None
         submitted |= {task.run.id: job.job_id for task, job in zip(part, jobs, strict=True)}
         Folder(folder).write_bytes(_JOBS, json.dumps(known | submitted).encode())
     return list(submitted.values())

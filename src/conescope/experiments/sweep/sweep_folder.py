@@ -244,7 +244,9 @@ def read_sweep(path: str | Path) -> Sweep:
             f"{path} is the folder of no sweep; give the one that 'conescope sweep … --out' made"
         ) from None
     except OSError as error:
-        raise StoreError(f"cannot read {path / TABLE}: {error.strerror}") from error
+        raise StoreError(
+            f"cannot read {path / TABLE}: {error.strerror}; mend that, and read it again"
+        ) from error
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StoreError(
             f"{path / TABLE} is damaged; run the sweep's command again, which writes it anew"

@@ -159,7 +159,10 @@ def _origin(folder: Folder, recipe: Recipe) -> SnapshotState | None:
         return None
     held = folder.files(Kind.ORIGIN)
     if not held:
-        raise StoreError(f"{folder.path} is a branch without a copy of the snapshot it starts from")
+        raise StoreError(
+            f"{folder.path} is a branch without a copy of the snapshot it starts from; run its "
+            f"command again, which stores one"
+        )
     return read_snapshot(folder, held[-1])
 
 

@@ -40,7 +40,9 @@ class AuditedCheckpoint:
         try:
             states = [file.stat() for file in checkpoint.files]
         except OSError as error:
-            raise CheckpointError(f"cannot read {checkpoint.path}: {error.strerror}") from None
+            raise CheckpointError(
+                f"cannot read {checkpoint.path}: {error.strerror}; check the path"
+            ) from None
         mark = ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
         name = str(checkpoint.path.absolute())
         return cls(checkpoint.step, name, mark, lambda: checkpoint.files)

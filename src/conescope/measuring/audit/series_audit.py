@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conescope.argument_types import checked
 from conescope.errors import CheckpointError
 from conescope.measuring.audit.findings import Audit, Finding, steps_listed
 from conescope.measuring.audit.fingerprints import Fingerprint, fingerprint_of
@@ -30,6 +31,7 @@ _MOVED = 64
 fewer, as where all but one layer rests, paths cross themselves."""
 
 
+@checked
 def audit_checkpoints(
     checkpoints: str | Path | Collection[str | Path],
     *,

@@ -188,8 +188,8 @@ def _check_fit(
                 "torch.save(model.state_dict(), …)"
             )
         raise CheckpointError(
-            f"{path} does not fit the model, and nothing of it was loaded:{''.join(difference)}\n"
-            f"{cure}"
+            f"{path} does not fit the model, and nothing of it was loaded: "
+            f"{'; '.join(filter(None, difference))}; {cure}"
         )
 
 
@@ -223,7 +223,7 @@ def _listed(title: str, items: Sequence[str]) -> str:
     if not items:
         return ""
     more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"\n  {title} ({len(items)}): {', '.join(items[:_SHOWN])}{more}"
+    return f"{title} ({len(items)}): {', '.join(items[:_SHOWN])}{more}"
 
 
 def _check_finite(weights: StateDict, buffers: Iterable[str], path: Path) -> None:
@@ -237,7 +237,7 @@ def _check_finite(weights: StateDict, buffers: Iterable[str], path: Path) -> Non
     ]
     if bad:
         raise CheckpointError(
-            f"{path} holds NaN or infinite weights:{_listed('not finite', bad)}\n"
+            f"{path} holds NaN or infinite weights: {_listed('not finite', bad)}; "
             f"leave this checkpoint out, and look at the training before it"
         )
 

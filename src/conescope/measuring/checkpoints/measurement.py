@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from conescope.argument_types import checked
 from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure
 from conescope.errors import (
     CheckpointError,
@@ -37,6 +38,7 @@ from conescope.runs.user_code import build_model
 from conescope.runs.writer import RunWriter
 
 
+@checked
 def measure_checkpoints(
     build: Callable[[], nn.Module] | nn.Module,
     checkpoints: str | Path | Collection[str | Path],
@@ -205,7 +207,10 @@ class _Series:
             CheckpointError: if there is no kernel, since every step was left out.
         """
         if not self._has_session:
-            raise CheckpointError("every checkpoint was left out, and nothing is measured")
+            raise CheckpointError(
+                "every checkpoint was left out, and nothing is measured; see the warnings for "
+                "what each lacks"
+            )
         self._writer.finish()
 
     def measure(self, step: int) -> None:

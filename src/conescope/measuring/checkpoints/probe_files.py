@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import DataError
 from conescope.measuring.checkpoints.weight_files import load_torch, read_tensors
 from conescope.measuring.text_files import check_parquet
@@ -28,6 +29,7 @@ _MOST_UNPACKED = 100
 _UNSUSPECTED = 2**28  # bytes that an archive may unpack to, however small it is
 
 
+@checked
 def load_probe(
     file: str | Path,
     names: Collection[str] | None = None,

@@ -247,7 +247,7 @@ def _indexed(index: Path) -> tuple[Path, ...]:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
-            f"{index} is no index of shards: its weight_map has to give, for each weight, the "
+            f"{index} is no index of shards: its weight_map must give, for each weight, the "
             f"name of a file beside it"
         ) from None
     return tuple(index.with_name(name) for name in sorted(names))

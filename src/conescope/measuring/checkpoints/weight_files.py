@@ -121,7 +121,7 @@ def read_tensors(file: Path) -> StateDict:
         with file.open("rb") as opened:
             start = opened.read(4)
     except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
+        raise CheckpointError(f"cannot read {file}: {error.strerror}; check the path") from None
     if not start:
         raise CheckpointError(f"{file} is empty; copy it again, or leave it out")
     if file.name == METADATA:
@@ -169,7 +169,7 @@ def load_torch(file: Path) -> Any:
     name = asked[1] or asked[2]
     raise CheckpointError(
         f"{file} was refused, and nothing in it was run: it asks for {name}, and weights need no "
-        f"such thing. If it is yours, save the state dict alone: torch.save(model.state_dict(), …)"
+        f"such thing; if it is yours, save the state dict alone: torch.save(model.state_dict(), …)"
         f"{_allowing(name)}"
     )
 

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from torch import nn
 
+from conescope.argument_types import checked
 from conescope.errors import CheckpointError, RecipeError
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Pool, Select
@@ -56,6 +57,7 @@ _MANY = 64  # outputs, above which the class trace is estimated
 _DOWNLOADS = "downloads"
 
 
+@checked
 def measure_hub(
     source: str | Path | Collection[str | Path],
     texts: str | Path | Sequence[str],

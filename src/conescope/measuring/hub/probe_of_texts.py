@@ -164,7 +164,9 @@ def first(texts: Texts, count: int | None) -> Texts:
     if count is None:
         return texts
     if not 1 <= count <= len(texts.texts):
-        raise DataError(f"{count} texts are asked for, and there are {len(texts.texts)}")
+        raise DataError(
+            f"{count} texts are asked for, and there are {len(texts.texts)}; ask for as many"
+        )
     labels = None if texts.labels is None else texts.labels[:count]
     return Texts(texts.texts[:count], labels, texts.classes)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array
 from conescope.kernel.estimates import Measured
@@ -34,6 +35,7 @@ from conescope.statistics.cone.verdict import (
 from conescope.statistics.uncertainty import numerical_floor
 
 
+@checked
 @dataclass(frozen=True)
 class Cone:
     """The verdict on the kernel's motion in phase II, and its numbers with intervals.
@@ -120,6 +122,7 @@ class _Motion:
         return self.fits[int(self.weights.argmax())]
 
 
+@checked
 def cone(
     series: KernelSeries,
     *,

@@ -39,7 +39,10 @@ def mean_squared_displacement(steps: np.ndarray, distances: Float64Array) -> Dis
         KernelError: if there are fewer than two kernels.
     """
     if len(steps) < 2:
-        raise KernelError(f"a displacement needs at least two kernels, not {len(steps)}")
+        raise KernelError(
+            f"a displacement needs at least two kernels, not {len(steps)}; take kernels more "
+            "often, or train on"
+        )
     first, second = np.triu_indices(len(steps), 1)
     lags = (steps[second] - steps[first]).astype(float)
     gap = float(np.median(np.diff(steps)))

@@ -109,7 +109,7 @@ def _tensor(found: object, where: str) -> Tensor:
         try:
             return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except TypeError as error:
-            raise DataError(f"{where}: {str(error).partition('. ')[0]}") from None
+            raise DataError(f"{where}: {str(error).partition('. ')[0]}; convert it") from None
     raise DataError(
         f"{where}: there is {_described(found)} instead of a tensor or a number; convert it"
     )

@@ -124,7 +124,7 @@ def _logits(model: nn.Module, inputs: Tensor, what: str) -> object:
     except FORWARD_ERRORS as error:
         raise ModelError(
             f"{what} fails for inputs {list(inputs.shape)} of {inputs.dtype}: "
-            f"{describe_failure(error, model)}"
+            f"{describe_failure(error, model)}; build it for inputs of this shape and type"
         ) from error
 
 
@@ -155,7 +155,7 @@ def _check_logits(
     if not logits.requires_grad:
         raise ModelError(
             f"{what} gives logits that depend on no parameter that requires a gradient, so there "
-            f"is nothing to train"
+            f"is nothing to train; unfreeze some (requires_grad_(True))"
         )
 
 
