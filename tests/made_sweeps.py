@@ -4,7 +4,8 @@ import torch
 
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.grid import make_grid
-from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import store_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.kernel.matrix import Kernel
 from conescope.runs.writer import RunWriter
 

@@ -32,3 +32,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     np.testing.assert_array_equal(one.series.distances(), other.series.distances())
     for name, values in one.scalars.items():
         np.testing.assert_array_equal(values, other.scalars[name])
+
+
+def stored_by_a_stop(path: Path) -> list[int]:
+    """The iterations of a run's snapshots that its recipe does not name, if it has every 30th."""
+    steps = (entry.values["step"] for entry in Folder(path).entries(Kind.SNAPSHOT))
+    return [step for step in steps if step % 30]

@@ -235,6 +235,15 @@ def test_a_folder_belongs_to_one_recipe_and_one_process(recipe, finished, tiny_o
         run_experiment(recipe, finished, command="test")
 
 
+def test_recipes_that_share_an_id_are_told_apart(recipe, finished, tiny_overrides, monkeypatch):
+    other = load_recipe("digits", [*tiny_overrides, "--seed=5"])
+    assert other.digest[:8] == other.id.rpartition("-")[2]
+    monkeypatch.setattr(type(recipe), "id", "digits-00000000")
+    assert run_experiment(recipe, finished, command="test")
+    with pytest.raises(StoreError, match="holds another run"):
+        run_experiment(other, finished, command="test")
+
+
 def test_divergence_is_an_error_and_what_came_before_stays(tmp_path, tiny_overrides):
     wild = load_recipe("digits", [*tiny_overrides, "--optimizer.lr=1e9"])
     with pytest.raises(TrainingError, match=r"training diverged; lower optimizer\.lr"):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
-from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.contents import newest_step
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
 from slow_network import slow_network
-from stored_runs import assert_same_run
+from stored_runs import assert_same_run, stored_by_a_stop
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
 
@@ -84,21 +86,32 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
     from conescope.experiments.sweep.ray_cluster import RayCluster
 
     class Killing(RayCluster):
-        left = 2
+        warned, killed = None, False
 
         def wait(self, seconds):
             ended = super().wait(seconds)
-            if self.left and (found := ray_workers(begun(sweep))):
-                self.left -= 1
+            at_work = {run.id for run in sweep.runs if run.state() == "running"}
+            found = ray_workers(begun(sweep) & at_work)
+            if found and self.warned is None:
+                self.warned, pid = found.popitem()
+                self.stops = stored_by_a_stop(sweep.path / "runs" / self.warned)
+                os.kill(pid, signal.SIGTERM)
+            elif found and not self.killed and self.has_stored():
+                self.killed = True
                 os.kill(next(iter(found.values())), signal.SIGKILL)
-            if not self.left and mark.exists():  # a node is lost, and another joins
+            elif self.killed and mark.exists():  # a node is lost, and another joins
                 cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
                 cluster.add_node(**NODE)
                 mark.unlink()
             return ended
 
+        def has_stored(self):
+            """Whether the worker that was warned by SIGTERM has stored its state."""
+            stops = stored_by_a_stop(sweep.path / "runs" / self.warned)
+            return len(stops) == len(self.stops) + 1
+
     monkeypatch.chdir(tmp_path)
-    mark, words = slow_network(tmp_path, tiny_overrides)
+    mark, words = slow_network(tmp_path, [*tiny_overrides, "--snapshots.resume=every 1000"])
     sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
     assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=lambda: bool(begun(sweep)))
@@ -107,7 +120,8 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
     assert carry_out_sweep(
         sweep, backend, task_of, told=lambda run, state: ends.update({run.id: state})
     )
-    assert backend.left == 0
+    assert backend.killed
+    assert backend.has_stored()
     assert list(ends.values()) == ["finished"] * 3
     assert_finished_as_if_alone(sweep.runs, tmp_path / "alone")
 
@@ -154,7 +168,7 @@ def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
         return newest_step(Folder(run.path)), len(Folder(run.path).entries(Kind.SESSION))
 
     class OnCopies(ray_cluster.RayCluster):
-        was_locked = True
+        was_locked, most_running, was_waiting = True, 0, False
 
         def __init__(self, may_kill):
             super().__init__(copies=True)
@@ -165,6 +179,9 @@ def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
             active = [task.folder for task in self._tasks.values()]
             self.was_locked &= all(Folder(folder).is_owned() for folder in active)
             ended = super().wait(seconds)
+            states = Counter(run.state() for run in sweep.runs)
+            self.most_running = max(self.most_running, states["running"])
+            self.was_waiting |= states["running"] == 2 and states["waiting"] == 1
             for run in sweep.runs:  # once something has come back of one that is at work
                 step, sessions = reached(run)
                 if self.killed == {} and step > before[run.id] and (pid := at_work(run)):
@@ -180,13 +197,17 @@ def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
     mark, words = slow_network(tmp_path, tiny_overrides)
     sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
-    assert not carry_out_sweep(sweep, OnCopies(False), task_of, should_stop=lambda: bool(away()))
+    first = OnCopies(False)
+    assert not carry_out_sweep(
+        sweep, first, task_of, should_stop=lambda: bool(away()) and first.most_running == 2
+    )
+    assert first.was_waiting  # the third, which no node has room for
     assert {run.state() for run in sweep.runs} == {"stopped", "waiting"}
     assert begun(sweep)  # as the worker has sent back what it had
     before = {run.id: reached(run)[0] for run in sweep.runs}
     backend = OnCopies(True)
     assert carry_out_sweep(sweep, backend, task_of)
-    assert backend.was_locked
+    assert (backend.was_locked, backend.most_running) == (True, 2)
     ((killed, (step, sessions)),) = backend.killed.items()
     run = next(run for run in sweep.runs if run.id == killed)
     assert 0 < step < 60
@@ -229,13 +250,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_command_and_head_are_killed_and_the_runs_go_on(tmp_path, monkeypatch, tiny_overrides):
+def test_command_and_head_are_ended_and_the_runs_go_on(tmp_path, monkeypatch, tiny_overrides):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'conescope[ray]'")
     from ray.cluster_utils import Cluster
 
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
-    words = ["sweep", "digits", *words, "--seed=0,1", "--out=s", "--threads=1"]
+    words = ["sweep", "digits", *words, "--snapshots.resume=every 1000", "--seed=0,1"]
+    words += ["--out=s", "--threads=1"]
     head = Cluster(initialize_head=True, head_node_args=NODE)
     command = [sys.executable, "-c", DRIVER, *words, "--on=ray", f"--address={head.address}"]
 
@@ -250,14 +272,19 @@ def test_command_and_head_are_killed_and_the_runs_go_on(tmp_path, monkeypatch, t
     try:
         first = sessions(1)
         wait_until(lambda: begun(read_sweep("s")))
-        first.kill()
-        first.communicate()
+        first.terminate()
+        _, said = first.communicate(timeout=100)
+        assert first.returncode == 128 + signal.SIGTERM, said
+        assert any(stored_by_a_stop(run.path) for run in read_sweep("s").runs)
         second = sessions(2)
+        second.kill()
+        second.communicate()
+        third = sessions(3)
         head.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-        _, said = second.communicate(timeout=100)
+        _, said = third.communicate(timeout=100)
     finally:
         head.shutdown()
-    assert second.returncode == 2, said
+    assert third.returncode == 2, said
     assert "no longer answers" in said.splitlines()[-1]
     runs = read_sweep("s").runs
     mark.unlink()

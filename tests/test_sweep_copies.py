@@ -15,7 +15,7 @@ from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.run_copies import carry_out_copy, pack_run, unpack_run
 from conescope.experiments.sweep.single_run import RunTask
-from conescope.experiments.sweep.sweep_folder import plan_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
@@ -183,7 +183,7 @@ def test_a_run_whose_numbers_were_not_stored_is_met_by_the_same_command(
     assert run.state() == "finished"
     words = [*tiny_overrides, "--seed=0", "--out=s", "--slots=1"]
     assert main(["sweep", "digits", *words]) == 0
-    assert (run.path / "numbers.json").exists()
+    assert (run.path / "row.json").exists()
     assert "1, of which 1 are to do" in capsys.readouterr().out
     assert main(["sweep", "digits", *words]) == 0
     assert "1, of which 0 are to do" in capsys.readouterr().out

@@ -8,7 +8,8 @@ from conescope.errors import RecipeError, StoreError
 from conescope.experiments.sweep import sweep_cost
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.grid import make_grid
-from conescope.experiments.sweep.sweep_folder import plan_sweep, read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.training.recipe_reading import load_recipe, recipe_from_dict
 
 

@@ -169,7 +169,7 @@ def test_numbers_that_are_damaged_are_read_from_the_run_again(tmp_path):
     size = (run.path / "journal.jsonl").stat().st_size
     wrong = [f'{{"journal": {size}, "numbers": {n}}}' for n in ("3", "{}", '{"state": "baked"}')]
     for damage in ("", "{}", "[]", "3", '{"journal": 3}', *wrong):
-        (run.path / "numbers.json").write_text(damage)
+        (run.path / "row.json").write_text(damage)
         assert stored_numbers(run.path) is None
         assert run.state() == "finished"
     (run.path / "error.txt").write_bytes(b"OSError: \xff")

@@ -22,18 +22,14 @@ from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import (
-    plan_sweep,
-    read_sweep,
-    store_sweep,
-    stored_numbers,
-)
+from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep, stored_numbers
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
 from slow_network import slow_network
-from stored_runs import assert_same_run
+from stored_runs import assert_same_run, stored_by_a_stop
 
 TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10")
 
@@ -69,7 +65,7 @@ def test_twelve_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, ti
     for run in sweep.runs:
         run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
         assert_same_run(tmp_path / "alone" / run.id, run.path)
-        assert (run.path / "numbers.json").exists()
+        assert (run.path / "row.json").exists()
         assert run.error == ""
     assert carried_out(sweep) == ({}, True)  # what is done is not done again
 
@@ -80,7 +76,7 @@ def test_the_benchmark_of_kills_finds_what_is_wrong(tmp_path, tiny_overrides):
     assert faults(one.runs, one.runs) == {"lost": [], "ended twice": [], "other bits": []}
     other = planned(tmp_path / "other", tiny_overrides, "--seed=0..3", "--training.batch_size=4")
     carried_out(other)
-    (one.runs[0].path / "numbers.json").unlink()
+    (one.runs[0].path / "row.json").unlink()
     Folder(one.runs[1].path).append(Kind.FINISHED)
     changed = [*one.runs[:2], other.runs[2], one.runs[3]]
     assert faults(changed, one.runs) == {
@@ -239,6 +235,36 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(tmp_path, monkeypatch
         assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
 
 
+def test_a_machine_is_taken_away_and_the_same_command_goes_on(
+    tmp_path, monkeypatch, tiny_overrides
+):
+    """SIGTERM reaches all processes at once, that of which the others are forked among them."""
+    monkeypatch.chdir(tmp_path)
+    mark, words = slow_network(tmp_path, tiny_overrides)
+    words = ["sweep", "digits", *words, "--snapshots.resume=every 1000", "--seed=0..2"]
+    words += ["--out=s", "--slots=2", "--threads=1"]
+    command = [sys.executable, "-m", "conescope", *words]
+    driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while len(list(tmp_path.glob("s/runs/*/snapshots/*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(driver.pid, signal.SIGTERM)
+    _, said = driver.communicate(timeout=200)
+    runs = read_sweep("s").runs
+    assert [run.state() for run in runs] == ["stopped", "stopped", "waiting"]
+    assert all(stored_by_a_stop(run.path) for run in runs[:2])
+    assert driver.returncode == 128 + signal.SIGTERM, said
+    assert said.splitlines()[-1].endswith(
+        "stopped: s is intact; the same command goes on from there"
+    )
+    mark.unlink()
+    assert main(words) == 0
+    for run in runs:
+        run_experiment(run.recipe, tmp_path / "alone" / run.id, command="test")
+        assert_same_run(tmp_path / "alone" / run.id, run.path)
+
+
 def test_stopped_gently_it_goes_on_by_the_same_call(tmp_path, tiny_overrides):
     words = [w for w in tiny_overrides if "steps" not in w]
     sweep = planned(tmp_path / "s", words, "--training.steps=3000", "--seed=0..3")
@@ -282,6 +308,31 @@ def test_a_worker_with_another_version_refuses(tmp_path, tiny_overrides):
     with pytest.raises(StoreError, match=r"planned by 0\.0\.1; install 0\.0\.1 on all machines"):
         carry_out_run(old)
     assert "planned by 0.0.1" in sweep.runs[0].error
+
+
+def test_a_run_of_another_recipe_with_the_same_id_is_not_taken_for_it(
+    tmp_path, monkeypatch, tiny_overrides, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny_overrides, *TINY, "--slots=1"]
+    assert main(["sweep", "digits", *words, "--seed=0", "--out=one"]) == 0
+    [one] = read_sweep("one").runs
+    assert main(["sweep", "digits", *words, "--seed=1", "--out=other", "--dry-run"]) == 0
+    [other] = planned(Path("other"), words[:-1], "--seed=1").runs
+    other.path.parent.mkdir()
+    one.path.rename(other.path)
+    capsys.readouterr()
+    assert main(["sweep", "digits", *words, "--seed=1", "--out=other"]) == 1
+    said = capsys.readouterr().err
+    assert f"{other.path} holds another run, whose recipe has the same id" in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_of_a_sweep_is_verified_as_any_other(tmp_path, monkeypatch, tiny_overrides):
+    monkeypatch.chdir(tmp_path)
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0")
+    carried_out(sweep)
+    assert main(["verify", str(sweep.runs[0].path)]) == 0
 
 
 def test_the_command_does_it_all(tmp_path, monkeypatch, tiny_overrides, capsys):

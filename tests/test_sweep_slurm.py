@@ -13,7 +13,7 @@ from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from slow_network import slow_network
 from slurm_cluster import SlurmCluster, missing_programs
-from stored_runs import assert_same_run
+from stored_runs import assert_same_run, stored_by_a_stop
 
 pytestmark = [
     pytest.mark.skipif(
@@ -61,7 +61,7 @@ def assert_finished_as_if_alone(runs, path):
         run_experiment(run.recipe, path / run.id, command="test")
         assert_same_run(path / run.id, run.path)
         assert len(Folder(run.path).entries(Kind.FINISHED)) == 1
-        assert (run.path / "numbers.json").exists()
+        assert (run.path / "row.json").exists()
 
 
 def end(runs, cluster):
@@ -92,7 +92,7 @@ def test_a_job_requeued_goes_on_and_one_cancelled_is_submitted_again(
 ):
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
-    words = [*words, "--seed=0..2"]
+    words = [*words, "--snapshots.resume=every 1000", "--seed=0..2"]
     runs = submit(words, "s")
     job = ids(tmp_path / "s")
     wait_until(lambda: has_begun(runs[0]) and has_begun(runs[1]), "two have not begun")
@@ -101,6 +101,7 @@ def test_a_job_requeued_goes_on_and_one_cancelled_is_submitted_again(
     slurm.ask("scancel", job[runs[2].id])
     wait_until(lambda: list(jobs(slurm)) == [job[runs[0].id]], "jobs are not cancelled")
     assert runs[1].state() == "stopped"
+    assert all(stored_by_a_stop(run.path) for run in runs[:2])  # as SLURM warns by SIGTERM
     capsys.readouterr()
     submit(words, "s")
     assert "submitted: 2 jobs" in capsys.readouterr().err  # the requeued one is in the queue

@@ -293,6 +293,9 @@ def test_an_environment_that_is_not_recorded_counts_as_another(run):
         ["--model.name=cnn", "--kernel.batchnorm=recalibrated"],
         ["--dtype=float64", "--seed=3"],
         ["--snapshots.keep=never"],
+        ["--training.precision=bfloat16"],
+        ["--training.loss=squared", "--data.label_noise=0.2", "--data.train_size=400"],
+        ["--model.layers=3", "--model.norm=batch"],
     ],
     ids=lambda more: more[0],
 )

@@ -11,6 +11,7 @@ from conescope.cli import (
     export,
     lazy,
     measure,
+    perturb,
     plan,
     recipes,
     reproduce,
@@ -30,7 +31,7 @@ from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
     run, stored, cone, serve, plan, recipes, measure, audit, lazy, sweep, sweep_children,
-    sweep_measure, sweep_results, switch, reproduce, verify, export,
+    sweep_measure, sweep_results, switch, perturb, reproduce, verify, export,
 )  # fmt: skip
 
 

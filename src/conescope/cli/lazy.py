@@ -14,7 +14,6 @@ from conescope.cli.commands import Commands
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
 from conescope.errors import DataError
-from conescope.experiments.experiment import usable_device
 from conescope.experiments.lazy.finetuning import Finetuning
 from conescope.experiments.lazy.image_classifier import image_classifier, labelled_images
 from conescope.experiments.lazy.job import Job
@@ -24,6 +23,7 @@ from conescope.experiments.lazy.samples import samples_of
 from conescope.experiments.lazy.text_classifier import text_classifier
 from conescope.measuring.hub import SCHEME
 from conescope.measuring.texts import Texts, read_texts
+from conescope.runs.environment import usable_device
 
 _SETTINGS = (
     "steps", "batch", "lr", "optimizer", "weight_decay", "seeds", "probe", "when", "draws",

@@ -19,7 +19,6 @@ from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import ConescopeError, ModelError, RecipeError
-from conescope.experiments.experiment import usable_device
 from conescope.experiments.remeasure import Snapshots
 from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
 from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
@@ -29,6 +28,7 @@ from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub import is_on_hub
 from conescope.measuring.probe import Probe
+from conescope.runs.environment import usable_device
 from conescope.runs.user_code import build_model, import_object
 
 _FOR_CHECKPOINTS = (

@@ -17,7 +17,8 @@ from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import RecipeError
 
 if TYPE_CHECKING:
-    from conescope.experiments.sweep.sweep_folder import Planned, State, Sweep, SweepKind, SweepRun
+    from conescope.experiments.sweep.sweep_folder import State, Sweep, SweepKind, SweepRun
+    from conescope.experiments.sweep.sweep_planning import Planned
 
 _MANY = 10_000
 """Number of runs above which a sweep is begun only after a question."""
@@ -92,13 +93,15 @@ def carry_out(
     arguments: argparse.Namespace, points: Sequence[Planned], kind: SweepKind = "training"
 ) -> int:
     """Show the plan of a sweep, then carry out what has not ended; return the exit status."""
-    from conescope.experiments.sweep.sweep_folder import plan_sweep, store_sweep, stored_numbers
+    from conescope.experiments.sweep.sweep_folder import store_sweep, stored_numbers
+    from conescope.experiments.sweep.sweep_planning import check_same_runs, plan_sweep
 
     for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(f"{option} {folder} is a file; name a folder, which need not exist")
     command = shlex.join(["conescope", *arguments.words])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
+    check_same_runs(points, sweep)
     places = places_of(arguments, sweep)
     left = [run for run in sweep.runs if stored_numbers(run.path) is None]
     show_plan(sweep, left, places)

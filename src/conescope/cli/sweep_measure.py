@@ -43,12 +43,14 @@ class Measurement:
     Attributes:
         fields: argument of `conescope measure` → its value.
         values: axis → value.
+        digest: None, since the weights' hashes tell measurements apart.
         source: empty, since measurements of a sweep differ in nothing but values of the axes.
         path: None, for a folder of its id in the sweep's folder of run folders.
     """
 
     fields: Mapping[str, Any]
     values: Mapping[str, Any]
+    digest: None = None
     source: str = ""
     path: Path | None = None
 

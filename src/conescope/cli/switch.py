@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
-    from conescope.experiments.switch import Switch, SwitchResult
+    from conescope.experiments.switch import Child, Switch, SwitchResult
 
 _ABOUT = About(
     Group.PAPER,
@@ -47,7 +48,7 @@ def add(commands: Commands) -> None:
 
 def carry_out_children(switch: Switch, command: str) -> int:
     """Train all children that are not done; return 0, or the exit status if it was stopped."""
-    from conescope.experiments.switch import carry_out, switch_seconds
+    from conescope.experiments.switch import switch_seconds
 
     to_do = switch.to_do()
     total = 2 * len(switch.parents) * len(switch.points)
@@ -58,10 +59,17 @@ def carry_out_children(switch: Switch, command: str) -> int:
     except TrainingError:
         cost = "for an unknown time: a trial of them diverges"
     say("cost", f"{len(to_do)} of {total} children to train, {cost}")
+    return train_children(to_do, command)
+
+
+def train_children(to_do: Sequence[Child], command: str) -> int:
+    """Train children; return 0, or the exit status if it was stopped."""
+    from conescope.experiments.switch import carry_out
+
     with stopping() as received, ProgressBar(STDERR) as bar:
         for number, child in enumerate(to_do, start=1):
             branch = child.recipe.branch
-            kind = child.recipe.dynamics.kind
+            kind = child.recipe.dynamics.kind if not branch.perturbation else "perturbed"
             say("child", f"{number} of {len(to_do)}: {branch.run}, {kind} from {branch.at:,}")
             is_done = carry_out(
                 child, command=command, progress=bar, should_stop=lambda: bool(received)
@@ -105,7 +113,7 @@ def print_result(result: SwitchResult) -> None:
 def _switch(arguments: argparse.Namespace) -> int:
     from conescope.experiments.switch import plan_switch, read_switch
 
-    switch = plan_switch(arguments.runs, _points(arguments.at), arguments.overrides)
+    switch = plan_switch(arguments.runs, iterations(arguments.at), arguments.overrides)
     status = carry_out_children(switch, shlex.join(["conescope", *arguments.words]))
     if status:
         return status
@@ -117,7 +125,8 @@ def _switch(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _points(text: str) -> list[int]:
+def iterations(text: str) -> list[int]:
+    """Read iterations such as 0,500,2000."""
     try:
         return [int(word.replace("_", "")) for word in text.split(",")]
     except ValueError:

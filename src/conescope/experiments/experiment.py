@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -15,17 +14,25 @@ from torch.optim.swa_utils import AveragedModel
 
 from conescope.engine import entk, estimate_entk, project
 from conescope.errors import RecipeError, TrainingError
+from conescope.experiments.moments import Moments
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured
 from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibrated
+from conescope.runs.environment import usable_device
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
 from conescope.training.arithmetic import check_bfloat16, check_channels_last
-from conescope.training.data import load_data
-from conescope.training.data.augmentation import flip_and_crop
+from conescope.training.data.augmentation import check_images, flip_and_crop
 from conescope.training.data.dataset import Dataset, Normalizer
-from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for, seed_generators
-from conescope.training.loop import Snapshot, average_of
+from conescope.training.data.sampling import (
+    BatchOrder,
+    choose_probe,
+    load_chosen,
+    seed_for,
+    seed_generators,
+)
+from conescope.training.loop import Snapshot, average_of, train
+from conescope.training.losses import LOSSES
 from conescope.training.lr_schedules import build_lr_schedule
 from conescope.training.models import (
     build_model,
@@ -36,6 +43,7 @@ from conescope.training.models import (
     returning,
 )
 from conescope.training.optimizers import build_optimizer
+from conescope.training.perturbation import perturb
 from conescope.training.recipe import PARTS, Recipe
 from conescope.training.recipe_fields import KernelRecipe
 from conescope.training.recipe_reading import parts_of
@@ -45,23 +53,6 @@ _TRAIN_EVALUATION_SIZE = 2000
 _SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
 _MOST_TRAINED = 100_000_000
 _MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
-
-
-@dataclass(frozen=True)
-class Moments:
-    """The iterations at which a recipe asks for an evaluation, a kernel or a snapshot.
-
-    Attributes:
-        evaluate: those at which loss and accuracy are evaluated.
-        kernel: those at which a kernel is measured.
-        keep: those whose snapshots stay; the last iteration is always among them.
-        resume: those whose snapshots serve only to go on from.
-    """
-
-    evaluate: frozenset[int]
-    kernel: frozenset[int]
-    keep: frozenset[int]
-    resume: frozenset[int]
 
 
 class Experiment:
@@ -87,9 +78,10 @@ class Experiment:
             check_bfloat16(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
-        self.data: Dataset = load_data(recipe.data).to(recipe.device)
+        self.data: Dataset = load_chosen(recipe.data, recipe.seed).to(recipe.device)
         samples = self.data.train.inputs
-        _check_augmentation(recipe, samples)
+        if recipe.data.augmentation == "flip-crop":
+            check_images(samples)
         self.order = BatchOrder(len(samples), recipe.training.batch_size, recipe.seed)
         per_epoch = self.order.iterations_per_epoch
         self.counts = {field: recipe.count(field, per_epoch) for field in _SCHEDULES}
@@ -123,6 +115,30 @@ class Experiment:
         """The type to which the forward pass of an iteration is lowered; None if it is not."""
         return torch.bfloat16 if self.recipe.training.precision == "bfloat16" else None
 
+    def train(self, begun: Snapshot, start: int, stop: int | None = None) -> Iterator[Snapshot]:
+        """Train from iteration `start` on as the recipe says, up to its end or `stop`.
+
+        Args:
+            begun: what is trained, in place, in its state after `start` iterations.
+            start: iterations already done.
+            stop: iterations to do in all; None for those of the recipe.
+
+        Raises:
+            TrainingError: if the loss is NaN or infinite.
+        """
+        return train(
+            begun.model,
+            begun.optimizer,
+            self.batch,
+            self.multiplier,
+            start=start,
+            stop=self.recipe.training.steps if stop is None else stop,
+            seed=self.recipe.seed,
+            average=begun.average,
+            autocast=self.autocast,
+            loss_of=LOSSES[self.recipe.training.loss],
+        )
+
     @property
     def _channels_last(self) -> bool:
         return self.recipe.training.memory_format == "channels_last"
@@ -147,12 +163,12 @@ class Experiment:
         if self._channels_last:
             check_channels_last(model, shape, recipe.device)
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        batch = self.order.smallest(recipe.training.steps)
-        every_position = data.train.labels.dim() == 2
-        few, name = self.probe[: min(2, batch)], recipe.model.name
-        check_network(model, few, data.classes, name, every_position)
+        few = self.probe[: min(2, self.order.smallest(recipe.training.steps))]
+        check_network(model, few, data.classes, recipe.model.name, data.train.labels.dim() == 2)
         if origin is not None:
             origin.load_weights(model)
+        if recipe.branch.perturbation:
+            perturb(model, recipe.branch.perturbation, recipe.branch.perturbation_seed)
         if recipe.dynamics.kind == "linearised":
             recalibrate = recipe.dynamics.batchnorm == "recalibrated"
             model = linearize(recalibrated(model, self.calibration) if recalibrate else model)
@@ -214,7 +230,12 @@ class Experiment:
             samples, labels = split.inputs[:limit], split.labels[:limit]
             model = snapshot.model
             with returning(partial(logits_for, labels), model):
-                found = evaluate(model, lambda part, s=samples: self.normalize(s[part]), labels)
+                found = evaluate(
+                    model,
+                    lambda part, s=samples: self.normalize(s[part]),
+                    labels,
+                    LOSSES[self.recipe.training.loss],
+                )
             if not math.isfinite(found["loss"]):
                 raise TrainingError(
                     f"the loss on the {name} data is {found['loss']} after iteration "
@@ -226,8 +247,8 @@ class Experiment:
 
     def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
         """Measure the kernel of a network on the probe, or on other samples [n, …]."""
-        samples = self.probe if samples is None else samples
-        return measure_kernel(model, samples, self.recipe.kernel, self.calibration)
+        probe = self.probe if samples is None else samples
+        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
@@ -261,27 +282,6 @@ def measure_kernel(
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
     kernel.check_usable()
     return kernel
-
-
-def usable_device(name: str) -> torch.device:
-    """Return the device of a name such as cpu or cuda:1.
-
-    Raises:
-        RecipeError: if there is no such device here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"device {name!r} cannot be used here: {reason}; take cpu") from None
-
-
-def _check_augmentation(recipe: Recipe, samples: Tensor) -> None:
-    if recipe.data.augmentation == "flip-crop" and samples.dim() != 4:
-        raise RecipeError(
-            f"data.augmentation: flip-crop is for images [channels, height, width], and these "
-            f"samples have shape {list(samples.shape[1:])}; set it to none"
-        )
 
 
 @contextmanager

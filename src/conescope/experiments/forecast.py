@@ -14,7 +14,7 @@ from conescope.engine.tracing.survey import layer_of
 from conescope.experiments.experiment import Experiment, reproducible
 from conescope.measuring.undisturbed import evaluation_mode
 from conescope.runs.schedule import Schedule
-from conescope.training.loop import Snapshot, train
+from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
 
@@ -144,17 +144,8 @@ def iteration_seconds(recipe: Recipe) -> float:
 def _training(experiment: Experiment) -> Iterator[Snapshot]:
     """Return a training from fresh weights; that of a branch costs the same."""
     model, optimizer = experiment.begin()
-    return train(
-        model,
-        optimizer,
-        experiment.batch,
-        experiment.multiplier,
-        start=0,
-        stop=_ENDLESS,
-        seed=experiment.recipe.seed,
-        average=experiment.average(model),
-        autocast=experiment.autocast,
-    )
+    begun = Snapshot(0, model, optimizer, experiment.average(model))
+    return experiment.train(begun, 0, _ENDLESS)
 
 
 def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:

@@ -21,7 +21,7 @@ from conescope.runs.progress import Progress
 from conescope.runs.snapshots import SnapshotState, find_snapshot, read_snapshot
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
-from conescope.training.loop import Snapshot, train
+from conescope.training.loop import Snapshot
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_fields import BranchRecipe
 
@@ -119,18 +119,7 @@ class _Recorder:
     ) -> bool:
         """Train from iteration `start` on, and store; return whether the run is complete."""
         experiment, recipe = self._experiment, self._experiment.recipe
-        snapshots = train(
-            begun.model,
-            begun.optimizer,
-            experiment.batch,
-            experiment.multiplier,
-            start=start,
-            stop=recipe.training.steps,
-            seed=recipe.seed,
-            average=begun.average,
-            autocast=experiment.autocast,
-        )
-        step = start
+        step, snapshots = start, experiment.train(begun, start)
         try:
             for snapshot in snapshots:
                 step = snapshot.step
@@ -197,7 +186,7 @@ def _check_same_recipe(writer: RunWriter, recipe: Recipe) -> Recipe:
     if not writer.has_begun:
         return recipe
     held = read_recipe(writer.path)
-    if held.id.rpartition("-")[2] != recipe.id.rpartition("-")[2]:
+    if held.digest != recipe.digest:
         raise StoreError(
             f"{writer.path} holds another run, {held.id}, and this one is {recipe.id}; choose "
             f"another folder with --out"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from conescope.runs.shared_files import write_result
 from conescope.runs.snapshots import find_snapshot
 from conescope.runs.store import Folder
 from conescope.training.data import load_data
+from conescope.training.losses import loss_of_guessing
 from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_fields import PLACE
 
@@ -93,7 +93,7 @@ class SwitchResult:
             losses in nats, NaN where the loss was not finite.
         parents: quantity → values of the R runs at T, [R].
         diverged: dynamics → whether the child's loss was no longer finite, or its training loss
-            ended above ln c, that of guessing; [R, P].
+            ended above that of guessing (ln c for cross-entropy); [R, P].
     """
 
     points: tuple[int, ...]
@@ -198,13 +198,14 @@ def read_switch(switch: Switch) -> SwitchResult:
                 for quantity in QUANTITIES:
                     children[dynamics][quantity][place] = found[quantity]
     ends = [scalars_at(parent, switch.until) for parent in switch.parents]
-    classes = load_data(switch.children["standard"][0][0].recipe.data).classes
+    recipe = switch.children["standard"][0][0].recipe
+    guessing = loss_of_guessing(recipe.training.loss, load_data(recipe.data).classes)
     return SwitchResult(
         points=switch.points,
         until=switch.until,
         children=children,
         parents={q: np.array([end[q] for end in ends]) for q in QUANTITIES},
-        diverged={d: ~(children[d]["train_loss"] <= math.log(classes)) for d in DYNAMICS},
+        diverged={d: ~(children[d]["train_loss"] <= guessing) for d in DYNAMICS},
     )
 
 

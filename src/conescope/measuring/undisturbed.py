@@ -42,17 +42,21 @@ def recalibrated(model: nn.Module, inputs: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, inputs: Callable[[slice], Tensor], labels: Tensor
+    model: nn.Module,
+    inputs: Callable[[slice], Tensor],
+    labels: Tensor,
+    loss_of: Callable[..., Tensor] = F.cross_entropy,
 ) -> dict[str, float]:
-    """Compute mean cross-entropy and accuracy in evaluation mode; the network stays as it was.
+    """Compute the mean loss and the accuracy in evaluation mode; the network stays as it was.
 
     Args:
         model: the network, from inputs [b, …] to logits [b, c], or [b, c, T] of T positions.
         inputs: returns the inputs of a slice of the samples.
         labels: int64, [N] or [N, T].
+        loss_of: the loss, from logits, labels and `reduction` "sum"; cross-entropy by default.
 
     Returns:
-        "loss" in nats, at least 0, and "accuracy" in [0, 1].
+        "loss", at least 0 (cross-entropy is in nats), and "accuracy" in [0, 1].
     """
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
@@ -60,7 +64,7 @@ def evaluate(
         for begin in range(0, len(labels), _EVALUATION_BATCH):
             part = slice(begin, begin + _EVALUATION_BATCH)
             logits = model(inputs(part))
-            loss += F.cross_entropy(logits, labels[part], reduction="sum")
+            loss += loss_of(logits, labels[part], reduction="sum")
             correct += (logits.argmax(dim=1) == labels[part]).sum()
     count = labels.numel()
     return {"loss": loss.item() / count, "accuracy": correct.item() / count}

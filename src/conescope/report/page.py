@@ -21,6 +21,7 @@ from conescope.report.html import (
 )
 from conescope.report.iterations import kernels_by_iteration
 from conescope.report.opening import opening
+from conescope.report.perturbed_part import perturbed_part
 from conescope.report.plot import Plot
 from conescope.report.probe_pictures import leading_eigenvectors, leading_samples
 from conescope.report.run_analysis import RunAnalysis, analyse
@@ -76,6 +77,7 @@ def report_page(run: Run) -> str:
         Part("Iteration by iteration", kernels_by_iteration(analysis)),
         Part("Other figures", columns([*charts, *map(missing, absent)])),
         *_sections(analysis, found),
+        perturbed_part(run),
         *origin_parts(
             "How to make this run again",
             run.command,

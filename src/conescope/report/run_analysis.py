@@ -21,8 +21,8 @@ from conescope.statistics.cone import Cone, cone
 from conescope.statistics.cone.phases import MINIMUM
 from conescope.statistics.cone.verdict import ENOUGH
 from conescope.statistics.spectrum import SpectrumSeries, spectra
-from conescope.training.data.dataset import Split, is_at_hand, load_data
-from conescope.training.data.sampling import choose_probe
+from conescope.training.data.dataset import Split, is_at_hand
+from conescope.training.data.sampling import choose_probe, load_chosen
 from conescope.training.recipe import Recipe
 
 _GRADUAL = 2
@@ -175,7 +175,7 @@ def _probe_at_hand(run: Run) -> Split | None:
     if not isinstance(recipe, Recipe) or not is_at_hand(recipe.data):
         return None
     try:
-        data = load_data(recipe.data)
+        data = load_chosen(recipe.data, recipe.seed)
     except DataError:
         return None
     split = data.split(recipe.probe.split)

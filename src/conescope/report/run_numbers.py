@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from conescope.experiments.stored import load_run, read_status
-from conescope.experiments.sweep.sweep_folder import ENDED, store_numbers
+from conescope.experiments.stored import load_run, read_recipe, read_status
+from conescope.experiments.sweep.sweep_folder import DIGEST, ENDED, store_numbers
 from conescope.kernel.series import KernelSeries
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.summary import default_lags
+from conescope.runs.journal import Kind
 from conescope.runs.reader import Run, read_scalars
+from conescope.runs.store import Folder
 from conescope.statistics.cone import Cone
 from conescope.statistics.cone.verdict import KINDS
 
@@ -27,8 +29,8 @@ NUMBERS: Mapping[str, str] = MappingProxyType(
         "iterations": "the newest iteration of which something is stored",
         "kernels": "number of kernels",
         "seconds": "wall time over all sessions",
-        "train_loss": "last loss on training data, in nats",
-        "test_loss": "last loss on test data, in nats",
+        "train_loss": "last loss on training data; cross-entropy is in nats",
+        "test_loss": "last loss on test data; cross-entropy is in nats",
         "test_accuracy": "last accuracy on test data, 0 to 1",
         "S": "kernel distance of the last kernel to the first (eq. 4), 0 to 1",
         "v": "mean kernel velocity (eq. 5) of the second half at the shortest lag",
@@ -56,8 +58,14 @@ def store_run_numbers(path: Path) -> None:
         store_numbers(path, numbers)
 
 
+def _digest(path: Path) -> str | None:
+    """Return what tells a run's recipe from all others; None if it has no recipe."""
+    run = Folder(path).entries(Kind.RUN)[-1]
+    return read_recipe(path).digest if "recipe" in run.values else None
+
+
 def run_numbers(path: Path) -> dict[str, Any]:
-    """Return the state, the verdict and each of `NUMBERS` of a run; None for what it lacks.
+    """Return state, recipe, verdict and each of `NUMBERS` of a run; None for what it lacks.
 
     "likeliest" is the most probable kind of motion, and "probability" its probability; the verdict
     is the same kind, or undecided if the probability is below 0.9.
@@ -70,6 +78,7 @@ def run_numbers(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("verdict", "likeliest", "probability", *NUMBERS))
     found |= {
         "state": next((state for state, holds in ends.items() if holds), "stopped"),
+        DIGEST: _digest(path),
         "iterations": status.step,
         "kernels": status.kernels,
         "seconds": status.seconds,

@@ -17,7 +17,7 @@ from conescope.kernel.features import Features
 from conescope.kernel.series import KernelSeries
 from conescope.report.stage_marks import stages_of
 from conescope.runs.reader import Run
-from conescope.training.recipe import Recipe
+from conescope.training.recipe import FIELDS, Recipe
 
 Curves = dict[int, tuple[np.ndarray, Float64Array, Float64Array | None]]
 """τ or dt → the iterations t, [T'], the distances S there, [T'], and their standard errors, [T'];
@@ -171,7 +171,7 @@ def _extent(run: Run) -> dict[str, str]:
     return {
         "state": state(run),
         **({"training": lineage} if lineage else {}),
-        **_arithmetic(run),
+        **_changed(run),
         "iterations": f"{series.steps[-1] if run.total_steps is None else run.total_steps:,}",
         "kernels": f"{len(series):,}, {span}",
         **({"stages": stages_of(run.stages)} if run.stages else {}),
@@ -183,13 +183,26 @@ def _extent(run: Run) -> dict[str, str]:
     }
 
 
-def _arithmetic(run: Run) -> dict[str, str]:
-    """Return how iterations were computed, where it is not torch's usual way."""
+_CHANGED = {
+    "training.loss": "loss",
+    "data.label_noise": "training labels drawn anew",
+    "data.train_size": "training samples",
+    "training.precision": "precision of training",
+    "training.memory_format": "memory format",
+}
+"""Field of a recipe that is shown where it differs from its default → what it is called."""
+
+
+def _changed(run: Run) -> dict[str, str]:
+    """Return what of a training's loss, data and arithmetic is not the usual."""
     if not isinstance(run.recipe, Recipe):
         return {}
-    training = run.recipe.training
-    found = {"precision of training": training.precision, "memory format": training.memory_format}
-    return {name: text for name, text in found.items() if text not in ("full", "contiguous")}
+    found = {name: (run.recipe.get(field), field) for field, name in _CHANGED.items()}
+    return {
+        name: f"{value:.0%}" if isinstance(value, float) else str(value)
+        for name, (value, field) in found.items()
+        if value != FIELDS[field].default
+    }
 
 
 def _performance(run: Run) -> dict[str, str]:

@@ -174,7 +174,7 @@ _STYLE = (
 
 _HEADS = {
     "test_accuracy": "test accuracy",
-    "test_loss": "test loss (nats)",
+    "test_loss": "test loss",
     "v": "v (1 / iteration)",
     "half_angle": "half-angle (degrees)",
 }

@@ -25,7 +25,7 @@ _MOST_TICKS = 8
 
 _DRAWN: Mapping[str, tuple[str, str]] = {
     "test_accuracy": ("Test accuracy", "test accuracy"),
-    "test_loss": ("Test loss", "test loss (nats)"),
+    "test_loss": ("Test loss", "test loss"),
     "S": ("Kernel distance S of the last kernel to the first", "kernel distance *S*"),
     "R": ("Plateau R", "plateau *R* (chord)"),
     "half_angle": ("Half-angle of the cone", "half-angle (degrees)"),

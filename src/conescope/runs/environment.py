@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from conescope.errors import RecipeError
 from conescope.runs.notebook_bar import NotebookBar
 from conescope.runs.progress import Progress
 
@@ -41,6 +42,19 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown processor"
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of a name such as cpu or cuda:1.
+
+    Raises:
+        RecipeError: if there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"device {name!r} cannot be used here: {reason}; take cpu") from None
 
 
 def notebook_progress() -> Progress | None:

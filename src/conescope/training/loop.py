@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.errors import TrainingError
 from conescope.training.data.sampling import seed_for, seed_generators
+from conescope.training.losses import Loss
 from conescope.training.models import logits_for
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -52,8 +53,9 @@ def train(
     seed: int,
     average: AveragedModel | None = None,
     autocast: torch.dtype | None = None,
+    loss_of: Loss = F.cross_entropy,
 ) -> Iterator[Snapshot]:
-    """Train on cross-entropy; yield the state at `start` and after every iteration.
+    """Train on a loss; yield the state at `start` and after every iteration.
 
     Args:
         model: network from inputs to logits [b, c], or [b, T, c]; trained in place, in training
@@ -66,6 +68,7 @@ def train(
         seed: decides dropout and other random numbers, together with the iteration alone.
         average: takes part in the weights after every iteration.
         autocast: the type to which torch's autocast lowers the forward pass; None for no autocast.
+        loss_of: the loss.
 
     Raises:
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
@@ -81,7 +84,7 @@ def train(
         seed_generators(seed_for(seed, "iteration", step))
         lower = torch.autocast(inputs.device.type, autocast, enabled=autocast is not None)
         with torch.enable_grad(), lower:  # a user's own module may have turned gradients off
-            loss = F.cross_entropy(logits_for(labels, model(inputs)), labels)
+            loss = loss_of(logits_for(labels, model(inputs)), labels)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "

@@ -108,7 +108,7 @@ class Recipe:
             )
         if branch.run is None and branch != BranchRecipe():
             raise RecipeError(
-                "branch.at and branch.optimizer are for a branch; start one with "
+                "branch.at, optimizer, perturbation and its seed are for a branch; start one with "
                 "'conescope run --from RUN --at STEP'"
             )
         if not 0 <= branch.at < self.training.steps:
@@ -164,8 +164,8 @@ class Recipe:
             return schedule.count(total, iterations_per_epoch, start=self.branch.at)
 
     @property
-    def id(self) -> str:
-        """The name, and eight hexadecimal digits that hash what differs from the defaults.
+    def digest(self) -> str:
+        """The SHA-256 of what differs from the defaults, in hexadecimal: 64 digits.
 
         Name, description and the places of data and parent do not enter: they change no number.
         An option that is given enters even where it is the part's own default.
@@ -176,8 +176,12 @@ class Recipe:
             if name not in FIELDS
             or (value != FIELDS[name].default and FIELDS[name].metadata != PLACE)
         }
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{digest[:8]}"
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """The name, and the first eight digits of the digest."""
+        return f"{self.name}-{self.digest[:8]}"
 
     @property
     def lineage(self) -> str | None:

@@ -24,6 +24,9 @@ POSITIVE = {"positive": True}
 FRACTION = {"fraction": True}
 """Metadata of numbers above 0, and of numbers of at least 0 and below 1."""
 
+LossName = Literal["cross_entropy", "squared"]
+"""The losses that a recipe can name, see `conescope.training.losses`."""
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -34,12 +37,17 @@ class DataRecipe:
         path: where it is, for data sets that take a path; mnist and cifar10 read a folder with
             train.parquet and test.parquet instead of the Hub, text a file.
         augmentation: `flip-crop` flips half the training images and shifts them by up to 4 pixels.
+        label_noise: share of the training labels that are drawn anew from all classes, by the
+            recipe's seed.
+        train_size: number of training samples to take, chosen by the recipe's seed; null for all.
         options: the data set's own options.
     """
 
     name: str = "digits"
     path: str | None = field(default=None, metadata=PLACE)
     augmentation: Literal["none", "flip-crop"] = "none"
+    label_noise: float = field(default=0.0, metadata=FRACTION)
+    train_size: int | None = field(default=None, metadata={"least": 1})
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -104,12 +112,17 @@ class BranchRecipe:
         parent: the other run's id.
         at: the snapshot's iteration, from which the training counts on.
         optimizer: the optimiser begins afresh, or with the snapshot's momentum.
+        perturbation: norm of a step in a random direction that the weights take first, relative
+            to theirs; 0 for none.
+        perturbation_seed: decides the direction of that step, together with nothing else.
     """
 
     run: str | None = field(default=None, metadata=PLACE)
     parent: str | None = None
     at: int = 0
     optimizer: Literal["fresh", "restored"] = "fresh"
+    perturbation: float = field(default=0.0, metadata={"least": 0})
+    perturbation_seed: int = field(default=0, metadata={"least": 0})
 
 
 @dataclass(frozen=True)
@@ -134,9 +147,11 @@ class LearningRateRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The length of the training, the size of its batches, and when it is evaluated.
+    """The loss, the length of the training, the size of its batches, and when it is evaluated.
 
     Args:
+        loss: what is made smaller: the cross-entropy, or half the squared distance of the logits
+            to the one-hot labels ("squared").
         steps: length of the training in iterations.
         batch_size: samples an iteration; the last batch of an epoch may be smaller.
         evaluate: a schedule of the iterations at which loss and accuracy are measured.
@@ -149,6 +164,7 @@ class TrainingRecipe:
             which some machines convolve faster.
     """
 
+    loss: LossName = "cross_entropy"
     steps: int = field(default=2000, metadata={"least": 1})
     batch_size: int = field(default=64, metadata={"least": 1})
     evaluate: str = field(default="0, every 100, end", metadata=SCHEDULE)

@@ -102,27 +102,30 @@ def carry_out_sweep(
     work = _Work(sweep, backend, task_of, told)
     stopping = False
     try:
-        while work.waiting or work.active:
+        while work.waiting or work.active or work.storing:
+            work.submit()
+            ended = backend.wait(_WAIT_SECONDS)
             if should_stop() and not stopping:
                 stopping = True
                 work.waiting.clear()
                 backend.stop()
-            work.submit()
-            for ended in backend.wait(_WAIT_SECONDS):
-                work.judge(ended, stopping=stopping)
+            for one in ended:
+                work.judge(one, stopping=stopping)
+            work.tell_stored()
     finally:
         backend.close()
     return not stopping
 
 
 class _Work:
-    """The runs that wait and those that are carried out."""
+    """The runs that wait, those that are carried out, and those that still store their state."""
 
     def __init__(
         self, sweep: Sweep, backend: Backend, task_of: Callable[[SweepRun], RunTask], told: Told
     ) -> None:
         self.waiting = deque(run for run in sweep.runs if stored_numbers(run.path) is None)
         self.active: dict[str, SweepRun] = {}
+        self.storing: list[SweepRun] = []
         self._backend, self._task_of, self._told = backend, task_of, told
         self._ends: dict[str, tuple[int, list[str]]] = {}
 
@@ -147,17 +150,28 @@ class _Work:
         these.
         """
         run = self.active.pop(ended.name)
-        if stopping or stored_numbers(run.path) is not None:
+        if stopping:
+            self.storing.append(run)
+        elif stored_numbers(run.path) is not None:
             self._told(run, run.state())
         elif Folder(run.path).is_owned() or self._may_go_on(run, ended):
             self.waiting.append(run)
         else:
             self._told(run, "failed")
 
+    def tell_stored(self) -> None:
+        """Say of runs that were to stop that they have, once no process owns their folders.
+
+        The backend may lose a process that is at work yet, as Ray does by cancelling its task.
+        """
+        for run in [run for run in self.storing if not Folder(run.path).is_owned()]:
+            self.storing.remove(run)
+            self._told(run, run.state())
+
     def _may_go_on(self, run: SweepRun, ended: Ended) -> bool:
         """Note why a run has not come to its end, and return whether it may be tried again."""
-        if ended.lost or not run.error:
-            note_error(run.path, ended.lost or ended.error or _NO_ERROR)
+        if ended.lost or (ended.error and not run.error):
+            note_error(run.path, ended.lost or ended.error)
         reached = _reached(run.path)
         furthest, errors = self._ends.get(run.id, (-1, []))
         errors = [*(errors if reached <= furthest else []), run.error]
@@ -165,7 +179,11 @@ class _Work:
         is_alike = (
             not ended.lost and len(errors) >= _MOST_ALIKE and len({*errors[-_MOST_ALIKE:]}) == 1
         )
-        return not is_alike and len(errors) < _MOST_ENDS
+        if not is_alike and len(errors) < _MOST_ENDS:
+            return True
+        if not run.error:
+            note_error(run.path, _NO_ERROR)
+        return False
 
 
 def _reached(path: Path) -> int:

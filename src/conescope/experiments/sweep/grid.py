@@ -44,12 +44,17 @@ class GridPoint:
     @property
     def id(self) -> str:
         """The recipe's id."""
-        return self._id
+        return f"{self.recipe.name}-{self.digest[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """The recipe's digest."""
+        return self._digest
 
     @cached_property
-    def _id(self) -> str:
-        """The recipe's id, which takes longer to compute than all else here."""
-        return self.recipe.id
+    def _digest(self) -> str:
+        """The recipe's digest, which takes longer to compute than all else here."""
+        return self.recipe.digest
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -6,14 +6,22 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from conescope.errors import MissingPackageError, RecipeError, StoreError
 from conescope.experiments.sweep.carrying_out import Ended
 from conescope.experiments.sweep.ray_copies import Copies, carry_out_lent
-from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
-from conescope.runs.store import Folder, make_folder
+from conescope.experiments.sweep.single_run import (
+    RunTask,
+    carry_out_run,
+    default_signals,
+    line_of,
+)
+from conescope.runs.store import make_folder
 
 _CONNECT_SECONDS = 5.0
 
@@ -62,13 +70,14 @@ class RayCluster:
         self._ray: Any = ray
         self._tasks: dict[Any, RunTask] = {}
         self._refused: list[Ended] = []
-        self._stopping = self._is_lost = False
+        self._is_lost = False
         self._began_here = not ray.is_initialized()
         if self._began_here:
             address = address or os.environ.get("RAY_ADDRESS")
             try:
                 _check_answers(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                with _sigterm_kept():
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise RecipeError(
@@ -120,7 +129,7 @@ class RayCluster:
         ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
         if ready:
             ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
-        return [self._ended(task) for task in ready if not self._is_storing(task)]
+        return [self._ended(task) for task in ready]
 
     def _check_head(self) -> None:
         now = time.monotonic()
@@ -138,11 +147,6 @@ class RayCluster:
                     f"the runs have stored is intact: start Ray again and run the same command, or "
                     f"run it with --on local"
                 ) from None
-
-    def _is_storing(self, task: Any) -> bool:
-        """Return whether a run that was told to stop, which Ray counts as ended, is at work yet."""
-        is_here = self._stopping and self._copies is None
-        return is_here and Folder(self._tasks[task].folder).is_owned()
 
     def _ended(self, task: Any) -> Ended:
         planned = self._tasks.pop(task)
@@ -168,7 +172,6 @@ class RayCluster:
 
     def stop(self) -> None:
         """Ask the runs at work to store their state and stop; drop those that are queued."""
-        self._stopping = True
         begun = set() if self._copies is None else self._copies.stop()
         for task, planned in self._tasks.items():
             if planned.run.id not in begun:
@@ -196,9 +199,17 @@ def _carry_out_here(task: RunTask) -> None:
             f"the node {socket.gethostname()} does not see {task.folder}; put the sweep on a file "
             f"system that all nodes share, or add --copy"
         )
-    # Ray cancels by SIGINT, which a cluster that was started in the background ignores.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    carry_out_run(task)
+    with default_signals():
+        carry_out_run(task)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which `ray.init` replaces by one that ends it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from conescope.experiments.sweep.run_copies import SentBack, carry_out_copy, pack_run, unpack_run
-from conescope.experiments.sweep.single_run import RunTask
+from conescope.experiments.sweep.single_run import RunTask, default_signals
+from conescope.experiments.sweep.sweep_folder import QUEUED
 from conescope.runs.store import Folder
 
 _ASK_SECONDS = 2.0
 """How often workers ask whether to stop, and the command for news of the runs."""
+
+
+_AllNews = dict[str, tuple[int, bytes | None]]
+"""The id of a run → the number of its loan, and a copy of its folder; None if it has just begun."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +61,18 @@ class Copies:
         """Lock the folder of a run; return what `carry_out_lent` takes beside the task.
 
         Raises:
-            StoreError: if another process owns the folder, or it cannot be read.
+            StoreError: if another process owns the folder, or it cannot be read or written.
         """
         with ExitStack() as lock:
             lock.enter_context(Folder(task.folder).owned())
             archive = pack_run(task.folder)
+            Folder(task.folder).write_bytes(QUEUED, b"")
             self._lent += 1
             self._loans[task.run.id] = _Loan(self._lent, task.folder, lock.pop_all())
         return archive, self._desk, self._lent
 
     def take_news(self) -> None:
-        """Unpack what workers have left of runs at work, if any has come; never waits for it.
+        """Note which runs have begun, and unpack what workers have left of them; never waits.
 
         Raises:
             StoreError: if a folder cannot be written.
@@ -78,13 +84,15 @@ class Copies:
         if not self._ray.wait([self._asked], timeout=0)[0]:
             return
         asked, self._asked = self._asked, None
-        news: dict[str, tuple[int, bytes]] = {}
+        news: _AllNews = {}
         with suppress(self._ray.exceptions.RayError):  # as of a lost head, which is asked after
             news = self._ray.get(asked)
         for name, (number, archive) in news.items():
             loan = self._loans.get(name)
             if loan is not None and loan.number == number:
-                unpack_run(archive, loan.folder)
+                (loan.folder / QUEUED).unlink(missing_ok=True)
+                if archive is not None:
+                    unpack_run(archive, loan.folder)
 
     def take_back(self, task: RunTask, sent: SentBack) -> str:
         """Unpack what a worker has returned, and return the line of the run's error, or nothing.
@@ -98,6 +106,7 @@ class Copies:
 
     def free(self, task: RunTask) -> None:
         """Free the folder of a run."""
+        (task.folder / QUEUED).unlink(missing_ok=True)
         self._loans.pop(task.run.id).lock.close()
 
     def stop(self) -> set[str]:
@@ -110,21 +119,22 @@ class _Desk:
 
     def __init__(self) -> None:
         self._begun: set[str] = set()
-        self._news: dict[str, tuple[int, bytes]] = {}
+        self._news: _AllNews = {}
         self._stopping = False
 
-    def begin(self, name: str) -> bool:
+    def begin(self, name: str, number: int) -> bool:
         """Return whether a run may begin, and note that it has."""
         if not self._stopping:
             self._begun.add(name)
+            self._news[name] = number, None
         return not self._stopping
 
     def leave(self, name: str, number: int, archive: bytes) -> None:
         """Keep a copy of a run's folder until the command takes it, in place of an older one."""
         self._news[name] = number, archive
 
-    def take(self) -> dict[str, tuple[int, bytes]]:
-        """Return what was left since the last call: the run's id → number of the loan, folder."""
+    def take(self) -> _AllNews:
+        """Return what is new since the last call."""
         news, self._news = self._news, {}
         return news
 
@@ -149,7 +159,7 @@ def carry_out_lent(task: RunTask, archive: bytes, desk: Any, number: int) -> Sen
         desk: the actor to ask, and to leave copies with.
         number: that of the loan.
     """
-    if not desk.begin.remote(task.run.id).future().result():
+    if not desk.begin.remote(task.run.id, number).future().result():
         return SentBack()
     asked = time.monotonic()
 
@@ -163,4 +173,5 @@ def carry_out_lent(task: RunTask, archive: bytes, desk: Any, number: int) -> Sen
     def send(news: bytes) -> None:
         desk.leave.remote(task.run.id, number, news).future().result()
 
-    return carry_out_copy(task, archive, should_stop, send)
+    with default_signals():
+        return carry_out_copy(task, archive, should_stop, send)

@@ -6,11 +6,20 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    chdir,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -20,6 +29,7 @@ from conescope.experiments.sweep.sweep_folder import (
     ENDED,
     ERROR,
     LOG,
+    QUEUED,
     SweepRun,
     stored_numbers,
 )
@@ -121,7 +131,8 @@ def _attempt(task: RunTask, should_stop: Callable[[], bool]) -> None:
     run = SweepRun(task.run.id, folder, task.run.values, task.run.base)
     if stored_numbers(folder) is not None or Folder(folder).is_owned():
         return
-    (folder / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, QUEUED):
+        (folder / name).unlink(missing_ok=True)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:
@@ -144,21 +155,39 @@ def _check_version(planned: str) -> None:
         )
 
 
+_DEFAULTS: Mapping[int, Any] = MappingProxyType(
+    {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+)
+
+
 @contextmanager
 def _stopping() -> Iterator[list[int]]:
-    """Record the first Ctrl-C or SIGTERM instead of ending by it.
+    """Record Ctrl-C and SIGTERM instead of ending by them.
 
     Signals that the backend takes care of itself, as submitit does of SIGTERM, are left to it.
     """
     received: list[int] = []
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-        for number, default in defaults.items():
-            if signal.getsignal(number) is default:
-                before[number] = signal.signal(number, lambda n, _: received.append(n))
-    try:
+    ours = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) is default]
+    with _handled(dict.fromkeys(ours, lambda number, _: received.append(number))):
         yield received
+
+
+def default_signals() -> AbstractContextManager[None]:
+    """Return a block in which `carry_out_run` hears Ctrl-C and SIGTERM, whatever its process did.
+
+    Ray cancels by SIGINT, which a cluster that was started in the background ignores; and SIGTERM,
+    which comes before a machine is taken away, would end a worker at once.
+    """
+    return _handled(_DEFAULTS)
+
+
+@contextmanager
+def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Handle signals in this way; outside of the main thread, as before."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, handler) for n, handler in handlers.items()} if here else {}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

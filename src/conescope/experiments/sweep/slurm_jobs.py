@@ -62,7 +62,7 @@ class _Resumable:
             time.sleep(1.0)
         with _warned() as received:
             carry_out_run(task, should_stop=lambda: bool(received))
-        if received and stored_numbers(task.folder) is None:
+        if signal.SIGUSR2 in received and stored_numbers(task.folder) is None:
             signal.raise_signal(signal.SIGUSR2)  # submitit's handler queues the job again
 
     def checkpoint(self, task: RunTask) -> Any:
@@ -74,9 +74,11 @@ class _Resumable:
 
 @contextmanager
 def _warned() -> Iterator[list[int]]:
-    """Record SLURM's warning that the time is nearly over, so that the state is stored first.
+    """Record SLURM's signals, so that the state is stored first.
 
-    If that takes too long, as within a kernel of minutes, submitit's handler is called at once.
+    SIGUSR2 warns that the time is nearly over; if storing takes too long, as within a kernel of
+    minutes, submitit's handler is called at once. SIGTERM says that the job is preempted, requeued
+    or cancelled, and is killed soon; whether it is queued again SLURM knows.
     """
     received: list[int] = []
     handler = signal.getsignal(signal.SIGUSR2)
@@ -86,15 +88,18 @@ def _warned() -> Iterator[list[int]]:
 
     def store_first(number: int, _: FrameType | None) -> None:
         received.append(number)
-        signal.alarm(_STORE_SECONDS)
+        if number == signal.SIGUSR2:
+            signal.alarm(_STORE_SECONDS)
 
     alarm = signal.signal(signal.SIGALRM, handler)
+    term = signal.signal(signal.SIGTERM, store_first)
     signal.signal(signal.SIGUSR2, store_first)
     try:
         yield received
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGUSR2, handler)
+        signal.signal(signal.SIGTERM, term)
         signal.signal(signal.SIGALRM, alarm)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from conescope.errors import StoreError
 from conescope.runs import contents
@@ -21,13 +21,19 @@ TABLE = "sweep.json"
 """File of a sweep's folder that says which runs it has."""
 
 _FORMAT = 1
-_NUMBERS = "numbers.json"
+_NUMBERS = "row.json"
 _JOURNAL = "journal.jsonl"
 ERROR = "error.txt"
 """File of a run folder that holds the line of the error that ended the last attempt."""
 
 LOG = "log.txt"
 """File of a run folder that holds what its attempts printed."""
+
+QUEUED = "queued.txt"
+"""File of a run folder that the command has locked for a worker that has not begun yet."""
+
+DIGEST = "recipe"
+"""The name, among a run's numbers, of what tells its recipe from all others: `Recipe.digest`."""
 
 SweepKind = Literal["training", "measurement"]
 """What the runs of a sweep do: train by recipes, or measure weights that are there."""
@@ -100,7 +106,7 @@ class SweepRun:
             return "diverged"
         if contents.is_finished(folder):
             return "finished"
-        if folder.is_owned():
+        if folder.is_owned() and not (self.path / QUEUED).exists():
             return "running"
         if self.error:
             return "failed"
@@ -131,64 +137,6 @@ class Sweep:
         return {
             name: len({json.dumps(run.values.get(name)) for run in self.runs}) for name in self.axes
         }
-
-
-class Planned(Protocol):
-    """A run that a sweep is to have."""
-
-    @property
-    def id(self) -> str:
-        """The name of the run, which is also that of its folder."""
-        ...
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Axis → its value in this run."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """A text that is equal for runs that differ in nothing but values of the axes."""
-        ...
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """All its fields as nested plain values."""
-        ...
-
-    @property
-    def path(self) -> Path | None:
-        """Its folder; None for one of its name in the folder of run folders."""
-        ...
-
-
-def plan_sweep(
-    points: Sequence[Planned],
-    path: Path,
-    command: str,
-    runs: Path | None = None,
-    kind: SweepKind = "training",
-) -> Sweep:
-    """Return a sweep of these runs; nothing is written.
-
-    Args:
-        points: the runs.
-        path: the sweep's folder.
-        command: the shell command that makes it, for the record.
-        runs: the folder of the run folders, which other sweeps may share; by default `runs` in
-            the sweep's own folder.
-        kind: what the runs do.
-    """
-    folder = path / "runs" if runs is None else runs
-    axes = dict.fromkeys(name for point in points for name in point.values)
-    bases: dict[str, Mapping[str, Any]] = {}
-    rows = []
-    for point in points:
-        if point.source not in bases:
-            bases[point.source] = point.fields
-        base = bases[point.source]
-        rows.append(SweepRun(point.id, point.path or folder / point.id, point.values, base))
-    return Sweep(path, command, tuple(axes), rows, kind)
 
 
 def store_sweep(sweep: Sweep) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conescope.errors import ConescopeError, DamageWarning, StoreError
-from conescope.experiments.experiment import Moments
+from conescope.experiments.moments import Moments
 from conescope.experiments.verifying.verdicts import Check, Verdict
 from conescope.runs.contents import KERNEL_FOLDERS, by_step, evaluated_steps, has_run, is_finished
 from conescope.runs.journal import Kind

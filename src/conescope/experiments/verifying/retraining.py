@@ -24,7 +24,7 @@ from conescope.runs.journal import Entry, Kind
 from conescope.runs.progress import Progress
 from conescope.runs.snapshots import SnapshotState, read_snapshot
 from conescope.runs.store import Folder
-from conescope.training.loop import Snapshot, train
+from conescope.training.loop import Snapshot
 from conescope.training.recipe import Recipe
 
 _STATE = ("step", "param_groups", "plain_slots")
@@ -92,20 +92,11 @@ class Retraining:
             KernelError: if a kernel is not finite.
         """
         state = self._known(stretch.start)
-        live, recipe = self._live, self.experiment.recipe
+        live = self._live
         (_shaken(state) if shaken else state).load_into(live.model, live.optimizer, live.average)
         step = stretch.start
         try:
-            for snapshot in train(
-                live.model,
-                live.optimizer,
-                self.experiment.batch,
-                self.experiment.multiplier,
-                start=stretch.start,
-                stop=stretch.stop,
-                seed=recipe.seed,
-                average=live.average,
-            ):
+            for snapshot in self.experiment.train(live, stretch.start, stretch.stop):
                 step = snapshot.step
                 progress.advance(step)
                 if step > stretch.start or stretch.start == stretch.stop:

@@ -6,8 +6,14 @@ from conescope.report.plot import Line, LinePlot, Panels
 from conescope.report.summary import evaluations
 from conescope.runs.contents import DATA
 from conescope.runs.reader import Run
+from conescope.training.losses import UNITS
+from conescope.training.recipe import Recipe
 
 _TEST_COLOUR = 1
+
+
+def _unit(run: Run) -> str:
+    return UNITS[run.recipe.training.loss if isinstance(run.recipe, Recipe) else "cross_entropy"]
 
 
 def training(run: Run) -> Panels:
@@ -22,7 +28,7 @@ def training(run: Run) -> Panels:
     scalars = evaluations(run)
     steps = scalars["step"]
     losses = [scalars["train_loss"], scalars["test_loss"]]
-    caption = "Mean loss per label on training and test data, in nats."
+    caption = f"Mean loss per label on training and test data, {_unit(run)}."
     if DATA in run.environment:
         caption = f"{caption} The data are {run.environment[DATA]}."
     loss = LinePlot(

@@ -6,7 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conescope.errors import RecipeError
+
 _CROP_PADDING = 4
+
+
+def check_images(samples: Tensor) -> None:
+    """Raise `RecipeError` unless samples [N, …] are images that can be flipped and shifted."""
+    if samples.dim() != 4:
+        raise RecipeError(
+            f"data.augmentation: flip-crop is for images [channels, height, width], and these "
+            f"samples have shape {list(samples.shape[1:])}; set it to none"
+        )
 
 
 def flip_and_crop(images: Tensor, seed: int) -> Tensor:

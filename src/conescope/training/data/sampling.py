@@ -1,4 +1,4 @@
-"""Which samples are taken: those of each iteration, and those of the probe.
+"""Which samples are taken: those to train on, those of each iteration, and those of the probe.
 
 Every random choice is a function of the seed and of what it is for, never of a generator's state:
 a run that goes on later, or is measured, sees the same samples in the same order.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from conescope.errors import DataError
-from conescope.training.data.dataset import Split
-from conescope.training.recipe_fields import ProbeRecipe
+from conescope.training.data.dataset import Dataset, Split, load_data
+from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
 
 def seed_for(seed: int, purpose: str, index: int = 0) -> int:
@@ -27,9 +28,45 @@ def seed_for(seed: int, purpose: str, index: int = 0) -> int:
 
 def seed_generators(seed: int) -> None:
     """Seed the global generators of torch, numpy and Python, from which own networks may draw."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # the same, without three formatted stacks that torch keeps for accelerators to come
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def load_chosen(recipe: DataRecipe, seed: int) -> Dataset:
+    """Load a recipe's data, with the training samples and labels that it asks for.
+
+    Each sample's noise depends on its place in the whole data set, and a smaller choice of
+    samples is part of a larger one.
+
+    Args:
+        recipe: what to load; see `label_noise` and `train_size`.
+        seed: the recipe's seed.
+
+    Raises:
+        DataError: if they cannot be loaded, or are fewer than `train_size`.
+    """
+    data = load_data(recipe)
+    inputs, labels = data.train.inputs, data.train.labels
+    if recipe.label_noise:
+        generator = torch.Generator().manual_seed(seed_for(seed, "label noise"))
+        is_drawn = torch.rand(labels.shape, generator=generator) < recipe.label_noise
+        drawn = torch.randint(data.classes, labels.shape, generator=generator)
+        labels = torch.where(is_drawn, drawn, labels)
+    if recipe.train_size is not None:
+        if recipe.train_size > len(labels):
+            raise DataError(
+                f"data.train_size is {recipe.train_size:,}, but {recipe.name} has only "
+                f"{len(labels):,} training samples; set it to at most {len(labels)}, or to null"
+            )
+        generator = torch.Generator().manual_seed(seed_for(seed, "training samples"))
+        order = torch.randperm(len(labels), generator=generator)
+        chosen = order[: recipe.train_size].sort().values
+        inputs, labels = inputs[chosen], labels[chosen]
+    return data if labels is data.train.labels else replace(data, train=Split(inputs, labels))
 
 
 class BatchOrder:

@@ -211,3 +211,9 @@ def check_classes(classes: int) -> None:
     """Raise `RecipeError` unless `classes`, the number of logits, is an integer of at least 1."""
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise RecipeError(f"classes is {classes!r}; give an integer of at least 1, such as 10")
+
+
+def check_layers(layers: int) -> None:
+    """Raise `RecipeError` unless `layers`, of hidden units, is an integer of at least 1."""
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+        raise RecipeError(f"layers is {layers!r}; give an integer of at least 1, such as 2")

@@ -1,4 +1,4 @@
-"""The two normalisations that the image networks are built with."""
+"""The normalisations that networks are built with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from conescope.errors import RecipeError
 
 Norm = Literal["batch", "layer"]
+"""Of the networks that are always normalised."""
+
+AnyNorm = Literal["none", "batch", "layer"]
 
 
 class ChannelLayerNorm(nn.Module):
@@ -40,3 +43,29 @@ def norm2d(norm: Norm, channels: int) -> nn.Module:
     if norm == "layer":
         return ChannelLayerNorm(channels)
     raise RecipeError(f'norm is {norm!r}; choose "batch" or "layer"')
+
+
+def rectified(
+    layer: nn.Linear | nn.Conv2d, name: str, number: int, norm: AnyNorm
+) -> list[tuple[str, nn.Module]]:
+    """Return a layer, its normalisation if there is one, and a rectifier, with their names.
+
+    Args:
+        layer: the layer.
+        name: what the layer is called.
+        number: that of its normalisation and rectifier.
+        norm: the normalisation between layer and rectifier.
+
+    Raises:
+        RecipeError: if there is no such normalisation.
+    """
+    found: list[tuple[str, nn.Module]] = [(name, layer)]
+    if norm == "batch" and isinstance(layer, nn.Linear):
+        found.append((f"norm{number}", nn.BatchNorm1d(layer.out_features)))
+    elif norm == "layer" and isinstance(layer, nn.Linear):
+        found.append((f"norm{number}", nn.LayerNorm(layer.out_features)))
+    elif norm in ("batch", "layer") and isinstance(layer, nn.Conv2d):
+        found.append((f"norm{number}", norm2d(norm, layer.out_channels)))
+    elif norm != "none":
+        raise RecipeError(f'norm is {norm!r}; choose "none", "batch" or "layer"')
+    return [*found, (f"relu{number}", nn.ReLU())]

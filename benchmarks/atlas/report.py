@@ -1,0 +1,98 @@
+"""The atlas's table, numbers and figures, of the runs that have ended.
+
+    python -m benchmarks.atlas.report --sweep sweeps/atlas --table docs/data/atlas.parquet
+    python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
+
+With `--sweep` the table is made from the runs; without it, it is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.atlas import figures
+from benchmarks.atlas.predictor import Curve, Score, fitted, score, score_of_constant, usable
+from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of
+
+
+def main() -> None:
+    """Make or read the table, print what it says, and draw the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--table", type=Path, required=True, help="parquet file")
+    parser.add_argument("--sweep", type=Path, help="folder of the sweep, to make the table anew")
+    parser.add_argument("--figures", type=Path, help="folder to draw into")
+    arguments = parser.parse_args()
+    if arguments.sweep is not None:
+        arguments.table.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows_of(arguments.sweep)), arguments.table)
+    rows = pq.read_table(arguments.table).to_pylist()
+    print_cells(rows)
+    fit, test, curves = print_predictors(rows)
+    print_radius(rows)
+    if arguments.figures is not None:
+        figures.plane(rows, arguments.figures / "atlas-plane.png")
+        figures.factors(rows, arguments.figures / "atlas-factors.png")
+        figures.predictors(fit, test, curves, arguments.figures / "atlas-predictor.png")
+
+
+def print_cells(rows: list[Row]) -> None:
+    """Print a line for each cell: seeds, probabilities and numbers, as means over seeds."""
+    print(f"{len(rows)} runs")
+    cells: dict[str, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(row["cell"], []).append(row)
+    names = ("p_confined", "p_mixed", "p_free_diffusion", "p_drift", "S", "R", "half_angle")
+    print("| cell | seeds | " + " | ".join(names) + " | accuracy |")
+    print("|---|---|" + "---|" * (len(names) + 1))
+    for cell, own in cells.items():
+        held = [row for row in own if row["p_confined"] is not None]
+        texts = [f"{mean(held, name):.2g}" if held else "–" for name in names]
+        accuracies = [row["test_accuracy"] for row in own if row["test_accuracy"] is not None]
+        accuracy = f"{np.mean(accuracies):.1%}" if accuracies else "–"
+        seeds = f"{len(held)} of {len(own)}" if len(held) < len(own) else str(len(own))
+        print(f"| {cell} | {seeds} | {' | '.join(texts)} | {accuracy} |")
+
+
+def print_predictors(rows: list[Row]) -> tuple[list[Row], list[Row], list[Curve]]:
+    """Print each candidate's curve and its scores; return fitting rows, held-out rows, curves."""
+    told = usable(rows)
+    fit, test = ([r for r in told if r["held_out"] == held] for held in (False, True))
+    curves = [fitted(fit, name) for name in CANDIDATES]
+    print("| number | ½ at | slope | fitting cells | held out | of these MLP | LeNet-5 |")
+    print("|---|---|---|---|---|---|---|")
+    parts = [
+        fit, test, *([r for r in test if r["model.name"] == name] for name in ("mlp", "lenet5"))
+    ]  # fmt: skip
+    for curve in curves:
+        scores = [_text(score(curve, part)) for part in parts if part]
+        print(f"| {curve.candidate} = {CANDIDATES[curve.candidate]} | {curve.threshold:.2g} "
+              f"| {curve.slope:.2g} | {' | '.join(scores)} |")  # fmt: skip
+    scores = [_text(score_of_constant(fit, part)) for part in parts if part]
+    print(f"| the fitting cells' mean | – | – | {' | '.join(scores)} |")
+    return fit, test, curves
+
+
+def print_radius(rows: list[Row]) -> None:
+    """Print the slope of log R against log of each candidate among the confined cells."""
+    cells = [held for held in by_cell(usable(rows)).values() if mean(held, "p_confined") > 0.5]
+    print(f"{len(cells)} confined cells by SGD")
+    if len(cells) < 4:
+        return
+    y = np.log([mean(held, "R") for held in cells])
+    for name in CANDIDATES:
+        x = np.log([mean(held, name) for held in cells])
+        slope, correlation = np.polyfit(x, y, 1)[0], np.corrcoef(x, y)[0, 1]
+        print(f"log R against log {name}: slope {slope:.2f}, correlation {correlation:.2f}")
+
+
+def _text(found: Score) -> str:
+    return f"{found.wrong:.0%} of {found.cells} wrong, {found.squared:.3f}"
+
+
+if __name__ == "__main__":
+    main()
