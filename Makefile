@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs picture torture bench lock clean
+.PHONY: help demo test check docs picture torture bench package lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
@@ -14,6 +14,7 @@ help:
 	@echo "make picture  train by the recipe digits, and draw the README's picture from it"
 	@echo "make torture  attack run folders, files and inputs (SHARE=1 SEED=0: all of them, an hour)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
+	@echo "make package  build wheel and sdist, and try each in fresh environments (PYTHONS=python3.12)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
 	@echo "make clean  remove environments and caches; runs/ stays"
 
@@ -44,6 +45,10 @@ docs: .venv/ready-docs picture
 
 bench: .venv-bench/ready
 	.venv-bench/bin/python -m benchmarks $(BENCH)
+
+PYTHONS ?= python3.11 python3.12 python3.13
+package: .venv/ready-dev
+	$(BIN)/python -m benchmarks.packages $(PYTHONS)
 
 lock: .venv/ready-dev
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

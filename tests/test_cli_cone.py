@@ -158,12 +158,12 @@ def test_long_names_are_whole_on_a_narrow_terminal(tmp_path, capsys, monkeypatch
 
 def test_mistakes_are_one_line_that_names_the_run(tmp_path, capsys):
     one, other = (stored(tmp_path / f"{rate}", **{"optimizer.lr": rate}) for rate in (0.1, 0.2))
-    for words, message in (
-        (["cone", one, other], "differ in more than their seed; use 'conescope compare'"),
-        (["compare", one], "name at least two"),
-        (["cone", str(tmp_path / "nowhere")], "nowhere holds no run"),
+    for words, status, message in (
+        (["cone", one, other], 1, "differ in more than their seed; use 'conescope compare'"),
+        (["compare", one], 2, "name at least two"),
+        (["cone", str(tmp_path / "nowhere")], 1, "nowhere holds no run"),
     ):
-        assert main(words) == 1
+        assert main(words) == status
         err = capsys.readouterr().err
         assert message in err
         assert len(err.strip().splitlines()) == 1

@@ -1,7 +1,6 @@
 """Help, version and exit statuses of the command line, as a user meets them."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from conescope.cli.all_commands import all_commands
 from conescope.cli.command_help import EXIT_STATUSES, Group
 
 COMMANDS = all_commands()
-EXAMPLES = [(name, line) for name, about in COMMANDS.about.items() for line in about.examples]
 
 
 def help_of(capsys, monkeypatch, *words, columns=80):
@@ -52,15 +50,6 @@ def test_each_command_has_an_example_and_its_exit_statuses_in_its_help(name, cap
     assert set(about.ends) <= set(EXIT_STATUSES)
 
 
-@pytest.mark.parametrize(("name", "line"), EXAMPLES)
-def test_an_example_parses(name, line):
-    words = shlex.split(line.partition(" > ")[0])
-    assert words[0] == "conescope"
-    assert words[1 : 1 + len(name.split())] == name.split()
-    arguments = COMMANDS.parse(words[1:])
-    assert arguments.command is COMMANDS.parser(name).get_default("command")
-
-
 @pytest.mark.parametrize("name", COMMANDS.about)
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits_the_terminal_but_for_examples_and_long_words(name, columns, capsys, monkeypatch):
@@ -84,3 +73,27 @@ def test_the_exit_statuses_are_documented_in_one_place():
     page = (Path(__file__).parent.parent / "docs/command-line.md").read_text()
     rows = dict(re.findall(r"^\| (\d+) \| (.*?) \|$", page, re.MULTILINE))
     assert rows == {str(status): text for status, text in EXIT_STATUSES.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["stauts", "runs/mine"], "there is no command stauts; did you mean status?"),
+        (["frobnicate"], "there is no command frobnicate; 'conescope --help' lists them"),
+        (["status"], "required: RUN; see conescope status --help"),
+        (["status", "runs/mine", "--jsn"], "unrecognized arguments: --jsn"),
+        (["lazy", "model"], "the following arguments are required: --data, --out"),
+        (["reproduce", "fig9", "--network", "lenet5"], "invalid choice: 'fig9'"),
+        (["compare", "runs/mine"], "one run has nothing to be compared with"),
+        (["serve", ".", "--port", "99999"], "--port is between 1 and 65535, not 99999"),
+        (["measure", "x", "--out", "y", "--outputs", "\x1b[2J"], "not '\\x1b[2J'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(words, message, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("conescope: error: ")
+    assert message in err
+    assert err.count("\n") == 1

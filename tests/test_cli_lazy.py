@@ -79,6 +79,11 @@ def test_the_command_gives_a_verdict_a_page_and_runs_and_goes_on(tmp_path, model
     assert main(words) == 0
     assert capsys.readouterr().out == first
     assert (out / "seed-1" / "result.safetensors").stat().st_mtime_ns == before
+    assert main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert facts["verdict"] in first
+    assert facts["signs"]["kernel"]["measured"]["low"] >= 0
+    assert facts["report"] == str(out / "report.html")
 
 
 def test_a_causal_model_is_read_at_its_last_token(tmp_path, tokenizer, capsys):

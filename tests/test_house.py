@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from benchmarks.paths import PATHS, files_touched
+
+from conescope.cli.all_commands import all_commands
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "conescope"
@@ -67,3 +71,19 @@ def test_a_path_through_the_code_is_short(name):
     beside = [file for file in files if not file.startswith("engine/")]
     assert 0 < len(beside) <= 25
     assert 0 < len(files) - len(beside) <= 25
+
+
+def test_each_command_has_examples_that_parse_and_json_that_is_documented():
+    """`serve` has no JSON: it goes on until it is stopped."""
+    commands = all_commands()
+    page = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z, ]+) \| `", page, re.MULTILINE)
+    assert set(commands.about) == {name for row in rows for name in row.split(", ")} | {"serve"}
+    for name, about in commands.about.items():
+        parser = commands.parser(name)
+        assert ("--json" in parser._option_string_actions) == (name != "serve"), name
+        assert about.examples, name
+        for line in about.examples:
+            words = shlex.split(line.partition(" > ")[0])
+            assert words[: 1 + len(name.split())] == ["conescope", *name.split()]
+            assert commands.parse(words[1:]).command is parser.get_default("command")

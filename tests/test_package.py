@@ -1,7 +1,12 @@
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import conescope as cs
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_public_names_stay():
@@ -47,3 +52,12 @@ def test_measuring_loads_nothing_that_trains(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_newest_version_of_the_changelog_has_a_date_and_says_what_numbers_changed():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    _, newest, *_ = re.split(r"^## ", changelog, flags=re.MULTILINE)
+    assert re.match(rf"\[{re.escape(version)}\] - 20\d\d-\d\d-\d\d\n", newest)
+    _, numbers = newest.split("### Numbers\n")
+    assert re.search(r"^- \w", numbers, re.MULTILINE)

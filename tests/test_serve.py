@@ -185,16 +185,16 @@ def test_a_token_is_needed_once_and_then_kept(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "status", "said"),
     [
-        (["absent"], "absent is no folder"),
-        ([".", "--port", "70000"], "--port is between 1 and 65535, not 70000"),
-        ([".", "--host", "203.0.113.7"], "cannot listen on 203.0.113.7:8265"),
+        (["absent"], 1, "absent is no folder"),
+        ([".", "--port", "70000"], 2, "--port is between 1 and 65535, not 70000"),
+        ([".", "--host", "203.0.113.7"], 1, "cannot listen on 203.0.113.7:8265"),
     ],
 )
-def test_bad_words_are_one_line(words, said, capfd, tmp_path, monkeypatch):
+def test_bad_words_are_one_line(words, status, said, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["serve", *words]) == 1
+    assert main(["serve", *words]) == status
     error = capfd.readouterr().err
     assert said in error.replace("\n", " ")
     assert "Traceback" not in error

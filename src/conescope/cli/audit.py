@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.measure import given_steps_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
@@ -26,6 +28,7 @@ _ABOUT = About(
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add("audit", _audit, _ABOUT)
+    add_json(parser)
     option = parser.add_argument
     option(
         "series",
@@ -61,7 +64,11 @@ def _audit(arguments: argparse.Namespace) -> int:
             "the same command goes on")  # fmt: skip
         say("stopped", f"{bar.step} of {len(series)} are read; {kept}")
         return 128 + received[0]
-    _print(done)
+    if arguments.json:
+        alarms = len(done.alarms)
+        print_json({"checkpoints": len(done.steps), **asdict(done), "alarms": alarms})
+    else:
+        _print(done)
     return 1 if done.alarms else 0
 
 

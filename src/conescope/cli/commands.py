@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from conescope.cli.command_help import (
     OverviewParser,
     Parser,
 )
+from conescope.cli.completion import SHELLS, PrintCompletion
 from conescope.errors import RecipeError
 from conescope.experiments.branches import branch_recipe
 from conescope.training.recipe import FIELDS, PARTS, Recipe
@@ -42,10 +44,18 @@ class Commands:
         self._parser.add_argument(
             "--version", action="version", version=f"conescope {version('conescope')}"
         )
+        self._commands: dict[str, argparse.ArgumentParser] = {}
+        self._parser.add_argument(
+            "--print-completion",
+            metavar="SHELL",
+            choices=SHELLS,
+            action=PrintCompletion,
+            const=self._commands,
+            help="print the script by which bash or zsh completes commands, and exit",
+        )
         self._subparsers = self._parser.add_subparsers(
             metavar="COMMAND", required=True, parser_class=Parser
         )
-        self._commands: dict[str, argparse.ArgumentParser] = {}
         self.about: dict[str, About] = {}
         """Name of a command → what its help says."""
 
@@ -128,12 +138,16 @@ class Commands:
         """Parse the words after `conescope`; exits, as argparse does, after help.
 
         Raises:
-            RecipeError: if a word is wrong, or names no recipe field.
+            RecipeError: if there is no such command, a word is wrong, or names no recipe field.
         """
         words = _joined(words, self._commands)
-        parser = self._commands.get(words[0]) if words else None
-        if parser is None or not parser.get_default("takes_fields"):
-            return self._parser.parse_args(words, argparse.Namespace(words=words))
+        if not words or words[0].startswith("-"):
+            return self._parser.parse_args(words)
+        parser = self._commands.get(words[0])
+        if parser is None:
+            raise self._unknown(words[0])
+        if not parser.get_default("takes_fields"):
+            return parser.parse_args(words[1:], argparse.Namespace(words=words))
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
         if not {"-h", "--help"}.isdisjoint(own_words):
             asked = [word for word in own_words if word not in ("-h", "--help")]
@@ -141,6 +155,11 @@ class Commands:
         arguments = parser.parse_args(own_words)
         arguments.overrides, arguments.words = overrides, words
         return arguments
+
+    def _unknown(self, word: str) -> RecipeError:
+        near = difflib.get_close_matches(word, self._commands, n=1)
+        meant = f"did you mean {near[0]}?" if near else "'conescope --help' lists them"
+        return RecipeError(f"there is no command {word}; {meant}")
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:

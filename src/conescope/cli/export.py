@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table
 from conescope.experiments.archives.exporting import plan_export, write_archive
@@ -42,6 +43,8 @@ def add(commands: Commands) -> None:
     imported.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="the folder to make"
     )
+    for parser in (export, imported):
+        add_json(parser)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -59,24 +62,49 @@ def _export(arguments: argparse.Namespace) -> int:
         rows["left out"] = (
             f"{len(description.left_out):,} snapshots, {_size(left_out)}; --weights includes them"
         )
-    print_table(rows)
+    if not arguments.json:
+        print_table(rows)
     with ProgressBar(STDERR) as bar:
         write_archive(export, arguments.out, bar)
+    if arguments.json:
+        print_json(
+            {
+                "run": description.name,
+                "archive": arguments.out,
+                "files": len(description.files),
+                "bytes": export.size,
+                "left_out": len(description.left_out),
+            }
+        )
+        return 0
     STDOUT.print(f"written: {arguments.out}", markup=False)
     return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
     contents = read_contents(arguments.archive)
-    print_table(
-        {
-            "archive": str(arguments.archive),
-            "unpacked": f"{len(contents.files):,} files, {_size(contents.size)}",
-            "left out": f"{len(contents.left_out):,} snapshots" if contents.left_out else "nothing",
-        }
-    )
+    if not arguments.json:
+        left_out = len(contents.left_out)
+        print_table(
+            {
+                "archive": str(arguments.archive),
+                "unpacked": f"{len(contents.files):,} files, {_size(contents.size)}",
+                "left out": f"{left_out:,} snapshots" if left_out else "nothing",
+            }
+        )
     with ProgressBar(STDERR) as bar:
         import_run(arguments.archive, arguments.out, bar)
+    if arguments.json:
+        print_json(
+            {
+                "archive": arguments.archive,
+                "folder": arguments.out,
+                "files": len(contents.files),
+                "bytes": contents.size,
+                "left_out": len(contents.left_out),
+            }
+        )
+        return 0
     STDOUT.print(f"run: {arguments.out}", markup=False)
     return 0
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say, stopping
 from conescope.errors import DataError
@@ -18,6 +21,7 @@ from conescope.experiments.lazy.finetuning import Finetuning
 from conescope.experiments.lazy.image_classifier import image_classifier, labelled_images
 from conescope.experiments.lazy.job import Job
 from conescope.experiments.lazy.lazy_report import compare
+from conescope.experiments.lazy.outcome import LazyReport
 from conescope.experiments.lazy.pretrained_classifier import Classifier
 from conescope.experiments.lazy.samples import samples_of
 from conescope.experiments.lazy.text_classifier import text_classifier
@@ -43,6 +47,7 @@ _ABOUT = About(
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add("lazy", _lazy, _ABOUT)
+    add_json(parser)
     option = parser.add_argument
     option("model", metavar="MODEL", help="a folder of transformers, or a model's name on the Hub")
     option("--data", metavar="FILE", type=Path, required=True,
@@ -110,9 +115,27 @@ def _lazy(arguments: argparse.Namespace) -> int:
         say("stopped", "seeds that are done are stored; the same command goes on")
         return 128 + received[0]
     page = write_lazy_page(report, arguments.out / "report.html")
+    if arguments.json:
+        print_json(_facts(report, page))
+        return 0
     print_table({"model": report.name, **report.numbers()})
     STDOUT.print(f"report: {page}")
     return 0
+
+
+def _facts(report: LazyReport, page: Path) -> dict[str, Any]:
+    signs = {sign.name: {**asdict(sign), "says_lazy": sign.says_lazy} for sign in report.signs}
+    return {
+        "model": report.name,
+        "verdict": report.verdict,
+        "sentence": report.sentence,
+        "seeds": len(report.seeds),
+        "signs": signs,
+        "accuracies": report.accuracies,
+        "train_losses": report.train_losses,
+        "test_losses": report.test_losses,
+        "report": page,
+    }
 
 
 def _texts(

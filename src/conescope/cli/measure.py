@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
-from conescope.cli.measure_options import add_for_checkpoints, add_for_described
+from conescope.cli.json_output import add_json
+from conescope.cli.measure_options import add_for_checkpoints, add_for_described, outputs_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.remeasure import Snapshots
-from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
+from conescope.kernel.matrix import BatchNorm, Outputs
 from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.measurement import measure
@@ -66,10 +67,11 @@ def add(commands: Commands) -> None:
         "folder, for its snapshots",
     )
     option("--out", metavar="DIR", type=Path, required=True, help="folder for the new run")
+    add_json(parser)
     option(
         "--outputs",
         metavar="trace|full|sum|K",
-        type=_outputs,
+        type=outputs_of,
         help="which outputs enter the kernel: trace, the sum of the outputs' kernels; full, every "
         "pair of outputs; sum, their sum; K, output number K (default trace, or as in the run)",
     )
@@ -194,7 +196,7 @@ def _end(
         say("stopped", f"{bar.step} of {len(subject.paths)} are measured; the same command goes on")
         return 128 + received[0]
     if not getattr(arguments, "in_a_sweep", False):
-        show(arguments.out)
+        show(arguments.out, as_json=arguments.json)
     return 0
 
 
@@ -289,12 +291,3 @@ def _probe_of_texts(
     chosen = {name: getattr(arguments, name) for name in ("labels", "select", "pool", *_FOR_TEXTS)}
     made = probe_for(model, arguments.texts, **chosen)
     return made.inputs, made.labels
-
-
-def _outputs(text: str) -> Outputs:
-    for name in get_args(NamedOutputs):
-        if text == name:
-            return name
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
-    return int(text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+from conescope.kernel.matrix import NamedOutputs, Outputs
 from conescope.measuring.adapt import POOLS
 
 
@@ -48,3 +50,13 @@ def add_for_described(option: Callable[..., argparse.Action]) -> None:
         help="leave out a revision that cannot be measured, with a warning")  # fmt: skip
     option("--trust-remote-code", action="store_true", default=None,
         help="run Python code of the repository, if transformers does not know it")  # fmt: skip
+
+
+def outputs_of(text: str) -> Outputs:
+    """Return the outputs that a word of the command line names."""
+    for name in get_args(NamedOutputs):
+        if text == name:
+            return name
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"trace, full, sum or an output's number, not {text!r}")
+    return int(text)

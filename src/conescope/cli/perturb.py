@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.switch import iterations, train_children
 from conescope.cli.terminal import STDOUT
 
@@ -33,6 +35,7 @@ _ABOUT = About(
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_for_run("perturb", _perturb, _ABOUT)
+    add_json(parser)
     option = parser.add_argument
     option("--at", metavar="STEPS", required=True, help="iterations of snapshots, such as 0,100")
     option("--size", type=float, default=1e-3, help="first difference / norm of weights (1e-3)")
@@ -57,9 +60,13 @@ def _perturb(arguments: argparse.Namespace) -> int:
     if status:
         return status
     result = read_perturbation(plan)
-    _print(result)
     table = write_table(plan, result, (arguments.out or run / "figures") / TABLE)
-    for file in [*save_plot(perturbed(result), table.with_suffix(""), "perturbed children"), table]:
+    files = [*save_plot(perturbed(result), table.with_suffix(""), "perturbed children"), table]
+    if arguments.json:
+        print_json({**asdict(result), "files": files})
+        return 0
+    _print(result)
+    for file in files:
         STDOUT.print(str(file))
     return 0
 

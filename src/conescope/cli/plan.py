@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.terminal import STDOUT, print_table
+
+if TYPE_CHECKING:
+    from conescope.engine import Plan
 
 _ABOUT = About(
     Group.MAIN,
@@ -20,13 +26,16 @@ _ABOUT = About(
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    commands.add_for_recipe("plan", _plan, _ABOUT)
+    add_json(commands.add_for_recipe("plan", _plan, _ABOUT))
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from conescope.experiments.forecast import forecast
 
     cost = forecast(chosen_recipe(arguments))
+    if arguments.json:
+        print_json({**asdict(cost), "kernel": _kernel(cost.kernel), "seconds": cost.seconds})
+        return 0
     if cost.kernel is not None:
         STDOUT.print(f"one kernel:\n{cost.kernel}\n")
     print_table(
@@ -38,3 +47,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         }
     )
     return 0
+
+
+def _kernel(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
+    return {**asdict(plan), "seconds": plan.seconds, "flops": plan.flops}

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.terminal import STDOUT, Terminal
 from conescope.training.parts import REQUIRED
 from conescope.training.recipe_reading import packaged_recipes, parts_of
@@ -30,11 +31,14 @@ _ABOUT_SHOW = About(
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add("recipes", _recipes, _ABOUT_RECIPES)
-    commands.add_for_recipe("show", _show, _ABOUT_SHOW)
+    add_json(commands.add("recipes", _recipes, _ABOUT_RECIPES))
+    add_json(commands.add_for_recipe("show", _show, _ABOUT_SHOW))
 
 
-def _recipes(_: argparse.Namespace) -> int:
+def _recipes(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print_json({"recipes": packaged_recipes()})
+        return 0
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -46,6 +50,9 @@ def _recipes(_: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     recipe = chosen_recipe(arguments)
+    if arguments.json:
+        print_json({"id": recipe.id, "recipe": recipe.to_dict()})
+        return 0
     lines = [f"# run id: {recipe.id}"]
     for section, part in parts_of(recipe).items():
         defaults = [

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.run import carry_out
-from conescope.cli.switch import carry_out_children, draw, print_result
+from conescope.cli.stored import facts_of
+from conescope.cli.switch import carry_out_children, draw, show_result
 from conescope.cli.terminal import STDOUT, print_table, say
 from conescope.errors import RecipeError
 from conescope.experiments.reproductions import Reproduction, find_reproduction, networks, scales
@@ -45,6 +47,7 @@ def add(commands: Commands) -> None:
         _ABOUT,
         "FIGURE --network NETWORK",
     )
+    add_json(parser)
     parser.add_argument(
         "figure",
         metavar="FIGURE",
@@ -79,7 +82,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             return status
     name = f"{arguments.figure}-{arguments.network}-{arguments.scale}"
     if arguments.figure != "fig2":
-        return _draw_overviews(paths, arguments.out / name, _caption(reproduction, arguments))
+        caption = _caption(reproduction, arguments)
+        return _draw_overviews(paths, arguments.out / name, caption, as_json=arguments.json)
     return _switch(reproduction, paths, arguments, words, arguments.out / name)
 
 
@@ -92,17 +96,24 @@ def _train(recipe: Recipe, path: Path, words: str) -> int:
     return carry_out(recipe, path, words)
 
 
-def _draw_overviews(paths: list[Path], stem: Path, caption: str) -> int:
+def _draw_overviews(paths: list[Path], stem: Path, caption: str, *, as_json: bool) -> int:
     from conescope.report.figures.overview import overview
     from conescope.report.save import save_plot
     from conescope.report.summary import main_numbers
 
+    found = []
     for path in paths:
         run = load_run(path)
-        print_table({"run": run.name, **main_numbers(run)})
         file_stem = stem.with_name(f"{stem.name}-{run.name}")
-        for file in save_plot(overview(run), file_stem, run.name, caption, made_from=run.head):
+        files = save_plot(overview(run), file_stem, run.name, caption, made_from=run.head)
+        if as_json:
+            found.append(facts_of(path, run.name, figures=files))
+            continue
+        print_table({"run": run.name, **main_numbers(run)})
+        for file in files:
             STDOUT.print(str(file))
+    if as_json:
+        print_json({"runs": found})
     return 0
 
 
@@ -127,9 +138,8 @@ def _switch(
     if status:
         return status
     result = read_switch(switch)
-    print_result(result)
-    for file in draw(switch, result, stem, _caption(reproduction, arguments)):
-        STDOUT.print(str(file))
+    files = draw(switch, result, stem, _caption(reproduction, arguments))
+    show_result(result, files, as_json=arguments.json)
     return 0
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands, chosen_recipe
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
-from conescope.cli.stored import show
+from conescope.cli.stored import facts_of, show
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.runs.schedule import Schedule
 from conescope.training.recipe import Recipe
@@ -28,6 +29,7 @@ _ABOUT = About(
 def add(commands: Commands) -> None:
     """Add the command."""
     run = commands.add_for_recipe("run", _run, _ABOUT)
+    add_json(run)
     run.add_argument("--out", metavar="DIR", type=Path, help="the run's folder (default runs/ID)")
 
 
@@ -53,7 +55,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if status:
         return status
     if Schedule(recipe.kernel.when).is_never:
-        STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")
+        _tell_folder(recipe, path, as_json=arguments.json)
         return 0
-    show(path)
+    show(path, as_json=arguments.json)
     return 0
+
+
+def _tell_folder(recipe: Recipe, path: Path, *, as_json: bool) -> None:
+    """Say where a run without kernels is."""
+    if as_json:
+        print_json(facts_of(path, recipe.name, figures=[], report=None))
+    else:
+        STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")

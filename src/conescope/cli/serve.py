@@ -11,7 +11,7 @@ from pathlib import Path
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT
-from conescope.errors import StoreError
+from conescope.errors import RecipeError, StoreError
 
 LOCAL = "127.0.0.1"
 
@@ -53,7 +53,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if missing:
         raise StoreError(f"{missing[0]} is no folder; name run folders, or folders of them")
     if not 0 < arguments.port < 65536:
-        raise StoreError(f"--port is between 1 and 65535, not {arguments.port}")
+        raise RecipeError(f"--port is between 1 and 65535, not {arguments.port}")
     import uvicorn
 
     from conescope.report.live import application

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json
 from conescope.cli.sweep_places import Places, add_places, places_of
 from conescope.cli.sweep_plan import show_plan
 from conescope.cli.terminal import STDERR, say, stopping
@@ -65,6 +66,7 @@ def add_sweep_arguments(sweep: argparse.ArgumentParser) -> None:
     )
     sweep.add_argument("--dry-run", action="store_true", help="show the plan, and begin nothing")
     sweep.add_argument("--yes", action="store_true", help=f"begin more than {_MANY:,} runs unasked")
+    add_json(sweep)
     add_places(sweep)
 
 
@@ -104,7 +106,7 @@ def carry_out(
     check_same_runs(points, sweep)
     places = places_of(arguments, sweep)
     left = [run for run in sweep.runs if stored_numbers(run.path) is None]
-    show_plan(sweep, left, places)
+    show_plan(sweep, left, places, as_json=arguments.json)
     if arguments.dry_run:
         return 0
     store_sweep(sweep)

@@ -32,6 +32,9 @@ _AXES = (
 )  # fmt: skip
 """Arguments of `conescope measure` of which a sweep takes several values."""
 
+_OF_ONE = ("help", "out", "json")
+"""Those that a sweep has of its own."""
+
 _PLACE = ("memory", "device", "keep_cache")
 """Those that change no number."""
 
@@ -81,7 +84,7 @@ def add(commands: Commands) -> None:
         f"{', '.join('--' + name for name in _AXES)}. Commas separate them, bars those of --when.",
     )
     for action in _measure_parser()._actions:
-        if action.dest in ("help", "out"):
+        if action.dest in _OF_ONE:
             continue
         own = copy.copy(action)
         if action.choices:
@@ -123,7 +126,7 @@ def _table(arguments: Mapping[str, Any], given: Mapping[str, Sequence[str]]) -> 
     """
     axes = [name for name, values in given.items() if len(values) > 1]
     actions = _measure_parser()._actions
-    names = [action.dest for action in actions if action.dest not in ("help", "out")]
+    names = [action.dest for action in actions if action.dest not in _OF_ONE]
     points = {}
     for combination in itertools.product(*given.values()):
         chosen = dict(zip(given, combination, strict=True))

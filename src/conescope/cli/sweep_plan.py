@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from conescope.cli.json_output import print_json
 from conescope.cli.sweep_places import Places
 from conescope.cli.terminal import duration, print_table, say
 
@@ -15,25 +16,59 @@ if TYPE_CHECKING:
     from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun
 
 
-def show_plan(sweep: Sweep, left: list[SweepRun], places: Places) -> None:
+def show_plan(sweep: Sweep, left: list[SweepRun], places: Places, *, as_json: bool) -> None:
     """Print what a sweep consists of and costs, and warn of disk or memory that will not do.
 
     Raises:
         ConescopeError: if one of the runs that are tried cannot be carried out here.
     """
+    why_not = _why_not_tried(sweep, left, places)
+    cost = None
+    if left and not why_not:
+        from conescope.experiments.sweep.sweep_cost import forecast_sweep
+
+        cost = forecast_sweep(left)
+    if as_json:
+        print_json(_facts(sweep, left, places, cost) | {"not_forecast": why_not or None})
+    else:
+        _print_plan(sweep, left, places, cost, why_not)
+    if cost is not None:
+        _warn(left, places, cost)
+
+
+def _facts(
+    sweep: Sweep, left: list[SweepRun], places: Places, cost: SweepCost | None
+) -> dict[str, Any]:
+    wall = None
+    if cost is not None and places.on == "local":
+        wall = cost.wall_seconds(places.slots)
+    return {
+        "sweep": sweep.path,
+        "runs": len(sweep.runs),
+        "to_do": len(left),
+        "axes": sweep.lengths,
+        "cost": cost,
+        "wall_seconds": wall,
+    }
+
+
+def _print_plan(
+    sweep: Sweep, left: list[SweepRun], places: Places, cost: SweepCost | None, why_not: str
+) -> None:
     rows = {
         "runs": f"{len(sweep.runs):,}, of which {len(left):,} are to do",
         "axes": ", ".join(f"{name} ({count})" for name, count in sweep.lengths.items()) or "none",
         "folder": str(sweep.path),
     }
-    why_not = _why_not_tried(sweep, left, places)
-    if not left or why_not:
+    if cost is None:
         print_table(rows | ({"time": why_not} if left else {}))
-        return
-    from conescope.experiments.sweep.sweep_cost import forecast_sweep
+    else:
+        print_table(rows | _costs(cost, places, _free_bytes(left[0].path)))
 
-    cost, free = forecast_sweep(left), _free_bytes(left[0].path)
-    print_table(rows | _costs(cost, places, free))
+
+def _warn(left: list[SweepRun], places: Places, cost: SweepCost) -> None:
+    """Warn of disk or memory that will not do."""
+    free = _free_bytes(left[0].path)
     if cost.stored_bytes > free:
         say(
             "warning",

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.terminal import STDOUT, duration
 from conescope.experiments.sweep.sweep_folder import ENDED, STATES, State, read_sweep
 
@@ -55,6 +57,7 @@ def add(commands: Commands) -> None:
     report = commands.add("sweep report", _report, _ABOUT_REPORT)
     for parser in (status, report):
         parser.add_argument("sweep", metavar="DIR", type=Path, help="a sweep's folder")
+        add_json(parser)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -63,6 +66,9 @@ def _status(arguments: argparse.Namespace) -> int:
     sweep = read_sweep(arguments.sweep)
     ended: dict[str, tuple[State, float]] = {}
     progress = read_progress(sweep, ended)
+    if arguments.json:
+        print_json({"sweep": sweep.path, **asdict(progress)})
+        return 0
     if arguments.once or not STDOUT.is_terminal:
         STDOUT.print(_shown(progress))
         return 0
@@ -128,6 +134,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from conescope.report.sweep_page import write_sweep_report
     from conescope.report.sweep_table import load_sweep
 
-    for file in write_sweep_report(load_sweep(arguments.sweep)):
+    files = write_sweep_report(load_sweep(arguments.sweep))
+    if arguments.json:
+        print_json({"sweep": arguments.sweep, "files": files})
+        return 0
+    for file in files:
         STDOUT.print(str(file))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, say, stopping
 from conescope.errors import RecipeError, TrainingError
@@ -35,6 +37,7 @@ def add(commands: Commands) -> None:
         _ABOUT,
         "RUN… --at STEP,STEP,…",
     )
+    add_json(parser)
     parser.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="run folders, one for each seed"
     )
@@ -92,7 +95,7 @@ def draw(switch: Switch, result: SwitchResult, stem: Path, caption: str = "") ->
     return [*files, table]
 
 
-def print_result(result: SwitchResult) -> None:
+def _print_result(result: SwitchResult) -> None:
     """Print the means over runs, one line for each switch point."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("switch", "accuracy, linearised", "standard", "loss, linearised", "standard"):
@@ -110,6 +113,16 @@ def print_result(result: SwitchResult) -> None:
     STDOUT.print(table)
 
 
+def show_result(result: SwitchResult, files: Sequence[Path], *, as_json: bool) -> None:
+    """Print the result, and where figure and table are."""
+    if as_json:
+        print_json({**asdict(result), "files": files})
+        return
+    _print_result(result)
+    for file in files:
+        STDOUT.print(str(file))
+
+
 def _switch(arguments: argparse.Namespace) -> int:
     from conescope.experiments.switch import plan_switch, read_switch
 
@@ -118,10 +131,8 @@ def _switch(arguments: argparse.Namespace) -> int:
     if status:
         return status
     result = read_switch(switch)
-    print_result(result)
     stem = (arguments.out or arguments.runs[0] / "figures") / "switch"
-    for file in draw(switch, result, stem):
-        STDOUT.print(str(file))
+    show_result(result, draw(switch, result, stem), as_json=arguments.json)
     return 0
 
 

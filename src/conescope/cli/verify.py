@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from conescope.cli import measure
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
+from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
 from conescope.cli.terminal import STDERR, STDOUT, print_table, say
 from conescope.errors import RecipeError
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
     option("--device", help="where to compute (default as in the recipe)")
     option("--trust-code", action="store_true",
         help="run code, and read checkpoints, that the run names")  # fmt: skip
-    option("--json", action="store_true", help="print everything as JSON")
+    add_json(parser)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         return 130
     done = Verification(str(arguments.run), arguments.share, arguments.seed, checks)
     if arguments.json:
-        STDOUT.out(json.dumps(done.to_dict(), indent=1))
+        print_json(done.to_dict())
     else:
         _print(done)
     return 0 if done.held else 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from conescope.errors import KernelError, TrainingError
 from conescope.report.figures import FIGURES
+from conescope.report.json_values import json_value
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections import SECTIONS, contents
 from conescope.report.summary import main_numbers
@@ -47,7 +46,7 @@ def derived(analysis: RunAnalysis) -> dict[str, Any]:
         }
         for section, content in zip(SECTIONS, contents(analysis), strict=True)
     }
-    return _plain(
+    return json_value(
         {
             "run": run.name,
             "steps": steps,
@@ -72,17 +71,3 @@ def numbers_of(run: Run) -> bytes:
     So a reader without the run's data set comes to the same numbers.
     """
     return derived_bytes(RunAnalysis(run, run.labels))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

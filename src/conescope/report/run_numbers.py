@@ -19,7 +19,7 @@ from conescope.kernel.series import KernelSeries
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.summary import default_lags
 from conescope.runs.journal import Kind
-from conescope.runs.reader import Run, read_scalars
+from conescope.runs.reader import read_scalars
 from conescope.runs.store import Folder
 from conescope.statistics.cone import Cone
 from conescope.statistics.cone.verdict import KINDS
@@ -87,16 +87,18 @@ def run_numbers(path: Path) -> dict[str, Any]:
         if len(scalars[name]):
             found[name] = float(scalars[name][-1])
     if status.kernels:
-        found |= _of_kernels(load_run(path))
+        found |= kernel_numbers(RunAnalysis(load_run(path)))
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in found.items()
     }
 
 
-def _of_kernels(run: Run) -> dict[str, Any]:
-    found = _distances(run.series) if len(run.series) > 1 else {}
-    motion = RunAnalysis(run).cone_if_any
+def kernel_numbers(analysis: RunAnalysis) -> dict[str, Any]:
+    """Return those of the numbers, and of the verdict, that come from the kernels of a run."""
+    series = analysis.run.series
+    found: dict[str, Any] = _distances(series) if len(series) > 1 else {}
+    motion = analysis.cone_if_any
     return found if motion is None else found | _motion(motion)
 
 
