@@ -5,13 +5,14 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs torture bench package lock clean
+.PHONY: help demo test check docs picture torture bench package lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import contracts"
 	@echo "make docs   install into .venv and build the documentation's site in build/site"
-	@echo "make torture  attack run folders, files and inputs (SHARE=1 SEED=0: all of them, an hour)"
+	@echo "make picture  train by the recipe digits, and draw the README's picture from it"
+	@echo "make torture  attack run folders, files and inputs (MINUTES=2 SEED=0; MINUTES=60: in full)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make package  build wheel and sdist, and try each in fresh environments (PYTHONS=python3.12)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
@@ -29,12 +30,19 @@ check: .venv/ready-dev
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-SHARE ?= 0.1
+MINUTES ?= 2
 SEED ?= 0
+BATTERIES ?=
+TORTURE ?=
+export CASE
 torture: .venv/ready-dev
-	PYTHONPATH=. $(BIN)/python -m benchmarks.torture --seed $(SEED) --share $(SHARE)
+	PYTHONPATH=. $(BIN)/python -m benchmarks.torture $(BATTERIES) --minutes $(MINUTES) \
+		--seed $(SEED) $${CASE:+--case "$$CASE"} $(TORTURE)
 
-docs: .venv/ready-docs
+picture: .venv/ready-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.picture
+
+docs: .venv/ready-docs picture
 	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
 		$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 	@echo "the site: build/site/index.html"

@@ -47,6 +47,9 @@ _FIELDS = (
     "--training.evaluate=0, every 50", "--snapshots.resume=every 7",
 )  # fmt: skip
 
+_STEPS = 240
+"""Iterations of a run that is to be killed: enough for most kills to hit its training."""
+
 _TRIAL_STEPS = 1000
 
 _MOST_KILLS = 3
@@ -60,10 +63,14 @@ class Killing:
         backend: where the runs are carried out.
         pids: returns the processes at work, by the id of the run.
         kills: how many to kill.
+
+    Attributes:
+        left: how many are left.
+        hits: how many of the kills hit a training, neither its begin nor what follows its end.
     """
 
     def __init__(self, backend: Backend, pids: Callable[[], Mapping[str, int]], kills: int) -> None:
-        self.left = kills
+        self.left, self.hits = kills, 0
         self._backend, self._pids = backend, pids
         self._chance = random.Random(1)
         self._folders: dict[str, Path] = {}
@@ -79,17 +86,22 @@ class Killing:
         """Return the tasks that have ended, then kill one of the others, or none."""
         ended = self._backend.wait(self._chance.uniform(0.0, 1.5 * seconds))
         pids = self._pids()
-        if self.left and pids and self._chance.random() < 0.7:
-            name = self._chance.choice(sorted(pids))
-            stored = len(Folder(self._folders[name]).entries(Kind.KERNEL, Kind.SNAPSHOT))
-            place = name, stored
-            may_begin = stored or self._chance.random() < 0.2  # most kills are to hit a training
-            if may_begin and self._killed[place] < _MOST_KILLS:
+        training = [name for name in sorted(pids) if self._is_training(name)]
+        if self.left and pids and self._chance.random() < (0.7 if training else 0.1):
+            name = self._chance.choice(training or sorted(pids))
+            place = name, len(Folder(self._folders[name]).entries(Kind.KERNEL, Kind.SNAPSHOT))
+            if self._killed[place] < _MOST_KILLS:
                 with suppress(ProcessLookupError):
                     os.kill(pids[name], signal.SIGKILL)
                     self._killed[place] += 1
                     self.left -= 1
+                    self.hits += name in training
         return ended
+
+    def _is_training(self, name: str) -> bool:
+        folder = Folder(self._folders[name])
+        has_begun = folder.is_owned() and bool(folder.entries(Kind.SNAPSHOT))
+        return has_begun and not folder.entries(Kind.FINISHED)
 
 
 def killing_slots(slots: int, kills: int) -> Killing:
@@ -167,15 +179,16 @@ def faults(disturbed: Sequence[SweepRun], alone: Sequence[SweepRun]) -> dict[str
 
 def survive(folder: Path, runs: int, kills: int, slots: int, on: str) -> dict[str, object]:
     """Carry out a sweep undisturbed and another one under kills, and compare them."""
-    alone = planned(folder / "alone", runs, steps=60)
+    alone = planned(folder / "alone", runs, steps=_STEPS)
     undisturbed = carry_out(alone, Slots(slots, 1, PRELOAD))
-    sweep = planned(folder / "killed", runs, steps=60)
+    sweep = planned(folder / "killed", runs, steps=_STEPS)
     names = {run.id for run in sweep.runs}
     killing = killing_ray(names, kills) if on == "ray" else killing_slots(slots, kills)
     seconds = carry_out(sweep, killing)
     return {
         "runs": runs,
         "kills": kills - killing.left,
+        "kills of a training": killing.hits,
         **faults(sweep.runs, alone.runs),
         "sessions": sum(len(Folder(run.path).entries(Kind.SESSION)) for run in sweep.runs),
         "seconds": round(seconds, 1),

@@ -10,6 +10,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores between t
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_line_that_a_reader_refuses():
+    """Whatever any test has written into a journal is what a reader takes for whole."""
+    from conescope.runs.journal import Journal
+    from conescope.runs.line_fields import fits
+
+    line = Journal.line
+
+    def checked(journal, entry):
+        assert fits(entry.kind, entry.values), entry
+        return line(journal, entry)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "line", checked)
+        yield
+
+
 @pytest.fixture
 def tiny_overrides() -> list[str]:
     """A run of the `digits` recipe that takes about a second."""

@@ -16,6 +16,7 @@ from conescope.experiments.stored import load_run, read_status
 from conescope.runs.chain import read_journal
 from conescope.runs.journal import Entry, Journal, Kind
 from conescope.runs.store import Folder
+from written_lines import EVALUATED
 
 GOLDEN = Path(__file__).parent / "golden"
 COUNT = 8
@@ -29,7 +30,9 @@ def lines_of(count=COUNT):
     """The lines of a journal: evaluations at iterations 10, 20 and so on."""
     journal, lines = Journal(), []
     for number in range(1, count + 1):
-        entry = Entry(Kind.EVALUATION, {"step": step_of(number), "seconds": number / 7})
+        entry = Entry(
+            Kind.EVALUATION, {"step": step_of(number), **EVALUATED, "seconds": number / 7}
+        )
         lines.append(journal.line(entry))
         journal.add(entry, lines[-1])
     return lines
@@ -212,7 +215,7 @@ def continued(tmp_path):
     folder = Folder(path)
     with folder.owned():
         for step in (30, 40, 50):
-            folder.append(Kind.EVALUATION, step=step)
+            folder.append(Kind.EVALUATION, step=step, **EVALUATED)
     return path / "journal.jsonl", old
 
 
@@ -245,7 +248,7 @@ def test_a_damaged_journal_is_kept_and_written_anew_by_the_next_owner(tmp_path):
     with pytest.warns(DamageWarning, match=r"line 1 .* stands twice; line 3 .* is missing"):
         folder = Folder(tmp_path)
     with pytest.warns(DamageWarning), folder.owned():
-        folder.append(Kind.EVALUATION, step=90)
+        folder.append(Kind.EVALUATION, step=90, **EVALUATED)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = Folder(tmp_path)
@@ -259,13 +262,13 @@ def test_a_damaged_journal_is_kept_and_written_anew_by_the_next_owner(tmp_path):
 def test_a_journal_that_another_process_changes_is_not_written_to(tmp_path):
     folder = Folder(tmp_path)
     with folder.owned():
-        folder.append(Kind.EVALUATION, step=1)
-        folder.append(Kind.EVALUATION, step=2)
+        folder.append(Kind.EVALUATION, step=1, **EVALUATED)
+        folder.append(Kind.EVALUATION, step=2, **EVALUATED)
         journal = tmp_path / "journal.jsonl"
         journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
         before = journal.read_bytes()
         with pytest.raises(StoreError, match=r"journal\.jsonl was changed by something else"):
-            folder.append(Kind.EVALUATION, step=3)
+            folder.append(Kind.EVALUATION, step=3, **EVALUATED)
     assert journal.read_bytes() == before
 
 

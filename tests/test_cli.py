@@ -147,3 +147,10 @@ def test_a_signal_stops_the_command_which_then_goes_on(tmp_path, tiny_overrides,
     status = read_status(tmp_path / "run")
     assert not status.running
     assert status.snapshots[-1] == status.step
+
+
+def test_a_name_with_a_line_break_is_printed_in_one_line(tmp_path, capsys):
+    assert main(["status", str(tmp_path / "a\nb\x1b[31m\tc")]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert r"a\nb\x1b[31m\tc" in told

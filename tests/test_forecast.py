@@ -35,7 +35,7 @@ def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
 def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, monkeypatch):
     seen = []
 
-    def evaluate(model, inputs, labels):
+    def evaluate(model, inputs, labels, *_):
         seen.append(len(labels))
         return {"loss": 0.0, "accuracy": 0.0}
 

@@ -10,19 +10,22 @@ import torch
 from conescope.errors import DamageWarning, StoreError
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
+from written_lines import EVALUATED, MEASURED
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = Folder(tmp_path / "run")
-    made.append(Kind.RUN, name="x")
-    made.write_tensors(Kind.KERNEL, "kernels/1.safetensors", {"values": torch.arange(3.0)}, step=1)
+    made.append(Kind.RUN, recipe={}, command="x")
+    made.write_tensors(
+        Kind.KERNEL, "kernels/1.safetensors", {"values": torch.arange(3.0)}, step=1, **MEASURED
+    )
     return made
 
 
 def test_what_was_written_is_read_bit_for_bit(folder):
     again = Folder(folder.path)
-    assert again.entries(Kind.RUN)[0].values == {"name": "x"}
+    assert again.entries(Kind.RUN)[0].values == {"recipe": {}, "command": "x"}
     (entry,) = again.files(Kind.KERNEL)
     assert entry.values["step"] == 1
     assert torch.equal(again.read_tensors(entry)["values"], torch.arange(3.0))
@@ -39,10 +42,11 @@ def test_numbers_and_types_survive(tmp_path):
     }
     tensors |= {"tied": tensors["i64"], "view": tensors["f64"].view(1)}
     folder = Folder(tmp_path)
-    folder.write_tensors(Kind.KERNEL, "t.safetensors", tensors, lr=0.1 + 0.2, groups=[{"a": None}])
-    (entry,) = Folder(tmp_path).files(Kind.KERNEL)
-    assert entry.values["lr"] == 0.1 + 0.2
-    assert entry.values["groups"] == [{"a": None}]
+    noted = {"step": 1, "seconds": 0.1 + 0.2, "param_groups": [{"a": None}]}
+    folder.write_tensors(Kind.SNAPSHOT, "t.safetensors", tensors, **noted)
+    (entry,) = Folder(tmp_path).files(Kind.SNAPSHOT)
+    assert entry.values["seconds"] == 0.1 + 0.2
+    assert entry.values["param_groups"] == [{"a": None}]
     read = Folder(tmp_path).read_tensors(entry)
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor)
@@ -72,7 +76,7 @@ def test_a_torn_last_line_never_happened(folder, cut):
     torn = Folder(folder.path)
     assert torn.files(Kind.KERNEL) == []
     with torn.owned():
-        torn.append(Kind.KERNEL, file="kernels/1.safetensors", sha256="0", step=1)
+        torn.append(Kind.KERNEL, file="kernels/1.safetensors", sha256="0", step=1, **MEASURED)
     assert len(Folder(folder.path).entries(Kind.KERNEL)) == 1
 
 
@@ -99,7 +103,9 @@ def test_what_was_removed_is_gone_until_it_is_written_again(folder):
     folder.remove(entry)
     assert Folder(folder.path).files(Kind.KERNEL) == []
     assert not (folder.path / "kernels/1.safetensors").exists()
-    folder.write_tensors(Kind.KERNEL, "kernels/1.safetensors", {"values": torch.ones(1)}, step=1)
+    folder.write_tensors(
+        Kind.KERNEL, "kernels/1.safetensors", {"values": torch.ones(1)}, step=1, **MEASURED
+    )
     assert len(Folder(folder.path).files(Kind.KERNEL)) == 1
 
 
@@ -135,10 +141,10 @@ def test_a_full_disk_is_said_and_costs_nothing(folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match=r"cannot write .*2\.safetensors: No space left on device"):
         folder.write_tensors(
-            Kind.KERNEL, "kernels/2.safetensors", {"values": torch.ones(1)}, step=2
+            Kind.KERNEL, "kernels/2.safetensors", {"values": torch.ones(1)}, step=2, **MEASURED
         )
     with pytest.raises(StoreError, match=r"cannot write .*journal\.jsonl: No space left"):
-        folder.append(Kind.EVALUATION, step=2)
+        folder.append(Kind.EVALUATION, step=2, **EVALUATED)
     monkeypatch.undo()
     after = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
     assert after == before
@@ -157,7 +163,8 @@ def test_a_limit_of_the_system_in_the_middle_of_a_write(folder):
         "folder = Folder(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
-        "    folder.write_tensors(Kind.KERNEL, 'big.safetensors', {'v': torch.ones(9999)})\n"
+        "    folder.write_tensors(Kind.KERNEL, 'big.safetensors', {'v': torch.ones(9999)},"
+        "        step=1, seconds=0, outputs='sum')\n"
         "except StoreError as error:\n"
         "    print(error)\n"
     )
@@ -173,7 +180,7 @@ def test_a_folder_that_cannot_be_is_said(tmp_path):
     folder = Folder(tmp_path / "run")
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*run"):
-        folder.append(Kind.RUN)
+        folder.append(Kind.RUN, recipe={}, command="x")
     with pytest.raises(StoreError, match=r"cannot write .*run"):
         folder.owned().__enter__()
 
@@ -181,13 +188,13 @@ def test_a_folder_that_cannot_be_is_said(tmp_path):
 def test_a_line_that_could_not_be_taken_back_is_gone_on_from(folder, monkeypatch):
     """The disk fills up, and refuses to cut the file, too: a whole line stays that nobody knows."""
     with folder.owned():
-        folder.append(Kind.SKIPPED, steps=(1, 2))
+        folder.append(Kind.SKIPPED, steps=(1, 2), budget=None)
         monkeypatch.setattr(os, "fsync", refuse)
         monkeypatch.setattr(os, "ftruncate", refuse)
         with pytest.raises(StoreError, match="No space left"):
-            folder.append(Kind.EVALUATION, step=2)
+            folder.append(Kind.EVALUATION, step=2, **EVALUATED)
         monkeypatch.undo()
-        folder.append(Kind.EVALUATION, step=3)
+        folder.append(Kind.EVALUATION, step=3, **EVALUATED)
     steps = [entry.values["step"] for entry in Folder(folder.path).entries(Kind.EVALUATION)]
     assert steps == [2, 3]
 
@@ -197,5 +204,5 @@ def test_a_file_that_is_written_anew_with_other_bytes_is_never_named_with_a_wron
 ):
     monkeypatch.setattr("conescope.runs.store.write_whole", refuse)
     with pytest.raises(StoreError):
-        folder.write_file(Kind.KERNEL, "kernels/1.safetensors", b"others", step=1)
+        folder.write_file(Kind.KERNEL, "kernels/1.safetensors", b"others", step=1, **MEASURED)
     assert Folder(folder.path).files(Kind.KERNEL) == []

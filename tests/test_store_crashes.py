@@ -16,6 +16,7 @@ from conescope.errors import DamageWarning, StoreError
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from pretend_disk import Died, PretendDisk
+from written_lines import EVALUATED, MEASURED
 
 NAMES = ("kernels/a", "kernels/b", "snapshots/c", "d")
 OPERATIONS = st.one_of(
@@ -53,9 +54,9 @@ class Store(RuleBasedStateMachine):
         self.own()
         held = {entry.values["file"]: entry for entry in self.folder.files(Kind.KERNEL)}
         if operation == "append":
-            self.folder.append(Kind.EVALUATION, step=values[0])
+            self.folder.append(Kind.EVALUATION, step=values[0], **EVALUATED)
         elif operation == "write":
-            self.folder.write_file(Kind.KERNEL, values[0], values[1], step=1)
+            self.folder.write_file(Kind.KERNEL, values[0], values[1], step=1, **MEASURED)
         elif operation in ("remove", "forget") and values[0] in held:
             getattr(self.folder, operation)(held[values[0]])
 
@@ -76,7 +77,7 @@ class Store(RuleBasedStateMachine):
             self.do(*operation)
             self.acknowledged = list(self.folder.journal.entries)
             self.disk.die_at(1)
-            self.folder.append(Kind.EVALUATION, step=-call % 7)
+            self.folder.append(Kind.EVALUATION, step=-call % 7, **EVALUATED)
         except Died:
             pass
         self.disk.restart()
@@ -128,7 +129,7 @@ def test_the_pretend_disk_loses_what_is_not_synced(tmp_path, monkeypatch, syncs)
         with pytest.MonkeyPatch.context() as patched:
             disk, folder = PretendDisk(place / "run", patched), Folder(place / "run")
             with folder.owned():
-                folder.append(Kind.EVALUATION, step=1)
+                folder.append(Kind.EVALUATION, step=1, **EVALUATED)
             disk.lose_power(random.Random(seed))
         lost.append(Folder(place / "run").journal.entries == [])
     assert any(lost) != syncs

@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 from conescope import load_sweep
 from conescope.cli import main
+from conescope.errors import DamageWarning
 from conescope.experiments.sweep.single_run import note_error
 from conescope.experiments.sweep.sweep_folder import (
     read_sweep,
@@ -183,6 +184,22 @@ def test_a_run_folder_deleted_by_hand_waits_again(tmp_path):
     shutil.rmtree(sweep.runs[0].path)
     assert load_sweep(tmp_path).table()["state"].to_pylist() == ["waiting", "finished"]
     assert main(["sweep", "report", str(tmp_path)]) == 0
+
+
+def test_a_run_with_a_damaged_kernel_is_named_and_the_others_are_in_the_table(tmp_path, capsys):
+    sweep = planned(tmp_path, "--seed=0,1")
+    for run in sweep.runs:
+        write_run(run)
+    kernel = next((sweep.runs[0].path / "kernels").iterdir())
+    kernel.write_bytes(b"damaged")
+    with pytest.warns(DamageWarning, match=rf"{sweep.runs[0].id} is left out .*{kernel.name}"):
+        table = load_sweep(tmp_path).table()
+    assert table["state"].to_pylist() == ["damaged", "finished"]
+    assert table["S"].to_pylist()[0] is None
+    assert table["S"].to_pylist()[1] is not None
+    assert main(["sweep", "report", str(tmp_path)]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"conescope: warning: run {sweep.runs[0].id} is left out of the numbers" in told
 
 
 def test_a_sweep_of_which_nothing_is_done_has_a_page(tmp_path):

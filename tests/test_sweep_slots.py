@@ -77,7 +77,7 @@ def test_the_benchmark_of_kills_finds_what_is_wrong(tmp_path, tiny_overrides):
     other = planned(tmp_path / "other", tiny_overrides, "--seed=0..3", "--training.batch_size=4")
     carried_out(other)
     (one.runs[0].path / "row.json").unlink()
-    Folder(one.runs[1].path).append(Kind.FINISHED)
+    Folder(one.runs[1].path).append(Kind.FINISHED, seconds=1.0)
     changed = [*one.runs[:2], other.runs[2], one.runs[3]]
     assert faults(changed, one.runs) == {
         "lost": [one.runs[0].id],

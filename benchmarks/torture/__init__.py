@@ -1,5 +1,4 @@
-"""Batteries of attacks on run folders, to be run with any seed; see `python -m benchmarks.torture`.
+"""Batteries of attacks on run folders, files and processes; see `python -m benchmarks.torture`.
 
-A battery is a function of a seed and the share of its cases to try, (0, 1], that returns one
-`Outcome` for each case.
+A battery is a function of a folder that lists its cases, and may prepare there what they share.
 """

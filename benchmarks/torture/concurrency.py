@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmarks.torture.outcome import Outcome, drawn
-from benchmarks.torture.processes import COMMANDS, RUN, ended, left_by, start
+from benchmarks.torture.case import Case
+from benchmarks.torture.processes import COMMANDS, RUN, Whole, ended, left_by, start
 from benchmarks.torture.subjects import numbers
 from conescope.errors import ConescopeError, StoreError
 
@@ -25,59 +25,44 @@ _REPEATS = 4
 _LONG = [*RUN, "--training.steps=600", "--snapshots.resume=every 3"]
 
 
-def concurrency(seed: int, share: float) -> list[Outcome]:
+def concurrency(shared: Path) -> list[Case]:
     """Start processes at once on one run folder; see `Battery`."""
-    chance, outcomes = random.Random(seed), []
-    cases = [("starters", "run")] + [("writers", n) for n in _WRITTEN]
-    cases += [("readers", name) for name in _READERS]
-    chosen = drawn(cases * _REPEATS, share, chance)
-    with tempfile.TemporaryDirectory() as folder:
-        whole, long = Path(folder) / "whole", Path(folder) / "long"
-        whole.mkdir()
-        long.mkdir()
-        for name in dict.fromkeys(["run", *(n for k, n in chosen if k == "writers")]):
-            assert ended(start(COMMANDS[name], whole)).status == 0
-        if any(kind == "readers" for kind, _ in chosen):
-            assert ended(start(_LONG, long)).status == 0
-        for kind, name in chosen:
-            place = Path(folder) / "case"
-            place.mkdir()
-            if kind == "starters":
-                wrong = list(_starters(place, whole))
-            elif kind == "writers":
-                wrong = list(_writers(name, place, whole))
-            else:
-                wrong = list(_readers(name, place, long))
-            shutil.rmtree(place)
-            told = f"{name}: {'; '.join(wrong)}" if wrong else name
-            outcomes.append(Outcome(kind, not wrong, told))
-    return outcomes
+    whole, long = Whole(shared / "whole"), Whole(shared / "long", {"run": _LONG})
+    attempts = {"starters, run": partial(_starters, whole)}
+    attempts |= {f"writers, {name}": partial(_writers, name, whole) for name in _WRITTEN}
+    attempts |= {f"readers, {name}": partial(_readers, name, long) for name in _READERS}
+    return [
+        Case(name, f"{name}, {number}", attempt)
+        for name, attempt in attempts.items()
+        for number in range(_REPEATS)
+    ]
 
 
-def _starters(place: Path, whole: Path) -> Iterator[str]:
+def _starters(whole: Whole, place: Path, _: random.Random) -> Iterator[str]:
     for done in [ended(one) for one in [start(RUN, place) for _ in range(_STARTERS)]]:
         if done.status == 1 and "belongs to another process" not in done.said:
             yield f"one says {done.said!r}"
         if done.status not in (0, 1) or done.wrong():
             yield f"one ends with {done.status}: {done.wrong()}"
-    if left_by("run", place) != left_by("run", whole):
+    if left_by("run", place) != left_by("run", whole.with_all("run")):
         yield "they leave something else"
 
 
-def _writers(name: str, place: Path, whole: Path) -> Iterator[str]:
+def _writers(name: str, whole: Whole, place: Path, _: random.Random) -> Iterator[str]:
+    path = whole.with_all("run", name)
     made = shutil.ignore_patterns("figures", "report.html")
-    shutil.copytree(whole / "r", place / "r", ignore=made)
+    shutil.copytree(path / "r", place / "r", ignore=made)
     for done in [ended(one) for one in [start(COMMANDS[name], place) for _ in range(_WRITERS)]]:
         if done.status != 0:
             yield f"one ends with {done.status}: {done.said.strip()[-300:]}"
-    if left_by(name, place) != left_by(name, whole):
+    if left_by(name, place) != left_by(name, path):
         yield "they leave something else"
     if list((place / "r").rglob("*.partial")):
         yield "a file written aside stays"
 
 
-def _readers(name: str, place: Path, long: Path) -> Iterator[str]:
-    expected = numbers(long / "r")
+def _readers(name: str, long: Whole, place: Path, _: random.Random) -> Iterator[str]:
+    expected = numbers(long.with_all("run") / "r")
     writer = start(_LONG, place)
     while writer.poll() is None:
         if name == "load_run":

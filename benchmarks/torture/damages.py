@@ -10,14 +10,14 @@ import hashlib
 import random
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks.torture.outcome import Outcome, drawn
+from benchmarks.torture.case import Case
 from benchmarks.torture.subjects import Subject, kept, numbers, subjects
 from conescope.errors import ConescopeError, DamageWarning
 from conescope.runs.contents import is_whole
@@ -43,23 +43,26 @@ class Damage:
     do: Callable[[Path, random.Random], None]
 
 
-def damages(seed: int, share: float) -> list[Outcome]:
+def damages(shared: Path) -> list[Case]:
     """Damage folders of every kind, read them, and go on with them; see `Battery`."""
-    chance, outcomes = random.Random(seed), []
-    with tempfile.TemporaryDirectory() as place, _quiet():
-        for subject in subjects(Path(place)):
-            whole = Path(place) / f"whole {subject.name}"
-            subject.make(whole)
-            cases = [*_of_files(subject, whole), *_of_lines(subject, whole)]
-            for damage in drawn(cases, share, chance):
-                path = Path(place) / "damaged"
-                shutil.copytree(whole, path)
-                damage.do(path, chance)
-                wrong = [*_read(damage, whole, path), *_go_on(subject, whole, path)]
-                told = f"{damage.name}: {'; '.join(wrong)}" if wrong else damage.name
-                outcomes.append(Outcome(damage.group, not wrong, told))
-                shutil.rmtree(path)
-    return outcomes
+    cases = []
+    for subject in subjects(shared):
+        whole = shared / f"whole {subject.name}"
+        subject.make(whole)
+        for damage in (*_of_files(subject, whole), *_of_lines(subject, whole)):
+            attempt = partial(_attempted, damage, subject, whole)
+            cases.append(Case(damage.group, damage.name, attempt))
+    return cases
+
+
+def _attempted(
+    damage: Damage, subject: Subject, whole: Path, place: Path, chance: random.Random
+) -> list[str]:
+    path = place / "damaged"
+    shutil.copytree(whole, path)
+    damage.do(path, chance)
+    with quiet():
+        return [*_read(damage, whole, path), *_go_on(subject, whole, path)]
 
 
 def _read(damage: Damage, whole: Path, path: Path) -> Iterator[str]:
@@ -69,7 +72,7 @@ def _read(damage: Damage, whole: Path, path: Path) -> Iterator[str]:
         try:
             found = numbers(path)
         except ConescopeError as error:
-            told, found = str(error), None
+            told = str(error)
             if not re.search(damage.names, told) or "\n" in told:
                 yield f"reading says only {told!r}"
             return
@@ -222,7 +225,8 @@ _LINE_CHANGES: Mapping[str, Callable[[list[bytes], int, random.Random], list[byt
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Do not warn of damage inside a `with` block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DamageWarning)
         yield

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import random
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.torture.outcome import Outcome
+from benchmarks.torture.case import Case
 
-_SECONDS = 60
+_SECONDS = 300
+"""The time after which a process counts as one that never ends, on a busy machine, too."""
+
 _MEMORY = 6 * 2**30
 
 _READ = """
@@ -65,6 +68,11 @@ def _zipped(size: int) -> bytes:
     return opened.getvalue()
 
 
+def _safetensors(kind: str, shape: list[int], place: list[int]) -> bytes:
+    header = json.dumps({"a": {"dtype": kind, "shape": shape, "data_offsets": place}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
 _YAMLS = {
     "aliases": b"a: &a [x, x]\n" + b"".join(
         b"%c: &%c [%s]\n" % (k, k, b", ".join([b"*%c" % (k - 1)] * 9)) for k in range(98, 110)
@@ -78,6 +86,27 @@ _YAMLS = {
     "large": b"# " + b"x" * 10_000_000,
     "bytes": bytes(range(256)),
 }  # fmt: skip
+_CONTENTS: dict[str, bytes | None] = {
+    **dict.fromkeys(("pipe", "zero", "folder", "pickle", "zip bomb", "garbage")),
+    "empty": b"",
+    "huge header": _numpy_header((10**12,)),
+    "negative header": _numpy_header((-1, 3)),
+    "odd header": b"\x93NUMPY\x01\x00\xff\xff{",
+    "safetensors header": b"\xff" * 7 + b"\x00{",
+    "huge safetensors header": (2**40).to_bytes(8, "little") + b"{}",
+    "safetensors beyond its end": _safetensors("F32", [10**9], [0, 4 * 10**9]),
+    "safetensors of an odd type": _safetensors("F7", [2], [0, 8]),
+    "safetensors out of order": _safetensors("F32", [2], [8, 0]),
+    "JSON of depth": b"[" * 100_000,
+    "a line without end": b"x" * 5_000_000,
+    "zeros": bytes(100_000),
+    "surrogates": b'{"text": "\\ud800"}\n',
+    "escapes": b'{"text": "\\u001b[31m"}\n\x1b[31m',
+    "half a zip": _zipped(1000)[:200],
+    "half a parquet": b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1",
+}
+"""Name → what a file holds; None for what is made in the case."""
+
 _ENDINGS = {
     "recipe": (".yaml",),
     "probe": (".npy", ".npz", ".pt", ".safetensors", ".parquet"),
@@ -87,50 +116,47 @@ _ENDINGS = {
 }
 
 
-def evil_files(seed: int, share: float) -> list[Outcome]:
-    """Read evil files, each in a process of bounded memory; nothing in them may be executed.
-
-    Args:
-        seed: which of them are tried, and what garbage is.
-        share: the share that is tried, above 0 and at most 1.
-    """
-    chance = random.Random(seed)
-    cases = [("recipe", ".yaml", name, data) for name, data in _YAMLS.items()]
+def evil_files(_: Path) -> list[Case]:
+    """Read evil files, each in a process of bounded memory; nothing in them may be executed."""
+    cases: list[tuple[str, str, str, bytes | None]] = [
+        ("recipe", ".yaml", name, data) for name, data in _YAMLS.items()
+    ]
     for reader, endings in _ENDINGS.items():
         for ending in endings:
-            cases += [(reader, ending, special, b"") for special in ("pipe", "zero", "folder")]
-            cases += [(reader, ending, "empty", b""), (reader, ending, "pickle", b"PICKLE")]
-            cases.append((reader, ending, "garbage", chance.randbytes(5000)))
-            cases.append((reader, ending, "huge header", _numpy_header((10**12,))))
-            cases.append((reader, ending, "safetensors header", b"\xff" * 7 + b"\x00{"))
-            cases.append((reader, ending, "zip bomb", b"ZIP"))
-    chosen = chance.sample(cases, max(1, round(share * len(cases))))
-    return [_outcome(*case) for case in chosen]
+            cases += [(reader, ending, name, data) for name, data in _CONTENTS.items()]
+    return [
+        Case(name, f"{reader}{ending}, {name}", partial(_attempted, reader, ending, name, data))
+        for reader, ending, name, data in cases
+    ]
 
 
-def _outcome(reader: str, ending: str, name: str, data: bytes) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
-        path, mark = Path(folder) / f"evil{ending}", Path(folder) / "mark"
-        if name == "pipe":
-            os.mkfifo(path)
-        elif name == "zero":
-            path.symlink_to("/dev/zero")
-        elif name == "folder":
-            path.mkdir()
-        else:
-            data = pickle.dumps(_Evil(mark)) if data == b"PICKLE" else data
-            data = _zipped(2**29) if data == b"ZIP" else data
-            path.write_bytes(data.replace(b"MARK", str(mark).encode()))
-        what = f"{reader}{ending}, {name}"
-        command = [sys.executable, "-c", _READ.format(memory=_MEMORY), reader, str(path)]
-        try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(what, False, f"no end within {_SECONDS} s")
-        if mark.exists():
-            return Outcome(what, False, "code of the file was executed")
+def _attempted(
+    reader: str, ending: str, name: str, data: bytes | None, place: Path, chance: random.Random
+) -> Iterator[str]:
+    path, mark = place / f"evil{ending}", place / "mark"
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "zero":
+        path.symlink_to("/dev/zero")
+    elif name == "folder":
+        path.mkdir()
+    elif name == "pickle":
+        path.write_bytes(pickle.dumps(_Evil(mark)))
+    elif name == "zip bomb":
+        path.write_bytes(_zipped(2**29))
+    else:
+        data = chance.randbytes(5000) if data is None else data
+        path.write_bytes(data.replace(b"MARK", str(mark).encode()))
+    command = [sys.executable, "-c", _READ.format(memory=_MEMORY), reader, str(path)]
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        yield f"no end within {_SECONDS} s"
+        return
+    if mark.exists():
+        yield "code of the file was executed"
+    if ended.returncode != 0:
         told = (ended.stdout.strip() or ended.stderr.strip()).splitlines()
-        last = told[-1] if told else "nothing said"
-        return Outcome(what, ended.returncode == 0, last)
+        yield told[-1] if told else "nothing said"

@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
-from benchmarks.torture.outcome import Outcome, drawn
-from benchmarks.torture.processes import COMMANDS, RUN, Ended, left_by, run
+from benchmarks.torture.case import Case
+from benchmarks.torture.processes import COMMANDS, RUN, Ended, Whole, left_by, run
 
 _NAMES = ("run", "figures", "report", "cone", "status", "measure", "export")
 _PATCH = """
@@ -50,35 +51,37 @@ _FAULTS = (
     "a read-only disk", "standard output full", "standard output closed",
     "standard output a closed pipe",
 )  # fmt: skip
+_DRAWN = (*_ERRORS, "few open files", "a limit of the size of files", "a lost folder")
+"""The faults of which a case draws the moment or the extent."""
+
+_REPEATS = 3
 _DISK = 48 * 2**20
 
 
-def failing_writes(seed: int, share: float) -> list[Outcome]:
+def failing_writes(shared: Path) -> list[Case]:
     """Give commands while writing fails, and again when it does not; see `Battery`.
 
     Disks of their own take the right to mount a tmpfs; without it, their cases are left out.
     """
-    chance, outcomes = random.Random(seed), []
     faults = [f for f in _FAULTS if "disk" not in f or _can_mount()]
-    chosen = drawn([(f, n) for f in faults for n in _NAMES], share, chance)
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole"
-        whole.mkdir()
-        for name in dict.fromkeys(["run", *(name for _, name in chosen)]):
-            done = run(COMMANDS[name], whole)
-            assert done.status == 0, done.said
-        for fault, name in chosen:
-            place = Path(folder) / "case"
-            place.mkdir()
-            with _disk(place) if "disk" in fault else nullcontext():
-                if name != "run":
-                    shutil.copytree(whole / "r", place / "r", ignore=_made)
-                first = _with_fault(fault, name, place, chance)
-                wrong = [*_wrong(first, fault, name), *_again(name, place, whole)]
-            shutil.rmtree(place)
-            told = f"{name}: {'; '.join(wrong)}" if wrong else name
-            outcomes.append(Outcome(fault, not wrong, told))
-    return outcomes
+    whole = Whole(shared / "whole")
+    return [
+        Case(fault, f"{fault}, {name}, {number}", partial(_attempted, fault, name, whole))
+        for fault in faults
+        for name in _NAMES
+        for number in range(_REPEATS if fault in _DRAWN else 1)
+    ]
+
+
+def _attempted(
+    fault: str, name: str, whole: Whole, place: Path, chance: random.Random
+) -> list[str]:
+    path = whole.with_all("run", name)
+    with _disk(place) if "disk" in fault else nullcontext():
+        if name != "run":
+            shutil.copytree(path / "r", place / "r", ignore=_made)
+        first = _with_fault(fault, name, place, chance)
+        return [*_wrong(first, fault, name), *_again(name, place, path)]
 
 
 def _made(_: str, names: list[str]) -> list[str]:

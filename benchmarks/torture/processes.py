@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ COMMANDS = {
     "measure": ["measure", "r", "--out", "m", "--outputs", "sum"],
     "export": ["export", "r", "--out", "r.zip"],
     "switch": ["switch", "r", "--at", "0,12"],
+    "sweep": ["sweep", "digits", *TINY, "--seed=0,1", "--out", "s", "--slots", "2"],
 }
 
 
@@ -87,6 +89,30 @@ def run(words: Sequence[str], place: Path, fault: str = "", **options: Any) -> E
     return ended(start(words, place, fault, **options))
 
 
+class Whole:
+    """What commands leave that nothing disturbs, made when it is first asked for.
+
+    Args:
+        path: the folder in which the commands are given.
+        commands: name → words of each.
+    """
+
+    def __init__(self, path: Path, commands: Mapping[str, Sequence[str]] = COMMANDS) -> None:
+        self._path, self._commands = path, commands
+        self.seconds: dict[str, float] = {}
+
+    def with_all(self, *names: str) -> Path:
+        """Return the folder, once these commands were given in it."""
+        self._path.mkdir(exist_ok=True)
+        for name in names:
+            if name not in self.seconds:
+                begun = time.monotonic()
+                done = run(self._commands[name], self._path)
+                assert done.status == 0, done.said
+                self.seconds[name] = time.monotonic() - begun
+        return self._path
+
+
 def left_by(name: str, place: Path) -> dict[str, bytes]:
     """Return what a command leaves that has to be the same whenever it is given."""
     return _LEFT.get(name, lambda _: {})(place)
@@ -106,12 +132,13 @@ def _archive(place: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in names}
 
 
-def _children(place: Path) -> dict[str, bytes]:
-    found = {}
-    for child in sorted((place / "r" / "branches").iterdir()):
-        if child.is_dir():
-            found |= {f"{child.name} {name}": data for name, data in numbers(child).items()}
-    return found
+def _runs_in(folder: str) -> Callable[[Path], dict[str, bytes]]:
+    return lambda place: {
+        f"{run.name} {name}": data
+        for run in sorted((place / folder).iterdir())
+        if run.is_dir()
+        for name, data in numbers(run).items()
+    }
 
 
 _LEFT: dict[str, Callable[[Path], dict[str, bytes]]] = {
@@ -121,5 +148,6 @@ _LEFT: dict[str, Callable[[Path], dict[str, bytes]]] = {
     "cone": _files("figures/cone-*"),
     "measure": lambda place: numbers(place / "m"),
     "export": _archive,
-    "switch": _children,
+    "switch": _runs_in("r/branches"),
+    "sweep": _runs_in("s/runs"),
 }

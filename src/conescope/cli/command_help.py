@@ -60,7 +60,11 @@ class About:
         """The text below the arguments."""
         ends = {**EXIT_STATUSES, **self.ends}
         lines = ["examples:", *(f"  {example}" for example in self.examples)]
-        lines += ["", "exit status:", *(f"  {code:<4} {text}" for code, text in ends.items())]
+        lines += [
+            "",
+            "exit status:",
+            *(f"  {code:<4} {text}" for code, text in sorted(ends.items())),
+        ]
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conescope.runs.foreign import printable
+from conescope.runs.foreign import one_line, printable
 
 
 class Terminal(Console):
@@ -86,8 +86,8 @@ def plain(text: str) -> Text:
 
 
 def say(what: str, text: str) -> None:
-    """Print a one-line message on standard error."""
-    STDERR.print(plain(f"conescope: {what}: {text}"))
+    """Print a one-line message on standard error, whatever the names in it hold."""
+    STDERR.print(Text(one_line(f"conescope: {what}: {text}")))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conescope.measuring.choice import Choice
 
 _SHOWN = 20
+_NOT_RECOMPUTED = 3
 
 _ABOUT = About(
     Group.CARE,
@@ -31,7 +32,10 @@ _ABOUT = About(
         "conescope verify runs/mine",
         "conescope verify mine.zip --share 1 --json",
     ),
-    {1: "something came out different, or it failed"},
+    {
+        1: "something came out different, or it failed",
+        3: "nothing could be computed again; what is stored is as it was written",
+    },
 )
 
 
@@ -73,7 +77,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print_json(done.to_dict())
     else:
         _print(done)
-    return 0 if done.held else 1
+    return _NOT_RECOMPUTED if done.held and not done.recomputed else int(not done.held)
 
 
 def _print(done: Verification) -> None:
@@ -107,11 +111,10 @@ def _conclusion(done: Verification) -> str:
     different = sum(check.verdict == Verdict.DIFFERENT for check in done.checks)
     if different:
         return f"not verified: {different:,} of {len(done.checks):,} checks came out different"
-    computed = {"kernels", "evaluations", "training"}
-    if not any(c.verdict != Verdict.UNVERIFIED and c.group in computed for c in done.checks):
+    if not done.recomputed:
         return (
-            "verified: only what follows from the stored kernels; no kernel and no training was "
-            "computed again"
+            "not recomputed: no kernel and no training was computed again; what is stored is as it "
+            "was written, and only what follows from the stored kernels is verified"
         )
     return f"verified: a share of {done.share:g}, chosen by seed {done.seed}, comes out the same"
 

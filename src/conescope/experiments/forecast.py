@@ -18,7 +18,8 @@ from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
 
-_TIMED_SECONDS = 0.5
+_TIMED_SECONDS = 0.2
+_LONG_SECONDS = 0.5
 _TIMED_CALLS = 3
 _EVALUATED_SAMPLES = 125
 _TIMED_SAMPLES = 16
@@ -162,11 +163,17 @@ def _slots(optimizer_state: dict) -> list[Tensor]:
 
 
 def _seconds_each(work: Callable[[], object]) -> float:
-    """Return the median time of a call, in seconds, after one call that is not timed."""
-    work()
+    """Return the median time of some calls after a first one; a long one is called only once."""
+    first = _timed(work)
+    if first > _LONG_SECONDS:
+        return first
     times: list[float] = []
     while len(times) < _TIMED_CALLS or sum(times) < _TIMED_SECONDS:
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
+        times.append(_timed(work))
     return statistics.median(times)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

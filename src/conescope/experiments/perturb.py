@@ -255,5 +255,8 @@ def read_table(run: str, file: Path) -> PerturbationResult:
             f"{file} is no table of perturbed children; 'conescope perturb' writes it anew"
         ) from None
     if runs != {run}:
-        raise StoreError(f"{file} is of children of {', '.join(sorted(runs))}, and not of {run}")
+        raise StoreError(
+            f"{file} is of children of {', '.join(sorted(runs))}, and not of {run}; move it away, "
+            f"and give 'conescope perturb' again"
+        )
     return PerturbationResult(tuple(points), until, size, **values)

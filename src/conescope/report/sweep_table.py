@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conescope.argument_types import checked
-from conescope.errors import StoreError
+from conescope.errors import DamageWarning, KernelError, StoreError
 from conescope.experiments.sweep.sweep_folder import (
     ENDED,
     Sweep,
@@ -93,26 +94,38 @@ def load_sweep(path: str | Path, *, store: bool = True) -> SweepResults:
         store: whether to write numbers that had to be computed into the runs' folders.
 
     Raises:
-        StoreError: if it is the folder of no sweep, or a run's folder is damaged.
+        StoreError: if it is the folder of no sweep, or a run's journal is damaged.
+
+    Warns:
+        DamageWarning: for each run whose kernels are damaged; its state is "damaged", and it has no
+            numbers until its command has made them anew.
     """
     sweep = read_sweep(path)
     return SweepResults(sweep, [_row(run, store) for run in sweep.runs])
 
 
 def _row(run: SweepRun, store: bool) -> Row:
-    row: Row = {"run": run.id, **run.values}
     numbers = stored_numbers(run.path)
     if numbers is None:
         state = run.state()
         if state in ENDED:
-            numbers = run_numbers(run.path)
+            try:
+                numbers = run_numbers(run.path)
+            except (StoreError, KernelError) as error:
+                text = f"run {run.id} is left out of the numbers: {error}"
+                warnings.warn(text, DamageWarning, stacklevel=4)
+                return _row_of(run, {"state": "damaged"})
             if store:
                 with suppress(StoreError):  # an archive that cannot be written to can be read
                     store_numbers(run.path, numbers)
         else:
             numbers = {"state": state}
+    return _row_of(run, numbers)
+
+
+def _row_of(run: SweepRun, numbers: Mapping[str, Any]) -> Row:
     names = ("state", "verdict", "likeliest", "probability", *NUMBERS)
-    return row | {name: numbers.get(name) for name in names}
+    return {"run": run.id, **run.values, **{name: numbers.get(name) for name in names}}
 
 
 def _setting(rows: Sequence[Row]) -> Row:

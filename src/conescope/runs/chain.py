@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,6 +15,7 @@ from typing import NamedTuple
 
 from conescope.errors import DamageWarning, StoreError
 from conescope.runs.journal import Entry, Journal, Kind, checksum_of
+from conescope.runs.line_fields import fits
 
 _SHOWN = 3
 
@@ -57,7 +61,7 @@ def read_journal(path: Path) -> Journal:
             count that are whole, in the order of their numbers.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return Journal()
     except NotADirectoryError:
@@ -94,6 +98,24 @@ def read_journal(path: Path) -> Journal:
     return journal
 
 
+def read_regular(path: Path) -> bytes:
+    """Read a regular file, of whatever size.
+
+    Raises:
+        OSError: if it cannot be read, or would block or never end, as a pipe or a device does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if stat.S_ISDIR(mode := os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
 def shortened(texts: Sequence[str]) -> str:
     """Return the first few of several texts as one."""
     more = len(texts) - _SHOWN
@@ -101,25 +123,26 @@ def shortened(texts: Sequence[str]) -> str:
 
 
 def _link(text: bytes, path: Path, place: int) -> Link | None:
-    """Return what a line says; None if it is damaged."""
+    """Return what a line says; None if it is damaged, or no writer writes such a line."""
     checksum, _, written = text.partition(b" ")
     if checksum != (right := checksum_of(written)).encode():
         return None
     try:
-        values = json.loads(written)
+        values = json.loads(written, parse_constant=_refused)
         kind, number = values.pop("kind"), values.pop("line", place)
         after = values.pop("after", None)
-        is_usable = number > 0 and values.get("step", 0) >= 0 and isinstance(after, str | None)
-        is_usable &= _is_inside(values.get("file", ""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    if not (isinstance(kind, str) and type(number) is int and number > 0):
+        return None
     entry = Entry(_kind(kind, path, place), values)
+    is_usable = isinstance(after, str | None) and fits(entry.kind, values)
     return Link(number, right, after, entry) if is_usable else None
 
 
-def _is_inside(file: str) -> bool:
-    """Return whether the path of a file leads nowhere but into the run folder."""
-    return not file.startswith("/") and ".." not in file.split("/")
+def _refused(constant: str) -> None:
+    """Refuse NaN and infinity, which no line holds."""
+    raise ValueError(constant)
 
 
 def _kind(name: str, path: Path, number: int) -> Kind:

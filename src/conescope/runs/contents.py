@@ -9,12 +9,12 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
-from conescope.errors import StoreError
+from conescope.errors import KernelError, StoreError
 from conescope.kernel.estimates import COTANGENTS, PROJECTED_DRAWS, Measured, projection_kind
 from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel, Randomness
 from conescope.runs.journal import LINES, Entry, Kind
-from conescope.runs.store import Folder
+from conescope.runs.store import REPAIR, Folder
 
 SCALARS = tuple(n for n in LINES[Kind.EVALUATION].fields if n not in ("step", "seconds"))
 """What is evaluated: losses in nats, accuracies in [0, 1], and the learning rate."""
@@ -57,9 +57,19 @@ def read_kernel(folder: Folder, entry: Entry) -> Measured:
     """Read the features that an entry names, or the kernel with its stored draws and layers.
 
     Raises:
-        StoreError: if its file is missing or damaged.
+        StoreError: if its file is missing or damaged, or holds no kernel as its line says.
     """
-    tensors = folder.read_tensors(entry)
+    tensors, file = folder.read_tensors(entry), folder.path / entry.values["file"]
+    name, field = (FEATURES, "groups") if FEATURES in tensors else ("values", "outputs")
+    if name not in tensors or field not in entry.values:
+        raise StoreError(f"{file} holds no {name}, or its line says no {field}; {REPAIR}")
+    try:
+        return _measured(tensors, entry)
+    except KernelError as error:
+        raise StoreError(f"{file} holds no kernel: {error}; {REPAIR}") from error
+
+
+def _measured(tensors: Mapping[str, Tensor], entry: Entry) -> Measured:
     if FEATURES in tensors:
         return Features(tensors[FEATURES], entry.values["groups"], _randomness(entry))
     layers = {

@@ -14,6 +14,9 @@ from conescope.errors import RecipeError
 from conescope.runs.notebook_bar import NotebookBar
 from conescope.runs.progress import Progress
 
+CPU_CAPABILITY = "cpu capability"
+"""The vector instructions that torch uses, on which even first weights depend."""
+
 
 def describe(device: str) -> dict[str, str]:
     """Return the versions and the machine, as text, of a computation on `device`."""
@@ -26,6 +29,7 @@ def describe(device: str) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device} ({name})",
         "threads": str(torch.get_num_threads()),
+        CPU_CAPABILITY: torch.backends.cpu.get_cpu_capability(),
     }
 
 

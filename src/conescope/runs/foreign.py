@@ -96,6 +96,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line: with everything as an escape that is not printed as a sign."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _is_shown(letter: str) -> bool:
     is_control = unicodedata.category(letter) in ("Cc", "Cs")
     return not is_control and letter not in _BIDIRECTIONAL and letter not in _LINE_ENDS

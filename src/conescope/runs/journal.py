@@ -50,16 +50,19 @@ class Line:
     Attributes:
         states: what such a line states.
         fields: the fields that it may have. "seconds" is the wall time over all sessions, and
-            "step" an iteration.
+            "step" an iteration. `line_fields` says what may stand in each.
+        optional: those of them that not every line has.
     """
 
     states: str
     fields: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
 
 _FILE = ("file", "sha256")
 _STATE = (*_FILE, "step", "param_groups", "plain_slots")
 _MEASURED = (*_FILE, "step", "seconds", "outputs", "weights", "draws", "groups", "seed")
+_NOT_ALWAYS = ("weights", "draws", "groups", "seed")
 _EVALUATED = ("learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 LINES: Mapping[Kind, Line] = MappingProxyType(
@@ -67,6 +70,7 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         Kind.RUN: Line(
             "the run begins: it carries out a recipe, or it measures a source",
             ("recipe", "source", "command", "total_steps", "labels"),
+            ("recipe", "source", "total_steps", "labels"),
         ),
         Kind.RECIPE: Line("a file holds the recipe as YAML, for people", _FILE),
         Kind.LABELS: Line(
@@ -85,15 +89,22 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
             "belong to a stage of the training that began at another iteration; config is a hash "
             "of the config.json of which the model was built",
             ("step", "name", "commit", "stage", "begins", "config"),
+            ("config",),
         ),
-        Kind.KERNEL: Line("a file holds the kernel of the weights at an iteration", _MEASURED),
+        Kind.KERNEL: Line(
+            "a file holds the kernel of the weights at an iteration", _MEASURED, _NOT_ALWAYS
+        ),
         Kind.AVERAGED_KERNEL: Line(
-            "a file holds the kernel of the weights' exponential average", _MEASURED
+            "a file holds the kernel of the weights' exponential average", _MEASURED, _NOT_ALWAYS
         ),
         Kind.SNAPSHOT: Line(
-            "a file holds the whole state of the training at an iteration", (*_STATE, "seconds")
+            "a file holds the whole state of the training at an iteration",
+            (*_STATE, "seconds"),
+            ("plain_slots",),
         ),
-        Kind.ORIGIN: Line("a file holds the snapshot that a branch starts from", _STATE),
+        Kind.ORIGIN: Line(
+            "a file holds the snapshot that a branch starts from", _STATE, ("plain_slots",)
+        ),
         Kind.SKIPPED: Line(
             "no kernel was measured at these iterations, to keep to a share of the wall time",
             ("steps", "budget"),

@@ -141,7 +141,7 @@ class Status:
     @property
     def extent(self) -> str:
         """How far it is, as text: "30 of 120 (25%)", or "30" if its length is unknown."""
-        if self.total_steps is None:
+        if self.total_steps is None or self.total_steps <= 0:
             return f"{self.step:,}"
         return f"{self.step:,} of {self.total_steps:,} ({self.step / self.total_steps:.0%})"
 

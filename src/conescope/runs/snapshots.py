@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from conescope.errors import StoreError
 from conescope.runs.journal import Entry, Kind
-from conescope.runs.store import Folder
+from conescope.runs.store import REPAIR, Folder
 from conescope.tangent import LINEARIZATION_POINT
 
 _SHOWN = 3
@@ -150,6 +150,9 @@ def read_snapshot(folder: Folder, entry: Entry) -> SnapshotState:
             networks[part][rest] = tensor
         else:
             index, _, key = rest.partition(".")
+            if part != "optimizer" or not (index.isascii() and index.isdigit() and key):
+                file = folder.path / entry.values["file"]
+                raise StoreError(f"{file} holds {name!r}, which no snapshot has; {REPAIR}")
             slots.setdefault(int(index), {})[key] = tensor
     return SnapshotState(
         step=entry.values["step"],

@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conescope.errors import StoreError
-from conescope.runs.chain import read_journal
+from conescope.runs.chain import read_journal, read_regular
 from conescope.runs.journal import Entry, Journal, Kind, append_bytes, cut, sync_folder, write_all
 
 _JOURNAL = "journal.jsonl"
@@ -136,22 +136,22 @@ class Folder:
         """
         path = self.path / entry.values["file"]
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except FileNotFoundError:
-            raise StoreError(f"{path} is missing; {_REPAIR}") from None
+            raise StoreError(f"{path} is missing; {REPAIR}") from None
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; {_REPAIR}") from error
+            raise StoreError(f"cannot read {path}: {error.strerror}; {REPAIR}") from error
         if hashlib.sha256(data).hexdigest() != entry.values["sha256"]:
-            raise StoreError(f"{path} is damaged: its checksum does not match; {_REPAIR}")
+            raise StoreError(f"{path} is damaged: its checksum does not match; {REPAIR}")
         try:
             return load(data)
         except SafetensorError as error:
-            raise StoreError(f"{path} is no safetensors file: {error}; {_REPAIR}") from error
+            raise StoreError(f"{path} is no safetensors file: {error}; {REPAIR}") from error
 
     def is_whole(self, entry: Entry) -> bool:
         """Return whether the file that an entry names is there, with the right checksum."""
         try:
-            data = (self.path / entry.values["file"]).read_bytes()
+            data = read_regular(self.path / entry.values["file"])
         except OSError:
             return False
         return hashlib.sha256(data).hexdigest() == entry.values["sha256"]
@@ -250,7 +250,8 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-_REPAIR = "run the command that made this folder again, to make it anew"
+REPAIR = "run the command that made this folder again, to make it anew"
+"""The cure for a damaged file."""
 
 
 def make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array, check_square
@@ -91,10 +91,10 @@ def sampled_distance(
     draws = _distance(*(((weights @ p) * weights).sum(axis=1) for p in products))
     unbiased = float(_distance(*(p.sum() for p in products)))
     error = float(draws.std(ddof=1))
-    width = float(student.ppf((1 + level) / 2, n - 1)) * error
+    width = float(stdtrit(n - 1, (1 + level) / 2)) * error
     if (parts := parts_of([a, b])) is not None:
         unbiased, over_draws = _over_draws(a, b, unbiased)
-        width = math.hypot(width, float(student.ppf((1 + level) / 2, parts - 1)) * over_draws)
+        width = math.hypot(width, float(stdtrit(parts - 1, (1 + level) / 2)) * over_draws)
         error = math.hypot(error, over_draws)
     factor = math.exp(min(width / unbiased, 700.0)) if unbiased > 0 else 1.0
     return SampledDistance(

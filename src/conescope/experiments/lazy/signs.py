@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from conescope.kernel.distance import Float64Array
 
@@ -116,10 +115,10 @@ def interval(values: Sequence[float] | Float64Array, error: float, least: float 
     """
     values = np.asarray(values, dtype=np.float64)
     mean, count = float(values.mean()), len(values)
-    width = float(norm.ppf((1 + LEVEL) / 2)) * error
+    width = float(ndtri((1 + LEVEL) / 2)) * error
     if count > 1:
         spread = float(values.std(ddof=1)) / math.sqrt(count)
-        width = math.hypot(width, float(student.ppf((1 + LEVEL) / 2, count - 1)) * spread)
+        width = math.hypot(width, float(stdtrit(count - 1, (1 + LEVEL) / 2)) * spread)
     if not math.isfinite(mean) or not math.isfinite(width):
         return Interval(mean, -math.inf, math.inf)
     return Interval(mean, max(mean - width, least), mean + width)

@@ -17,6 +17,10 @@ class Verdict(StrEnum):
     UNVERIFIED = "not verified"
 
 
+_COMPUTED = ("kernels", "evaluations", "training")
+"""The groups of checks of what is computed again."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The outcome of one comparison, or the reason why there was none.
@@ -62,7 +66,12 @@ class Verification:
         """Whether nothing that was checked is different."""
         return all(check.verdict != Verdict.DIFFERENT for check in self.checks)
 
+    @property
+    def recomputed(self) -> bool:
+        """Whether any kernel, evaluation or training was computed again."""
+        return any(c.group in _COMPUTED and c.verdict != Verdict.UNVERIFIED for c in self.checks)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        values = asdict(self)
-        return {**values, "checks": [asdict(check) for check in self.checks], "held": self.held}
+        values = asdict(self) | {"held": self.held, "recomputed": self.recomputed}
+        return values | {"checks": [asdict(check) for check in self.checks]}
