@@ -5,12 +5,13 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs torture bench package lock clean
+.PHONY: help demo test check docs picture torture bench package lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
 	@echo "make check  lint, format, types, import contracts"
 	@echo "make docs   install into .venv and build the documentation's site in build/site"
+	@echo "make picture  train by the recipe digits, and draw the README's picture from it"
 	@echo "make torture  attack run folders, files and inputs (MINUTES=2 SEED=0; MINUTES=60: in full)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make package  build wheel and sdist, and try each in fresh environments (PYTHONS=python3.12)"
@@ -38,7 +39,10 @@ torture: .venv/ready-dev
 	PYTHONPATH=. $(BIN)/python -m benchmarks.torture $(BATTERIES) --minutes $(MINUTES) \
 		--seed $(SEED) $${CASE:+--case "$$CASE"} $(TORTURE)
 
-docs: .venv/ready-docs
+picture: .venv/ready-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.picture
+
+docs: .venv/ready-docs picture
 	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
 		$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 	@echo "the site: build/site/index.html"

@@ -67,7 +67,8 @@ def test_no_test_imports_from_another_test():
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_through_the_code_is_short(name):
-    files = files_touched(PATHS[name])
+    """The check of arguments, which each public function makes at its door, is left aside."""
+    files = [file for file in files_touched(PATHS[name]) if file != "argument_types.py"]
     beside = [file for file in files if not file.startswith("engine/")]
     assert 0 < len(beside) <= 25
     assert 0 < len(files) - len(beside) <= 25

@@ -9,6 +9,8 @@ from scipy.optimize import minimize
 
 from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean
 
+_LAG = 20
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -85,6 +87,35 @@ def score_of_constant(fit: list[Row], test: list[Row]) -> Score:
     found = np.array([mean(held, "p_confined") for held in by_cell(test).values()])
     wrong = float(np.mean((found > 0.5) != (value > 0.5)))
     return Score(len(found), wrong, float(np.mean((found - value) ** 2)))
+
+
+@dataclass(frozen=True)
+class Power:
+    """floor = 10^offset · T^slope, with the floor S(t, t + 20) of the second half of a run.
+
+    Attributes:
+        candidate: the column of T.
+        offset: see above.
+        slope: see above.
+    """
+
+    candidate: str
+    offset: float
+    slope: float
+
+    def error(self, rows: list[Row]) -> tuple[int, float]:
+        """Return the number of cells, and the root mean square of log₁₀(found / predicted)."""
+        cells = by_cell(rows).values()
+        found = np.array([np.log10([row["v"] * _LAG for row in held]).mean() for held in cells])
+        x = np.array([np.log10([row[self.candidate] for row in held]).mean() for held in cells])
+        return len(x), float(np.sqrt(np.mean((found - self.offset - self.slope * x) ** 2)))
+
+
+def fitted_power(rows: list[Row], candidate: str) -> Power:
+    """Fit the floor of runs by least squares in logarithms."""
+    x = np.log10([row[candidate] for row in rows])
+    slope, offset = np.polyfit(x, np.log10([row["v"] * _LAG for row in rows]), 1)
+    return Power(candidate, float(offset), float(slope))
 
 
 def _logistic(z: np.ndarray) -> np.ndarray:

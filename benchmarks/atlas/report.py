@@ -1,6 +1,6 @@
 """The atlas's table, numbers and figures, of the runs that have ended.
 
-    python -m benchmarks.atlas.report --sweep sweeps/atlas --table docs/data/atlas.parquet
+    python -m benchmarks.atlas.report --sweep sweeps/atlas sweeps/second --table atlas.parquet
     python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
 
 With `--sweep` the table is made from the runs; without it, it is read.
@@ -16,7 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.atlas import figures
-from benchmarks.atlas.predictor import Curve, Score, fitted, score, score_of_constant, usable
+from benchmarks.atlas.predictor import (
+    Curve,
+    Score,
+    fitted,
+    fitted_power,
+    score,
+    score_of_constant,
+    usable,
+)
 from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of
 
 
@@ -24,7 +32,7 @@ def main() -> None:
     """Make or read the table, print what it says, and draw the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="parquet file")
-    parser.add_argument("--sweep", type=Path, help="folder of the sweep, to make the table anew")
+    parser.add_argument("--sweep", type=Path, nargs="+", help="folders of the rounds: new table")
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     arguments = parser.parse_args()
     if arguments.sweep is not None:
@@ -32,8 +40,11 @@ def main() -> None:
         pq.write_table(pa.Table.from_pylist(rows_of(arguments.sweep)), arguments.table)
     rows = pq.read_table(arguments.table).to_pylist()
     print_cells(rows)
-    fit, test, curves = print_predictors(rows)
-    print_radius(rows)
+    first = [row for row in rows if row["round"] == 1]
+    fit, test, curves = print_predictors(first)
+    print_floor(fit, test)
+    print_radius(first)
+    print_second(first, [row for row in rows if row["round"] == 2])
     if arguments.figures is not None:
         figures.plane(rows, arguments.figures / "atlas-plane.png")
         figures.factors(rows, arguments.figures / "atlas-factors.png")
@@ -75,6 +86,28 @@ def print_predictors(rows: list[Row]) -> tuple[list[Row], list[Row], list[Curve]
     scores = [_text(score_of_constant(fit, part)) for part in parts if part]
     print(f"| the fitting cells' mean | – | – | {' | '.join(scores)} |")
     return fit, test, curves
+
+
+def print_floor(fit: list[Row], test: list[Row]) -> None:
+    """Print how well each candidate predicts the floor of S, as a factor."""
+    print("| number | power | fitting cells | held out |")
+    print("|---|---|---|---|")
+    for name in CANDIDATES:
+        power = fitted_power(fit, name)
+        texts = [f"factor {10**error:.2f} ({n})" for n, error in map(power.error, (fit, test))]
+        print(f"| {name} | {power.slope:.2f} | {' | '.join(texts)} |")
+
+
+def print_second(first: list[Row], second: list[Row]) -> None:
+    """Print what curves of all first-round cells without normalisation say of the second's."""
+    plain = [r for r in usable(first) if r["model.name"] == "mlp" and r["model.norm"] is None]
+    held = [r for r in usable(second) if r["model.name"] == "mlp" and r["model.norm"] is None]
+    if not held:
+        return
+    for name in CANDIDATES:
+        curve = fitted(plain, name)
+        print(f"{name}: ½ at {curve.threshold:.2g}; first round {_text(score(curve, plain))}; "
+              f"second round {_text(score(curve, held))}")  # fmt: skip
 
 
 def print_radius(rows: list[Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmarks.atlas.cells import is_held_out
 from conescope.experiments.stored import load_run
-from conescope.experiments.sweep.sweep_folder import SweepRun, read_sweep, stored_numbers
+from conescope.experiments.sweep.sweep_folder import ENDED, SweepRun
 from conescope.report.run_numbers import NUMBERS
+from conescope.report.sweep_table import load_sweep
 
 Row = dict[str, Any]
 
@@ -33,15 +34,17 @@ FIELDS = (
 _CLASSES = 10
 
 
-def rows_of(sweep: Path) -> list[Row]:
-    """Return the rows of a sweep's runs that have ended, in the sweep's order."""
-    return [row for run in read_sweep(sweep).runs if (row := _row(run)) is not None]
+def rows_of(sweeps: Sequence[Path]) -> list[Row]:
+    """Return the rows of the runs that have ended, of the first round's sweep and the second's."""
+    return [
+        {"round": number, **_row(run, numbers)}
+        for number, results in enumerate(map(load_sweep, sweeps), start=1)
+        for run, numbers in zip(results.sweep.runs, results.rows, strict=True)
+        if numbers["state"] in ENDED
+    ]
 
 
-def _row(run: SweepRun) -> Row | None:
-    numbers = stored_numbers(run.path)
-    if numbers is None:
-        return None
+def _row(run: SweepRun, numbers: Row) -> Row:
     fields = run.fields
     row: Row = {"cell": run.values["cell"], "seed": run.values["seed"], "run": run.id}
     row["held_out"] = is_held_out(row["cell"])

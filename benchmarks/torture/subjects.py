@@ -70,14 +70,19 @@ def numbers(path: Path) -> dict[str, bytes]:
     read_status(path)
     for name, series in (("kernel", run.series), ("averaged", run.averaged)):
         for step, kernel in zip(series.steps, series.measured, strict=True) if series else ():
-            found[f"{name} {step}"] = kernel.values.numpy().tobytes()
+            found[f"{name} {step}"] = _bits(kernel.values)
             draws = getattr(kernel, "draws", None)
-            found[f"{name} {step} draws"] = b"" if draws is None else draws.numpy().tobytes()
+            found[f"{name} {step} draws"] = b"" if draws is None else _bits(draws)
     for name, values in run.scalars.items():
         found[name] = np.asarray(values, dtype=float).tobytes()
     found["labels"] = b"" if run.labels is None else run.labels.numpy().tobytes()
     found["recipe"] = b"" if run.recipe is None else run.recipe.to_yaml().encode()
     return found
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    """Return the bytes of a tensor of any type, such as bfloat16, which numpy does not have."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def kept(path: Path) -> dict[str, Any]:

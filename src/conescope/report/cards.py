@@ -61,5 +61,5 @@ def _picture(plot: Plot) -> str:
     drawn = base64.b64encode(draw(plot)._repr_png_()).decode()
     return (
         f'<img alt="{escape(plot.title)}" src="data:image/png;base64,{drawn}" '
-        f'style="max-width: 100%; background: #fff; border-radius: 4px">'
+        f'style="display: block; max-width: 100%; background: #fff; border-radius: 4px">'
     )

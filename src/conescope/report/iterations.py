@@ -148,6 +148,6 @@ def _spectrum(shares: np.ndarray) -> go.Figure:
             "hovermode": "x unified",
             "xaxis": {"title": "rank <i>k</i>", "dtick": 1 if len(ranks) < 12 else None},
             "yaxis": {"title": "share of the trace", "type": "log", "range": limits,
-                      "tickformat": ".2~p"},
+                      "tickformat": ".2~p", "dtick": "D2" if limits[1] - limits[0] < 3 else 1},
         },
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import numpy as np
@@ -77,8 +77,9 @@ def _shown(analysis: RunAnalysis) -> Callable[[int, str], str] | None:
 
     if inputs.dtype == torch.uint8:
         return lambda place, number: _picture(inputs[place], named(place, number))
-    if is_tokens(inputs) and analysis.bytes_are_text:
-        return lambda place, number: _text(inputs[place], named(place, number))
+    if is_tokens(inputs):
+        read = _read if analysis.bytes_are_text else _listed
+        return lambda place, number: _text(read(inputs[place].tolist()), named(place, number))
     return None
 
 
@@ -97,10 +98,18 @@ def _picture(pixels: Tensor, text: str) -> str:
     )
 
 
-def _text(tokens: Tensor, text: str) -> str:
-    """Return a sample of bytes as text, with a text below it."""
-    read = bytes(tokens.tolist()).decode("utf-8", errors="replace")
-    shown = "".join(c if c.isprintable() else " " for c in read)
+def _read(tokens: Sequence[int]) -> str:
+    """Return a sample of bytes as text."""
+    read = bytes(tokens).decode("utf-8", errors="replace")
+    return "".join(c if c.isprintable() else " " for c in read)
+
+
+def _listed(tokens: Sequence[int]) -> str:
+    """Return a sample of token ids, whose words are not known."""
+    return " ".join(map(str, tokens))
+
+
+def _text(shown: str, text: str) -> str:
     return f"<li><q>{escape(shown)}</q><span>{escape(text)}</span></li>"
 
 
