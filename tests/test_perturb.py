@@ -106,9 +106,9 @@ def test_children_are_compared_with_their_run_and_with_each_other(parent):
     np.testing.assert_allclose(result.kernels_between[1], [between] * 2, rtol=1e-6)
 
     def weights(path):
-        held = everything(path)
+        held = sorted(everything(path).items())  # a file's own order is not that of another
         prefix = "snapshots/00000060.safetensors:model."
-        return torch.cat([t.double().flatten() for n, t in held.items() if n.startswith(prefix)])
+        return torch.cat([t.double().flatten() for n, t in held if n.startswith(prefix)])
 
     own = weights(parent)
     apart = [(weights(c.path) - own).norm() / own.norm() for c in plan.children[1]]
