@@ -29,7 +29,7 @@ from conescope.experiments.sweep.carrying_out import Backend, Ended, carry_out_s
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.single_run import RunTask
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun, store_sweep, stored_numbers
+from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun, store_sweep
 from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
@@ -168,7 +168,7 @@ def faults(disturbed: Sequence[SweepRun], alone: Sequence[SweepRun]) -> dict[str
     found: dict[str, list[str]] = {"lost": [], "ended twice": [], "other bits": []}
     for run, other in zip(disturbed, alone, strict=True):
         ends = len(Folder(run.path).entries(Kind.FINISHED))
-        if ends == 0 or stored_numbers(run.path) is None:
+        if ends == 0 or not (run.path / "row.json").exists():
             found["lost"].append(run.id)
         if ends > 1:
             found["ended twice"].append(run.id)

@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+from functools import wraps
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores between t
 @pytest.fixture(scope="session", autouse=True)
 def _no_line_that_a_reader_refuses():
     """Whatever any test has written into a journal is what a reader takes for whole."""
+    from conescope.runs.foreign import fits
     from conescope.runs.journal import Journal
-    from conescope.runs.line_fields import fits
 
     line = Journal.line
 
+    @wraps(line)
     def checked(journal, entry):
         assert fits(entry.kind, entry.values), entry
         return line(journal, entry)

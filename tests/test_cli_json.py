@@ -37,11 +37,11 @@ CASES = {
     "sweep measure": ["runs/mine", "--outputs=sum,full", "--out=sweeps/kernels", "--dry-run"],
     "sweep status": ["sweeps/seeds"],
     "sweep report": ["sweeps/seeds"],
+    "perturb": ["runs/mine", "--at=20", "--seeds=2"],
     "switch": ["runs/mine", "--at=20"],
     "verify": ["runs/mine", "--share=0.1"],
     "export": ["runs/mine", "--out=mine.zip"],
     "import": ["mine.zip", "--out=runs/theirs"],
-    "perturb": ["runs/mine", "--at=20", "--seeds=2"],
 }
 ELSEWHERE = {"lazy", "reproduce"}  # in test_cli_lazy.py, and below
 

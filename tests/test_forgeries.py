@@ -18,8 +18,8 @@ from safetensors.torch import save
 from conescope.errors import ConescopeError, DamageWarning, StoreError
 from conescope.experiments.stored import load_run, read_status
 from conescope.runs.chain import read_journal
+from conescope.runs.foreign import fits
 from conescope.runs.journal import LINES, Kind, checksum_of
-from conescope.runs.line_fields import fits
 from conescope.runs.snapshots import read_snapshot
 from conescope.runs.store import Folder
 from written_lines import EVALUATED, MEASURED

@@ -236,3 +236,11 @@ def test_the_table_is_read_back_as_it_was(parent, tmp_path):
 def test_a_perturbation_without_a_branch_is_refused():
     with pytest.raises(RecipeError, match="perturbation and its seed are for a branch"):
         load_recipe("digits", ["--branch.perturbation=0.1"])
+
+
+def test_a_report_that_there_is_shows_the_children_and_is_verified(parent, capsys):
+    assert main(["report", str(parent)]) == 0
+    assert main(["perturb", str(parent), "--at=30", "--seeds=2"]) == 0
+    assert "perturbed at 30" in (parent / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["verify", str(parent), "--share=0.1"]) == 0, capsys.readouterr().out

@@ -144,8 +144,8 @@ def test_a_wrong_file_of_axes_is_refused(tmp_path, message, text):
 def test_two_runs_of_one_id_are_no_table(monkeypatch):
     from conescope.training.recipe import Recipe
 
-    monkeypatch.setattr(Recipe, "id", "same")
-    with pytest.raises(RecipeError, match=r"two different runs.*same id same"):
+    monkeypatch.setattr(Recipe, "digest", "0" * 64)
+    with pytest.raises(RecipeError, match=r"two different runs.*same id digits-00000000"):
         grid("--seed=0,1")
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json, print_json
+from conescope.cli.stored import write_report
 from conescope.cli.switch import iterations, train_children
 from conescope.cli.terminal import STDOUT
 
@@ -51,6 +52,7 @@ def _perturb(arguments: argparse.Namespace) -> int:
         read_perturbation,
         write_table,
     )
+    from conescope.experiments.stored import load_run
     from conescope.report.figures.perturbed import perturbed
     from conescope.report.save import save_plot
 
@@ -62,6 +64,8 @@ def _perturb(arguments: argparse.Namespace) -> int:
     result = read_perturbation(plan)
     table = write_table(plan, result, (arguments.out or run / "figures") / TABLE)
     files = [*save_plot(perturbed(result), table.with_suffix(""), "perturbed children"), table]
+    if (run / "report.html").is_file() and arguments.out is None:
+        files.append(write_report(load_run(run), run))  # it shows the newest of these tables
     if arguments.json:
         print_json({**asdict(result), "files": files})
         return 0

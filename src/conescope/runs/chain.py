@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conescope.errors import DamageWarning, StoreError
+from conescope.runs.foreign import fits
 from conescope.runs.journal import Entry, Journal, Kind, checksum_of
-from conescope.runs.line_fields import fits
 
 _SHOWN = 3
 

@@ -50,7 +50,7 @@ class Line:
     Attributes:
         states: what such a line states.
         fields: the fields that it may have. "seconds" is the wall time over all sessions, and
-            "step" an iteration. `line_fields` says what may stand in each.
+            "step" an iteration. `foreign` says what may stand in each.
         optional: those of them that not every line has.
     """
 
