@@ -104,7 +104,7 @@ def test_kernels_of_which_nothing_can_be_said_are_an_error(tmp_path, capsys):
     assert main(["cone", run]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"error: .*/run: .*\d", shown.err)
+    assert re.search(r"error: .*/run says nothing of the cone yet; .*\d", shown.err)
     assert len(shown.err.strip().splitlines()) == 1
 
 
