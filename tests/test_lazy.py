@@ -209,7 +209,7 @@ def refused(model, data, error, match, **settings):
 def test_bad_data_are_refused_in_one_line(data):
     x, y = data
     model = NTKNetwork(8)
-    refused(model, x, DataError, "labels are needed")
+    refused(model, x, ArgumentError, "data to be a tuple of 2, got Tensor")
     refused(model, (x, None), DataError, "labels are needed")
     refused(model, (x, []), DataError, "60 samples have 0 labels")
     refused(model, (x, y[:50]), DataError, "60 samples have 50 labels")
