@@ -209,8 +209,8 @@ def refused(model, data, error, match, **settings):
 def test_bad_data_are_refused_in_one_line(data):
     x, y = data
     model = NTKNetwork(8)
-    refused(model, x, ArgumentError, "data to be a tuple of 2, got Tensor")
-    refused(model, (x, None), ArgumentError, "got tuple of Tensor, NoneType")
+    refused(model, x, DataError, "labels are needed")
+    refused(model, (x, None), DataError, "labels are needed")
     refused(model, (x, []), DataError, "60 samples have 0 labels")
     refused(model, (x, y[:50]), DataError, "60 samples have 50 labels")
     refused(model, (x, torch.zeros(60, dtype=torch.long)), DataError, "one class")
@@ -304,7 +304,7 @@ def test_a_diverged_training_gives_no_verdict(data):
     ],
 )
 def test_bad_settings_are_refused(data, setting, value):
-    with pytest.raises((RecipeError, ArgumentError)):
+    with pytest.raises(RecipeError):
         cs.lazy_report(NTKNetwork(8), data, **{**SETTINGS, setting: value})
 
 

@@ -32,9 +32,9 @@ _RESULT = "result.safetensors"
 @checked
 def lazy_report(
     model: nn.Module | Callable[[int], nn.Module],
-    data: Labelled,
+    data: Labelled | Any,  # samples_of says what is wrong with either
     *,
-    test: Labelled | None = None,
+    test: Labelled | Any = None,
     tokenizer: Any = None,
     select: Select | None = None,
     pool: Pool | None = None,
