@@ -31,8 +31,8 @@ def test_the_battery_sees_a_chain_that_is_not_followed(monkeypatch, tmp_path):
     monkeypatch.setattr(battery, "_of_files", lambda *_: ())
     monkeypatch.setattr(chain, "_missing", lambda *_: [])
     lost = [each for each in attempted(battery.damages, tmp_path, count=40) if not each.held]
-    assert lost
-    assert all("reading gives other numbers and says only []" in str(each) for each in lost)
+    assert any("reading gives other numbers and says only []" in str(each) for each in lost)
+    assert all("says only" in str(each) for each in lost)  # or that the first line is no run
 
 
 def draws(place, chance):
