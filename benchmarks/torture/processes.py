@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.subjects import TINY, numbers
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
 
 SECONDS = 300
 """The time after which a process counts as one that never ends."""
@@ -141,6 +143,18 @@ def _runs_in(folder: str) -> Callable[[Path], dict[str, bytes]]:
     }
 
 
+def _children(place: Path) -> dict[str, bytes]:
+    """Return the evaluations of the children of a switch, which have no kernels."""
+    return {
+        f"{child.name} {entry.values['step']}": repr(
+            [value for name, value in sorted(entry.values.items()) if name != "seconds"]
+        ).encode()
+        for child in sorted((place / "r/branches").iterdir())
+        if child.is_dir()
+        for entry in Folder(child).entries(Kind.EVALUATION)
+    }
+
+
 _LEFT: dict[str, Callable[[Path], dict[str, bytes]]] = {
     "run": lambda place: numbers(place / "r"),
     "figures": _files("figures/[!c]*"),
@@ -148,6 +162,6 @@ _LEFT: dict[str, Callable[[Path], dict[str, bytes]]] = {
     "cone": _files("figures/cone-*"),
     "measure": lambda place: numbers(place / "m"),
     "export": _archive,
-    "switch": _runs_in("r/branches"),
+    "switch": _children,
     "sweep": _runs_in("s/runs"),
 }
