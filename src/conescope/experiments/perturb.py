@@ -35,7 +35,7 @@ from conescope.runs.snapshots import find_snapshot, read_snapshot
 from conescope.runs.store import Folder
 
 FOLDER = "perturbed"
-"""What the folders of such children begin with, in the run's folder `branches`."""
+"""Names of these children's folders, in the run's folder `branches`, begin with this."""
 
 TABLE = "perturb.csv"
 """The table of the newest results, in the run's folder `figures`."""
@@ -43,7 +43,7 @@ TABLE = "perturb.csv"
 QUANTITIES = (
     "weights", "kernels", "weights_between", "kernels_between", "test_accuracy", "test_loss",
 )  # fmt: skip
-"""What `PerturbationResult` has of each child."""
+"""`PerturbationResult` has these numbers of each child."""
 
 _LARGEST = 2**24
 

@@ -14,7 +14,7 @@ from conescope.experiments.sweep.sweep_folder import QUEUED
 from conescope.runs.store import Folder
 
 _ASK_SECONDS = 2.0
-"""How often workers ask whether to stop, and the command for news of the runs."""
+"""Workers ask so often whether to stop, and the command for news of the runs."""
 
 
 _AllNews = dict[str, tuple[int, bytes | None]]

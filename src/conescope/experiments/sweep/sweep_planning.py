@@ -31,7 +31,7 @@ class Planned(Protocol):
 
     @property
     def digest(self) -> str | None:
-        """What no other run has, even one of the same name; None if the name has to do."""
+        """The text that tells it from other runs of its name; None if the name has to do."""
         ...
 
     @property
