@@ -16,7 +16,8 @@ from benchmarks.sweeps import PRELOAD
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.single_run import RunTask
 from conescope.experiments.sweep.slots import Slots
-from conescope.experiments.sweep.sweep_folder import SweepRun, plan_sweep, store_sweep
+from conescope.experiments.sweep.sweep_folder import SweepRun, store_sweep
+from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 
 
