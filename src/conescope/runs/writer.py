@@ -228,14 +228,12 @@ class RunWriter:
         """
         outputs = "trace" if isinstance(kernel, Features) else kernel.outputs
         noted = {"step": step, "outputs": outputs, "seconds": self._seconds()}
-        if weights is not None:
-            noted["weights"] = weights
+        noted |= {} if weights is None else {"weights": weights}
         if isinstance(kernel, Features):
             noted["groups"] = kernel.groups
         elif kernel.draws is not None:
             noted["draws"] = len(kernel.draws)
-        if kernel.randomness is not None:
-            noted["seed"] = kernel.randomness.seed
+        noted |= {} if kernel.randomness is None else {"seed": kernel.randomness.seed}
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
         self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
         return self.folder.files(kind)[-1]
