@@ -206,7 +206,7 @@ def test_the_command_prints_a_table_and_writes_figure_and_values(pair, tmp_path,
     assert "run-0, run-1" in said
     assert "BatchNorm" not in said
     (line,) = lines_between(pair, points=3)
-    rows = list(csv.DictReader((tmp_path / "out" / "barrier.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "barrier.csv").read_text().splitlines()))
     for row, fraction, loss in zip(
         rows, line.fractions, line.values["interpolated"]["test_loss"], strict=True
     ):

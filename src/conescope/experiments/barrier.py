@@ -156,7 +156,10 @@ def _line(
             for quantity, value in _evaluated(experiment, model).items():
                 values[kind][quantity][place] = value
     if not all(np.isfinite(found[[0, -1]]).all() for found in values["interpolated"].values()):
-        raise TrainingError(f"the loss of {name} or of {other} is not finite at its end")
+        raise TrainingError(
+            f"the loss of {name} or of {other} is not finite at its end; choose an earlier "
+            f"snapshot by --at"
+        )
     p, q = (_probabilities(experiment, network, weights) for weights in (start, end))
     return Line(
         (name, other),

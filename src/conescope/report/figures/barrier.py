@@ -37,7 +37,7 @@ def barriers(lines: Sequence[barrier.Line]) -> Panels:
 def _plot(lines: Sequence[barrier.Line], quantity: str, label: str, *, percent: bool) -> LinePlot:
     drawn = [
         Line(
-            " to ".join(line.runs) + (", estimated" if kind == "estimated" else ""),
+            " to ".join(line.runs) + (", BatchNorm anew" if kind == "estimated" else ""),
             line.fractions,
             found[quantity],
             style=_STYLES[kind],
