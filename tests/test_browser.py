@@ -11,6 +11,7 @@ import uvicorn
 
 from conescope.report import write_report
 from conescope.report.live import application
+from conescope.statistics.attribution import attribution
 from conescope.training.recipe_reading import load_recipe
 from made_runs import MadeRecipe, layered, made_run, made_series
 from made_sweeps import planned, write_run
@@ -147,6 +148,22 @@ def test_the_slider_moves_kernel_place_and_eigenvalues_together(page, digits_run
     assert first[2] == pytest.approx(values[-1] / values.sum())
     page.keyboard.press("End")
     assert page.evaluate(read)[1:] == pytest.approx(last[1:])
+
+
+def test_the_slider_shows_the_samples_that_moved_the_kernel_until_then(page, digits_run):
+    drawn_all(page)
+    slider, shown = page.locator("#iteration"), page.locator("#slider-samples li:visible")
+    assert shown.count() == 8
+    slider.focus()
+    page.keyboard.press("Home")
+    assert shown.count() == 0
+    page.keyboard.press("ArrowRight")
+    series = digits_run.series
+    shares = attribution(series.kernels[0], series.kernels[1]).images
+    for place, sample in enumerate(np.argsort(-shares)[:8].tolist()):
+        text = shown.nth(place).inner_text()
+        assert text.startswith(f"sample {sample}, class")
+        assert text.endswith(f": {shares[sample]:.1%}")
 
 
 def test_the_leading_samples_are_pictures_with_a_text(page):

@@ -310,6 +310,7 @@ def test_texts_come_from_a_data_set_of_the_hub(hub):
     run = measured("hf://datasets/lab/texts", labels="label", samples=3)
     assert run.labels is not None
     assert run.labels.tolist() == [0, 1, 0]
+    assert run.texts == tuple(TEXTS[:3])
     hub.add("lab/more", "main", {"a.txt": b"a", "b.txt": b"b"}, kind="dataset")
     with pytest.raises(ConescopeError, match="say which file of lab/more holds the texts"):
         measured("hf://datasets/lab/more", out="other")
@@ -489,3 +490,4 @@ def test_checkpoints_of_a_model_of_the_users_own_are_measured_at_texts(hub, monk
         torch.testing.assert_close(kernel.values.double(), expected, rtol=1e-4, atol=1e-6)
     assert run.labels is not None
     assert run.labels.tolist() == [len(text) % 2 for text in TEXTS]
+    assert run.texts == tuple(TEXTS)

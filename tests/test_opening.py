@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from conescope.report.opening import opening
@@ -41,8 +42,15 @@ def test_each_verdict_is_a_sentence_with_its_probability(verdict, words):
 def test_undecided_says_what_may_be():
     text = decided("undecided", {"confined": 0.26, "mixed": 0.74})
     assert "it cannot be told" in text
-    assert "(probabilities: mixed 0.74, confined 0.26)" in text
+    assert "(probabilities: mixed 0.74, confined 0.26; a verdict takes 0.9)" in text
     assert "in a cone" not in text
+    assert "kernels" not in text
+
+
+def test_undecided_for_want_of_kernels_says_how_many_it_takes():
+    axis = np.array([0.0] * 4 + [1 / 14] * 14)
+    text = decided("undecided", {"confined": 0.99}, axis=axis)
+    assert "since there are 14 kernels, and that takes at least 20: measure more often" in text
 
 
 def test_without_a_boundary_the_motion_counts_from_the_start():

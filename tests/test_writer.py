@@ -37,7 +37,7 @@ def writer(tmp_path):
 
 WRITES = {
     "begin_recipe": lambda w: w.begin_recipe({"seed": 1}, "seed: 1\n", "conescope run", [0, 1]),
-    "begin_source": lambda w: w.begin_source(SOURCE, "python train.py", labels=[0, 1]),
+    "begin_source": lambda w: w.begin_source(SOURCE, "python train.py", labels=[0], texts=["a"]),
     "begin_session": lambda w: w.begin_session("cpu"),
     "write_kernel": lambda w: w.write_kernel(3, Kernel(torch.eye(2)), weights="a"),
     "write_estimate": lambda w: w.write_kernel(4, Kernel(torch.eye(2), draws=torch.eye(2)[None])),

@@ -7,7 +7,7 @@ import shlex
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,11 @@ from conescope.measuring.checkpoints.measurement import measure
 from conescope.measuring.checkpoints.subject import Checkpoints, Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.hub import is_on_hub
-from conescope.measuring.probe import Probe
 from conescope.runs.environment import usable_device
 from conescope.runs.user_code import build_model, import_object
+
+if TYPE_CHECKING:
+    from conescope.measuring.hub.probe_of_texts import ProbeOfTexts
 
 _FOR_CHECKPOINTS = (
     "model", "probe", "inputs", "labels", "step_pattern", "steps", "iterations_per_epoch", "device",
@@ -237,11 +239,16 @@ def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:
         )
     model = _built(arguments.model).to(usable_device(arguments.device or "cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    probe, labels = _probe_of_texts(arguments, model) if has_texts else _probe(arguments, dtype)
+    if has_texts:
+        made = _probe_of_texts(arguments, model)
+        probe, labels, beginnings = made.inputs, made.labels, made.beginnings
+    else:
+        probe, labels = _probe(arguments, dtype)
+        beginnings = None
     files = series[0] if len(series) == 1 else set(series)
     return Checkpoints(
         model, arguments.model, probe, files, arguments.step_pattern, labels,
-        given_steps_of(arguments),
+        given_steps_of(arguments), beginnings,
     )  # fmt: skip
 
 
@@ -286,12 +293,9 @@ def _probe(
     return probe, None if column is None else load_labels(arguments.probe, column)
 
 
-def _probe_of_texts(
-    arguments: argparse.Namespace, model: nn.Module
-) -> tuple[Probe, Tensor | Sequence[int] | None]:
-    """Return the texts as inputs of the user's own model, and their labels."""
+def _probe_of_texts(arguments: argparse.Namespace, model: nn.Module) -> ProbeOfTexts:
+    """Return the texts as inputs of the user's own model."""
     from conescope.measuring.hub.own_model import probe_for
 
     chosen = {name: getattr(arguments, name) for name in ("labels", "select", "pool", *_FOR_TEXTS)}
-    made = probe_for(model, arguments.texts, **chosen)
-    return made.inputs, made.labels
+    return probe_for(model, arguments.texts, **chosen)

@@ -1,4 +1,4 @@
-"""A slider over iterations, which moves the kernel as an image, its place and its eigenvalues."""
+"""A slider over iterations: the kernel, its place, its eigenvalues, the samples that moved it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conescope.report.figures.embedding_2d import embedding_2d
 from conescope.report.html import captioned, columns, figure_div
 from conescope.report.plotly_drawing import chart
 from conescope.report.plotly_looks import TEMPLATE, colour_scale
+from conescope.report.probe_pictures import samples_by_iteration
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.style import DISTANCE_MAP, LINE_COLOURS
 
@@ -22,12 +23,18 @@ _KERNELS = 60
 _CELLS = 100
 """Most rows of a kernel's image; a larger kernel is shown by the means of square blocks."""
 
+_SAMPLES = "The samples that moved it most"
+_SHARES = (
+    "Each sample's share of the squared chord 2 S between the first kernel and the chosen one; the "
+    "first kernel itself has none."
+)
+
 _CLIPPED = 1.0
 """Per cent of the entries that may lie beyond each end of the colours."""
 
 
 def kernels_by_iteration(analysis: RunAnalysis) -> str:
-    """Return HTML of a slider with the kernel, its place in the plane and its eigenvalues.
+    """Return HTML of a slider with the kernel, its place in the plane, its eigenvalues and samples.
 
     Empty where there is one kernel only, or all are the same.
     """
@@ -43,7 +50,9 @@ def kernels_by_iteration(analysis: RunAnalysis) -> str:
     low, high = np.percentile(images, [_CLIPPED, 100 - _CLIPPED]).tolist()
     high = max(high, low + 1e-12)
     levels = np.clip((images - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    samples, leading = samples_by_iteration(analysis, places.tolist())
     data = {
+        "samples": leading,
         "steps": [path.steps[place] for place in places],
         "cells": images.shape[1],
         "low": low,
@@ -75,7 +84,7 @@ def kernels_by_iteration(analysis: RunAnalysis) -> str:
         f"{path.steps[-1]:,}</output></label>"
         f'<input type="range" id="iteration" min="0" max="{last}" value="{last}" '
         f'aria-valuetext="iteration {path.steps[-1]:,}"></p>'
-        f"{columns(bodies)}"
+        f"{columns(bodies)}{samples and captioned(_SAMPLES, samples, _SHARES)}"
         f'<script type="application/json" id="iteration-data">{json.dumps(data)}</script>'
     )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from conescope.errors import KernelError
 from conescope.report.run_analysis import RunAnalysis, analyse
 from conescope.report.sections.noise import noise_tests
 from conescope.report.sections.wording import digits
 from conescope.runs.reader import Run
 from conescope.statistics.cone import Cone
+from conescope.statistics.cone.verdict import CERTAIN, ENOUGH
 
 
 def answer(run: Run) -> str:
@@ -49,10 +52,13 @@ def _motion(analysis: RunAnalysis, found: Cone) -> str:
     if found.verdict == "undecided":
         weighed = sorted(found.probability.items(), key=lambda kind: -kind[1])
         kinds = ", ".join(f"{kind} {p:.2f}" for kind, p in weighed if p >= 0.005)
+        count = int(np.count_nonzero(found.axis))
+        few = f"there are {count:,} kernels, and that takes at least {ENOUGH}: measure more often"
         return (
-            f"{since} it cannot be told what kind of motion the kernel makes (probabilities: "
-            f"{kinds or 'none is known'}); up to iteration {found.last:,} it stays about "
-            f"{_degrees(found)} from its mean."
+            f"{since} it cannot be told what kind of motion the kernel makes"
+            f"{f', since {few}' if count < ENOUGH else ''} (probabilities: "
+            f"{kinds or 'none is known'}; a verdict takes {CERTAIN:g}); up to iteration "
+            f"{found.last:,} it stays about {_degrees(found)} from its mean."
         )
     what, then = {
         "confined": (f"stays in a cone of half-angle {_degrees(found)}", ""),

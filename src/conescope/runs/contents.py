@@ -122,6 +122,12 @@ def labels(folder: Folder) -> list[int] | None:
     return noted[-1] if noted else None
 
 
+def texts(folder: Folder) -> list[str] | None:
+    """Return how each text of the probe begins, as last noted; None if that never was."""
+    noted = folder.entries(Kind.TEXTS)
+    return noted[-1].values["texts"] if noted else None
+
+
 def check_same_data(folder: Folder, data: str | None) -> None:
     """Check that data are those of the newest session, if it noted what identifies them.
 

@@ -223,6 +223,7 @@ _TESTS: Mapping[str, _Test] = MappingProxyType(
         "command": _is_text,
         "total_steps": partial(_is_none_or, _is_length),
         "labels": partial(_is_list, _is_class),
+        "texts": partial(_is_list, _is_text),
         "file": is_inside,
         "sha256": _is_text,
         "environment": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     RUN = "run"
     RECIPE = "recipe"
     LABELS = "labels"
+    TEXTS = "texts"
     SESSION = "session"
     EVALUATION = "evaluation"
     REVISION = "revision"
@@ -75,6 +76,9 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         Kind.RECIPE: Line("a file holds the recipe as YAML, for people", _FILE),
         Kind.LABELS: Line(
             "the classes of the probe's samples; the newest line counts", ("labels",)
+        ),
+        Kind.TEXTS: Line(
+            "how each text of the probe begins, for people; the newest line counts", ("texts",)
         ),
         Kind.SESSION: Line(
             "a process begins to work on the run, with these versions on this machine",

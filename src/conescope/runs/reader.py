@@ -50,6 +50,7 @@ class Run:
         skipped: steps at which no kernel was measured, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
         labels: [n], int64, the classes of the probe's samples; None if they are not stored.
+        texts: how each text of the probe begins; None if it is not of texts.
         stages: the iteration at which each stage of the training began, by the stage's name;
             empty if there is one stage only.
         lost: what damage took from the run, each as a text; empty if all is there.
@@ -71,6 +72,7 @@ class Run:
     skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
     labels: Tensor | None = None
+    texts: tuple[str, ...] | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     head: str = ""
@@ -165,7 +167,7 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
             f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
         )
     averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
-    labels = contents.labels(folder)
+    labels, texts = contents.labels(folder), contents.texts(folder)
     status = _status(folder, begun, recipe)
     sessions = folder.entries(Kind.SESSION)
     return Run(
@@ -183,6 +185,7 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         skipped=contents.skipped_steps(folder),
         averaged=_series(folder, averaged) if averaged else None,
         labels=None if labels is None else torch.tensor(labels),
+        texts=None if texts is None else tuple(texts),
         stages=status.stages,
         lost=status.lost,
         head=folder.journal.head,

@@ -120,6 +120,7 @@ class RunWriter:
         *,
         total_steps: int | None = None,
         labels: list[int] | None = None,
+        texts: list[str] | None = None,
     ) -> None:
         """Note the source of a run without a recipe, or check that the folder has the same source.
 
@@ -129,6 +130,7 @@ class RunWriter:
             command: the shell command that makes the run.
             total_steps: its length in iterations, if known.
             labels: the classes of the probe's samples, if known; newer ones replace older ones.
+            texts: how each text of the probe begins, if it is of texts; as for `labels`.
 
         Raises:
             StoreError: if the folder has another source; the message says what differs.
@@ -141,6 +143,8 @@ class RunWriter:
             _check_same(self.path, begun[0].values.get("source"), source)
         if labels is not None and labels != contents.labels(self.folder):
             self._own.append(Kind.LABELS, labels=labels)
+        if texts is not None and texts != contents.texts(self.folder):
+            self._own.append(Kind.TEXTS, texts=texts)
 
     def begin_session(
         self, device: str, code: Mapping[str, str] = _NO_CODE, data: str | None = None
@@ -224,14 +228,12 @@ class RunWriter:
         """
         outputs = "trace" if isinstance(kernel, Features) else kernel.outputs
         noted = {"step": step, "outputs": outputs, "seconds": self._seconds()}
-        if weights is not None:
-            noted["weights"] = weights
+        noted |= {} if weights is None else {"weights": weights}
         if isinstance(kernel, Features):
             noted["groups"] = kernel.groups
         elif kernel.draws is not None:
             noted["draws"] = len(kernel.draws)
-        if kernel.randomness is not None:
-            noted["seed"] = kernel.randomness.seed
+        noted |= {} if kernel.randomness is None else {"seed": kernel.randomness.seed}
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
         self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
         return self.folder.files(kind)[-1]

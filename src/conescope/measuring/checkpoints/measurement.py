@@ -248,7 +248,9 @@ class _Series:
             **self._adapted.description(),
             **self._choice.description(),
         }
-        self._writer.begin_source(source, self._command, labels=self._subject.labels)
+        self._writer.begin_source(
+            source, self._command, labels=self._subject.labels, texts=self._subject.texts
+        )
         self._writer.begin_session(str(self._adapted.device))
         self._has_session = True
 

@@ -28,6 +28,7 @@ class Subject(ABC):
             for kernels to be comparable.
         paths: step → the path that names its weights in messages; the steps rise.
         labels: the classes of the samples; None if they are not known.
+        texts: how each of the samples begins; None if they are no texts.
         skips_failed: whether a step that cannot be measured is left out with a warning.
     """
 
@@ -36,6 +37,7 @@ class Subject(ABC):
     source: Mapping[str, str]
     paths: Mapping[int, Path]
     labels: list[int] | None
+    texts: list[str] | None = None
     skips_failed: bool = False
 
     @abstractmethod
@@ -89,6 +91,7 @@ class Checkpoints(Subject):
         step_pattern: where the step is in a name, see `find_checkpoints`.
         labels: the classes of the samples, if they are known.
         steps: the steps, if the names do not tell them, see `find_checkpoints`.
+        texts: how each of the samples begins, if they are texts.
 
     Raises:
         CheckpointError: if there is no series.
@@ -104,10 +107,11 @@ class Checkpoints(Subject):
         step_pattern: str | None = None,
         labels: Tensor | Sequence[int] | None = None,
         steps: Steps | None = None,
+        texts: list[str] | None = None,
     ) -> None:
         self.labels = None if labels is None else class_labels(labels, count(probe))
         found = find_checkpoints(series, step_pattern, steps)
-        self.model, self.probe = model.eval(), probe
+        self.model, self.probe, self.texts = model.eval(), probe, texts
         self._own = own_state(model)
         self.paths = {checkpoint.step: checkpoint.path for checkpoint in found}
         self._files = {checkpoint.step: checkpoint.files for checkpoint in found}

@@ -35,6 +35,7 @@ class HubCheckpoints(Subject):
         skips_failed: whether a revision that cannot be measured is left out with a warning.
         same_model: what compares the configurations of the revisions; None for no comparison.
         check_loaded: what checks the model each time that it has new weights.
+        texts: how each of the samples begins, if they are texts.
 
     Raises:
         DataError: if the labels are no classes, or not as many as samples.
@@ -51,13 +52,14 @@ class HubCheckpoints(Subject):
         skips_failed: bool = False,
         same_model: SameModel | None = None,
         check_loaded: Callable[[], None] = lambda: None,
+        texts: list[str] | None = None,
     ) -> None:
         self.labels = None if labels is None else class_labels(labels, count(probe))
         self.model, self.probe, self.skips_failed = model.eval(), probe, skips_failed
         self.source = {"description": description, "repository": series.source}
         self._own, self._same_model = own_state(model), same_model
         self._commits_last = series.repositories.commits_last
-        self._check_loaded = check_loaded
+        self._check_loaded, self.texts = check_loaded, texts
         self._by_step = {each.place.step: each for each in series.revisions}
         self.paths = {step: each.path for step, each in self._by_step.items()}
         self._pending = list(self._by_step)

@@ -197,7 +197,7 @@ def prepare(wanted: Wanted, out: Path) -> tuple[HubCheckpoints, Choice]:
     subject = HubCheckpoints(
         series, model, made.inputs, out / _DOWNLOADS / "revisions",
         _description(series, about, wanted.choice, choice, made.words), made.labels,
-        options.get("skip_failed", False), same, check,
+        options.get("skip_failed", False), same, check, made.beginnings,
     )  # fmt: skip
     return subject, choice
 

@@ -19,8 +19,13 @@ from conescope.measuring.hub.repositories import Repositories
 from conescope.measuring.probe import Probe
 from conescope.measuring.text_files import READERS
 from conescope.measuring.texts import Texts, Tokens, tokenise
+from conescope.runs.foreign import shorten
 
 DATASETS = f"{SCHEME}datasets/"
+
+BEGINNING = 200
+"""Letters of a text that a run stores, to show which texts moved the kernel."""
+
 _MAIN, _IDS = "main", "input_ids"
 
 
@@ -33,12 +38,14 @@ class ProbeOfTexts:
         pool: which token's outputs are measured, see `adapt`.
         words: the same for people, such as "64 texts of 32 tokens (2 cut)".
         labels: the classes of the texts, if they are known.
+        beginnings: how each text begins; None if the inputs are no texts.
     """
 
     inputs: Probe
     pool: Pool | Tensor | None
     words: str
     labels: Tensor | Sequence[int] | None
+    beginnings: list[str] | None = None
 
 
 def probe_of(
@@ -70,7 +77,9 @@ def probe_of(
     if isinstance(pool, str) and pool == "mask":
         inputs["input_ids"], pool = _masked(inputs, tokenizer)
     inputs = _taken(inputs, model, has_padding=tokens.padding > 0)
-    return ProbeOfTexts(inputs, pool, _words(len(texts.texts), tokens), texts.labels)
+    beginnings = [shorten(text, BEGINNING) for text in texts.texts]
+    words = _words(len(texts.texts), tokens)
+    return ProbeOfTexts(inputs, pool, words, texts.labels, beginnings)
 
 
 def _taken(inputs: Mapping[str, Tensor], model: nn.Module, *, has_padding: bool) -> Probe:
