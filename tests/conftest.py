@@ -4,11 +4,9 @@ import os
 from functools import wraps
 
 import pytest
-import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores between them
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by torch and numpy when they are first imported
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import signal
@@ -83,7 +84,12 @@ def test_warnings_are_news_but_not_those_to_developers(capsys):
     with one_line_warnings():
         warnings.warn("the budget is small", UserWarning, stacklevel=1)
         warnings.warn("torch.jit.script is deprecated", DeprecationWarning, stacklevel=1)
-    assert capsys.readouterr().err == "conescope: warning: the budget is small\n"
+        logging.getLogger("conescope.report.save").warning("no figure %s: %s", "a", "it is\nshort")
+    logging.getLogger("conescope.report.save").warning("after the command")
+    told = (
+        "conescope: warning: the budget is small\nconescope: warning: no figure a: it is\\nshort\n"
+    )
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(

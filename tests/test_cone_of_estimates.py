@@ -63,11 +63,9 @@ def test_equal_draws_give_the_cone_of_the_exact_kernels():
     assert found.probability == pytest.approx(expected.probability, abs=1e-3)
     for name in NUMBERS:
         one, other = getattr(found, name), getattr(expected, name)
-        # where all modes have nearly one mix, the dimension's errors magnify the last digits
-        ends = 0.05 if name == "dimension" else 1e-3
         assert one.value == pytest.approx(other.value, rel=1e-4)
-        assert one.low == pytest.approx(other.low, rel=ends)
-        assert one.high == pytest.approx(other.high, rel=ends)
+        assert one.low == pytest.approx(other.low, rel=1e-3)
+        assert one.high == pytest.approx(other.high, rel=1e-3)
 
 
 def test_the_numbers_of_estimates_hold_the_exact_ones_in_wider_intervals():

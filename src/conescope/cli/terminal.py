@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,11 +117,23 @@ def stopping(before_it: str = "storing the state of this iteration") -> Iterator
             signal.signal(number, handler)
 
 
+class _Said(logging.Handler):
+    """Prints what is logged as one-line messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.levelname.lower(), record.getMessage())
+
+
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as one-line messages, and leave out those meant for developers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.showwarning = lambda message, *_: say("warning", str(message))
-        yield
+    """Print warnings, logged ones too, as one-line messages; leave out those for developers."""
+    logger, said = logging.getLogger("conescope"), _Said(logging.WARNING)
+    logger.addHandler(said)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.showwarning = lambda message, *_: say("warning", str(message))
+            yield
+    finally:
+        logger.removeHandler(said)

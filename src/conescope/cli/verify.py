@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from conescope.measuring.choice import Choice
 
 _SHOWN = 20
-_NOT_RECOMPUTED = 3
+NOT_RECOMPUTED = 3
 
 _ABOUT = About(
     Group.CARE,
@@ -77,7 +77,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print_json(done.to_dict())
     else:
         _print(done)
-    return _NOT_RECOMPUTED if done.held and not done.recomputed else int(not done.held)
+    return NOT_RECOMPUTED if done.held and not done.recomputed else int(not done.held)
 
 
 def _print(done: Verification) -> None:

@@ -13,6 +13,9 @@ from conescope.kernel.distance import Float64Array
 UNRESOLVED = 0.05
 """Share of the mean concentration over pairs of modes below which no concentration is resolved."""
 
+_RESOLVED = 1e-12
+"""Share of the largest singular value from which on the pairs of modes resolve a direction."""
+
 
 @dataclass(frozen=True)
 class Concentration:
@@ -93,8 +96,12 @@ def _covariance(
     by_mode = np.column_stack(
         [np.bincount(k, s, count) + np.bincount(m, s, count) for s in scores.T]
     )
-    inverse = np.linalg.pinv(weighted.T @ weighted, hermitian=True)
-    return inverse @ (by_mode.T @ by_mode - scores.T @ scores) @ inverse
+    # by the singular values of the pairs themselves: squares of the small ones would be rounding
+    _, values, axes = np.linalg.svd(weighted, full_matrices=False)
+    resolved = values > _RESOLVED * values[0]
+    axes = axes[resolved].T
+    inner = axes.T @ (by_mode.T @ by_mode - scores.T @ scores) @ axes
+    return axes @ (inner / np.outer(values[resolved], values[resolved]) ** 2) @ axes.T
 
 
 def _terms(f: Float64Array, h: Float64Array) -> Float64Array:
