@@ -116,9 +116,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             f"command line: {arguments.out} holds the checkpoints; choose another folder as --out"
         )
     if says_its_model(arguments):
-        is_hub = any(map(is_on_hub, arguments.series))
-        _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
-        return _measure_described(arguments, command, is_hub)
+        return _measure_described(arguments, command, any(map(is_on_hub, arguments.series)))
     subject, choice = subject_and_choice(arguments)
     with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
@@ -156,6 +154,7 @@ def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool
     from conescope.measuring.hub.hub_options import HubOptions, Wanted
 
     series = arguments.series
+    _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
     if is_hub and len(series) > 1:
         raise RecipeError("command line: a series is one repository on the Hub; name one")
     given = {name: getattr(arguments, name) for name in HubOptions.__optional_keys__}
