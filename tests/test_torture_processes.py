@@ -22,9 +22,9 @@ WITHOUT = ["--model.name=mlp", "--training.steps=9", "--probe.size=8", "--kernel
 @pytest.mark.parametrize(
     ("battery", "seed"),
     [
-        (failing_writes.failing_writes, 2),
-        (kills.kills, 6),
-        (concurrency.concurrency, 7),
+        (failing_writes.failing_writes, 10),  # status, and
+        (kills.kills, 10),  # a watch, and
+        (concurrency.concurrency, 1),  # load_run, which take the least time
         (memory.memory, 2),
     ],
     ids=["failing writes", "kills", "concurrency", "memory"],

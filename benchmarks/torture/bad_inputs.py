@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.torture.case import Case
+from benchmarks.torture.processes import SECONDS
 from conescope.errors import ConescopeError
 from conescope.training.recipe import FIELDS, SECTIONS
 from conescope.training.recipe_reading import load_recipe
@@ -32,8 +33,6 @@ _LINES = (
     ["run", "digits", "--from", "x"], ["switch", "no-run", "--at", "x"], ["cone", "/dev/null"],
     ["switch", "no-run", "--at", "5,1"], ["measure", "no-run"], ["report", "."], ["audit"],
 )  # fmt: skip
-_SECONDS = 300
-"""The time after which a process counts as one that never ends, on a busy machine, too."""
 
 
 def bad_inputs(_: Path) -> list[Case]:
@@ -66,10 +65,10 @@ def _of_line(words: list[str], place: Path, _: random.Random) -> Iterator[str]:
     command = [sys.executable, "-m", "conescope", *words]
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, cwd=place, check=False
+            command, capture_output=True, text=True, timeout=SECONDS, cwd=place, check=False
         )
     except subprocess.TimeoutExpired:
-        yield f"no end within {_SECONDS} s"
+        yield f"no end within {SECONDS} s"
         return
     if ended.returncode not in (0, 1, 2) or "Traceback" in ended.stderr:
         told = ended.stderr.strip().splitlines()

@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.torture.case import Case
-
-_SECONDS = 300
-"""The time after which a process counts as one that never ends, on a busy machine, too."""
+from benchmarks.torture.processes import SECONDS
 
 _MEMORY = 6 * 2**30
 
@@ -150,10 +148,10 @@ def _attempted(
     command = [sys.executable, "-c", _READ.format(memory=_MEMORY), reader, str(path)]
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        yield f"no end within {_SECONDS} s"
+        yield f"no end within {SECONDS} s"
         return
     if mark.exists():
         yield "code of the file was executed"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.case import Case
-from benchmarks.torture.processes import COMMANDS, Ended, Whole, ended, left_by, start
+from benchmarks.torture.processes import COMMANDS, ROOT, Ended, Whole, ended, left_by, start
 from benchmarks.torture.subjects import numbers
 
 _SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -30,7 +30,6 @@ _EACH = 17
 
 _KILLS = 2
 _WATCH = "from benchmarks.torture.subjects import watch; from pathlib import Path; watch(Path('w'))"
-_ROOT = Path(__file__).parents[2]
 
 
 class _WholeWatch:
@@ -155,7 +154,7 @@ def _workers(pid: int) -> list[int]:
 
 
 def _start_watch(place: Path) -> Any:
-    code = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); {_WATCH}"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {_WATCH}"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=place, stderr=subprocess.PIPE, text=True
     )

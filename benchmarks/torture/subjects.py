@@ -51,13 +51,22 @@ class Subject:
 def subjects(folder: Path) -> list[Subject]:
     """Return the kinds of run folders; the branch's parent is made in `folder`."""
     parent = folder / "parent"
-    run_experiment(load_recipe("digits", TINY), parent, command="torture")
+    train(parent)
     return [
-        Subject("run", lambda path: _train(load_recipe("digits", TINY), path)),
-        Subject("branch", lambda path: _train(branch_recipe(parent, 12), path)),
+        Subject("run", train),
+        Subject("branch", lambda path: _train(path, branch_recipe(parent, 12))),
         Subject("watch", watch),
         Subject("measured series", lambda path: _measure(folder / "checkpoints", path)),
     ]
+
+
+def train(path: Path) -> None:
+    """Train by the recipe `TINY`, without figures and report."""
+    _train(path, load_recipe("digits", TINY))
+
+
+def _train(path: Path, recipe: cs.Recipe) -> None:
+    run_experiment(recipe, path, command="torture")
 
 
 def numbers(path: Path) -> dict[str, bytes]:
@@ -91,10 +100,6 @@ def kept(path: Path) -> dict[str, Any]:
     return {
         e.values["file"]: e.values["sha256"] for e in entries if e.values["step"] in (0, 12, 24)
     }
-
-
-def _train(recipe: cs.Recipe, path: Path) -> None:
-    run_experiment(recipe, path, command="torture")
 
 
 def _network() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,8 @@ class Terminal(Console):
             raise OSError(error.errno, error.strerror, name) from error
 
 
-STDOUT = Terminal(highlight=False, soft_wrap=True)
-STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True)
+STDOUT = Terminal(highlight=False, soft_wrap=True, force_jupyter=False)
+STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
 """Letters that the names of a table's rows take, and that each column takes at least."""
@@ -116,11 +117,23 @@ def stopping(before_it: str = "storing the state of this iteration") -> Iterator
             signal.signal(number, handler)
 
 
+class _Said(logging.Handler):
+    """Prints what is logged as one-line messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.levelname.lower(), record.getMessage())
+
+
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings as one-line messages, and leave out those meant for developers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.showwarning = lambda message, *_: say("warning", str(message))
-        yield
+    """Print warnings, logged ones too, as one-line messages; leave out those for developers."""
+    logger, said = logging.getLogger("conescope"), _Said(logging.WARNING)
+    logger.addHandler(said)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.showwarning = lambda message, *_: say("warning", str(message))
+            yield
+    finally:
+        logger.removeHandler(said)
