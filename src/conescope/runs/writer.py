@@ -269,6 +269,10 @@ class RunWriter:
         if not self.whole(Kind.ORIGIN):
             self._write_state(Kind.ORIGIN, "origin.safetensors", state)
 
+    def write_result(self, file: str, data: bytes) -> None:
+        """Store what one seed of a comparison gave."""
+        self._own.write_file(Kind.RESULT, file, data)
+
     def _write_state(self, kind: Kind, file: str, state: SnapshotState, **noted: Any) -> None:
         self._own.write_tensors(kind, file, state.tensors(), **state.plain_values(), **noted)
 
