@@ -42,9 +42,13 @@ torture: .venv/ready-dev
 picture: .venv/ready-dev
 	PYTHONPATH=. $(BIN)/python -m benchmarks.picture
 
-docs: .venv/ready-docs picture
-	PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
-		$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+PICTURE := docs/figures/digits.png
+$(PICTURE): src/conescope/training/recipes/digits.yaml
+	$(MAKE) picture
+
+docs: .venv/ready-docs $(PICTURE)
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" CONESCOPE_EXAMPLES="$(CURDIR)/examples" \
+		$(BIN)/sphinx-build -W --keep-going -q -j 2 -b html docs build/site
 	@echo "the site: build/site/index.html"
 
 bench: .venv-bench/ready

@@ -22,6 +22,9 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
 
+default_role = "code"
+python_maximum_signature_line_length = 90
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -11,7 +11,8 @@ import pytest
 
 from conescope.cli import main
 from conescope.cli.terminal import one_line_warnings
-from conescope.experiments.stored import read_status
+from conescope.experiments.stored import load_run, read_status
+from conescope.report import answer
 from conescope.training.recipe_reading import load_recipe
 
 
@@ -34,6 +35,7 @@ def test_run_ends_with_a_table_and_where_the_report_is(run_in, tmp_path, tiny_ov
     assert err == ""  # quiet when the output is no terminal
     assert re.search(r"test accuracy, last +\d+\.\d+%", out)
     assert re.search(r"S\(60, 0\) +0\.\d+", out)
+    assert f"\n{answer(load_run('here'))}\n" in out
     assert out.rstrip().endswith("report:  here/report.html")
     page = (tmp_path / "here/report.html").read_text()
     assert "conescope run digits --model.name=mlp" in page

@@ -8,7 +8,7 @@ from conescope.cli.terminal import STDOUT, print_columns, print_table
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.kernel.matrix import Kernel
-from conescope.report import write_report
+from conescope.report import answer, write_report
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.noise import noise_tests
 from conescope.report.sections.wording import text_of
@@ -52,6 +52,7 @@ def test_cone_prints_the_verdict_and_draws(tmp_path, capsys):
     assert re.search(r"plateau R +0\.\d+ \(0\.\d+ to", out)
     assert re.search(r"target alignment +0\.\d+ at first", out)
     assert "over seeds" not in out
+    assert f"\n{answer(load_run(run))}\n" in out
     assert (tmp_path / "run/figures/cone-displacement.png").exists()
 
 

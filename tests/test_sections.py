@@ -132,7 +132,9 @@ def test_without_labels_the_rest_speaks():
 def test_without_kernels_by_layer_the_option_is_named():
     run = made_run(made_series([0, 20], samples=12))
     found = content("Attribution", run, LABELS)
-    assert found.missing == ["by layer: needs kernels by layer; run with --kernel.by_layer true"]
+    (missing,) = found.missing
+    for option in ("--kernel.by_layer true", "--by-layer", "by_layer=True"):
+        assert option in missing
     assert found.plots.keys() == {"cone-blocks", "cone-samples"}
 
 
@@ -155,6 +157,8 @@ def test_a_loss_that_is_not_finite_hides_no_section():
 def test_noise_needs_something_that_makes_it_less():
     run = made_run(made_series(range(0, 400, 20), samples=12))
     assert "--training.average" in content("Noise", run).missing[0]
+    own = content("Noise", replace(run, recipe=None))
+    assert "which only runs of a recipe have" in own.missing[0]
     assert content("Noise", made_run(made_series([0, 20]))).missing[0].startswith("the motion of 2")
 
 

@@ -66,6 +66,7 @@ def add(commands: Commands) -> None:
 
 def _cone(arguments: argparse.Namespace) -> int:
     from conescope.report.comparison import check_only_seeds
+    from conescope.report.opening import opening
     from conescope.report.save import save_plots
     from conescope.report.sections import contents
 
@@ -86,7 +87,7 @@ def _cone(arguments: argparse.Namespace) -> int:
     for path, analysis, parts in zip(arguments.runs, analyses, found, strict=True):
         numbers = {name: text for part in parts for name, text in part.numbers.items()}
         print_table({"run": analysis.run.name, "folder": str(path), **numbers})
-        STDOUT.print()
+        STDOUT.print(f"\n{opening(analysis)}\n")
         _print_missing(parts)
     if len(analyses) > 1:
         _print_over_seeds(analyses)

@@ -55,6 +55,7 @@ def write_report(run: Run, path: Path) -> Path:
 
 def show(path: Path, *, as_json: bool) -> None:
     """Draw a run's figures, write its report, and print its numbers and where both are."""
+    from conescope.report.opening import answer
     from conescope.report.summary import main_numbers
 
     run = load_run(path)
@@ -64,6 +65,7 @@ def show(path: Path, *, as_json: bool) -> None:
         print_json(facts_of(path, run.name, figures=figures, report=report))
         return
     print_table({"run": run.name, **main_numbers(run)})
+    STDOUT.print(f"\n{answer(run)}\n")
     STDOUT.print(f"figures: {path / 'figures'}\nreport:  {report}")
 
 

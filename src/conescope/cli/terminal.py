@@ -40,8 +40,8 @@ class Terminal(Console):
             raise OSError(error.errno, error.strerror, name) from error
 
 
-STDOUT = Terminal(highlight=False, soft_wrap=True)
-STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True)
+STDOUT = Terminal(highlight=False, soft_wrap=True, force_jupyter=False)
+STDERR = Terminal(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False)
 
 _NAMES_WIDTH, _COLUMN_WIDTH = 20, 16
 """Letters that the names of a table's rows take, and that each column takes at least."""

@@ -49,7 +49,10 @@ def _content(analysis: RunAnalysis) -> Content:
     if last.layers:
         plots["cone-layers"] = _layers(found)
     else:
-        missing.append("by layer: needs kernels by layer; run with --kernel.by_layer true")
+        missing.append(
+            "by layer: needs kernels by layer; run with --kernel.by_layer true, measure with "
+            "--by-layer, or watch with by_layer=True"
+        )
     if last.blocks is not None:
         plots["cone-blocks"] = _blocks(stretch, last)
     else:

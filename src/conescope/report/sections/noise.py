@@ -53,9 +53,10 @@ def noise_tests(analysis: RunAnalysis) -> list[NoiseTest]:
 def _content(analysis: RunAnalysis) -> Content:
     tests = noise_tests(analysis)
     if not tests:
-        missing = (
-            "needs kernels of averaged weights or a drop of the learning rate; run with "
-            "--training.average 0.99 or --lr_schedule.drops"
+        missing = "needs kernels of averaged weights or a drop of the learning rate" + (
+            ", which only runs of a recipe have"
+            if analysis.run.recipe is None
+            else "; run with --training.average 0.99 or --lr_schedule.drops"
         )
         return Content(missing=[missing])
     numbers = {name: text for test in tests for name, text in _numbers(test).items()}
