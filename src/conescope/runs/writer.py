@@ -295,5 +295,6 @@ def _check_same(path: Path, held: Mapping[str, Any] | None, source: Mapping[str,
     if changed:
         each = (f"{name} was {held.get(name)!r} and is {source.get(name)!r}" for name in changed)
         raise StoreError(
-            f"{path} holds kernels of something else: {'; '.join(each)}; choose another folder as out"
+            f"{path} holds kernels of something else: {'; '.join(each)}; choose another folder as "
+            f"out"
         )
