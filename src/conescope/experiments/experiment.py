@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property, partial
 
 import torch
@@ -289,19 +288,3 @@ def measure_kernel(
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
     kernel.check_usable()
     return kernel
-
-
-@contextmanager
-def reproducible(recipe: Recipe) -> Iterator[None]:
-    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    changes = recipe.device.startswith("cuda") and not deterministic
-    torch.set_num_threads(recipe.threads or threads)
-    if changes:  # the call takes a second, even where it changes nothing
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        if changes:
-            torch.use_deterministic_algorithms(False)
