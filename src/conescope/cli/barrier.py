@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def _barrier(arguments: argparse.Namespace) -> int:
     from conescope.experiments.barrier import lines_between, write_lines
-    from conescope.report.figures.barrier import barriers
+    from conescope.report.figures.barriers import barriers
     from conescope.report.save import save_plot
 
     lines = lines_between(arguments.runs, arguments.at, arguments.points)

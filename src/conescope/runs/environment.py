@@ -65,7 +65,7 @@ def usable_device(name: str) -> torch.device:
 
 @contextmanager
 def reproducible(device: str, threads: int | None) -> Iterator[None]:
-    """Compute on so many threads (None: as many as now), and on CUDA by deterministic algorithms."""
+    """Compute on these threads (None: as many as now), and on CUDA by deterministic algorithms."""
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     changes = device.startswith("cuda") and not deterministic
     torch.set_num_threads(threads or before)
