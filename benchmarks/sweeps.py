@@ -52,6 +52,9 @@ _STEPS = 240
 
 _TRIAL_STEPS = 1000
 
+_PART_OF_OTHERS = 4
+"""At most one kill in so many may hit no training, but what comes before or after it."""
+
 _MOST_KILLS = 3
 """Kills of a run at the same place; the fifth would have it given up."""
 
@@ -71,6 +74,7 @@ class Killing:
 
     def __init__(self, backend: Backend, pids: Callable[[], Mapping[str, int]], kills: int) -> None:
         self.left, self.hits = kills, 0
+        self._others = kills // _PART_OF_OTHERS
         self._backend, self._pids = backend, pids
         self._chance = random.Random(1)
         self._folders: dict[str, Path] = {}
@@ -87,7 +91,8 @@ class Killing:
         ended = self._backend.wait(self._chance.uniform(0.0, 1.5 * seconds))
         pids = self._pids()
         training = [name for name in sorted(pids) if self._is_training(name)]
-        if self.left and pids and self._chance.random() < (0.7 if training else 0.1):
+        chance = 0.7 if training else 0.1 if self._others else 0.0
+        if self.left and pids and self._chance.random() < chance:
             name = self._chance.choice(training or sorted(pids))
             place = name, len(Folder(self._folders[name]).entries(Kind.KERNEL, Kind.SNAPSHOT))
             if self._killed[place] < _MOST_KILLS:
@@ -96,6 +101,7 @@ class Killing:
                     self._killed[place] += 1
                     self.left -= 1
                     self.hits += name in training
+                    self._others -= name not in training
         return ended
 
     def _is_training(self, name: str) -> bool:

@@ -27,20 +27,23 @@ def _no_line_that_a_reader_refuses():
         yield
 
 
+TINY_OVERRIDES = (
+    "--model.name=mlp",
+    "--model.width=0.2",
+    "--training.steps=60",
+    "--training.batch_size=16",
+    "--training.evaluate=0, every 20",
+    "--probe.size=20",
+    "--kernel.when=0, every 10",
+    "--snapshots.keep=0, every 30",
+    "--snapshots.resume=every 7",
+)
+
+
 @pytest.fixture
 def tiny_overrides() -> list[str]:
     """A run of the `digits` recipe that takes about a second."""
-    return [
-        "--model.name=mlp",
-        "--model.width=0.2",
-        "--training.steps=60",
-        "--training.batch_size=16",
-        "--training.evaluate=0, every 20",
-        "--probe.size=20",
-        "--kernel.when=0, every 10",
-        "--snapshots.keep=0, every 30",
-        "--snapshots.resume=every 7",
-    ]
+    return list(TINY_OVERRIDES)
 
 
 @pytest.fixture

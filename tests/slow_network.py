@@ -1,22 +1,23 @@
-"""A network that is slow until it is told not to be, for runs that must not end too soon."""
+"""A network whose training is slow until it is told not to be, for runs that must not end yet."""
 
 import secrets
 from pathlib import Path
 
 _CODE = """
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 MARK = Path(__file__).with_name("slow")
+SECONDS = {seconds}
 
 
 class Slow(torch.nn.Linear):
     def forward(self, x):
-        with suppress(FileNotFoundError):
-            time.sleep(float(MARK.read_text()))
+        begun = time.monotonic()
+        while self.training and MARK.exists() and time.monotonic() < begun + SECONDS:
+            time.sleep(0.02)
         return super().forward(x)
 
 
@@ -26,15 +27,22 @@ def build(shape, classes):
 
 
 def slow_network(
-    folder: Path, overrides: list[str], seconds: float = 0.15
+    folder: Path, overrides: list[str], seconds: float = 1.0
 ) -> tuple[Path, list[str]]:
-    """Write the module of a network into a folder, each of whose calls takes that long at least.
+    """Write the module of a network into a folder, of which an iteration takes that long.
+
+    Sixty iterations of the default take a minute, so that a run is at work whenever a test comes to
+    disturb it; nothing that only evaluates or measures the network is slow.
 
     Returns:
-        The file whose deletion makes it fast, and the fields of a run with it as its network.
+        The file whose deletion makes it fast at once, and the fields of a run with it as its
+        network. Of the snapshots that its recipe names only that of iteration 0 comes before the
+        end, so that each other one is that of a stop, or one that a test asks for.
     """
     name = f"slow_{secrets.token_hex(4)}"  # Python imports one module of a name only
-    (folder / f"{name}.py").write_text(_CODE)
+    (folder / f"{name}.py").write_text(_CODE.format(seconds=seconds))
     mark = folder / "slow"
-    mark.write_text(str(seconds))
-    return mark, [*(w for w in overrides if "--model" not in w), f"--model.name={name}:build"]
+    mark.touch()
+    fields = [word for word in overrides if not word.startswith(("--model", "--snapshots"))]
+    snapshots = ["--snapshots.keep=0, end", "--snapshots.resume=never"]
+    return mark, [*fields, *snapshots, f"--model.name={name}:build"]

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,24 +19,32 @@ from conescope.experiments.sweep.children import branch_axes, branch_grid, switc
 from conescope.experiments.sweep.sweep_folder import read_sweep
 from conescope.experiments.switch import plan_switch
 from conescope.report.sweep_table import load_sweep
+from conescope.runs.journal import Kind
+from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
+from conftest import TINY_OVERRIDES
 from stored_runs import everything
 
 FAST = ["--kernel.when=0, every 20", "--training.batch_size=8", "--probe.size=10",
         "--training.evaluate=0, every 20"]  # fmt: skip
 
 
-@pytest.fixture
-def parents(tmp_path, monkeypatch, tiny_overrides):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """Three runs that differ in their seeds, with snapshots at 0, 30 and 60."""
-    monkeypatch.chdir(tmp_path)
-    words = {word.partition("=")[0]: word for word in [*tiny_overrides, *FAST]}
-    paths = []
+    folder = tmp_path_factory.mktemp("trained")
     for seed in range(3):
-        recipe = load_recipe("digits", [*words.values(), f"--seed={seed}"])
-        paths.append(tmp_path / "parents" / str(seed))
-        run_experiment(recipe, paths[-1], command="test")
-    return [path.relative_to(tmp_path) for path in paths]
+        recipe = load_recipe("digits", [*TINY_OVERRIDES, *FAST, f"--seed={seed}"])
+        run_experiment(recipe, folder / str(seed), command="test")
+    return folder
+
+
+@pytest.fixture
+def parents(trained, tmp_path, monkeypatch):
+    """Copies of them, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "parents")
+    return [Path("parents", str(seed)) for seed in range(3)]
 
 
 def branches(parents, at, *overrides):
@@ -110,6 +120,7 @@ def test_a_swept_switch_experiment_is_found_done_by_conescope_switch(parents, ca
 WRONG = {
     "holds no snapshot at iteration 31; the nearest are at 30 and": ("branch", ["--at=30,31"]),
     "has nothing to do until iteration 60": ("branch", ["--at=0,60"]),
+    "branch.at must be at least 0, not -1": ("branch", ["--at=-1"]),
     "branch.at takes a whole number, not 'a'": ("branch", ["--at=a"]),
     "the axis branch.at has no values": ("branch", ["--at=,"]),
     "has the value 30 twice": ("branch", ["--at=30,30"]),
@@ -171,10 +182,37 @@ def test_a_measurement_goes_by_numbers_not_by_places(parents):
     assert load_run(read_sweep("a").runs[1].path).series.measured[0].draws.shape[0] == 8
 
 
+@pytest.mark.parametrize(
+    ("words", "kernels", "rows", "matrices"),
+    [
+        (("--when=0, 30, 60",), 3, 10, 1),
+        (("--when=0, 30", "--outputs=full"), 2, 100, 1),
+        (("--draws=4", "--when=60"), 1, 10, 5),
+        (("--by-layer", "--when=60"), 1, 10, 4),
+        (("--projection=16", "--when=60"), 1, 10, 1.6),
+    ],
+)
+def test_the_cost_of_measurements_is_forecast(parents, capsys, words, kernels, rows, matrices):
+    asked = ["sweep", "measure", *map(str, parents[:2]), *words, "--out=s"]
+    assert main([*asked, "--dry-run", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert (cost["kinds"], cost["timed"]) == (2, 2)
+    assert cost["stored_bytes"] == pytest.approx(2 * kernels * rows**2 * 4 * matrices)
+    assert cost["seconds"] > 0
+    assert (cost["memory"] > 0) == ("--projection=16" not in words)
+    assert main([*asked, "--slots=2"]) == 0
+    for run in read_sweep("s").runs:
+        stored = Folder(run.path).files(Kind.KERNEL)
+        assert len(stored) == kernels
+        tensors = [t for entry in stored for t in Folder(run.path).read_tensors(entry).values()]
+        assert sum(tensor.nbytes for tensor in tensors) == cost["stored_bytes"] / 2
+
+
 WRONG_MEASUREMENTS = {
     "there is no missing to measure": ["missing", "--model=a:b", "--probe=c"],
     "named twice": ["parents/0", "parents/0"],
     "are the same; name each value once": ["parents/0", "--draws=4,04"],
+    "is no schedule": ["parents/0", "--when=often"],
     "--outputs has no value": ["parents/0", "--outputs=,"],
 }
 
@@ -190,11 +228,17 @@ def test_wrong_measurements_are_refused(parents, capsys, message, words):
 
 
 def test_a_measurement_that_cannot_be_made_is_given_up_and_named(parents, capfd):
-    assert main(["sweep", "measure", str(parents[0]), "--probe=a.npz,b.npz", "--out=s"]) == 1
-    shown = capfd.readouterr().err
-    assert shown.count("is a run, which takes no --probe; its output is in") == 2
+    assert main(["sweep", "measure", str(parents[0]), "--when=0|5", "--out=s", "--slots=1"]) == 1
+    out, shown = capfd.readouterr()
+    assert "(from 1 of 2 kinds)" in out
+    assert shown.count("kept no snapshot at '5'; it has those of 0, 30, ") == 2
+    assert "its output is in" in shown
     assert "Traceback" not in shown
-    assert [run.state() for run in read_sweep("s").runs] == ["failed", "failed"]
+    assert [run.state() for run in read_sweep("s").runs] == ["finished", "failed"]
+    words = ["sweep", "measure", str(parents[0]), "--probe=a.npz,b.npz", "--out=t"]
+    assert main(words) == 2  # none can be made, so that nothing is begun
+    assert "is a run, which takes no --probe" in capfd.readouterr().err
+    assert not Path("t").exists()
 
 
 def test_a_signal_that_a_sweep_ignores_is_not_heard_by_its_measurements():

@@ -38,6 +38,8 @@ TINY = ("--kernel.when=0, every 10", "--training.batch_size=8", "--probe.size=10
 
 NOWHERE = Path("/nowhere")
 
+_MOST_SECONDS = 600
+
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
@@ -108,10 +110,10 @@ def test_runs_on_ray_stopped_and_killed_are_those_never_disturbed(
         def has_stored(self):
             """Whether the worker that was warned by SIGTERM has stored its state."""
             stops = stored_by_a_stop(sweep.path / "runs" / self.warned)
-            return len(stops) == len(self.stops) + 1
+            return len(stops) > len(self.stops)
 
     monkeypatch.chdir(tmp_path)
-    mark, words = slow_network(tmp_path, [*tiny_overrides, "--snapshots.resume=every 1000"])
+    mark, words = slow_network(tmp_path, tiny_overrides)
     sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
     assert not carry_out_sweep(sweep, RayCluster(), task_of, should_stop=lambda: bool(begun(sweep)))
@@ -134,7 +136,7 @@ def assert_finished_as_if_alone(runs, path):
 
 
 def wait_until(is_so):
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + _MOST_SECONDS
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -195,6 +197,7 @@ def test_runs_on_copies_stopped_and_killed_are_those_never_disturbed(
 
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
+    words.append("--snapshots.resume=every 1")
     sweep = planned(tmp_path / "ray", words, "--seed=0..2")
 
     first = OnCopies(False)
@@ -256,8 +259,7 @@ def test_command_and_head_are_ended_and_the_runs_go_on(tmp_path, monkeypatch, ti
 
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
-    words = ["sweep", "digits", *words, "--snapshots.resume=every 1000", "--seed=0,1"]
-    words += ["--out=s", "--threads=1"]
+    words = ["sweep", "digits", *words, "--seed=0,1", "--out=s", "--threads=1"]
     head = Cluster(initialize_head=True, head_node_args=NODE)
     command = [sys.executable, "-c", DRIVER, *words, "--on=ray", f"--address={head.address}"]
 
@@ -273,7 +275,7 @@ def test_command_and_head_are_ended_and_the_runs_go_on(tmp_path, monkeypatch, ti
         first = sessions(1)
         wait_until(lambda: begun(read_sweep("s")))
         first.terminate()
-        _, said = first.communicate(timeout=100)
+        _, said = first.communicate(timeout=_MOST_SECONDS)
         assert first.returncode == 128 + signal.SIGTERM, said
         assert any(stored_by_a_stop(run.path) for run in read_sweep("s").runs)
         second = sessions(2)
@@ -281,7 +283,7 @@ def test_command_and_head_are_ended_and_the_runs_go_on(tmp_path, monkeypatch, ti
         second.communicate()
         third = sessions(3)
         head.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-        _, said = third.communicate(timeout=100)
+        _, said = third.communicate(timeout=_MOST_SECONDS)
     finally:
         head.shutdown()
     assert third.returncode == 2, said
@@ -365,10 +367,7 @@ def test_jobs_by_submitit_end_in_finished_runs(tmp_path, tiny_overrides):
     assert json.loads((folder / "jobs.json").read_bytes()) == {
         run.id: name for run, name in zip(sweep.runs, ids, strict=True)
     }
-    deadline = time.monotonic() + 100
-    while any(run.state() != "finished" for run in sweep.runs) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert [run.state() for run in sweep.runs] == ["finished"] * 2
+    wait_until(lambda: all(run.state() == "finished" for run in sweep.runs))
 
 
 def test_a_job_waits_for_one_before_it_that_is_still_at_work(tmp_path, tiny_overrides):

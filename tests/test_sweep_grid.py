@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 
@@ -10,6 +11,7 @@ from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.grid import make_grid
 from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep
 from conescope.experiments.sweep.sweep_planning import plan_sweep
+from conescope.training.recipe import FIELDS
 from conescope.training.recipe_reading import load_recipe, recipe_from_dict
 
 
@@ -110,6 +112,26 @@ def test_a_wrong_axis_is_refused(message, words):
     with pytest.raises(RecipeError, match=message) as caught:
         grid(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_the_digest_is_that_of_all_fields_and_options_that_differ_from_the_defaults():
+    words = ["--optimizer.name=adam", "--optimizer.betas=[0.9,0.99]", "--data.path=x", "--seed=3"]
+    recipe = load_recipe("digits", [*words, "--optimizer.momentum=0", "--name=other"])
+    changed = {
+        f"{section}.{name}" if section else name: value
+        for section, held in [("", recipe.to_dict()), *recipe.to_dict().items()]
+        for name, value in (held.items() if isinstance(held, dict) else ())
+        if not isinstance(value, dict)
+    }
+    places = ("name", "description", "data.path", "branch.run")
+    changed = {
+        name: value
+        for name, value in changed.items()
+        if name not in places and (name not in FIELDS or value != FIELDS[name].default)
+    }
+    assert changed["optimizer.betas"] == [0.9, 0.99]
+    text = json.dumps(changed, sort_keys=True).encode()
+    assert recipe.digest == hashlib.sha256(text).hexdigest()
 
 
 FILES = {

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-_MOST_SECONDS = 300
+_MOST_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_job_requeued_goes_on_and_one_cancelled_is_submitted_again(
 ):
     monkeypatch.chdir(tmp_path)
     mark, words = slow_network(tmp_path, tiny_overrides)
-    words = [*words, "--snapshots.resume=every 1000", "--seed=0..2"]
+    words.append("--seed=0..2")
     runs = submit(words, "s")
     job = ids(tmp_path / "s")
     wait_until(lambda: has_begun(runs[0]) and has_begun(runs[1]), "two have not begun")
@@ -114,7 +114,7 @@ def test_a_job_requeued_goes_on_and_one_cancelled_is_submitted_again(
 def test_nodes_lost_in_the_middle(tmp_path, monkeypatch, tiny_overrides, slurm):
     """One loses its power, and one is set down by an operator while its job is at work."""
     monkeypatch.chdir(tmp_path)
-    mark, words = slow_network(tmp_path, tiny_overrides, seconds=0.5)
+    mark, words = slow_network(tmp_path, tiny_overrides, seconds=5.0)
     runs = submit([*words, "--seed=0,1"], "s")
     job = ids(tmp_path / "s")
     wait_until(lambda: all(has_begun(run) for run in runs), "not all have begun")
@@ -133,8 +133,7 @@ def test_nodes_lost_in_the_middle(tmp_path, monkeypatch, tiny_overrides, slurm):
 
 def test_a_job_whose_time_is_over_goes_on(tmp_path, monkeypatch, tiny_overrides, slurm):
     monkeypatch.chdir(tmp_path)
-    mark, words = slow_network(tmp_path, tiny_overrides, seconds=1.0)
-    words[-1:-1] = ["--snapshots.resume=every 50"]
+    mark, words = slow_network(tmp_path, tiny_overrides)
     runs = submit([*words, "--seed=0"], "s", "--time=1")
     wait_until(lambda: has_begun(runs[0]), "its state is not stored when its time is over")
     wait_until(lambda: "RUNNING" not in jobs(slurm).values(), "its time is not over")

@@ -22,6 +22,7 @@ from conescope.training.recipe import FIELDS, PARTS, Recipe
 from conescope.training.recipe_reading import (
     field_parser,
     load_recipe,
+    packaged_recipes,
     parts_of,
     recipe_from_dict,
     unknown_field,
@@ -146,6 +147,7 @@ class Commands:
         parser = self._commands.get(words[0])
         if parser is None:
             raise self._unknown(words[0])
+        self._check_second(words)
         if not parser.get_default("takes_fields"):
             return parser.parse_args(words[1:], argparse.Namespace(words=words))
         own_words, overrides = _split(words[1:], set(parser._option_string_actions))
@@ -160,6 +162,23 @@ class Commands:
         near = difflib.get_close_matches(word, self._commands, n=1)
         meant = f"did you mean {near[0]}?" if near else "'conescope --help' lists them"
         return RecipeError(f"there is no command {word}; {meant}")
+
+    def _check_second(self, words: Sequence[str]) -> None:
+        """Raise `RecipeError` if a word such as `stauts` in `sweep stauts` is meant as a command's.
+
+        A packaged recipe's name, or a file's, is not.
+        """
+        first, second = [*words, ""][:2]
+        known = {
+            name.removeprefix(f"{first} "): name
+            for name in self._commands
+            if name.startswith(f"{first} ")
+        }
+        near = difflib.get_close_matches(second, known, n=1, cutoff=0.7)
+        if near and second not in packaged_recipes() and not Path(second).exists():
+            raise RecipeError(
+                f"there is no command {first} {second}; did you mean {known[near[0]]}?"
+            )
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
@@ -201,7 +220,7 @@ def _split(words: Sequence[str], own: set[str]) -> tuple[list[str], list[str]]:
         overrides.append(word)
         if not equals:
             value = next(remaining, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 raise RecipeError(f"command line: {name} needs a value; write {name} VALUE")
             overrides.append(value)
     return own_words, overrides

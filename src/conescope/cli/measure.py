@@ -109,17 +109,14 @@ def add(commands: Commands) -> None:
 
 def _measure(arguments: argparse.Namespace) -> int:
     command = shlex.join(["conescope", *arguments.words])
-    is_run = _is_run(arguments)
-    is_hub = any(map(is_on_hub, arguments.series))
-    if not is_run and arguments.out.resolve() in [
+    if not _is_run(arguments) and arguments.out.resolve() in [
         Path(each).resolve() for each in arguments.series
     ]:
         raise RecipeError(
             f"command line: {arguments.out} holds the checkpoints; choose another folder as --out"
         )
-    if not is_run and (is_hub or arguments.model is None):
-        _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
-        return _measure_described(arguments, command, is_hub)
+    if says_its_model(arguments):
+        return _measure_described(arguments, command, any(map(is_on_hub, arguments.series)))
     subject, choice = subject_and_choice(arguments)
     with stopping("ending this measurement") as received, ProgressBar(STDERR) as bar:
         is_complete = measure(
@@ -129,19 +126,24 @@ def _measure(arguments: argparse.Namespace) -> int:
     return _end(arguments, subject, bar, is_complete, received)
 
 
+def says_its_model(arguments: argparse.Namespace) -> bool:
+    """Return whether a series says itself of which model it is: on the Hub, or as saved there."""
+    is_hub = any(map(is_on_hub, arguments.series))
+    return not _is_run(arguments) and (is_hub or arguments.model is None)
+
+
 def subject_and_choice(arguments: argparse.Namespace) -> tuple[Snapshots | Checkpoints, Choice]:
     """Return what a parsed command measures, of a run's snapshots or of checkpoints.
 
     Raises:
         ConescopeError: if it cannot be measured here, or says itself of which model it is.
     """
-    is_run = _is_run(arguments)
-    if not is_run and (arguments.model is None or any(map(is_on_hub, arguments.series))):
+    if says_its_model(arguments):
         raise RecipeError(
             "command line: the series is on the Hub, or has no --model; for files of your own, "
             "name their model by --model package.module:build"
         )
-    subject = _snapshots(arguments) if is_run else _checkpoints(arguments)
+    subject = _snapshots(arguments) if _is_run(arguments) else _checkpoints(arguments)
     own_outputs = subject.recipe.kernel.outputs if isinstance(subject, Snapshots) else "trace"
     return subject, _choice(arguments, own_outputs)
 
@@ -152,6 +154,7 @@ def _measure_described(arguments: argparse.Namespace, command: str, is_hub: bool
     from conescope.measuring.hub.hub_options import HubOptions, Wanted
 
     series = arguments.series
+    _refuse(arguments, _FOR_RUNS, "on the Hub" if is_hub else "checkpoints")
     if is_hub and len(series) > 1:
         raise RecipeError("command line: a series is one repository on the Hub; name one")
     given = {name: getattr(arguments, name) for name in HubOptions.__optional_keys__}

@@ -101,6 +101,8 @@ def carry_out(
     for option, folder in (("--out", arguments.out), ("--runs", arguments.runs)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(f"{option} {folder} is a file; name a folder, which need not exist")
+        if folder is not None and (folder / "journal.jsonl").exists():
+            raise RecipeError(f"{option} {folder} is the folder of a run; name one of the sweep's")
     command = shlex.join(["conescope", *arguments.words])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
     check_same_runs(points, sweep)

@@ -24,6 +24,7 @@ from conescope.cli.sweep import ENDS_OF_A_SWEEP, add_sweep_arguments, agreed, ca
 from conescope.errors import RecipeError
 
 if TYPE_CHECKING:
+    from conescope.experiments.forecast import Forecast
     from conescope.experiments.sweep.sweep_folder import SweepRun
 
 _AXES = (
@@ -104,6 +105,22 @@ def measure_run(run: SweepRun, command: str, should_stop: Callable[[], bool]) ->
     arguments = _parsed(run.fields, run.path)
     arguments.in_a_sweep, arguments.words = True, shlex.split(command)[1:]
     return arguments.command(arguments) == 0
+
+
+def is_forecast(run: SweepRun) -> bool:
+    """Return whether the cost of a measurement is forecast: not if a model has to come first."""
+    return not measure.says_its_model(_parsed(run.fields, run.path))
+
+
+def cost_of_measurement(run: SweepRun) -> Forecast:
+    """Forecast one measurement of a sweep.
+
+    Raises:
+        ConescopeError: if it cannot be made here.
+    """
+    from conescope.experiments.measurement_forecast import forecast_measurement
+
+    return forecast_measurement(*measure.subject_and_choice(_parsed(run.fields, run.path)))
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

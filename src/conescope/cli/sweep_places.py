@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from conescope.errors import RecipeError
@@ -34,9 +36,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     )
     option("--slots", type=int, metavar="N", help="local: runs at a time (default: cores)")
     option("--threads", type=int, metavar="N", help="CPU threads of a run (default: cores / slots)")
-    option(
-        "--gpus", type=float, metavar="N", default=0.0, help="ray, slurm: GPUs of a run (default 0)"
-    )
+    option("--gpus", type=float, metavar="N", help="ray, slurm: GPUs of a run (default 0)")
     option("--address", metavar="HOST:PORT", help="ray: the head of a running cluster")
     option(
         "--copy",
@@ -44,9 +44,22 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         help="ray: send run folders to the nodes and back, which do not share a file system",
     )
     option("--partition", metavar="NAME", help="slurm: the partition")
-    option(
-        "--time", type=int, metavar="MINUTES", default=60, help="slurm: a job's limit (default 60)"
-    )
+    option("--time", type=int, metavar="MINUTES", help="slurm: a job's limit (default 60)")
+
+
+_OF_SOME: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "slots": ("local",),
+        "gpus": ("ray", "slurm"),
+        "address": ("ray",),
+        "copy": ("ray",),
+        "partition": ("slurm",),
+        "time": ("slurm",),
+    }
+)
+"""Arguments that only some values of --on have a use for."""
+
+_MINUTES = 60
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,13 @@ def places_of(arguments: argparse.Namespace, sweep: Sweep) -> Places:
     """Return where to carry out the runs, by default a process for each core of this machine.
 
     Raises:
-        RecipeError: if a number is out of range.
+        RecipeError: if a number is out of range, or an argument is for another value of --on.
     """
+    for name, places in _OF_SOME.items():
+        if getattr(arguments, name) and arguments.on not in places:
+            raise RecipeError(
+                f"--{name} is for --on {' or '.join(places)}; with --on {arguments.on} leave it out"
+            )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     on_cpu = sweep.runs[0].fields["device"] in ("cpu", None)
@@ -95,34 +113,34 @@ def places_of(arguments: argparse.Namespace, sweep: Sweep) -> Places:
     threads = arguments.threads
     if threads is None:
         threads = max(1, cores // max(slots, 1)) if arguments.on == "local" else 1
-    least = {"--slots": slots, "--threads": threads, "--time": arguments.time}
+    minutes = _MINUTES if arguments.time is None else arguments.time
+    gpus = arguments.gpus or 0.0
+    least = {"--slots": slots, "--threads": threads, "--time": minutes}
     for name, value in least.items():
         if value < 1:
             raise RecipeError(f"{name} is at least 1, not {value}")
-    if not 0 <= arguments.gpus < float("inf"):
-        raise RecipeError(f"--gpus is a number from 0 on, not {arguments.gpus:g}")
-    if arguments.on == "slurm" and arguments.gpus % 1:
+    if not 0 <= gpus < float("inf"):
+        raise RecipeError(f"--gpus is a number from 0 on, not {gpus:g}")
+    if arguments.on == "slurm" and gpus % 1:
         raise RecipeError(
-            f"SLURM gives whole GPUs to a job, not {arguments.gpus:g}; give --gpus a whole number"
+            f"SLURM gives whole GPUs to a job, not {gpus:g}; give --gpus a whole number"
         )
     if arguments.copy:
-        _check_copies(arguments.on, sweep)
+        _check_copies(sweep)
     return Places(
         on=arguments.on,
         slots=slots,
         threads=threads,
-        gpus=arguments.gpus,
+        gpus=gpus,
         address=arguments.address,
         copies=arguments.copy,
         partition=arguments.partition,
-        minutes=arguments.time,
+        minutes=minutes,
     )
 
 
-def _check_copies(on: str, sweep: Sweep) -> None:
+def _check_copies(sweep: Sweep) -> None:
     """Raise `RecipeError` unless the runs of a sweep can be carried out on copies."""
-    if on != "ray":
-        raise RecipeError(f"--copy is for --on ray; with --on {on} leave it out")
     if sweep.kind == "measurement" or any(run.base["branch"]["run"] for run in sweep.runs):
         raise RecipeError(
             "--copy sends only a run's own folder, and these runs read other runs or weights too; "

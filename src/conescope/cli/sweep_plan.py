@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from conescope.cli.json_output import print_json
 from conescope.cli.sweep_places import Places
 from conescope.cli.terminal import duration, print_table, say
+from conescope.errors import ConescopeError
 
 if TYPE_CHECKING:
+    from conescope.experiments.forecast import Forecast
     from conescope.experiments.sweep.sweep_cost import SweepCost
     from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun
 
@@ -25,15 +27,39 @@ def show_plan(sweep: Sweep, left: list[SweepRun], places: Places, *, as_json: bo
     why_not = _why_not_tried(sweep, left, places)
     cost = None
     if left and not why_not:
-        from conescope.experiments.sweep.sweep_cost import forecast_sweep
-
-        cost = forecast_sweep(left)
+        cost = _forecast(sweep, left)
     if as_json:
         print_json(_facts(sweep, left, places, cost) | {"not_forecast": why_not or None})
     else:
         _print_plan(sweep, left, places, cost, why_not)
     if cost is not None:
         _warn(left, places, cost)
+
+
+def _forecast(sweep: Sweep, left: list[SweepRun]) -> SweepCost:
+    """Forecast what runs will cost; a measurement that cannot be made ends that one alone.
+
+    Raises:
+        ConescopeError: if a recipe, or each of the measurements, cannot be carried out here.
+    """
+    from conescope.cli.sweep_measure import cost_of_measurement
+    from conescope.experiments.sweep.sweep_cost import forecast_sweep
+
+    if sweep.kind == "training":
+        return forecast_sweep(left)
+    errors: list[ConescopeError] = []
+
+    def cost_of(run: SweepRun) -> Forecast:
+        try:
+            return cost_of_measurement(run)
+        except ConescopeError as error:
+            errors.append(error)
+            raise
+
+    cost = forecast_sweep(left, cost_of, ConescopeError)
+    if not cost.timed:
+        raise errors[0]
+    return cost
 
 
 def _facts(
@@ -87,12 +113,15 @@ def _warn(left: list[SweepRun], places: Places, cost: SweepCost) -> None:
 
 def _why_not_tried(sweep: Sweep, left: list[SweepRun], places: Places) -> str:
     """Return why no run is tried for its cost; empty if one can be."""
-    if sweep.kind == "measurement":
-        return "not forecast for measurements"
     if places.on == "slurm":
         return f"not tried on a login node; a job may take {places.minutes:,} min at a time"
-    if places.on == "ray" and left and left[0].fields["device"] != "cpu":
+    if places.on == "ray" and left and left[0].fields["device"] not in ("cpu", None):
         return f"not tried: {left[0].fields['device']} is a device of the cluster"
+    if sweep.kind == "measurement":
+        from conescope.cli.sweep_measure import is_forecast
+
+        if not all(map(is_forecast, left)):
+            return "not forecast for series that say themselves of which model they are"
     return ""
 
 

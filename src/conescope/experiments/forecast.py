@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
-from conescope.experiments.experiment import Experiment, reproducible
+from conescope.experiments.experiment import Experiment
 from conescope.measuring.undisturbed import evaluation_mode
+from conescope.runs.environment import reproducible
 from conescope.runs.schedule import Schedule
 from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
@@ -22,7 +23,9 @@ _TIMED_SECONDS = 0.2
 _LONG_SECONDS = 0.5
 _TIMED_CALLS = 3
 _EVALUATED_SAMPLES = 125
-_TIMED_SAMPLES = 16
+TIMED_SAMPLES = 16
+"""Samples of which the time of a projection is that of all of them."""
+
 _ENDLESS = 10**9
 
 
@@ -69,12 +72,12 @@ def forecast(recipe: Recipe) -> Forecast:
     Raises:
         ConescopeError: if the recipe cannot be carried out here.
     """
-    with reproducible(recipe):
+    with reproducible(recipe.device, recipe.threads):
         experiment = Experiment(recipe, is_timed_only=True)
         snapshots = _training(experiment)
         snapshot = next(snapshots)
         model, optimizer = snapshot.model, snapshot.optimizer
-        iteration_seconds = _seconds_each(lambda: next(snapshots))
+        iteration_seconds = seconds_each(lambda: next(snapshots))
         evaluation_seconds = _evaluation_seconds(experiment, snapshot)
         kernel, kernel_seconds = _kernel_cost(experiment, model)
         networks = [model] if snapshot.average is None else [model, snapshot.average]
@@ -106,8 +109,8 @@ def _kernel_cost(experiment: Experiment, model: nn.Module) -> tuple[Plan | None,
     """
     chosen, probe = experiment.recipe.kernel, experiment.probe
     if chosen.projection is not None:
-        few = probe[:_TIMED_SAMPLES]
-        seconds = _seconds_each(lambda: experiment.measure(model, few))
+        few = probe[:TIMED_SAMPLES]
+        seconds = seconds_each(lambda: experiment.measure(model, few))
         return None, seconds * len(probe) / len(few)
     outputs = chosen.outputs if chosen.estimate is None else "sum"
     with evaluation_mode(model), returning(last_position, model):
@@ -136,10 +139,10 @@ def iteration_seconds(recipe: Recipe) -> float:
     Raises:
         ConescopeError: if the recipe cannot be carried out here.
     """
-    with reproducible(recipe):
+    with reproducible(recipe.device, recipe.threads):
         snapshots = _training(Experiment(recipe, is_timed_only=True))
         next(snapshots)
-        return _seconds_each(lambda: next(snapshots))
+        return seconds_each(lambda: next(snapshots))
 
 
 def _training(experiment: Experiment) -> Iterator[Snapshot]:
@@ -153,7 +156,7 @@ def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
     """Estimate the time of one evaluation from that of a few samples of each split."""
     sizes = experiment.evaluated.values()
     timed = sum(min(size, _EVALUATED_SAMPLES) for size in sizes)
-    seconds = _seconds_each(lambda: experiment.evaluate(snapshot, _EVALUATED_SAMPLES))
+    seconds = seconds_each(lambda: experiment.evaluate(snapshot, _EVALUATED_SAMPLES))
     return seconds * sum(sizes) / timed
 
 
@@ -162,18 +165,19 @@ def _slots(optimizer_state: dict) -> list[Tensor]:
     return [slot for slot in slots if isinstance(slot, Tensor)]
 
 
-def _seconds_each(work: Callable[[], object]) -> float:
+def seconds_each(work: Callable[[], object]) -> float:
     """Return the median time of some calls after a first one; a long one is called only once."""
-    first = _timed(work)
+    first = seconds_of(work)
     if first > _LONG_SECONDS:
         return first
     times: list[float] = []
     while len(times) < _TIMED_CALLS or sum(times) < _TIMED_SECONDS:
-        times.append(_timed(work))
+        times.append(seconds_of(work))
     return statistics.median(times)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return the time of one call, in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 import yaml
@@ -84,8 +86,8 @@ class Recipe:
     kernel: KernelRecipe = field(default_factory=KernelRecipe)
 
     def __post_init__(self) -> None:
-        for name, described in FIELDS.items():
-            _check(name, self.get(name), described.metadata)
+        for (name, described), value in zip(FIELDS.items(), _values(self), strict=True):
+            _check(name, value, described.metadata)
         self._check_branch()
         self._check_kernel()
         if not self.name.strip(". ") or "\n" in self.name or set("/\\") & set(self.name):
@@ -111,7 +113,7 @@ class Recipe:
                 "branch.at, optimizer, perturbation and its seed are for a branch; start one with "
                 "'conescope run --from RUN --at STEP'"
             )
-        if not 0 <= branch.at < self.training.steps:
+        if branch.at >= self.training.steps:
             raise RecipeError(
                 f"a branch from iteration {branch.at} has nothing to do until iteration "
                 f"{self.training.steps}; set training.steps higher, or --at lower"
@@ -131,10 +133,7 @@ class Recipe:
 
     def get(self, name: str) -> Any:
         """Return the value of a field by its dotted name, such as `optimizer.lr`."""
-        value: Any = self
-        for part in name.split("."):
-            value = getattr(value, part)
-        return value
+        return attrgetter(name)(self)
 
     def schedule(self, name: str, iterations_per_epoch: int) -> tuple[int, ...]:
         """Return the iterations at which a schedule field, such as `kernel.when`, fires.
@@ -172,10 +171,11 @@ class Recipe:
         """
         changed = {
             name: value
-            for name, value in _flatten(self.to_dict())
-            if name not in FIELDS
-            or (value != FIELDS[name].default and FIELDS[name].metadata != PLACE)
+            for (name, described), value in zip(FIELDS.items(), _values(self), strict=True)
+            if described.metadata != PLACE and value != described.default
         }
+        for section in PARTS:
+            changed |= _flatten(self.get(section).options, f"{section}.")
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -227,6 +227,9 @@ def _fields() -> Iterator[tuple[str, Field[Any]]]:
 FIELDS: Mapping[str, Field[Any]] = dict(_fields())
 """All fields of a recipe: dotted name, such as `optimizer.lr` → how it is declared."""
 
+_values = attrgetter(*FIELDS)
+"""Returns the values of all fields of a recipe."""
+
 
 def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     """Raise `RecipeError` if a field's value is out of range, or is no schedule."""
@@ -245,7 +248,13 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
         raise RecipeError(f"{name} holds control characters: {value[:80]!r}; leave them out")
     if "schedule" in rules:
         with _naming(name):
-            Schedule(value)
+            _check_schedule(value)
+
+
+@lru_cache(256)
+def _check_schedule(text: str) -> None:
+    """Raise `RecipeError` if this is no schedule; recipes by the thousand have the same few."""
+    Schedule(text)
 
 
 @contextmanager
@@ -257,7 +266,7 @@ def _naming(name: str) -> Iterator[None]:
         raise RecipeError(f"{name}: {error}") from None
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{name}.")

@@ -119,7 +119,7 @@ class BranchRecipe:
 
     run: str | None = field(default=None, metadata=PLACE)
     parent: str | None = None
-    at: int = 0
+    at: int = field(default=0, metadata={"least": 0})
     optimizer: Literal["fresh", "restored"] = "fresh"
     perturbation: float = field(default=0.0, metadata={"least": 0})
     perturbation_seed: int = field(default=0, metadata={"least": 0})

@@ -98,7 +98,7 @@ def make_grid(
         several = len(axes.recipes) > 1
         named = {source: {"recipe": source} if several else {} for source in axes.recipes}
     points: dict[str, GridPoint] = {}
-    checked: set[str] = set()
+    checked: set[Any] = set()
     matched: set[int] = set()
     for source in axes.recipes:
         for point in _of_source(source, axes, matched, load, named[source]):
@@ -234,9 +234,9 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return replace(recipe, **sections)
 
 
-def _check_parts(recipe: Recipe, checked: set[str]) -> None:
+def _check_parts(recipe: Recipe, checked: set[Any]) -> None:
     """Check the fields that a recipe's parts take, unless the same parts were checked before."""
-    sections = {repr(recipe.get(section)) for section in PARTS}
+    sections = {recipe.get(section) for section in PARTS}
     if not sections <= checked:
         parts_of(recipe)
         checked |= sections

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from conescope.errors import TrainingError
+from conescope.errors import ConescopeError, TrainingError
 from conescope.experiments.forecast import Forecast, forecast
 from conescope.experiments.sweep.sweep_folder import SweepRun
 
@@ -26,7 +27,7 @@ class SweepCost:
     Attributes:
         kinds: the number of distinct costs among them.
         timed: how many of these were forecast, drawn by chance; the others count as their mean. 0
-            if every trial diverged.
+            if every trial ended by an error that is passed over.
         shortest: expected time of the shortest run, in seconds.
         longest: expected time of the longest run, in seconds.
         seconds: expected time of all runs one after the other, in seconds.
@@ -47,11 +48,23 @@ class SweepCost:
         return max(self.longest, self.seconds / slots)
 
 
-def forecast_sweep(runs: list[SweepRun]) -> SweepCost:
+def cost_of_recipe(run: SweepRun) -> Forecast:
+    """Forecast a run that trains."""
+    return forecast(run.recipe)
+
+
+def forecast_sweep(
+    runs: list[SweepRun],
+    cost_of: Callable[[SweepRun], Forecast] = cost_of_recipe,
+    passed_over: type[ConescopeError] = TrainingError,
+) -> SweepCost:
     """Forecast what runs will cost, from a trial of each distinct cost.
 
     Args:
         runs: at least one.
+        cost_of: makes the trial of a run.
+        passed_over: errors that end one run and not the sweep; by default, that a trial diverges,
+            as the run may.
 
     Raises:
         ConescopeError: if one of those tried cannot be carried out here.
@@ -65,8 +78,8 @@ def forecast_sweep(runs: list[SweepRun]) -> SweepCost:
         if found and time.monotonic() - begun > _ENOUGH_SECONDS:
             break
         try:
-            found[key] = forecast(examples[key].recipe)
-        except TrainingError:  # the trial diverges, as the run may
+            found[key] = cost_of(examples[key])
+        except passed_over:
             continue
     timed = sum(counts[key] for key in found)
     scale = len(runs) / timed if timed else 0.0
