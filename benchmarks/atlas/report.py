@@ -1,6 +1,6 @@
 """The atlas's table, numbers and figures, of the runs that have ended.
 
-    python -m benchmarks.atlas.report --sweep sweeps/atlas sweeps/second --table atlas.parquet
+    python -m benchmarks.atlas.report --sweep sweeps/atlas sweeps/second sweeps/resnet20 --table atlas.parquet
     python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
 
 With `--sweep` the table is made from the runs; without it, it is read.
@@ -46,8 +46,9 @@ def main() -> None:
     print_radius(first)
     print_second(first, [row for row in rows if row["round"] == 2])
     if arguments.figures is not None:
-        figures.plane(rows, arguments.figures / "atlas-plane.png")
-        figures.factors(rows, arguments.figures / "atlas-factors.png")
+        mnist = [row for row in rows if row["round"] < 3]
+        figures.plane(mnist, arguments.figures / "atlas-plane.png")
+        figures.factors(mnist, arguments.figures / "atlas-factors.png")
         figures.predictors(fit, test, curves, arguments.figures / "atlas-predictor.png")
 
 
