@@ -1,6 +1,6 @@
 """The atlas's table, numbers and figures, of the runs that have ended.
 
-    python -m benchmarks.atlas.report --sweep sweeps/atlas sweeps/second sweeps/resnet20 --table atlas.parquet
+    python -m benchmarks.atlas.report --table atlas.parquet --sweep sweeps/atlas sweeps/second …
     python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
 
 With `--sweep` the table is made from the runs; without it, it is read.
