@@ -20,10 +20,11 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from conescope.experiments.experiment import Experiment, measure_kernel, reproducible
+from conescope.experiments.experiment import Experiment, measure_kernel
 from conescope.kernel.distance import distance_matrix
 from conescope.kernel.estimates import Measured, estimated_distances
 from conescope.kernel.matrix import Kernel
+from conescope.runs.environment import reproducible
 from conescope.training.loop import train
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_fields import KernelRecipe
@@ -131,7 +132,7 @@ def main() -> None:
     if chosen.data is not None:
         fields["data.path"] = chosen.data
     recipe = load_recipe("resnet20-cifar10", [f"--{name}={fields[name]}" for name in fields])
-    with reproducible(recipe):
+    with reproducible(recipe.device, recipe.threads):
         step, times, kernels, full = follow(
             recipe, chosen.every, ways(recipe, chosen.draws, chosen.projections)
         )

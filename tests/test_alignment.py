@@ -10,6 +10,7 @@ from conescope.statistics.alignment import (
     centred_target_alignment,
     class_blocks,
     label_kernel,
+    label_spectrum,
     target_alignment,
 )
 
@@ -147,3 +148,29 @@ def test_a_series_needs_classes_with_pairs():
     for labels in (torch.zeros(8, dtype=torch.int64), torch.arange(8)):
         with pytest.raises(KernelError, match="at least two classes, and one with two samples"):
             alignments([0], kernels, labels)
+
+
+def test_labels_lie_along_the_eigenvectors_of_their_own_kernel():
+    shares = label_spectrum(ideal(), LABELS)
+    np.testing.assert_allclose(shares.sum(), 1.0)
+    np.testing.assert_allclose(shares[:2].sum(), 1.0)  # three classes, centred, span two
+
+
+def test_centred_alignment_is_the_mean_of_eigenvalues_over_the_labels():
+    kernel = random_kernel(3)
+    n = len(LABELS)
+    H = torch.eye(n, dtype=torch.float64) - 1 / n
+    values = torch.linalg.eigvalsh(H @ kernel.values @ H).flip(0).numpy()
+    Y = torch.nn.functional.one_hot(LABELS).double()
+    power = float((H @ Y).norm() ** 2)
+    shares = label_spectrum(kernel, LABELS)
+    expected = power * (values @ shares) / float(np.linalg.norm(values) * (H @ Y @ Y.T @ H).norm())
+    assert centred_target_alignment(kernel, LABELS) == pytest.approx(expected)
+    found = alignments([0, 1], [kernel, ideal()], LABELS)
+    np.testing.assert_allclose(found.labels_within[0], np.cumsum(shares))
+    assert found.labels_within.shape == (2, n)
+
+
+def test_a_single_class_lies_along_no_eigenvector():
+    with pytest.raises(KernelError, match="take more classes"):
+        label_spectrum(random_kernel(), torch.zeros(8, dtype=torch.int64))

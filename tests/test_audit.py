@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 
 import conescope as cs
 from conescope.cli import main
-from conescope.errors import CheckpointError, SameWeightsWarning
+from conescope.errors import CheckpointError, DamageWarning, SameWeightsWarning
 from conescope.measuring.audit import AuditedCheckpoint, audit
 from conescope.measuring.audit.fingerprints import BUCKETS, fingerprint_of
 from conescope.measuring.audit.path_order import out_of_order, squared_distances
@@ -380,9 +380,14 @@ def test_what_is_stored_is_not_read_again_unless_it_has_changed(tmp_path, good, 
     assert len(asked) == len(good)
     save_file({"w": torch.ones(3)}, folder / "step100.safetensors")
     assert ("missing tensors", (100,)) in alarms(folder, out=out)
-    next((out / "fingerprints").iterdir()).write_bytes(b"{")
-    cs.audit_checkpoints(folder, out=out)
-    assert len(asked) == len(good) + 2
+    file = next((out / "fingerprints").iterdir())
+    whole = file.read_bytes()
+    for number, damaged in enumerate([b"{", whole.replace(b"0", b"1", 1), whole[:-9], b"[]"]):
+        file.write_bytes(damaged)
+        with pytest.warns(DamageWarning, match=f"{file.name} is damaged .*taken again"):
+            cs.audit_checkpoints(folder, out=out)
+        assert len(asked) == len(good) + 2 + number
+        assert file.read_bytes() == whole
     assert set(folder.iterdir()) == set(before)
 
 

@@ -180,12 +180,29 @@ def test_the_leading_samples_are_pictures_with_a_text(page):
 def test_axe_finds_nothing_serious(page, scheme):
     page.emulate_media(color_scheme=scheme)
     drawn_all(page)
+    assert serious_faults(page) == []
+
+
+def serious_faults(page):
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]
-    serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found
-               if v["impact"] in ("serious", "critical")]  # fmt: skip
-    assert serious == []
+    return [(v["id"], v["nodes"][0]["html"][:200]) for v in found
+            if v["impact"] in ("serious", "critical")]  # fmt: skip
+
+
+def test_the_keyboard_hides_and_shows_a_line_by_its_entry_in_the_legend(page):
+    drawn_all(page)
+    toggle = page.locator("#distance-from .legendtoggle").first
+    assert toggle.get_attribute("aria-pressed") == "true"
+    assert "τ" in toggle.get_attribute("aria-label")
+    seen = "() => document.getElementById('distance-from').data[0].visible"
+    for key, visible in (("Enter", "legendonly"), (" ", True)):
+        toggle.focus()
+        page.keyboard.press(key)
+        page.wait_for_function(f"{seen[6:]} === {visible!r}".replace("True", "true"))
+        page.wait_for_timeout(500)  # two presses within 300 ms are a double click
+        assert toggle.get_attribute("aria-pressed") == str(visible is True).lower()
 
 
 def test_links_of_the_contents_lead_to_headings(page):
@@ -224,6 +241,7 @@ def test_from_the_list_to_a_sweep_to_a_run(browser, address, width):
         opened.locator("h1", has_text=heading).wait_for()
         drawn_all(opened)
         assert opened.evaluate("document.documentElement.scrollWidth") <= width
+        assert serious_faults(opened) == []
     assert errors == []
     opened.close()
 

@@ -39,6 +39,7 @@ CASES = {
     "sweep report": ["sweeps/seeds"],
     "perturb": ["runs/mine", "--at=20", "--seeds=2"],
     "switch": ["runs/mine", "--at=20"],
+    "barrier": ["runs/mine", "runs/other", "--points=3"],
     "verify": ["runs/mine", "--share=0.1"],
     "export": ["runs/mine", "--out=mine.zip"],
     "import": ["mine.zip", "--out=runs/theirs"],
@@ -72,6 +73,8 @@ def test_what_each_command_prints(tmp_path, monkeypatch, capsys):
         Path("ckpts").mkdir(exist_ok=True)
         save_file({"weight": torch.randn(4, 4)}, f"ckpts/step{step}.safetensors")
     found, names = {}, documented()
+    assert main(["run", *RUN, "--seed=1", "--out=runs/other"]) == 0
+    capsys.readouterr()
     for name, words in CASES.items():
         status = main([*name.split(), *words, "--json"])
         out, err = capsys.readouterr()

@@ -129,9 +129,14 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_numbers(data, tmp_path):
     assert cs.load_run(out / "seed-1").finished
     with pytest.raises(StoreError, match=r"lr was 0\.3 and is 0\.1"):
         cs.lazy_report(model, data, out=out, **{**SETTINGS, "lr": 0.1})
-    (out / "seed-1" / "result.safetensors").write_bytes(b"torn")
-    with pytest.raises(StoreError, match="delete it"):
+    file = out / "seed-1" / "result.safetensors"
+    data_of_seed = file.read_bytes()
+    file.write_bytes(data_of_seed[:-1] + bytes([data_of_seed[-1] ^ 1]))
+    with pytest.raises(StoreError, match=r"seed-1/result\.safetensors is damaged \(its checksum"):
         cs.lazy_report(model, data, out=out, **SETTINGS)
+    file.unlink()
+    assert cs.lazy_report(model, data, out=out, **SETTINGS).numbers() == whole.numbers()
+    assert file.read_bytes() == data_of_seed
 
 
 @pytest.mark.parametrize("file", ["result.safetensors", "kernels/00000006.safetensors"])

@@ -82,6 +82,8 @@ def test_samples_of_each_iteration_are_those_that_moved_the_kernel_until_then():
         assert [sample for sample, _ in stop] == np.argsort(-shares)[:8].tolist()
         assert [share for _, share in stop] == pytest.approx(np.sort(shares)[::-1][:8], abs=1e-5)
     told = [int(place) for place in re.findall(r'data-sample="(\d+)">', html)]
+    numbers = re.findall(r"<b>(.*?)%</b>", html)
+    assert [float(n) for n in numbers[:8]] == [round(100 * share, 1) for _, share in stops[-1]]
     hidden = {int(place) for place in re.findall(r'data-sample="(\d+)" hidden>', html)}
     assert told == [sample for sample, _ in stops[-1]]
     assert hidden == {sample for sample, _ in stops[1]} - {*told}

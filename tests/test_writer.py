@@ -47,6 +47,7 @@ WRITES = {
     "write_evaluation": lambda w: w.write_evaluation(3, SCALARS),
     "write_snapshot": lambda w: [w.write_snapshot(state_at(step), ()) for step in (1, 2, 3)],
     "write_origin": lambda w: w.write_origin(state_at(0)),
+    "write_result": lambda w: w.write_result("seed-0/result.safetensors", b"numbers"),
     "write_revision": lambda w: w.write_revision(
         3, {"name": "step3", "commit": "0" * 40, "stage": "", "begins": 0, "config": None}
     ),

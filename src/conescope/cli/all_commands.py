@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from conescope.cli import (
     audit,
+    barrier,
     cone,
     export,
     lazy,
@@ -31,7 +32,7 @@ from conescope.errors import ConescopeError, RecipeError
 
 _COMMANDS = (
     run, stored, cone, serve, plan, recipes, measure, audit, lazy, sweep, sweep_children,
-    sweep_measure, sweep_results, switch, perturb, reproduce, verify, export,
+    sweep_measure, sweep_results, switch, perturb, barrier, reproduce, verify, export,
 )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property, partial
 
 import torch
@@ -225,22 +224,29 @@ class Experiment:
             TrainingError: if a loss is NaN or infinite.
         """
         values = {"learning_rate": float(snapshot.optimizer.param_groups[0]["lr"])}
+        values |= self.evaluate_network(snapshot.model, most)
+        for name in self.evaluated:
+            loss = values[f"{name}_loss"]
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss on the {name} data is {loss} after iteration "
+                    f"{snapshot.step}: training diverged; lower optimizer.lr, warm it up with "
+                    f"lr_schedule.warmup, or look at the data"
+                )
+        return values
+
+    def evaluate_network(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
+        """Return loss and accuracy of a network on at most `most` samples of a split."""
+        values = {}
         for name, size in self.evaluated.items():
             split, limit = self.data.split(name), min(size, most or size)
             samples, labels = split.inputs[:limit], split.labels[:limit]
-            model = snapshot.model
             with returning(partial(logits_for, labels), model):
                 found = evaluate(
                     model,
                     lambda part, s=samples: self.normalize(s[part]),
                     labels,
                     LOSSES[self.recipe.training.loss],
-                )
-            if not math.isfinite(found["loss"]):
-                raise TrainingError(
-                    f"the loss on the {name} data is {found['loss']} after iteration "
-                    f"{snapshot.step}: training diverged; lower optimizer.lr, warm it up with "
-                    f"lr_schedule.warmup, or look at the data"
                 )
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
@@ -282,19 +288,3 @@ def measure_kernel(
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
     kernel.check_usable()
     return kernel
-
-
-@contextmanager
-def reproducible(recipe: Recipe) -> Iterator[None]:
-    """Compute on the recipe's threads, and on CUDA by algorithms that give the same bits."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    changes = recipe.device.startswith("cuda") and not deterministic
-    torch.set_num_threads(recipe.threads or threads)
-    if changes:  # the call takes a second, even where it changes nothing
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        if changes:
-            torch.use_deterministic_algorithms(False)

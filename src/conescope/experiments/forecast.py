@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
-from conescope.experiments.experiment import Experiment, reproducible
+from conescope.experiments.experiment import Experiment
 from conescope.measuring.undisturbed import evaluation_mode
+from conescope.runs.environment import reproducible
 from conescope.runs.schedule import Schedule
 from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
@@ -71,7 +72,7 @@ def forecast(recipe: Recipe) -> Forecast:
     Raises:
         ConescopeError: if the recipe cannot be carried out here.
     """
-    with reproducible(recipe):
+    with reproducible(recipe.device, recipe.threads):
         experiment = Experiment(recipe, is_timed_only=True)
         snapshots = _training(experiment)
         snapshot = next(snapshots)
@@ -138,7 +139,7 @@ def iteration_seconds(recipe: Recipe) -> float:
     Raises:
         ConescopeError: if the recipe cannot be carried out here.
     """
-    with reproducible(recipe):
+    with reproducible(recipe.device, recipe.threads):
         snapshots = _training(Experiment(recipe, is_timed_only=True))
         next(snapshots)
         return seconds_each(lambda: next(snapshots))

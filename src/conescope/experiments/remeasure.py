@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conescope.argument_types import checked
 from conescope.errors import CheckpointError
-from conescope.experiments.experiment import Experiment, reproducible
+from conescope.experiments.experiment import Experiment
 from conescope.experiments.stored import load_run, read_recipe
 from conescope.kernel.matrix import BatchNorm, Outputs
 from conescope.measuring.checkpoints.measurement import measure
@@ -16,7 +16,7 @@ from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
 from conescope.runs.contents import by_step, check_same_data, is_finished
-from conescope.runs.environment import notebook_progress
+from conescope.runs.environment import notebook_progress, reproducible
 from conescope.runs.journal import Kind
 from conescope.runs.reader import Run
 from conescope.runs.schedule import Schedule
@@ -93,7 +93,7 @@ class Snapshots(Subject):
 
     def computing(self) -> AbstractContextManager[None]:
         """Compute on the recipe's threads, by algorithms that give the same bits."""
-        return reproducible(self.recipe)
+        return reproducible(self.recipe.device, self.recipe.threads)
 
 
 @checked

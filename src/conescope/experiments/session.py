@@ -13,9 +13,10 @@ from pathlib import Path
 from torch import nn
 
 from conescope.errors import StoreError, TrainingError
-from conescope.experiments.experiment import Experiment, reproducible
+from conescope.experiments.experiment import Experiment
 from conescope.experiments.stored import read_recipe
 from conescope.runs import contents
+from conescope.runs.environment import reproducible
 from conescope.runs.journal import Entry, Kind
 from conescope.runs.progress import Progress
 from conescope.runs.snapshots import SnapshotState, find_snapshot, read_snapshot
@@ -51,7 +52,7 @@ def run_experiment(
         ConescopeError: if something else is wrong; what was stored before stays, and the same
             call goes on from there.
     """
-    with RunWriter(path) as writer, reproducible(recipe):
+    with RunWriter(path) as writer, reproducible(recipe.device, recipe.threads):
         begun_with = _check_same_recipe(writer, recipe)
         _check_not_diverged(writer)
         experiment = Experiment(recipe)

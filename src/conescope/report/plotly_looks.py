@@ -34,7 +34,7 @@ TEMPLATE = go.layout.Template(
         "xaxis": {**_AXIS, "nticks": 6, "tickangle": 0},
         "yaxis": _AXIS,
         "scene": {
-            "camera": {"eye": {"x": 1.25, "y": -2.15, "z": 1.25}, "center": {"z": -0.2}},
+            "camera": {"eye": {"x": 1.5, "y": -2.6, "z": 1.5}, "center": {"z": -0.2}},
             "aspectmode": "data",
             "xaxis": _SPACE_AXIS,
             "yaxis": _SPACE_AXIS,

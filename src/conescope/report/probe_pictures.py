@@ -97,7 +97,7 @@ def samples_by_iteration(
     if show is None:
         return "", [[] for _ in places]
     stops = [_leaders(analysis, place) for place in places]
-    shares = {place: share for stop in reversed(stops) for place, share in stop}
+    shares = {place: share for stop in stops for place, share in stop}
     shown = {place for place, _ in stops[-1]}
     order = [*(place for place, _ in stops[-1]), *sorted(shares.keys() - shown)]
     items = "".join(

@@ -136,7 +136,7 @@ def _settings(results: SweepResults) -> str:
     axes = [name for name in results.sweep.axes if name != "seed"]
     has = [name for name in AVERAGED if any(row[name] is not None for row in results.settings)]
     heads = [*axes, "seeds", "verdict", "probability", *has]
-    head = "".join(f"<th>{escape(_HEADS.get(name, name))}</th>" for name in heads)
+    head = "".join(f'<th scope="col">{escape(_HEADS.get(name, name))}</th>' for name in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_cell(row, name))}</td>" for name in heads) + "</tr>"
         for row in results.settings[:_MOST_SETTINGS]
@@ -147,7 +147,7 @@ def _settings(results: SweepResults) -> str:
         "<p>Means over the seeds that finished; in brackets 95 % intervals by "
         "Student's t. S is the distance of the last kernel to the first, v the mean velocity of "
         f"the second half.</p>{_STYLE}"
-        f'<div class="settings"><table><tr>{head}</tr>{body}</table></div>{note}'
+        f'<div class="settings" tabindex="0"><table><tr>{head}</tr>{body}</table></div>{note}'
     )
 
 
@@ -164,12 +164,14 @@ def _runs(results: SweepResults, address_of: Callable[[Path], str]) -> str:
             f"<td>{'–' if row[key] is None else escape(_cell(row, key))}</td>" for key in heads[1:]
         )
         rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-    return f'<div class="settings"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    body = "".join(rows)
+    return f'<div class="settings" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
 
 
 _STYLE = (
-    "<style>.settings { overflow-x: auto } .settings th, .settings td { width: auto; "
-    "padding-right: 1.2rem; overflow-wrap: normal; white-space: nowrap }</style>"
+    "<style>.settings { overflow-x: auto } @media print { .settings { zoom: .7 } } "
+    ".settings th, .settings td { width: auto; padding-right: 1.2rem; overflow-wrap: normal; "
+    "white-space: nowrap }</style>"
 )
 
 _HEADS = {
@@ -208,7 +210,7 @@ class _Multiples:
         parts = [f"<p>{_ABOUT}"]
         parts.append(escape(held_text(self._results, [axis])) + "</p>")
         for letter, figure_of in _FIGURES.items():
-            parts.append('<div class="columns">')
+            parts.append('<div class="columns narrow">')
             for place, (value, run) in enumerate(chosen):
                 title = f"1{letter}, {axis} = {value_text(value)}{_seed(run)}"
                 parts.append(_multiple(run, figure_of, f"multiple-{axis}-{letter}-{place}", title))

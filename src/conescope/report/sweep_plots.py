@@ -82,6 +82,8 @@ def findings(results: SweepResults) -> str:
         return f"None of {len(runs):,} runs has ended yet."
     verdicts = Counter(row["verdict"] or "not known" for row in settings)
     kinds = ", ".join(f"{kind} at {count:,}" for kind, count in verdicts.most_common())
+    if len(verdicts) == 1:
+        kinds = f"{next(iter(verdicts))} at all"
     of = f"Of {len(settings):,} settings the verdict is {kinds}."
     said = [of] if _has_kernels(results) else []
     diverged = sum(row["diverged"] for row in settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,6 +61,22 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used here: {reason}; take cpu") from None
+
+
+@contextmanager
+def reproducible(device: str, threads: int | None) -> Iterator[None]:
+    """Compute on these threads (None: as many as now), and on CUDA by deterministic algorithms."""
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    changes = device.startswith("cuda") and not deterministic
+    torch.set_num_threads(threads or before)
+    if changes:  # the call takes a second, even where it changes nothing
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if changes:
+            torch.use_deterministic_algorithms(False)
 
 
 def notebook_progress() -> Progress | None:

@@ -37,6 +37,7 @@ class Kind(StrEnum):
     AVERAGED_KERNEL = "averaged kernel"
     SNAPSHOT = "snapshot"
     ORIGIN = "origin"
+    RESULT = "result"
     SKIPPED = "skipped"
     REMOVED = "removed"
     MENDED = "mended"
@@ -108,6 +109,9 @@ LINES: Mapping[Kind, Line] = MappingProxyType(
         ),
         Kind.ORIGIN: Line(
             "a file holds the snapshot that a branch starts from", _STATE, ("plain_slots",)
+        ),
+        Kind.RESULT: Line(
+            "a file holds what one seed of a fine-tuning and of its linearisation gave", _FILE
         ),
         Kind.SKIPPED: Line(
             "no kernel was measured at these iterations, to keep to a share of the wall time",

@@ -137,8 +137,7 @@ class RunWriter:
         """
         begun = self.folder.entries(Kind.RUN)
         if not begun:
-            noted = {"source": dict(source), "command": command, "total_steps": total_steps}
-            self._own.append(Kind.RUN, **noted)
+            self._own.append(Kind.RUN, source={**source}, command=command, total_steps=total_steps)
         else:
             _check_same(self.path, begun[0].values.get("source"), source)
         if labels is not None and labels != contents.labels(self.folder):
@@ -164,12 +163,11 @@ class RunWriter:
         if data is not None:
             environment[contents.DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
-        if sessions and sessions[-1].values["environment"] != environment:
-            before = sessions[-1].values["environment"]
-            names = {**before, **environment}
-            changed = [name for name in names if environment.get(name) != before.get(name)]
-            other_code = any(name.startswith(_CODE) for name in changed)
-            extent = "" if other_code else "in the last digits "
+        before = sessions[-1].values["environment"] if sessions else environment
+        names = {**before, **environment}
+        changed = [name for name in names if environment.get(name) != before.get(name)]
+        if changed:
+            extent = "" if any(n.startswith(_CODE) for n in changed) else "in the last digits "
             warnings.warn(
                 f"{self.path} was begun with another {', '.join(changed)}: the rest may differ "
                 f"{extent}from an uninterrupted run",
@@ -195,9 +193,8 @@ class RunWriter:
                 found[entry.values.get("step", 0)] = entry
                 continue
             self._own.forget(entry)
-            file = self.path / entry.values["file"]
-            text = f"{file} is missing or damaged, and is made anew if it can be"
-            warnings.warn(text, DamageWarning, stacklevel=3)
+            text = "is missing or damaged, and is made anew if it can be"
+            warnings.warn(f"{self.path / entry.values['file']} {text}", DamageWarning, stacklevel=3)
         return found
 
     def write_revision(self, step: int, noted: Mapping[str, Any]) -> None:
@@ -269,6 +266,10 @@ class RunWriter:
         if not self.whole(Kind.ORIGIN):
             self._write_state(Kind.ORIGIN, "origin.safetensors", state)
 
+    def write_result(self, file: str, data: bytes) -> None:
+        """Store what one seed of a comparison gave."""
+        self._own.write_file(Kind.RESULT, file, data)
+
     def _write_state(self, kind: Kind, file: str, state: SnapshotState, **noted: Any) -> None:
         self._own.write_tensors(kind, file, state.tensors(), **state.plain_values(), **noted)
 
@@ -292,9 +293,8 @@ def _check_same(path: Path, held: Mapping[str, Any] | None, source: Mapping[str,
     names = [name for name in {**held, **source} if name not in _MAY_CHANGE]
     changed = [name for name in names if held.get(name) != source.get(name)]
     if changed:
-        differences = "; ".join(
-            f"{name} was {held.get(name)!r} and is {source.get(name)!r}" for name in changed
-        )
+        each = (f"{name} was {held.get(name)!r} and is {source.get(name)!r}" for name in changed)
         raise StoreError(
-            f"{path} holds kernels of something else: {differences}; choose another folder as out"
+            f"{path} holds kernels of something else: {'; '.join(each)}; choose another folder as "
+            f"out"
         )

@@ -80,6 +80,32 @@ def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
     return (sums / pairs).numpy()
 
 
+def label_spectrum(kernel: Kernel, labels: Tensor) -> Float64Array:
+    """Return the share of the labels along each eigenvector of the centred kernel; [n].
+
+    With the eigenvectors u_k of H K H, largest eigenvalue first, and one-hot labels Y, centred:
+    ‖Yᵀ u_k‖² / ‖H Y‖². The shares sum to 1. Gradient flow learns what lies along u_k at a rate that
+    is proportional to its eigenvalue (Arora et al., arXiv:1901.08584).
+
+    Args:
+        kernel: a kernel of n samples with themselves.
+        labels: [n], the samples' classes, whole numbers.
+
+    Raises:
+        KernelError: as `target_alignment`, or if all labels are the same.
+    """
+    members = class_members(kernel, labels)
+    return _label_shares(_centred(_by_sample(kernel)), members - members.mean(dim=1, keepdim=True))
+
+
+def _label_shares(centred: Tensor, labels: Tensor) -> Float64Array:
+    power = float((labels**2).sum())
+    if power == 0.0:
+        raise KernelError("labels that are all the same lie along nothing; take more classes")
+    vectors = torch.linalg.eigh(centred).eigenvectors.flip(1)
+    return ((labels @ vectors) ** 2).sum(dim=0).numpy() / power
+
+
 @dataclass(frozen=True)
 class AlignmentSeries:
     """Alignments of T kernels over training.
@@ -91,6 +117,7 @@ class AlignmentSeries:
         centred_first: [T], `centred_alignment` with the first kernel.
         within: [T], mean of K_ij over pairs i ≠ j of one class.
         between: [T], mean of K_ij over pairs of different classes.
+        labels_within: [T, n], `label_spectrum`, summed from the largest eigenvalue on.
     """
 
     steps: np.ndarray
@@ -99,6 +126,7 @@ class AlignmentSeries:
     centred_first: Float64Array
     within: Float64Array
     between: Float64Array
+    labels_within: Float64Array
 
 
 def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) -> AlignmentSeries:
@@ -124,7 +152,9 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
             "a larger or a stratified probe"
         )
     centred_target, first = _centred(target), _centred(_by_sample(kernels[0]))
-    rows = []
+    members = class_members(kernels[0], labels)
+    members = members - members.mean(dim=1, keepdim=True)
+    rows, shares = [], []
     for kernel in kernels:
         value = _by_sample(kernel)
         centred = _centred(value)
@@ -132,7 +162,9 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
             _cosine(value, target), _cosine(centred, centred_target), _cosine(centred, first)
         )  # fmt: skip
         rows.append((*cosines, float(value[same].mean()), float(value[other].mean())))
-    return AlignmentSeries(np.array(series.steps), *np.array(rows).T)
+        shares.append(_label_shares(centred, members))
+    within = np.cumsum(shares, axis=1)
+    return AlignmentSeries(np.array(series.steps), *np.array(rows).T, labels_within=within)
 
 
 def label_kernel(kernel: Kernel, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,8 +23,11 @@ from conescope.experiments.lazy.one_seed import SeedResult, carry_out
 from conescope.experiments.lazy.outcome import LazyReport
 from conescope.experiments.lazy.samples import Labelled, samples_of, tokenised
 from conescope.measuring.adapt import Pool, Select
+from conescope.runs.chain import read_regular
 from conescope.runs.environment import describe, notebook_progress
+from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
+from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
 
 _RESULT = "result.safetensors"
@@ -158,24 +162,34 @@ def _seeds(
         writer.begin_session(device)
         for seed in range(job.settings.seeds):
             name = f"seed-{seed}/{_RESULT}"
-            result = _stored(path / name)
+            result = _stored(writer.folder, name)
             if result is None:
                 result = carry_out(job, seed, path / f"seed-{seed}")
                 if result is None:
                     return None
-                writer.folder.write_bytes(name, save(result.tensors()))
+                writer.write_result(name, save(result.tensors()))
             results.append(result)
         writer.finish()
     return tuple(results)
 
 
-def _stored(file: Path) -> SeedResult | None:
-    """Read the result of a seed; None if it is not done."""
+def _stored(folder: Folder, name: str) -> SeedResult | None:
+    """Read the result of a seed; None if it is not done.
+
+    Results of earlier versions, of which the journal holds no checksum, are read as they are.
+    """
+    file = folder.path / name
+    checksums = {e.values["file"]: e.values["sha256"] for e in folder.files(Kind.RESULT)}
     try:
-        return SeedResult(**load(file.read_bytes()))
+        data = read_regular(file)
+        if checksums.get(name, found := hashlib.sha256(data).hexdigest()) != found:
+            raise _damaged(file, "its checksum does not match")
+        return SeedResult(**load(data))
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, TypeError) as error:
-        raise StoreError(
-            f"{file} is damaged ({error}); delete it, and run the same command again"
-        ) from error
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, reason: object) -> StoreError:
+    return StoreError(f"{file} is damaged ({reason}); delete it, and run the same command again")

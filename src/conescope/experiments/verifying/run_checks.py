@@ -8,7 +8,6 @@ from pathlib import Path
 
 from conescope.errors import ConescopeError, RecipeError
 from conescope.experiments.archives.layout import left_out_of
-from conescope.experiments.experiment import reproducible
 from conescope.experiments.stored import read_recipe
 from conescope.experiments.verifying.differences import difference
 from conescope.experiments.verifying.folder_checks import (
@@ -24,6 +23,7 @@ from conescope.experiments.verifying.series_checks import SeriesChecks
 from conescope.experiments.verifying.verdicts import Check, Verdict
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
+from conescope.runs.environment import reproducible
 from conescope.runs.journal import Kind
 from conescope.runs.progress import Progress
 from conescope.runs.snapshots import find_snapshot, read_snapshot
@@ -102,7 +102,7 @@ def _recipe_checks(
         )
         return
     recorded = RecordedEnvironments(folder)
-    with reproducible(replace(recipe, threads=recipe.threads or recorded.threads)):
+    with reproducible(recipe.device, recipe.threads or recorded.threads):
         try:
             retraining = Retraining(folder, _placed(recipe, request))
         except ConescopeError as error:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conescope.errors import DamageWarning
 from conescope.measuring.audit.fingerprints import Fingerprint, TensorPrint
+from conescope.runs.chain import read_regular
 from conescope.runs.store import Folder
 
-_VERSION = 1
+_VERSION = 2
 """The way in which fingerprints are computed and stored; others are not read."""
 
 
@@ -36,13 +39,30 @@ class StoredFingerprints:
 
         Returns:
             The fingerprint; None if there is none, or the checkpoint or the file has changed.
+
+        Warns:
+            DamageWarning: if the file is damaged; it is then as if there were none.
         """
+        file = self._folder.path / _file_of(name)
         try:
-            held = json.loads((self._folder.path / _file_of(name)).read_bytes())
-            if (held["version"], held["name"], held["mark"]) != (_VERSION, name, mark):
+            held = json.loads(read_regular(file))
+            if held["version"] != _VERSION:
                 return None
-            return {tensor: _read(values) for tensor, values in held["tensors"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
+            text = held["text"]
+            if hashlib.sha256(text.encode()).hexdigest() != held["sha256"]:
+                raise ValueError("its checksum does not match")
+            stored = json.loads(text)
+            if (stored["name"], stored["mark"]) != (name, mark):
+                return None
+            return {tensor: _read(values) for tensor, values in stored["tensors"].items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            warnings.warn(
+                f"{file} is damaged ({error}); the fingerprint is taken again",
+                DamageWarning,
+                stacklevel=5,
+            )
             return None
 
     def add(self, name: str, mark: str, fingerprint: Fingerprint) -> None:
@@ -52,7 +72,9 @@ class StoredFingerprints:
             StoreError: if the folder cannot be written.
         """
         tensors = {tensor: _written(each) for tensor, each in fingerprint.items()}
-        held = {"version": _VERSION, "name": name, "mark": mark, "tensors": tensors}
+        text = json.dumps({"name": name, "mark": mark, "tensors": tensors})
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        held = {"version": _VERSION, "sha256": checksum, "text": text}
         self._folder.write_bytes(_file_of(name), json.dumps(held).encode())
 
 

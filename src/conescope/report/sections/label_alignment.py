@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from conescope.report.plot import Line, LinePlot, SinglePlot
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.section import Content, Section
@@ -23,15 +27,25 @@ def _content(analysis: RunAnalysis) -> Content:
             "target alignment": course(found.target),
             "centred target alignment": course(found.centred_target),
             **({"centred alignment with the first kernel, last": last} if len(series) > 1 else {}),
+            **{
+                f"labels in the {k} leading eigenvectors": course(found.labels_within[:, k - 1])
+                for k in _leading(analysis.labels)[-1:]
+            },
             "mean within classes": course(found.within),
             "mean between classes": course(found.between),
         },
-        plots=_plots(found) if len(series) > 1 else {},
+        plots=_plots(found, _leading(analysis.labels)) if len(series) > 1 else {},
         column={"target alignment, last": f"{found.target[-1]:.3g}"},
     )
 
 
-def _plots(found: AlignmentSeries) -> dict[str, SinglePlot]:
+def _leading(labels: Tensor) -> list[int]:
+    """Return the numbers of eigenvectors to tell of: 1, c − 1 for c classes, and twice that."""
+    classes = len(labels.unique())
+    return sorted({k for k in (1, classes - 1, 2 * (classes - 1)) if k < len(labels)})
+
+
+def _plots(found: AlignmentSeries, leading: Sequence[int]) -> dict[str, SinglePlot]:
     means = [
         Line("within classes", found.steps, found.within),
         Line("between classes", found.steps, found.between),
@@ -49,6 +63,17 @@ def _plots(found: AlignmentSeries) -> dict[str, SinglePlot]:
                 Line("with the first kernel, centred", found.steps, found.centred_first),
             ],
             y_range=(min(0.0, float(found.centred_target.min())), 1.02),
+        ),
+        "cone-label-spectrum": LinePlot(
+            title="Labels along the eigenvectors",
+            caption="Share of the labels (one-hot, centred) that lies in the space of the leading "
+            "eigenvectors of the centred kernel. What lies there is learnt first; labels of c "
+            "classes need at least c − 1 eigenvectors.",
+            y_label="share of the labels",
+            lines=[
+                Line(f"{k} leading", found.steps, found.labels_within[:, k - 1]) for k in leading
+            ],
+            y_range=(0.0, 1.02),
         ),
         "cone-classes": LinePlot(
             title="Within and between classes",
