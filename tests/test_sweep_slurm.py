@@ -123,6 +123,7 @@ def test_nodes_lost_in_the_middle(tmp_path, monkeypatch, tiny_overrides, slurm):
     assert runs[1].state() == "stopped"
     slurm.ask("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     wait_until(lambda: set(jobs(slurm).values()) == {"PENDING"}, "the jobs are not queued again")
+    wait_until(lambda: not Folder(runs[0].path).is_owned(), "its process on n1 does not end")
     slurm.start_node("n2")
     mark.unlink()
     wait_until(lambda: any(run.state() == "finished" for run in runs), "none ends on one node")

@@ -163,7 +163,8 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
         )  # fmt: skip
         rows.append((*cosines, float(value[same].mean()), float(value[other].mean())))
         shares.append(_label_shares(centred, members))
-    return AlignmentSeries(np.array(series.steps), *np.array(rows).T, np.cumsum(shares, axis=1))
+    within = np.cumsum(shares, axis=1)
+    return AlignmentSeries(np.array(series.steps), *np.array(rows).T, labels_within=within)
 
 
 def label_kernel(kernel: Kernel, labels: Tensor) -> Tensor:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from conescope.experiments import barrier
 from conescope.report.plot import Line, LinePlot, Panels
 
-_STYLES = {"interpolated": "solid", "estimated": "dashed"}
-
 
 def barriers(lines: Sequence[barrier.Line]) -> Panels:
     """Return the plot of test loss and test error along each line.
@@ -40,7 +38,7 @@ def _plot(lines: Sequence[barrier.Line], quantity: str, label: str, *, percent: 
             " to ".join(line.runs) + (", BatchNorm anew" if kind == "estimated" else ""),
             line.fractions,
             found[quantity],
-            style=_STYLES[kind],
+            style="dashed" if kind == "estimated" else "solid",
             colour=number,
         )
         for number, line in enumerate(lines)
