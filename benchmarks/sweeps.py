@@ -1,7 +1,7 @@
 """Sweeps under kills, and what a sweep costs beside its runs: `python -m benchmarks.sweeps`.
 
     python -m benchmarks.sweeps kills --runs 200 --kills 30      # the same bits as undisturbed?
-    python -m benchmarks.sweeps kills --on ray --runs 50 --kills 10
+    python -m benchmarks.sweeps kills --on ray --runs 50 --kills 10         # --copy: on copies
     python -m benchmarks.sweeps overhead --runs 200 --seconds 5  # wall time over that of the runs
 
 The runs are tiny trainings of the digits in a temporary folder. A kill is SIGKILL to a process at
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.machine import describe
 from conescope.experiments.stored import read_status
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import Backend, Ended, carry_out_sweep
@@ -66,13 +68,22 @@ class Killing:
         backend: where the runs are carried out.
         pids: returns the processes at work, by the id of the run.
         kills: how many to kill.
+        on_copies: whether the processes work on copies of the run folders, on this machine.
 
     Attributes:
         left: how many are left.
         hits: how many of the kills hit a training, neither its begin nor what follows its end.
     """
 
-    def __init__(self, backend: Backend, pids: Callable[[], Mapping[str, int]], kills: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        pids: Callable[[], Mapping[str, int]],
+        kills: int,
+        *,
+        on_copies: bool = False,
+    ) -> None:
+        self._on_copies = on_copies
         self.left, self.hits = kills, 0
         self._others = kills // _PART_OF_OTHERS
         self._backend, self._pids = backend, pids
@@ -105,9 +116,19 @@ class Killing:
         return ended
 
     def _is_training(self, name: str) -> bool:
-        folder = Folder(self._folders[name])
-        has_begun = folder.is_owned() and bool(folder.entries(Kind.SNAPSHOT))
-        return has_begun and not folder.entries(Kind.FINISHED)
+        places = copies_of(name) if self._on_copies else [self._folders[name]]
+        return any(is_training(Folder(place)) for place in places)
+
+
+def is_training(folder: Folder) -> bool:
+    """Return whether a process trains in a folder."""
+    has_begun = folder.is_owned() and bool(folder.entries(Kind.SNAPSHOT))
+    return has_begun and not folder.entries(Kind.FINISHED)
+
+
+def copies_of(name: str) -> list[Path]:
+    """Return the copies of a run's folder on this machine; those of killed processes stay."""
+    return [*Path(tempfile.gettempdir()).glob(f"conescope-*/{name}")]
 
 
 def killing_slots(slots: int, kills: int) -> Killing:
@@ -116,11 +137,12 @@ def killing_slots(slots: int, kills: int) -> Killing:
     return Killing(backend, lambda: {n: p.pid or 0 for n, p in backend._processes.items()}, kills)
 
 
-def killing_ray(names: set[str], kills: int, address: str | None = None) -> Killing:
+def killing_ray(names: set[str], kills: int, *, copies: bool) -> Killing:
     """Return a Ray cluster whose workers on this machine are killed while they have these runs."""
     from conescope.experiments.sweep.ray_cluster import RayCluster
 
-    return Killing(RayCluster(address), lambda: ray_workers(names), kills)
+    backend = RayCluster(copies=copies)
+    return Killing(backend, lambda: ray_workers(names), kills, on_copies=copies)
 
 
 def ray_workers(names: set[str]) -> dict[str, int]:
@@ -183,14 +205,19 @@ def faults(disturbed: Sequence[SweepRun], alone: Sequence[SweepRun]) -> dict[str
     return found
 
 
-def survive(folder: Path, runs: int, kills: int, slots: int, on: str) -> dict[str, object]:
+def survive(
+    folder: Path, runs: int, kills: int, slots: int, on: str, *, copies: bool
+) -> dict[str, object]:
     """Carry out a sweep undisturbed and another one under kills, and compare them."""
     alone = planned(folder / "alone", runs, steps=_STEPS)
     undisturbed = carry_out(alone, Slots(slots, 1, PRELOAD))
     sweep = planned(folder / "killed", runs, steps=_STEPS)
     names = {run.id for run in sweep.runs}
-    killing = killing_ray(names, kills) if on == "ray" else killing_slots(slots, kills)
+    on_ray = on == "ray"
+    killing = killing_ray(names, kills, copies=copies) if on_ray else killing_slots(slots, kills)
     seconds = carry_out(sweep, killing)
+    for left in (place for name in names for place in copies_of(name)):
+        shutil.rmtree(left.parent, ignore_errors=True)
     return {
         "runs": runs,
         "kills": kills - killing.left,
@@ -236,14 +263,20 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a run, for overhead (5)")
     parser.add_argument("--slots", type=int, default=2, help="runs at a time (2)")
     parser.add_argument("--on", choices=("local", "ray"), default="local", help="for kills")
+    parser.add_argument("--copy", action="store_true", help="for --on ray: on copies of folders")
     arguments = parser.parse_args()
+    if arguments.copy and arguments.on != "ray":
+        parser.error("--copy is for --on ray")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         if arguments.what == "overhead":
             found = overhead(path, arguments.runs, arguments.seconds, arguments.slots)
         else:
-            found = survive(path, arguments.runs, arguments.kills, arguments.slots, arguments.on)
-    print(json.dumps(found))
+            found = survive(
+                path, arguments.runs, arguments.kills, arguments.slots, arguments.on,
+                copies=arguments.copy,
+            )  # fmt: skip
+    print(json.dumps(found | {"machine": describe(1)}))
     return int(any(found.get(name) for name in ("lost", "ended twice", "other bits")))
 
 

@@ -56,7 +56,7 @@ SchedulerParameters=sched_interval=1
 SlurmdTimeout=5
 KillWait=3
 MessageTimeout=10
-ReturnToService=2
+ReturnToService=1
 NodeName={nodes} NodeHostname={host} Port=[{ports[1]}-{ports[2]}] CPUs=1
 PartitionName=short Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """

@@ -111,6 +111,12 @@ def test_all_charts_are_drawn_before_the_page_is_printed(browser, report):
     opened.close()
 
 
+def test_a_printed_page_names_the_iteration_that_it_shows(page):
+    page.emulate_media(media="print")
+    assert page.locator("#iteration").is_hidden()
+    assert page.locator("#iteration-shown").inner_text() == "1,000"
+
+
 def test_names_that_inject_are_text(page):
     assert page.evaluate("() => window.attacked") is None
     assert page.locator("h1").inner_text() == EVIL

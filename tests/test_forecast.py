@@ -40,7 +40,7 @@ def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, mo
         return {"loss": 0.0, "accuracy": 0.0}
 
     monkeypatch.setattr(experiment, "evaluate", evaluate)
-    monkeypatch.setattr(forecasting, "_seconds_each", lambda work: work() and 2.0)
+    monkeypatch.setattr(forecasting, "seconds_each", lambda work: work() and 2.0)
     recipe = load_recipe("digits", tiny_overrides)
     cost = forecast(recipe)
     assert seen == [125, 125]

@@ -28,6 +28,7 @@ from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
+from conescope.training.recipe_reading import stored_recipe_parser
 from slow_network import slow_network
 from stored_runs import assert_same_run, stored_by_a_stop
 
@@ -167,6 +168,20 @@ def stop_at_once(run, command, should_stop):
 
 def leave_without_a_word(run, command, should_stop):
     os._exit(0)
+
+
+def say_what_is_made(run, command, should_stop):
+    (run.path / "made").write_text(str(stored_recipe_parser.cache_info()))
+    return run_experiment(run.recipe, run.path, command=command)
+
+
+def test_a_process_has_what_every_run_needs_before_it_is_forked(tmp_path, tiny_overrides):
+    sweep = planned(tmp_path, tiny_overrides, "--seed=0")
+    carry_out_sweep(
+        sweep, Slots(1, 1, PRELOAD), lambda run: replace(task_of(run), work=say_what_is_made)
+    )
+    assert (sweep.runs[0].path / "made").read_text().endswith("misses=1, maxsize=None, currsize=1)")
+    assert sweep.runs[0].state() == "finished"
 
 
 def fail_in_other_words(run, command, should_stop):

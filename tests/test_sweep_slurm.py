@@ -123,6 +123,7 @@ def test_nodes_lost_in_the_middle(tmp_path, monkeypatch, tiny_overrides, slurm):
     assert runs[1].state() == "stopped"
     slurm.ask("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     wait_until(lambda: set(jobs(slurm).values()) == {"PENDING"}, "the jobs are not queued again")
+    wait_until(lambda: not Folder(runs[0].path).is_owned(), "its process on n1 does not end")
     slurm.start_node("n2")
     mark.unlink()
     wait_until(lambda: any(run.state() == "finished" for run in runs), "none ends on one node")
@@ -132,14 +133,21 @@ def test_nodes_lost_in_the_middle(tmp_path, monkeypatch, tiny_overrides, slurm):
 
 
 def test_a_job_whose_time_is_over_goes_on(tmp_path, monkeypatch, tiny_overrides, slurm):
+    """Its limit comes down once it is at work: SLURM may warn at once, before anything hears it."""
     monkeypatch.chdir(tmp_path)
-    mark, words = slow_network(tmp_path, tiny_overrides)
-    runs = submit([*words, "--seed=0"], "s", "--time=1")
-    wait_until(lambda: has_begun(runs[0]), "its state is not stored when its time is over")
-    wait_until(lambda: "RUNNING" not in jobs(slurm).values(), "its time is not over")
+    mark, words = slow_network(tmp_path, tiny_overrides, seconds=5.0)
+    submitted = time.monotonic()
+    runs = submit([*words, "--seed=0"], "s", "--time=60")
+    [job] = ids(tmp_path / "s").values()
+    wait_until(lambda: has_begun(runs[0]), "it has not begun")
+    minutes = int((time.monotonic() - submitted) // 60) + 2
+    slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    wait_until(lambda: jobs(slurm).get(job) == "PENDING", "it is not queued again")
+    slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    assert stored_by_a_stop(runs[0].path)
     mark.unlink()
     end(runs, slurm)
-    assert len(Folder(runs[0].path).entries(Kind.SESSION)) > 1
+    assert len(Folder(runs[0].path).entries(Kind.SESSION)) == 2
     assert_finished_as_if_alone(runs, tmp_path / "alone")
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from conescope.argument_types import checked
 from conescope.runs import reader
@@ -18,7 +22,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
-    return reader.read_run(path, recipe_from_dict)
+    return reader.read_run(path, _recipe_of)
 
 
 def read_status(path: str | Path) -> Status:
@@ -27,7 +31,7 @@ def read_status(path: str | Path) -> Status:
     Raises:
         StoreError: if the folder holds no run.
     """
-    return reader.read_status(path, recipe_from_dict)
+    return reader.read_status(path, _recipe_of)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -36,4 +40,14 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises:
         StoreError: if the folder holds no run, or one that conescope did not train.
     """
-    return reader.read_recipe(path, recipe_from_dict)
+    return reader.read_recipe(path, _recipe_of)
+
+
+def _recipe_of(fields: Mapping[str, Any], source: str) -> Recipe:
+    return _recipe_of_text(json.dumps(fields), source)
+
+
+@lru_cache(64)
+def _recipe_of_text(text: str, source: str) -> Recipe:
+    """Parse a recipe that a journal holds, which takes longer than all else of a run's state."""
+    return recipe_from_dict(json.loads(text), source)

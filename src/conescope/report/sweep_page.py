@@ -169,9 +169,9 @@ def _runs(results: SweepResults, address_of: Callable[[Path], str]) -> str:
 
 
 _STYLE = (
-    "<style>.settings { overflow-x: auto } @media print { .settings { zoom: .7 } } "
-    ".settings th, .settings td { width: auto; padding-right: 1.2rem; overflow-wrap: normal; "
-    "white-space: nowrap }</style>"
+    "<style>.settings { overflow-x: auto } .settings :is(th, td) { width: auto; "
+    "padding-right: 1.2rem; overflow-wrap: normal; white-space: nowrap } @media print { "
+    ".settings { zoom: .7 } .settings :is(th, td) { white-space: normal } }</style>"
 )
 
 _HEADS = {

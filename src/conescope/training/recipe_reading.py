@@ -122,7 +122,7 @@ def field_parser(options: Options) -> ArgumentParser:
 
 
 @cache
-def _parser_without_options() -> ArgumentParser:
+def stored_recipe_parser() -> ArgumentParser:
     """Return the parser of stored recipes, which takes longer to build than to use."""
     return field_parser({})
 
@@ -162,7 +162,7 @@ def _parse(values: Mapping[str, Any], overrides: Sequence[str] | None, source: s
             if section in PARTS and inner:
                 raise parts[section].unknown(inner, f"{where}: ")
             raise unknown_field(name, list(FIELDS), where)
-    parser = field_parser(options) if any(options.values()) else _parser_without_options()
+    parser = field_parser(options) if any(options.values()) else stored_recipe_parser()
     try:
         parsed = parser.parse_object(given, defaults=False)
         words = [f"--{name}={text}" for name, text in changes.items()]

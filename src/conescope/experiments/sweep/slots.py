@@ -14,8 +14,12 @@ from typing import Any
 from conescope.experiments.sweep.carrying_out import Ended
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
 
-_PRELOADED = (carry_out_run.__module__, "torch._dynamo")
-"""What every run loads; the second is what torch's optimisers load at their first step."""
+_PRELOADED = (
+    carry_out_run.__module__,
+    "torch._dynamo",  # which torch's optimisers load at their first step
+    "conescope.experiments.sweep.made_once",
+)
+"""What every run loads."""
 
 
 class Slots:
