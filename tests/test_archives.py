@@ -17,6 +17,7 @@ from conescope.experiments.archives.importing import import_run
 from conescope.experiments.archives.layout import CRATE, is_member
 from conescope.experiments.verifying.verdicts import Verdict
 from conescope.runs.store import Folder
+from conescope.runs.writer import RunWriter
 
 TINY = [
     "--model.name=mlp", "--model.width=0.2", "--training.steps=20", "--training.batch_size=16",
@@ -374,3 +375,14 @@ def test_a_link_is_not_followed_into_an_archive(run, tmp_path, capsys):
     (run / "report.html").symlink_to(tmp_path / "secret")
     assert main(["export", str(run), "--out", str(tmp_path / "x.zip")]) == 1
     assert "is a link" in capsys.readouterr().err
+
+
+def test_results_of_lazy_are_not_left_out_in_silence(run, tmp_path, capsys):
+    with RunWriter(run) as writer:
+        writer.write_result("seed-0/result.safetensors", b"numbers")
+    assert main(["export", str(run), "--out", str(tmp_path / "x.zip")]) == 1
+    assert "holds results of 'conescope lazy'" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "x.zip").exists()
+    (run / "seed-0" / "result.safetensors").write_bytes(b"other")
+    assert main(["verify", str(run), "--share=0.1"]) == 1
+    assert "seed-0/result.safetensors" in " ".join(capsys.readouterr().out.split())

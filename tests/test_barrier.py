@@ -221,3 +221,26 @@ def test_the_command_prints_a_table_and_writes_figure_and_values(pair, tmp_path,
     with pytest.raises(StoreError, match="cannot write"):
         write_lines([line], tmp_path / "out" / "barrier.csv" / "below")
     assert math.isfinite(line.distance)
+
+
+def test_kinship_is_asked_of_each_pair_in_any_order(pair, tmp_path):
+    child = tmp_path / "child"
+    assert main(["run", "--from", str(pair[0]), "--at", "20", "--out", str(child)]) == 0
+    for runs in ([pair[0], child, pair[1]], [child, pair[0], pair[1]]):
+        with pytest.raises(RecipeError, match="not of one parent"):
+            lines_between(runs)
+
+
+def test_runs_of_one_name_are_told_apart_and_names_are_plain(pair, tmp_path, capsys):
+    copies = [
+        shutil.copytree(path, tmp_path / name / "lr[red]\x1b[31m")
+        for path, name in zip(pair, "ab", strict=True)
+    ]
+    (line,) = lines_between(copies, points=3)
+    assert line.runs == tuple(map(str, copies))
+    moved = [pair[0], shutil.copytree(pair[1], tmp_path / "lr[red]\x1b[31m")]
+    out = ["--points=3", "--out", str(tmp_path / "out")]
+    assert main(["barrier", *map(str, moved), *out]) == 0
+    said = capsys.readouterr().out
+    assert "lr[red]\\x1b[31m" in said
+    assert "\x1b" not in said

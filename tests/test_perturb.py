@@ -244,3 +244,23 @@ def test_a_report_that_there_is_shows_the_children_and_is_verified(parent, capsy
     assert "perturbed at 30" in (parent / "report.html").read_text(encoding="utf-8")
     capsys.readouterr()
     assert main(["verify", str(parent), "--share=0.1"]) == 0, capsys.readouterr().out
+
+    archive = parent.parent / "mine.zip"
+    assert main(["export", str(parent), "--weights", "--out", str(archive)]) == 0
+    assert main(["import", str(archive), "--out", str(parent.parent / "theirs")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(archive), "--share=0.1"]) == 0, capsys.readouterr().out
+    assert (parent.parent / "theirs" / "figures" / TABLE).exists()
+
+
+def test_children_that_would_train_otherwise_than_the_run_are_refused(parent, tmp_path):
+    cosine = begun(tmp_path / "cosine", "--lr_schedule.name=cosine")
+    with pytest.raises(RecipeError, match="cosine depends on the length of a training"):
+        plan_perturbation(cosine, [0], 1e-3, until=30)
+    assert plan_perturbation(cosine, [0], 1e-3).until == 60
+    assert plan_perturbation(parent, [0], 1e-3, until=30).until == 30
+    out = tmp_path / "linear"
+    words = ["run", "--from", str(parent), "--at", "30", "--dynamics.kind=linearised"]
+    assert main([*words, "--out", str(out)]) == 0
+    with pytest.raises(RecipeError, match="is linearised, and its children would train the"):
+        plan_perturbation(out, [30], 1e-3)

@@ -1,5 +1,7 @@
 """Runs in a browser as they go: what is shown, and to whom."""
 
+import shutil
+
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -216,3 +218,13 @@ def test_a_token_is_for_other_machines_only(host, monkeypatch, capfd, tmp_path):
     assert main(["serve", str(tmp_path), "--host", host]) == 0
     is_local = host in ("localhost", "127.0.0.1", "::1")
     assert ("?token=" in capfd.readouterr().out) != is_local
+
+
+def test_a_report_is_made_again_when_children_were_perturbed(folder, tmp_path):
+    run = shutil.copytree(folder / "<b>one", tmp_path / "one")
+    browser = client([tmp_path])
+    (link,) = [link for link in links(browser.get("/").text) if link.startswith("/runs/")]
+    assert "no table of perturbed children" not in browser.get(link).text
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "perturb.csv").write_text("no table")
+    assert "no table of perturbed children" in browser.get(link).text

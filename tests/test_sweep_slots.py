@@ -20,7 +20,7 @@ from conescope.experiments.stored import load_run
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
-from conescope.experiments.sweep.single_run import RunTask, carry_out_run
+from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
 from conescope.experiments.sweep.slots import Slots
 from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep, stored_numbers
 from conescope.experiments.sweep.sweep_planning import plan_sweep
@@ -381,3 +381,8 @@ def test_the_command_does_it_all(tmp_path, monkeypatch, tiny_overrides, capsys):
     assert shown.err == ""
     assert main([*words, "--slots=0"]) == 2
     assert "--slots is at least 1" in capsys.readouterr().err
+
+
+def test_the_line_of_an_error_fits_into_the_pipe_of_a_slot():
+    assert len(line_of(ValueError("x" * 100_000))) <= 2000
+    assert line_of(ValueError("a\n b")) == "ValueError: a b"

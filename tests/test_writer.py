@@ -11,6 +11,7 @@ import torch
 from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.matrix import Kernel
 from conescope.runs import contents
+from conescope.runs.environment import CPU_CAPABILITY, differences
 from conescope.runs.journal import LINES, Kind
 from conescope.runs.reader import read_run, read_status
 from conescope.runs.snapshots import SnapshotState, find_snapshot, read_snapshot
@@ -240,3 +241,10 @@ def test_divergence_and_skipped_steps_are_told(writer):
     assert contents.skipped_steps(writer.folder) == (10,)
     assert contents.why_diverged(writer.folder) == "the loss is nan"
     assert read_status(writer.path).diverged
+
+
+def test_an_older_journal_that_says_nothing_of_instructions_gives_no_warning():
+    older, now = {"torch": "1", "python": "3"}, {"torch": "2", CPU_CAPABILITY: "AVX2"}
+    assert differences(older, now) == ["torch", "python"]
+    assert differences(now, now | {CPU_CAPABILITY: "AVX512"}) == [CPU_CAPABILITY]
+    assert differences({}, {"code of a:b": "0"}) == ["code of a:b"]

@@ -90,7 +90,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return not isinstance(value, bool | np.bool_) and _is_number(value, plain)
     if plain in (Sequence, Collection, Iterable):
         if hasattr(value, "__array__"):
-            return True
+            return getattr(value, "ndim", 1) > 0
         is_plain = isinstance(value, plain) and not isinstance(value, str | bytes)
         held = value if isinstance(value, list | tuple | set | frozenset | dict) else ()
         return is_plain and all(_fits(one, inner[0]) for one in held)
@@ -106,7 +106,11 @@ def _is_number(value: Any, kind: type) -> bool:
     try:
         operator.index(value)
     except TypeError:
-        return kind is float and (isinstance(value, Real) or getattr(value, "ndim", 1) == 0)
+        if kind is int or isinstance(value, Real):
+            return kind is float
+        if isinstance(value, np.ndarray | np.generic):
+            return value.ndim == 0 and value.dtype.kind == "f"
+        return getattr(value, "ndim", 1) == 0 and value.is_floating_point()  # a tensor
     return True
 
 

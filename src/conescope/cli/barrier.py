@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json, print_json
-from conescope.cli.terminal import STDOUT
+from conescope.cli.terminal import STDOUT, plain
 
 if TYPE_CHECKING:
     from conescope.experiments.barrier import Line
@@ -77,7 +78,7 @@ def _table(lines: list[Line]) -> Table:
         table.add_column(heading, justify="right")
     for line in lines:
         for kind, found in _barriers_of(line).items():
-            cells = [", ".join(line.runs), *([kind] if batchnorm else [])]
+            cells: list[str | Text] = [plain(", ".join(line.runs)), *([kind] if batchnorm else [])]
             cells += [f"{value:.3g}" for name, value in found.items() if name.endswith("loss")]
             cells += [f"{value:.2%}" for name, value in found.items() if name.endswith("error")]
             table.add_row(*cells, f"{line.distance:.3g}", f"{line.disagreement:.2%}")

@@ -64,6 +64,6 @@ def _run(arguments: argparse.Namespace) -> int:
 def _tell_folder(recipe: Recipe, path: Path, *, as_json: bool) -> None:
     """Say where a run without kernels is."""
     if as_json:
-        print_json(facts_of(path, recipe.name, figures=[], report=None))
+        print_json(facts_of(path, recipe.id, figures=[], report=None))
     else:
         STDOUT.print(f"run: {path} (no kernels, so no figures and no report)")

@@ -103,7 +103,7 @@ def carry_out(
             raise RecipeError(f"{option} {folder} is a file; name a folder, which need not exist")
         if folder is not None and (folder / "journal.jsonl").exists():
             raise RecipeError(f"{option} {folder} is the folder of a run; name one of the sweep's")
-    command = shlex.join(["conescope", *arguments.words])
+    command = shlex.join(["conescope", *arguments.words[0].split(" "), *arguments.words[1:]])
     sweep = plan_sweep(points, arguments.out, command, arguments.runs, kind)
     check_same_runs(points, sweep)
     places = places_of(arguments, sweep)

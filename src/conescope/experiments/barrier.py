@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +26,7 @@ from conescope.experiments.experiment import Experiment
 from conescope.experiments.stored import read_recipe
 from conescope.kernel.distance import Float64Array
 from conescope.measuring.undisturbed import evaluation_mode, recalibrated
+from conescope.runs.contents import check_same_data
 from conescope.runs.shared_files import write_result
 from conescope.runs.snapshots import find_snapshot, read_snapshot
 from conescope.runs.store import Folder
@@ -73,8 +74,8 @@ def lines_between(runs: Sequence[Path], at: int | None = None, points: int = 11)
     """Evaluate the networks on the straight lines between all pairs of runs.
 
     Args:
-        runs: two or more folders of runs with one network and one data set, which are of one
-            parent, or none of which has a parent.
+        runs: two or more folders of runs with one network and one data set, of which each two are
+            of one parent, or a parent and its child, or both without a parent.
         at: iteration of the snapshots; None for the end of each run.
         points: number A of points on a line, both ends included; at least 3.
 
@@ -88,24 +89,31 @@ def lines_between(runs: Sequence[Path], at: int | None = None, points: int = 11)
     if len({path.resolve() for path in runs}) < max(len(runs), 2):
         raise RecipeError("a barrier lies between two or more different runs; name their folders")
     recipes = [read_recipe(path) for path in runs]
-    for path, recipe in zip(runs[1:], recipes[1:], strict=True):
-        _check_comparable(runs[0], recipes[0], path, recipe)
+    for first, second in combinations(zip(runs, recipes, strict=True), 2):
+        _check_comparable(*first, *second)
     experiment = Experiment(recipes[0])
     network = experiment.begin()[0]
     ends = []
-    for path, recipe in zip(runs, recipes, strict=True):
+    names = [path.resolve().name for path in runs]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in runs]
+    for name, path, recipe in zip(names, runs, recipes, strict=True):
+        check_same_data(Folder(path), experiment.data.digest)
         step = recipe.training.steps if at is None else at
         state = read_snapshot(Folder(path), find_snapshot(Folder(path), step))
         state.load_weights(network)  # it says what does not fit
-        ends.append((path.name, step, {n: w.clone() for n, w in state.weights.items()}))
+        ends.append((name, step, {n: w.clone() for n, w in state.weights.items()}))
     fractions = np.linspace(0.0, 1.0, points)
     return [_line(experiment, network, *pair, fractions) for pair in combinations(ends, 2)]
 
 
 def _check_comparable(first: Path, recipe: Recipe, path: Path, other: Recipe) -> None:
     """Refuse runs whose networks are not on one line, or whose losses are of different data."""
-    for section in ("model", "data"):
-        if getattr(recipe, section) != getattr(other, section):
+    own, others = (
+        {"model": each.model, "data": replace(each.data, path=None)} for each in (recipe, other)
+    )
+    for section in own:
+        if own[section] != others[section]:
             raise RecipeError(
                 f"{first} and {path} differ in {section}; a barrier lies between networks of one "
                 f"kind on one data set (see 'conescope compare {first} {path}')"

@@ -33,6 +33,7 @@ from conescope.runs.journal import Kind
 from conescope.runs.shared_files import write_result
 from conescope.runs.snapshots import find_snapshot, read_snapshot
 from conescope.runs.store import Folder
+from conescope.training.recipe import Recipe
 
 FOLDER = "perturbed"
 """Names of these children's folders, in the run's folder `branches`, begin with this."""
@@ -112,7 +113,8 @@ def plan_perturbation(
         until: the iteration T at which all are compared; None for the run's end.
 
     Raises:
-        RecipeError: if a number is out of range, or the points do not rise.
+        RecipeError: if a number is out of range, the points do not rise, the run is linearised, or
+            its learning rates are others in a training that ends at T.
         StoreError: if the run lacks a snapshot at a point, or a snapshot or kernel at T.
     """
     if not 0 < size < math.inf:
@@ -125,6 +127,11 @@ def plan_perturbation(
     if not points or list(points) != sorted(set(points)):
         raise RecipeError("the iterations must rise, each named once; write --at 0,100,500")
     recipe, folder = read_recipe(parent), Folder(parent)
+    if recipe.dynamics.kind == "linearised":
+        raise RecipeError(
+            f"{parent} is linearised, and its children would train the network itself; perturb a "
+            f"run of standard training"
+        )
     end = recipe.training.steps if until is None else until
     for point in (*points, end):
         find_snapshot(folder, point)
@@ -135,7 +142,21 @@ def plan_perturbation(
             f"there by kernel.when, or choose T with --until"
         )
     children = [[_child(parent, t, size, seed, end) for seed in range(seeds)] for t in points]
+    _check_same_rates(recipe, children[0][0].recipe, points[0])
     return Perturbation(parent, tuple(points), end, size, children)
+
+
+def _check_same_rates(recipe: Recipe, child: Recipe, start: int) -> None:
+    """Refuse children that end earlier than the run, if its schedule depends on its length."""
+    until = child.training.steps
+    if until == recipe.training.steps:
+        return
+    own, childs = (Experiment(each).multiplier for each in (recipe, child))
+    if any(own(step) != childs(step) for step in range(start, until)):
+        raise RecipeError(
+            f"--until {until}: {recipe.lr_schedule.name} depends on the length of a training, so "
+            f"children that end there have other learning rates than the run; leave out --until"
+        )
 
 
 def _child(parent: Path, at: int, size: float, seed: int, until: int) -> Child:

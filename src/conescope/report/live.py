@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from conescope.errors import ConescopeError
+from conescope.experiments.perturb import TABLE
 from conescope.experiments.stored import load_run, read_status
 from conescope.experiments.sweep.sweep_folder import ENDED, read_sweep
 from conescope.report.index_page import index_page, page_without
@@ -88,7 +89,7 @@ class _Pages:
         if path is None:
             return PlainTextResponse("There is no such run here; see the list of runs at /", 404)
         try:
-            text = self._page(path, _size(path), lambda: report_page(load_run(path)))
+            text = self._page(path, _seen(path), lambda: report_page(load_run(path)))
             is_finished = read_status(path).finished
         except ConescopeError as reason:
             text, is_finished = page_without(path, "no report yet", str(reason)), False
@@ -122,10 +123,15 @@ def _page_of_sweep(path: Path) -> str:
     return sweep_report_page(results, lambda run: f"/runs/{address_name(run)}")
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Return time and size of a run folder's journal, which change with it; None before it."""
+def _seen(path: Path) -> Hashable:
+    """Return what tells whether a run's report would be another one."""
+    return _size(path), _size(path, Path("figures") / TABLE)
+
+
+def _size(path: Path, name: str | Path = JOURNAL) -> tuple[int, int] | None:
+    """Return time and size of a file of a run folder, which change with it; None before it."""
     try:
-        seen = (path / JOURNAL).stat()
+        seen = (path / name).stat()
     except FileNotFoundError:
         return None
     return seen.st_mtime_ns, seen.st_size

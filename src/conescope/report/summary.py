@@ -199,7 +199,7 @@ def _changed(run: Run) -> dict[str, str]:
         return {}
     found = {name: (run.recipe.get(field), field) for field, name in _CHANGED.items()}
     return {
-        name: f"{value:.0%}" if isinstance(value, float) else str(value)
+        name: f"{100 * value:.3g}%" if isinstance(value, float) else str(value)
         for name, (value, field) in found.items()
         if value != FIELDS[field].default
     }

@@ -17,7 +17,7 @@ from conescope.runs.journal import LINES, Entry, Kind
 from conescope.runs.store import REPAIR, Folder
 
 SCALARS = tuple(n for n in LINES[Kind.EVALUATION].fields if n not in ("step", "seconds"))
-"""What is evaluated: losses in nats, accuracies in [0, 1], and the learning rate."""
+"""What is evaluated: losses (cross-entropy in nats), accuracies in [0, 1], the learning rate."""
 
 KERNEL_FOLDERS: Mapping[Kind, str] = MappingProxyType(
     {Kind.KERNEL: "kernels", Kind.AVERAGED_KERNEL: "averaged"}

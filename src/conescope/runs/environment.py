@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +48,15 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown processor"
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names whose values differ between two environments, as text of a session.
+
+    `CPU_CAPABILITY` counts only where both name it: earlier versions noted nothing of it.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [name for name in names if name != CPU_CAPABILITY or (name in before and name in now)]
 
 
 def usable_device(name: str) -> torch.device:

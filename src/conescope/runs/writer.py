@@ -14,7 +14,7 @@ from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.estimates import Measured
 from conescope.kernel.features import Features
 from conescope.runs import contents
-from conescope.runs.environment import describe
+from conescope.runs.environment import describe, differences
 from conescope.runs.journal import Entry, Kind
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.store import Folder
@@ -164,8 +164,7 @@ class RunWriter:
             environment[contents.DATA] = data
         sessions = self.folder.entries(Kind.SESSION)
         before = sessions[-1].values["environment"] if sessions else environment
-        names = {**before, **environment}
-        changed = [name for name in names if environment.get(name) != before.get(name)]
+        changed = differences(before, environment)
         if changed:
             extent = "" if any(n.startswith(_CODE) for n in changed) else "in the last digits "
             warnings.warn(

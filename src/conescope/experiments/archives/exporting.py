@@ -24,7 +24,9 @@ from conescope.runs.store import Folder
 CHUNK = 2**20
 """Bytes that are copied at once."""
 
-_WITHOUT_CHECKSUM = ("recipe.yaml", "report.html", "figures/*.pdf", "figures/*.png")
+_WITHOUT_CHECKSUM = (
+    "recipe.yaml", "report.html", "figures/*.pdf", "figures/*.png", "figures/*.csv",
+)  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -177,6 +179,11 @@ def _children(path: Path, prefix: str) -> Iterator[str]:
 
 def _held(folder: Folder, *, weights: bool) -> tuple[dict[str, Member], dict[str, Member]]:
     """Return the files of a run to write, and the snapshots to leave out."""
+    if folder.files(Kind.RESULT):
+        raise StoreError(
+            f"{folder.path} holds results of 'conescope lazy', which no archive holds; copy the "
+            f"folder instead"
+        )
     entries = [e for kind in (*KERNEL_FOLDERS, Kind.ORIGIN) for e in folder.files(kind)]
     snapshots = folder.files(Kind.SNAPSHOT)
     left_out = [] if weights else snapshots

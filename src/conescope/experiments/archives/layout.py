@@ -27,7 +27,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}"
 _MEMBER = re.compile(
     rf"(branches/{_NAME}/){{0,4}}"
     r"(journal\.jsonl|recipe\.yaml|report\.html|numbers\.json|origin\.safetensors"
-    rf"|(kernels|averaged|snapshots)/[0-9]{{8,18}}\.safetensors|figures/{_NAME}\.(pdf|png))"
+    rf"|(kernels|averaged|snapshots)/[0-9]{{8,18}}\.safetensors|figures/{_NAME}\.(pdf|png|csv))"
 )
 _DIGEST = re.compile("[0-9a-f]{64}")
 _FORMATS = {
@@ -37,6 +37,7 @@ _FORMATS = {
     ".html": "text/html",
     ".pdf": "application/pdf",
     ".png": "image/png",
+    ".csv": "text/csv",
     ".safetensors": "application/octet-stream",
 }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from conescope.errors import StoreError
 from conescope.experiments.sweep.single_run import RunTask, note_error
 from conescope.experiments.sweep.sweep_folder import (
     State,
@@ -170,18 +172,20 @@ class _Work:
 
     def _may_go_on(self, run: SweepRun, ended: Ended) -> bool:
         """Note why a run has not come to its end, and return whether it may be tried again."""
-        if ended.lost or (ended.error and not run.error):
-            note_error(run.path, ended.lost or ended.error)
+        line = ended.lost or ended.error
+        if line and (ended.lost or not run.error):
+            with suppress(StoreError):  # a full disk is the run's own failure, and not the sweep's
+                note_error(run.path, line)
         reached = _reached(run.path)
         furthest, errors = self._ends.get(run.id, (-1, []))
-        errors = [*(errors if reached <= furthest else []), run.error]
+        errors = [*(errors if reached <= furthest else []), run.error or line]
         self._ends[run.id] = max(reached, furthest), errors
         is_alike = (
             not ended.lost and len(errors) >= _MOST_ALIKE and len({*errors[-_MOST_ALIKE:]}) == 1
         )
         if not is_alike and len(errors) < _MOST_ENDS:
             return True
-        if not run.error:
+        if not (run.error or line):
             note_error(run.path, _NO_ERROR)
         return False
 

@@ -33,7 +33,11 @@ from conescope.experiments.sweep.sweep_folder import (
     SweepRun,
     stored_numbers,
 )
+from conescope.runs.foreign import shorten
 from conescope.runs.store import Folder
+
+_LONGEST = 2000
+"""Letters of the line of an error; a pipe, by which slots send it, holds 64 kB."""
 
 
 def train(run: SweepRun, command: str, should_stop: Callable[[], bool]) -> object:
@@ -113,8 +117,8 @@ def carry_out_run(task: RunTask, should_stop: Callable[[], bool] = lambda: False
 
 
 def line_of(error: Exception) -> str:
-    """Return an error as a line of text."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Return an error as a line of text, so short that a pipe takes it whole."""
+    return shorten(" ".join(f"{type(error).__name__}: {error}".split()), _LONGEST)
 
 
 def note_error(folder: Path, line: str) -> None:

@@ -153,7 +153,8 @@ def submit_jobs(
         except FailedJobError as error:
             reason = " ".join(str(error).split())
             raise RecipeError(
-                f"SLURM refuses the jobs: {reason}; change the options of --slurm, and submit again"
+                f"SLURM refuses the jobs: {reason}; change --partition, --time, --gpus or "
+                f"--threads, and submit again"
             ) from None
         submitted |= {task.run.id: job.job_id for task, job in zip(part, jobs, strict=True)}
         Folder(folder).write_bytes(_JOBS, json.dumps(known | submitted).encode())

@@ -17,7 +17,7 @@ from conescope.runs.store import Folder
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import load_recipe
 
-_FILES = (*KERNEL_FOLDERS, Kind.SNAPSHOT, Kind.ORIGIN)
+_FILES = (*KERNEL_FOLDERS, Kind.SNAPSHOT, Kind.ORIGIN, Kind.RESULT)
 _SHOWN = 5
 
 

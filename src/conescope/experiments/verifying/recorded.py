@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from conescope.runs.contents import DATA
-from conescope.runs.environment import CPU_CAPABILITY
+from conescope.runs.environment import differences
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
@@ -83,9 +83,5 @@ _MOST_THREADS = 1024
 
 
 def _changed(recorded: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    names = {name for name in {**recorded, **here} if name != DATA and not name.startswith(_CODE)}
-    if (
-        CPU_CAPABILITY not in recorded
-    ):  # as in journals of earlier versions, which say nothing of it
-        names.discard(CPU_CAPABILITY)
-    return [name for name in names if recorded.get(name) != here.get(name)]
+    names = differences(recorded, here)
+    return [name for name in names if name != DATA and not name.startswith(_CODE)]

@@ -57,7 +57,7 @@ class StoredFingerprints:
             return {tensor: _read(values) for tensor, values in stored["tensors"].items()}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             warnings.warn(
                 f"{file} is damaged ({error}); the fingerprint is taken again",
                 DamageWarning,

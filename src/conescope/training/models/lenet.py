@@ -23,8 +23,8 @@ class LeNet5(nn.Sequential):
         width: multiplies every number of channels and hidden units.
         classes: number of logits.
         layers: number of hidden fully connected layers.
-        norm: normalisation before each rectifier: by channel of the convolutions ("batch"), or
-            over the channels of each position ("layer").
+        norm: normalisation before each rectifier: by channel of convolutions and by unit of the
+            others ("batch"), or over the channels of each position, and over the units ("layer").
 
     Raises:
         RecipeError: if `width`, `classes` or `layers` is no number above 0, or there is no such
