@@ -42,7 +42,8 @@ def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
     """Write every figure of a run as PDF and as PNG; the same run gives the same bytes.
 
     A figure that the run has too few kernels for is left out, and a warning on this module's
-    logger says why. Figures of an unfinished run are marked as such.
+    logger says why; kernels of another program's training have no losses, and that is no warning.
+    Figures of an unfinished run are marked as such.
 
     Args:
         run: finished or not.
@@ -60,7 +61,10 @@ def save_figures(run: Run, folder: Path, style: Style = PAPER) -> list[Path]:
         try:
             plots[name] = figure_of(run)
         except (KernelError, TrainingError) as reason:
-            logger.warning("no figure %s: %s", name, reason)
+            is_news = isinstance(reason, KernelError) or run.recipe is not None
+            logger.log(
+                logging.WARNING if is_news else logging.INFO, "no figure %s: %s", name, reason
+            )
     return save_plots(run, plots, folder, style)
 
 
