@@ -1,4 +1,4 @@
-"""What a run's kernels say, in a few sentences: the first words of its page."""
+"""The first sentences of a run's page, which say what its kernels show."""
 
 from __future__ import annotations
 

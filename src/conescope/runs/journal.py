@@ -178,7 +178,7 @@ class Journal:
 
     @property
     def state(self) -> str:
-        """How far the journal vouches for itself, as one line of text."""
+        """Return how far the journal vouches for itself, as one line of text."""
         if self.damage:
             return f"damaged: {len(self.damage):,} of its lines"
         if self.unchained == self.newest:

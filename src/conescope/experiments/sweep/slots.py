@@ -19,7 +19,7 @@ _PRELOADED = (
     "torch._dynamo",  # which torch's optimisers load at their first step
     "conescope.experiments.sweep.made_once",
 )
-"""What every run loads."""
+"""These modules are loaded once, before processes are forked, since every run needs them."""
 
 
 class Slots:
