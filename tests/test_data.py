@@ -1,12 +1,16 @@
 import io
+import sys
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from conescope.errors import DataError
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Normalizer, Split, load_data
+from conescope.training.data.digits import load as load_digits_alone
 from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
@@ -35,11 +39,25 @@ def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None)
     return images, labels
 
 
-def test_digits_are_the_1797_of_scikit_learn(digits):
-    assert len(digits.train) + len(digits.test) == 1797
-    assert digits.train.inputs.shape[1:] == (1, 8, 8)
+def test_digits_are_those_of_scikit_learn_as_it_splits_them(digits):
+    pixels, targets = load_digits(return_X_y=True)
+    images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    parts = train_test_split(images, targets, test_size=360, stratify=targets, random_state=0)
+    read = digits.train.inputs, digits.test.inputs, digits.train.labels, digits.test.labels
+    for part, expected in zip(read, parts, strict=True):
+        np.testing.assert_array_equal(part.numpy(), expected)
     assert digits.train.inputs.dtype == torch.uint8
-    assert sorted(set(digits.test.labels.tolist())) == list(range(10))
+    assert digits.train.labels.dtype == torch.int64
+
+
+def test_digits_are_read_without_loading_scikit_learn(monkeypatch):
+    loaded = [name for name in sys.modules if name.startswith("sklearn.")]
+    for name in {*loaded, "sklearn.datasets", "sklearn.model_selection"}:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(load_digits_alone().train) == 1437
+    monkeypatch.setattr("conescope.training.data.digits.find_spec", lambda _: None)
+    with pytest.raises(DataError, match="install it: pip install scikit-learn"):
+        load_digits_alone()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from conescope.experiments.sweep.single_run import RunTask
     from conescope.experiments.sweep.sweep_folder import Sweep, SweepRun
 
-_PRELOADED = (
-    "conescope.cli",
-    "conescope.report.run_numbers",
-    "sklearn.datasets",
-    "sklearn.model_selection",
-)
+_PRELOADED = ("conescope.cli", "conescope.report.run_numbers")
 """Modules that the processes of runs on this machine share, loaded once for all of them."""
 
 
