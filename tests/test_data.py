@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +44,42 @@ def test_digits_are_the_1797_of_scikit_learn(digits):
     assert sorted(set(digits.test.labels.tolist())) == list(range(10))
 
 
+def test_digits_are_those_that_scikit_learn_loads_and_splits(digits):
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
+    held = (digits.train.inputs, digits.test.inputs, digits.train.labels, digits.test.labels)
+    for part, tensor in zip(parts, held, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), part)
+
+
+def test_digits_without_their_file_are_a_clear_error(monkeypatch, tmp_path):
+    from importlib.machinery import ModuleSpec
+
+    from conescope.training.data import digits as module
+
+    for spec in (None, ModuleSpec("sklearn", None, origin=str(tmp_path / "sklearn/__init__.py"))):
+        monkeypatch.setattr(module, "find_spec", lambda _, spec=spec: spec)
+        with pytest.raises(DataError, match=r"digits are not in scikit-learn .* pip install"):
+            module.load()
+
+
+def test_a_probe_a_training_and_a_command_need_no_heavy_library():
+    """Each of these takes about as long to import as torch itself."""
+    code = (
+        "import sys, conescope as cs, conescope.cli.all_commands\n"
+        "from conescope.training.data.dataset import load_data\n"
+        "from conescope.training.recipe_fields import DataRecipe\n"
+        "load_data(DataRecipe())\n"
+        "print([name for name in ('sklearn', 'scipy.stats', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_local_folder_is_read_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
@@ -69,7 +107,7 @@ def test_another_layout_is_named(tmp_path):
     with pytest.raises(DataError, match=r"labels must lie in 0 … 9"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(DataError, match=r"cannot load .*train\.parquet"):
+    with pytest.raises(DataError, match=r"train\.parquet is no parquet file, or a damaged one: "):
         load_data(DataRecipe("mnist", str(tmp_path)))
     with pytest.raises(DataError, match=r"data\.path is .*, and digits takes none"):
         load_data(DataRecipe("digits", str(tmp_path)))
