@@ -38,10 +38,7 @@ from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 
-PRELOAD = (
-    "conescope.report.run_numbers",
-    "conescope.experiments.sweep.grid",
-)
+PRELOAD = ("conescope.report.run_numbers", "conescope.experiments.sweep.grid")
 
 _FIELDS = (
     "--model.name=mlp", "--model.width=0.2", "--training.batch_size=8", "--probe.size=10",

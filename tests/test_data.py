@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from conescope.errors import DataError
 from conescope.training.data.augmentation import flip_and_crop
@@ -37,17 +39,7 @@ def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None)
     return images, labels
 
 
-def test_digits_are_the_1797_of_scikit_learn(digits):
-    assert len(digits.train) + len(digits.test) == 1797
-    assert digits.train.inputs.shape[1:] == (1, 8, 8)
-    assert digits.train.inputs.dtype == torch.uint8
-    assert sorted(set(digits.test.labels.tolist())) == list(range(10))
-
-
 def test_digits_are_those_that_scikit_learn_loads_and_splits(digits):
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
     pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)

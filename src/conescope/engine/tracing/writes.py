@@ -263,6 +263,11 @@ class _WriteGuard(TorchDispatchMode):
                 self._by_storage.setdefault(pointer, []).append(tensor)
         self._writes: dict[Any, tuple[tuple[int, str], ...]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from loading its compiler, which is off here, only to exempt this class."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
