@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -227,14 +228,17 @@ def survive(
 def overhead(folder: Path, runs: int, seconds: float, slots: int) -> dict[str, object]:
     """Compare the wall time of a sweep with that of its runs, summed over the slots.
 
-    The time of a run is that from the begin of its session, after its data are loaded, to its end.
+    The time of a run is that from the begin of its session, after its data are loaded, to its end;
+    or that of the command `conescope run` for it alone, which has to load torch and the data first,
+    and draws figures and a report in the end.
     """
     trial = planned(folder / "trial", slots, steps=_TRIAL_STEPS)
     carry_out(trial, Slots(slots, 1, PRELOAD))
     each = max(read_status(run.path).seconds for run in trial.runs)
     sweep = planned(folder / "sweep", runs, steps=max(60, int(_TRIAL_STEPS * seconds / each)))
-    wall = carry_out(sweep, Slots(slots, 1, PRELOAD))
+    wall = carry_out(sweep, Slots(slots, 1, PRELOAD, sweep.runs[0].recipe.data))
     times = [read_status(run.path).seconds for run in sweep.runs]
+    alone = seconds_alone(sweep.runs[0], folder)
     return {
         "runs": runs,
         "slots": slots,
@@ -242,7 +246,19 @@ def overhead(folder: Path, runs: int, seconds: float, slots: int) -> dict[str, o
         "sum over slots": round(sum(times) / slots, 1),
         "wall": round(wall, 1),
         "overhead": f"{wall / (sum(times) / slots) - 1:.1%}",
+        "seconds of a command": round(alone, 2),
+        "overhead over commands": f"{wall / (alone * runs / slots) - 1:.1%}",
     }
+
+
+def seconds_alone(run: SweepRun, folder: Path) -> float:
+    """Return the time of `conescope run` for a run of a sweep, alone on this machine."""
+    recipe = folder / "alone.yaml"
+    recipe.write_text(run.recipe.to_yaml(), encoding="utf-8")
+    words = [sys.executable, "-m", "conescope", "run", str(recipe), "--out", str(folder / "alone")]
+    begun = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    return time.monotonic() - begun
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
 import io
+import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +11,6 @@ from sklearn.model_selection import train_test_split
 from conescope.errors import DataError
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Normalizer, Split, load_data
-from conescope.training.data.digits import load as load_digits_alone
 from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
@@ -39,25 +39,37 @@ def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None)
     return images, labels
 
 
-def test_digits_are_those_of_scikit_learn_as_it_splits_them(digits):
-    pixels, targets = load_digits(return_X_y=True)
+def test_digits_are_those_that_scikit_learn_loads_and_splits(digits):
+    pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    parts = train_test_split(images, targets, test_size=360, stratify=targets, random_state=0)
-    read = digits.train.inputs, digits.test.inputs, digits.train.labels, digits.test.labels
-    for part, expected in zip(read, parts, strict=True):
-        np.testing.assert_array_equal(part.numpy(), expected)
-    assert digits.train.inputs.dtype == torch.uint8
-    assert digits.train.labels.dtype == torch.int64
+    parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
+    held = (digits.train.inputs, digits.test.inputs, digits.train.labels, digits.test.labels)
+    for part, tensor in zip(parts, held, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), part)
 
 
-def test_digits_are_read_without_loading_scikit_learn(monkeypatch):
-    loaded = [name for name in sys.modules if name.startswith("sklearn.")]
-    for name in {*loaded, "sklearn.datasets", "sklearn.model_selection"}:
-        monkeypatch.setitem(sys.modules, name, None)
-    assert len(load_digits_alone().train) == 1437
-    monkeypatch.setattr("conescope.training.data.digits.find_spec", lambda _: None)
-    with pytest.raises(DataError, match="install it: pip install scikit-learn"):
-        load_digits_alone()
+def test_digits_without_their_file_are_a_clear_error(monkeypatch, tmp_path):
+    from importlib.machinery import ModuleSpec
+
+    from conescope.training.data import digits as module
+
+    for spec in (None, ModuleSpec("sklearn", None, origin=str(tmp_path / "sklearn/__init__.py"))):
+        monkeypatch.setattr(module, "find_spec", lambda _, spec=spec: spec)
+        with pytest.raises(DataError, match=r"digits are not in scikit-learn .* pip install"):
+            module.load()
+
+
+def test_a_probe_a_training_and_a_command_need_no_heavy_library():
+    """Each of these takes about as long to import as torch itself."""
+    code = (
+        "import sys, conescope as cs, conescope.cli.all_commands\n"
+        "from conescope.training.data.dataset import load_data\n"
+        "from conescope.training.recipe_fields import DataRecipe\n"
+        "load_data(DataRecipe())\n"
+        "print([name for name in ('sklearn', 'scipy.stats', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -87,7 +99,7 @@ def test_another_layout_is_named(tmp_path):
     with pytest.raises(DataError, match=r"labels must lie in 0 … 9"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(DataError, match=r"cannot load .*train\.parquet"):
+    with pytest.raises(DataError, match=r"train\.parquet is no parquet file, or a damaged one: "):
         load_data(DataRecipe("mnist", str(tmp_path)))
     with pytest.raises(DataError, match=r"data\.path is .*, and digits takes none"):
         load_data(DataRecipe("digits", str(tmp_path)))

@@ -20,6 +20,7 @@ from conescope.experiments.stored import load_run
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
+from conescope.experiments.sweep.made_once import naming
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
 from conescope.experiments.sweep.slots import Slots
 from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep, stored_numbers
@@ -28,6 +29,7 @@ from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
+from conescope.training.recipe_fields import DataRecipe
 from conescope.training.recipe_reading import stored_recipe_parser
 from slow_network import slow_network
 from stored_runs import assert_same_run, stored_by_a_stop
@@ -182,6 +184,29 @@ def test_a_process_has_what_every_run_needs_before_it_is_forked(tmp_path, tiny_o
     )
     assert (sweep.runs[0].path / "made").read_text().endswith("misses=1, maxsize=None, currsize=1)")
     assert sweep.runs[0].state() == "finished"
+
+
+def test_the_data_are_loaded_once_before_processes_are_forked(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("to be, or not to be " * 100)
+    recipe = DataRecipe("text", str(text), label_noise=0.1, options={"context": 8})
+    code = (
+        "import os, sys\n"
+        "import conescope.experiments.sweep.made_once\n"
+        "from conescope.training.data.dataset import load_data\n"
+        "from conescope.training.recipe_fields import DataRecipe\n"
+        "os.unlink(sys.argv[1])\n"
+        "print(len(load_data(DataRecipe('text', sys.argv[1], options={'context': 8})).train))"
+    )
+    words = [sys.executable, "-c", code, str(text)]
+    environment = os.environ | naming(recipe)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10
+    assert naming(DataRecipe("mine:load")) == naming(None) == {}
+    text.write_text("")
+    assert (
+        "DataError" in subprocess.run(words, env=environment, capture_output=True, text=True).stderr
+    )
 
 
 def fail_in_other_words(run, command, should_stop):

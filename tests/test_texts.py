@@ -89,7 +89,7 @@ def test_the_only_other_column_holds_the_texts(tmp_path):
         ("texts.csv", 'text\n"a\n', "is no CSV"),
         ("texts.csv", "a cat runs\nthe dog\n", "names no column 'text', and may be a text itself"),
         ("texts.CSV", "sentence\nthe dog\n", "may be a text itself: 'sentence'; .* by --column"),
-        ("texts.parquet", "PAR1", "are no parquet file: "),
+        ("texts.parquet", "PAR1", "texts.parquet is no parquet file, or a damaged one: "),
         ("texts.txt", b"\xff\xfe", "not in UTF-8"),
     ],
 )

@@ -144,7 +144,7 @@ def _wait_for(sweep: Sweep, left: list[SweepRun], places: Places) -> int:
     with stopping("letting the runs store their state") as received:
         is_through = carry_out_sweep(
             sweep,
-            places.backend(),
+            places.backend(sweep),
             lambda run: places.task(sweep, run),
             told=tell,
             should_stop=lambda: bool(received),

@@ -70,15 +70,16 @@ class Places:
     partition: str | None
     minutes: int
 
-    def backend(self) -> Backend:
-        """Return what carries out the runs, and is waited for."""
+    def backend(self, sweep: Sweep) -> Backend:
+        """Return what carries out the runs of a sweep, and is waited for."""
         if self.on == "ray":
             from conescope.experiments.sweep.ray_cluster import RayCluster
 
             return RayCluster(self.address, self.threads, self.gpus, copies=self.copies)
         from conescope.experiments.sweep.slots import Slots
 
-        return Slots(self.slots, self.threads, _PRELOADED)
+        data = sweep.runs[0].recipe.data if sweep.kind == "training" else None
+        return Slots(self.slots, self.threads, _PRELOADED, data)
 
     def task(self, sweep: Sweep, run: SweepRun) -> RunTask:
         """Return all that a worker needs to carry out a run."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from conescope.errors import DataError
 from conescope.runs.foreign import GIGABYTE, read_bounded
-
-_MOST_ROWS = 10_000_000
+from conescope.runs.parquet_tables import read_parquet
 
 TEXT = "text"
 """The column that holds the texts, unless another one is named."""
@@ -87,39 +86,8 @@ def _read_csv(path: Path) -> Read:
 
 
 def _read_parquet(path: Path) -> Read:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as opened:
-            check_parquet(opened.metadata, path)
-            table = opened.read()
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"the texts {path} are no parquet file: {reason}; copy it again, or write it anew"
-        ) from None
-    return columns, _class_names((table.schema.metadata or {}).get(b"huggingface"))
-
-
-def check_parquet(metadata: Any, path: Path) -> None:
-    """Check what a parquet file says of its size, before its values are unpacked.
-
-    Args:
-        metadata: the file's, of pyarrow.
-        path: the file.
-
-    Raises:
-        DataError: if it has more rows or bytes than a probe or texts can have.
-    """
-    groups = (metadata.row_group(place) for place in range(metadata.num_row_groups))
-    size = sum(group.total_byte_size for group in groups)
-    if metadata.num_rows > _MOST_ROWS or size > 16 * GIGABYTE:
-        raise DataError(
-            f"{path} says that it holds {metadata.num_rows:,} rows of {size:,} bytes in all, more "
-            f"than is read; save the rows that are needed in a file of their own"
-        )
+    columns, notes = read_parquet(path)
+    return columns, _class_names(notes.get(b"huggingface"))
 
 
 def _class_names(noted: bytes | None) -> dict[str, list[str]]:

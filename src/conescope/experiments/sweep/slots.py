@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from conescope.experiments.sweep.carrying_out import Ended
+from conescope.experiments.sweep.made_once import naming
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
+from conescope.training.recipe_fields import DataRecipe
 
 _PRELOADED = (
     carry_out_run.__module__,
     "torch._dynamo",  # which torch's optimisers load at their first step
-    "conescope.experiments.sweep.made_once",
+    naming.__module__,
 )
 """These modules are loaded once, before processes are forked, since every run needs them."""
 
@@ -32,10 +34,18 @@ class Slots:
         slots: how many runs at a time, at least 1.
         threads: CPU threads of each.
         preload: modules that the server loads too.
+        data: the data set that most runs train on, which the server loads for them all.
     """
 
-    def __init__(self, slots: int, threads: int, preload: Sequence[str] = ()) -> None:
-        self._slots, self._threads = slots, threads
+    def __init__(
+        self,
+        slots: int,
+        threads: int,
+        preload: Sequence[str] = (),
+        data: DataRecipe | None = None,
+    ) -> None:
+        self._slots = slots
+        self._environment = {"OMP_NUM_THREADS": str(threads), **naming(data)}
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([*_PRELOADED, *preload])
         self._processes: dict[str, ForkServerProcess] = {}
@@ -49,7 +59,7 @@ class Slots:
         """Begin a run."""
         self._errors[task.run.id], sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_in_a_slot, args=(task, sender), name=task.run.id)
-        with _threads_pinned(self._threads):
+        with _environment(self._environment):
             process.start()
         sender.close()
         self._processes[task.run.id] = process
@@ -100,14 +110,15 @@ def _in_a_slot(task: RunTask, sender: Any) -> None:
 
 
 @contextmanager
-def _threads_pinned(threads: int) -> Iterator[None]:
-    """Let processes that start meanwhile have so many CPU threads."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Give processes that start meanwhile these environment variables."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -17,7 +17,7 @@ from torch import Tensor
 from conescope.argument_types import checked
 from conescope.errors import DataError
 from conescope.measuring.checkpoints.weight_files import load_torch, read_tensors
-from conescope.measuring.text_files import check_parquet
+from conescope.runs.parquet_tables import read_parquet
 
 _MALFORMED = (
     ValueError, EOFError, KeyError, TypeError, SyntaxError, RecursionError, RuntimeError,
@@ -110,19 +110,8 @@ def _tensor(values: Any, file: str | Path, name: str, dtype: torch.dtype | None)
 
 
 def _read_parquet(file: Path) -> dict[str, Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            check_parquet(opened.metadata, file)
-            table = opened.read()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"the probe {file} is no parquet file: {reason}; copy it again, or write it anew"
-        ) from None
-    return {name: table[name].to_pylist() for name in table.column_names}
+    columns, _ = read_parquet(file)
+    return columns
 
 
 def _read_numpy(file: Path) -> dict[str, Any]:

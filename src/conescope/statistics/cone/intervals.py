@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from conescope.kernel.distance import Float64Array
 from conescope.statistics.cone.dimension import concentration
@@ -115,7 +115,7 @@ def of_mean(values: Float64Array, level: float, batches: int = 4) -> Estimate:
     """
     means = np.array([batch.mean() for batch in np.array_split(values, min(batches, len(values)))])
     error = float(means.std(ddof=1)) / math.sqrt(len(means))
-    width = float(student.ppf((1 + level) / 2, len(means) - 1)) * error
+    width = float(stdtrit(len(means) - 1, (1 + level) / 2)) * error
     mean = float(values.mean())
     return Estimate(mean, mean - width, mean + width)
 
@@ -135,11 +135,11 @@ def quantile(information: Float64Array, level: float) -> float:
     """
     total = float(information.sum())
     count = total**2 / float(information @ information) if total > 0 else 1.0
-    return float(student.ppf((1 + level) / 2, max(count * (count - 1) / 2, 1.0)))
+    return float(stdtrit(max(count * (count - 1) / 2, 1.0), (1 + level) / 2))
 
 
 def _normal(level: float) -> float:
-    return float(student.ppf((1 + level) / 2, np.inf))
+    return float(stdtrit(np.inf, (1 + level) / 2))
 
 
 def _log_radius(fit: Fit) -> tuple[float, float]:

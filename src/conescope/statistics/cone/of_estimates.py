@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from conescope.kernel.estimates import jackknife
 from conescope.statistics.cone.intervals import Estimate
@@ -94,7 +94,7 @@ def with_draws(whole: Estimate, without: Sequence[Estimate], level: float, power
         square = max(square, _LEAST * whole.value**power)
         log_ratio = math.log(square) / power - math.log(whole.value)
         relative = error / square / power
-    width = float(student.ppf((1 + level) / 2, len(values) - 1)) * relative
+    width = float(stdtrit(len(values) - 1, (1 + level) / 2)) * relative
     below = math.hypot(math.log(whole.value / whole.low) if whole.low > 0 else math.inf, width)
     above = math.hypot(math.log(whole.high / whole.value), width)
     value = whole.value * math.exp(log_ratio)

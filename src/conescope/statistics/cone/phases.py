@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from conescope.kernel.distance import Float64Array
 from conescope.statistics.cone.intervals import Estimate
@@ -69,7 +69,7 @@ def phase_boundary(
     gain = size * np.log(constant / squares[best])
     if gain < 4 * np.log(count):
         return None
-    likely = size * np.log(squares / squares[best]) <= chi2.ppf(level, 1)
+    likely = size * np.log(squares / squares[best]) <= chdtri(1, 1 - level)
     low, high = int(places[likely][0]), int(places[likely][-1])
     first = int(places[best])
     step = Estimate(float(times[first]), float(times[low - 1]), float(times[high]))

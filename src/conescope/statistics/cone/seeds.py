@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from conescope.errors import KernelError
 from conescope.statistics.cone.cone_of_series import Cone
@@ -89,6 +89,6 @@ def mean_over_seeds(values: Sequence[float], level: float, least: float = 0.0) -
         level: confidence of the interval, in (0, 1).
         least: where the interval ends at the latest, for quantities that cannot be lower.
     """
-    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
+    quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
     mean, width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
     return Estimate(mean, max(mean - width, least), mean + width)

@@ -253,9 +253,10 @@ def find_dataset(recipe: DataRecipe) -> Part:
     return find_part("data", recipe.name, DATASETS, filled=frozenset({"path"}))
 
 
-@lru_cache(maxsize=1)
 def load_data(recipe: DataRecipe) -> Dataset:
     """Load a whole data set into memory; the newest one stays there for the next call.
+
+    Fields that choose from the data set or change it, such as `label_noise`, are not looked at.
 
     What a user's own code raises comes through as it is; random numbers that it draws from torch's
     global generator are the same each time.
@@ -265,6 +266,11 @@ def load_data(recipe: DataRecipe) -> Dataset:
         DataError: if the data cannot be found or read, are none that a network can train on, or
             the recipe gives a path to a data set that takes none.
     """
+    return _load(DataRecipe(recipe.name, recipe.path, options=recipe.options))
+
+
+@lru_cache(maxsize=1)
+def _load(recipe: DataRecipe) -> Dataset:
     part = find_dataset(recipe)
     if recipe.path is not None and not part.takes("path"):
         raise DataError(f"data.path is {recipe.path}, and {recipe.name} takes none; set it to null")

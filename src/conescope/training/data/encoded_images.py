@@ -19,11 +19,11 @@ _MOST_PIXELS = 2**24
 _MOST_BYTES = 2**35
 
 
-def decoded(images: Sequence[Mapping[str, Any] | None], source: str) -> list[np.ndarray]:
+def decoded(images: Sequence[Any], source: str) -> list[np.ndarray]:
     """Decode images of one size.
 
     Args:
-        images: each with its encoded bytes under "bytes".
+        images: each the encoded bytes, or a mapping that has them under "bytes".
         source: the file, for messages.
 
     Returns:
@@ -35,6 +35,12 @@ def decoded(images: Sequence[Mapping[str, Any] | None], source: str) -> list[np.
     """
     if not images:
         raise DataError(f"{source} holds no images; write at least one row into it")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, which are checked for all limits alike
+        return _all_decoded(images, source)
+
+
+def _all_decoded(images: Sequence[Any], source: str) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for place, image in enumerate(images, start=1):
         where = f"{source}: image {place}"
@@ -53,31 +59,29 @@ def decoded(images: Sequence[Mapping[str, Any] | None], source: str) -> list[np.
     return found
 
 
-def _decode(image: Mapping[str, Any] | None, where: str) -> np.ndarray:
-    data = None if image is None else image.get("bytes")
+def _decode(image: Any, where: str) -> np.ndarray:
+    data = image.get("bytes") if isinstance(image, Mapping) else image
     if not isinstance(data, bytes):
         raise DataError(
             f"{where} is not in the file, which may name a path or an address in its place, and "
             f"these are never opened; write the bytes of the images into the file"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked below, for all limits alike
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if opened.width * opened.height > _MOST_PIXELS:
-                raise DataError(f"{where} says {opened.size} pixels, more than is read; shrink it")
-            opened.load()
-            turned = ImageOps.exif_transpose(opened)
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if opened.width * opened.height > _MOST_PIXELS:
+            raise DataError(f"{where} says {opened.size} pixels, more than is read; shrink it")
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError) as error:
         reason = str(error).splitlines()[0] if "object at" not in str(error) else "unknown kind"
         raise DataError(
             f"{where} cannot be decoded: {reason}; save it anew as PNG, or leave it out"
         ) from None
-    if turned.mode in _CONVERTED:
-        turned = turned.convert(_CONVERTED[turned.mode])
-    if turned.mode not in _MODES:
+    if opened.mode in _CONVERTED:
+        opened = opened.convert(_CONVERTED[opened.mode])
+    if opened.mode not in _MODES:
         raise DataError(
-            f"{where} is of the kind {turned.mode}, and images have 8 bits a channel, grey or RGB; "
+            f"{where} is of the kind {opened.mode}, and images have 8 bits a channel, grey or RGB; "
             f"convert it"
         )
-    return np.asarray(turned)
+    return np.asarray(opened)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from conescope.errors import DataError
+from conescope.runs.parquet_tables import read_parquet
 from conescope.training.data.dataset import Dataset, Split
 from conescope.training.data.encoded_images import decoded
 
@@ -31,16 +32,30 @@ def load_images(name: str, hub_name: str, column: str, path: str | None, classes
     layout = f"train.parquet and test.parquet, laid out as {hub_name} on the Hugging Face Hub"
     splits = []
     for split in ("train", "test"):
-        source = hub_name if path is None else str(Path(path) / f"{split}.parquet")
-        images, labels = _read(name, source, column, split, path is None, layout)
-        splits.append(Split(_as_tensor(images), torch.tensor(labels, dtype=torch.int64)))
+        if path is None:
+            source, columns = hub_name, _from_hub(hub_name, column, split, layout)
+        else:
+            source = str(Path(path) / f"{split}.parquet")
+            columns = _from_file(Path(source), layout)
+        if not {column, "label"} <= columns.keys():
+            raise DataError(
+                f"{source} has the columns {', '.join(columns)}, but {name} needs {column} and "
+                f"label; data.path is a folder that holds {layout}"
+            )
+        images = _as_tensor(decoded(columns[column], source))
+        splits.append(Split(images, _labels(columns["label"], source)))
     train, test = splits
     return Dataset(name, train, test, classes)
 
 
-def _read(
-    name: str, source: str, column: str, split: str, is_on_hub: bool, layout: str
-) -> tuple[list[np.ndarray], list[int]]:
+def _from_file(path: Path, layout: str) -> Mapping[str, Sequence[Any]]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; data.path is a folder that holds {layout}")
+    columns, _ = read_parquet(path)
+    return columns
+
+
+def _from_hub(source: str, column: str, split: str, layout: str) -> Mapping[str, Sequence[Any]]:
     import datasets
     import huggingface_hub
     from datasets.exceptions import DatasetsError
@@ -49,35 +64,26 @@ def _read(
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     huggingface_hub.logging.set_verbosity_error()
     try:
-        if is_on_hub:
-            rows = datasets.load_dataset(source, split=split)
-        elif Path(source).is_file():
-            rows = datasets.load_dataset("parquet", data_files={split: source}, split=split)
-        else:
-            raise DataError(f"{source} does not exist; data.path is a folder that holds {layout}")
-        missing = {column, "label"} - set(rows.column_names)
-        if missing:
-            raise DataError(
-                f"{source} has the columns {', '.join(rows.column_names)}, but {name} needs "
-                f"{column} and label; data.path is a folder that holds {layout}"
-            )
-        # Encoded images only: decoding by the library would open the paths that a file names.
-        held = rows.cast_column(column, datasets.Image(decode=False))[column]
-        return decoded(held, source), _whole(rows["label"][:], source)
+        rows = datasets.load_dataset(source, split=split)
+        if column in rows.column_names:
+            # Encoded images only: decoding by the library would open the paths that a file names.
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+        return {name: rows[name][:] for name in rows.column_names}
     except (OSError, ValueError, TypeError, DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        cure = "offline, give --data.path DIR," if is_on_hub else "data.path is"
-        raise DataError(f"cannot load {source}: {reason}; {cure} a folder with {layout}") from error
+        raise DataError(
+            f"cannot load {source}: {reason}; offline, give --data.path DIR, a folder with {layout}"
+        ) from error
 
 
-def _whole(labels: Sequence[Any], source: str) -> list[int]:
-    for place, label in enumerate(labels, start=1):
-        if type(label) is not int:
+def _labels(values: Sequence[Any], source: str) -> Tensor:
+    for place, label in enumerate(values, start=1):
+        if type(label) is not int or abs(label) >= 2**63:
             raise DataError(
                 f"{source}: the label of image {place} is {label!r}, and classes are whole numbers "
                 f"from 0 on; number the classes, and leave out images without one"
             )
-    return list(labels)
+    return torch.tensor(values, dtype=torch.int64)
 
 
 def _as_tensor(arrays: list[np.ndarray]) -> Tensor:
