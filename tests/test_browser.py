@@ -189,6 +189,58 @@ def test_axe_finds_nothing_serious(page, scheme):
     assert serious_faults(page) == []
 
 
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(22, 24, 28)"
+
+
+def colours_on(page, paper):
+    """The colours of all charts, once they are on paper of this colour."""
+    read = """c => [getComputedStyle(c.querySelector('.main-svg')).backgroundColor, c.data.map(
+        t => [t.line?.color, t.marker?.color, t.fillcolor, t.colorscale?.at(-1)[1]])]"""
+    charts = f"[...document.querySelectorAll('.plotly-graph-div')].map({read})"
+    page.wait_for_function(f"paper => {charts}.every(c => c[0] === paper)", arg=paper)
+    return page.evaluate(charts)
+
+
+def test_charts_follow_the_scheme_and_paper_is_light(page):
+    page.emulate_media(color_scheme="light")
+    drawn_all(page)
+    day = colours_on(page, LIGHT)
+    page.emulate_media(color_scheme="dark")
+    night = colours_on(page, DARK)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
+    page.emulate_media(media="print")
+    assert colours_on(page, LIGHT) == day
+    page.emulate_media(media="screen")
+    assert colours_on(page, DARK) == night
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert colours_on(page, LIGHT) == day
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert colours_on(page, DARK) == night
+    page.emulate_media(color_scheme="light")
+    assert colours_on(page, LIGHT) == day
+
+
+def test_a_page_that_opens_in_the_dark_has_dark_charts(browser, report):
+    opened = browser.new_page(color_scheme="dark")
+    opened.goto(report.as_uri())
+    first = opened.locator("#distance-from .main-svg").first
+    first.wait_for(timeout=PATIENCE)
+    assert first.evaluate("c => getComputedStyle(c).backgroundColor") == DARK
+    opened.close()
+
+
+def test_the_answer_is_there_before_the_charts_begin(browser, report):
+    opened = browser.new_page()
+    opened.add_init_script(
+        "new PerformanceObserver(() => window.drewFirst = !!window.Plotly)"
+        ".observe({ type: 'paint', buffered: true })"
+    )
+    opened.goto(report.as_uri())
+    opened.wait_for_function("window.drewFirst !== undefined")
+    assert not opened.evaluate("window.drewFirst")
+    opened.close()
+
+
 def serious_faults(page):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 from string import Template
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from conescope.report.plot import Plot
 from conescope.report.plotly_drawing import chart
+from conescope.report.plotly_looks import AT_NIGHT
+from conescope.report.thinned import thinned
 from conescope.runs.shared_files import write_result
 
 
@@ -73,9 +75,10 @@ def page_of(
         for anchor, part in zip(names, parts, strict=True)
     )
     body = "\n".join((answer, *sections))
-    template = files("conescope.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        plotly=get_plotlyjs() if "plotly-graph-div" in body else "",
+    return Template(_resource("page.html")).substitute(
+        plotly=_resource("plotly.min.js") if "plotly-graph-div" in body else "",
+        night=json.dumps(AT_NIGHT),
+        script=_resource("page.js"),
         journal=escape(journal),
         name=escape(name),
         description=escape(description),
@@ -85,6 +88,10 @@ def page_of(
         contents=navigation,
         sections=body.removeprefix(answer),
     )
+
+
+def _resource(name: str) -> str:
+    return files("conescope.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _anchors(titles: Iterable[str]) -> list[str]:
@@ -137,6 +144,7 @@ def missing(reason: str) -> str:
 
 def drawn(plot: Plot, name: str, facts: Mapping[str, str] | None = None) -> str:
     """Return a plot's chart under its heading, with the numbers that it shows and its caption."""
+    plot = thinned(plot)
     body = chart_div(plot, name) + numbers_table(facts or {})
     return captioned(plot.title, body, plot.caption)
 

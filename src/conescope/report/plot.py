@@ -207,8 +207,8 @@ class PathPlot(Described):
     Attributes:
         labels: the labels of the two or three axes.
         points: [T, 2] or [T, 3].
-        steps: [T], iterations, which give the points their colours: later is darker.
-        names: [T], what each point is; that of the first, which is black, is in the legend.
+        steps: [T], iterations, which give the points their colours.
+        names: [T], what each point is; that of the first, which is larger, is in the legend.
     """
 
     labels: Sequence[str]

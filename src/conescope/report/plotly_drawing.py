@@ -160,13 +160,13 @@ def _line(line: Line, place: int, plot: LinePlot) -> go.Scatter:
 
 def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> go.Scatter:
     """Return the interval about a line, as one closed outline."""
-    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return go.Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),
         mode="lines",  # of few points, plotly would mark each
         fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, 0.2)",
+        fillcolor=colour,
+        opacity=0.2,
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
@@ -277,7 +277,7 @@ def _path(plot: PathPlot) -> _Panel:
         mode="markers",
         name=names[0],
         showlegend=True,
-        marker={"size": 8 if in_space else 13, "color": "black"},
+        marker={"size": 8 if in_space else 13, "color": LINE_COLOURS[0]},
         hovertemplate="%{fullData.name}<extra></extra>",
     )
     titles = {axis: _text(label) for axis, label in zip("xyz", plot.labels, strict=False)}

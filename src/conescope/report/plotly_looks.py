@@ -10,27 +10,43 @@ import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
 from conescope.report.plot import MatrixPlot
-from conescope.report.style import ITERATION_MAP
+from conescope.report.style import (
+    DISTANCE_MAP,
+    DISTANCE_MAP_AT_NIGHT,
+    ITERATION_MAP,
+    ITERATION_MAP_AT_NIGHT,
+    LINE_COLOURS,
+    LINE_COLOURS_AT_NIGHT,
+)
+
+_PAGE, _INK, _GRID = "#ffffff", "#1a1a1a", "#e4e4e4"
 
 _AXIS = {
+    "color": _INK,
     "showgrid": True,
-    "gridcolor": "#e8e8e8",
+    "gridcolor": _GRID,
     "zeroline": False,
-    "linecolor": "#1a1a1a",
     "ticks": "outside",
     "title": {"standoff": 8},
     "automargin": True,
 }
 
-_SPACE_AXIS = {"gridcolor": "#dddddd", "zeroline": False, "backgroundcolor": "white", "nticks": 5}
+_SPACE_AXIS = {
+    "color": _INK,
+    "gridcolor": _GRID,
+    "zeroline": False,
+    "backgroundcolor": _PAGE,
+    "nticks": 5,
+}
 
 TEMPLATE = go.layout.Template(
     layout={
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1a1a1a"},
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": _INK},
         "margin": {"l": 56, "r": 28, "t": 36, "b": 44},
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
-        "hoverlabel": {"bgcolor": "white"},
-        "plot_bgcolor": "white",
+        "hoverlabel": {"bgcolor": _PAGE},
+        "paper_bgcolor": _PAGE,
+        "plot_bgcolor": _PAGE,
         "xaxis": {**_AXIS, "nticks": 6, "tickangle": 0},
         "yaxis": _AXIS,
         "scene": {
@@ -48,6 +64,24 @@ TEMPLATE = go.layout.Template(
 def colour_scale(colours: Colormap, power: float = 1.0) -> list[tuple[float, str]]:
     """Return a colour map as plotly's list, its positions raised to a power."""
     return [(u**power, to_hex(colours(u))) for u in np.linspace(0.0, 1.0, 33).tolist()]
+
+
+def _at_night() -> dict[str, str]:
+    """Return each colour of the charts → the one that a dark page has for it."""
+    pairs = [(_PAGE, "#16181c"), (_INK, "#e8e8e8"), (_GRID, "#3a3f47")]
+    pairs += zip(LINE_COLOURS, LINE_COLOURS_AT_NIGHT, strict=True)
+    scales = (
+        (ITERATION_MAP, ITERATION_MAP_AT_NIGHT),
+        (DISTANCE_MAP, DISTANCE_MAP_AT_NIGHT),
+    )
+    for day, night in scales:
+        coloured = zip(colour_scale(day), colour_scale(night), strict=True)
+        pairs += [(light, dark) for (_, light), (_, dark) in coloured]
+    return dict(pairs)
+
+
+AT_NIGHT = _at_night()
+"""Each colour of the charts → the one that a dark page has in its place."""
 
 
 def coloured_by(steps: Sequence[int], size: int) -> dict[str, Any]:

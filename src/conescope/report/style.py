@@ -22,6 +22,20 @@ ITERATION_MAP = ListedColormap(
 DISTANCE_MAP = matplotlib.colormaps["magma_r"]
 """Colours of distances and shares, from light to dark: farther is darker."""
 
+LINE_COLOURS_AT_NIGHT = (
+    "#F2F2F2", "#5877F3", "#D75B19", "#3BD275", "#D679A1", "#F1D332", "#A8CBFF",
+)  # fmt: skip
+"""The same lines on a dark page: each contrasts with it by 4.5 or more, and the colour-blind tell
+them apart."""
+
+ITERATION_MAP_AT_NIGHT = ListedColormap(
+    matplotlib.colormaps["viridis"](np.linspace(0.35, 1.0, 256)), name="iteration at night"
+)
+"""Colours of iterations on a dark page, from dark to light: later is lighter."""
+
+DISTANCE_MAP_AT_NIGHT = matplotlib.colormaps["magma"]
+"""Colours of distances and shares on a dark page: farther is lighter."""
+
 Style = Mapping[str, Any]
 
 PAPER: Style = MappingProxyType(

@@ -17,9 +17,10 @@ def distance_matrix(run: Run) -> MatrixPlot:
     return MatrixPlot(
         title="Distances between all kernels",
         caption="S(θ(t), θ(s)) (eq. 4) for every two kernels; every other figure of distances is "
-        "read off this matrix. A pale square on the diagonal is a stretch of training in which "
-        "the kernel stays within a small region. Colour is linear in the chord √(2S) between "
-        "kernels of unit length, so that small late distances show beside large early ones.",
+        "read off this matrix. A square of small distances on the diagonal is a stretch of "
+        "training in which the kernel stays within a small region. Colour is linear in the "
+        "chord √(2S) between kernels of unit length, so that small late distances show beside "
+        "large early ones.",
         x_label=ITERATION,
         y_label="iteration *s*",
         value_label="*S(θ(t), θ(s))*",

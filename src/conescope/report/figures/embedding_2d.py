@@ -23,8 +23,8 @@ def embedding_2d(run: Run) -> PathPlot:
         "The kernels in a plane",
         "Each kernel H(t), scaled to unit length, as a point, by classical multidimensional "
         "scaling: distances between points stand for the chords √(2S) (S by eq. 4), as in figure "
-        "1c. The first kernel is black, later is darker; labels of the axes have "
-        "their shares of the variance.",
+        "1c. The large point is the first kernel; colours tell the iteration. Labels of the axes "
+        "have their shares of the variance.",
     )
 
 
