@@ -103,6 +103,8 @@ WRONG = {
     "needs? .*value|no field with a value": ["--seed"],
     "up to 1,000,000": ["--seed=0..1000000"],
     r"no values from 4 to 0; write 0\.\.4": ["--seed=4..0"],
+    "seed has an empty value in '0,,1'; write each value, with one comma": ["--seed=0,,1"],
+    "kernel.when has an empty value .* with one bar": ["--kernel.when=0|every 5|"],
     "--seed is given twice; write all its values once": ["--seed=0,1", "--seed=3"],
 }
 

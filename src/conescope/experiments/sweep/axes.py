@@ -138,11 +138,16 @@ def split_values(name: str, text: str, *, bars: bool) -> list[str]:
         bars: whether bars separate values.
 
     Raises:
-        RecipeError: if a span such as 4..0 has no values, or too many.
+        RecipeError: if a span such as 4..0 has no values, or too many, or a value is empty.
     """
-    parts = text.split("|") if bars else _outside_brackets(text)
+    parts = [part.strip() for part in (text.split("|") if bars else _outside_brackets(text))]
+    if not all(parts) and any(parts):
+        raise RecipeError(
+            f"the axis {name} has an empty value in {text!r}; write each value, with one "
+            f"{'bar' if bars else 'comma'} between two"
+        )
     found: list[str] = []
-    for part in (part.strip() for part in parts if part.strip()):
+    for part in filter(None, parts):
         spanned = _RANGE.fullmatch(part)
         if not spanned:
             found.append(part)
