@@ -27,6 +27,28 @@ def _no_line_that_a_reader_refuses():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _figures_are_laid_out_only():
+    """Figures are drawn and laid out, but matplotlib writes them for tests marked `rendered` only.
+
+    Fonts and pixels take most of the time of a command. Written instead is what a figure shows.
+    """
+    from conescope.report import save
+    from pretend_figures import drawn_to_be_laid_out
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(save, "draw", drawn_to_be_laid_out)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_rendered_where_it_matters(request, monkeypatch):
+    if request.node.get_closest_marker("rendered") is not None:
+        from conescope.report import matplotlib_drawing, save
+
+        monkeypatch.setattr(save, "draw", matplotlib_drawing.draw)
+
+
 TINY_OVERRIDES = (
     "--model.name=mlp",
     "--model.width=0.2",

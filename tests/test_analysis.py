@@ -336,6 +336,7 @@ def test_layers_are_in_the_order_of_their_numbers(run):
     assert plots(found)["cone-layers"].shares["*t* = 0 to 1,000"] == pytest.approx([0.7, 0.3])
 
 
+@pytest.mark.rendered
 def test_files_of_an_analysis_and_of_a_comparison(tmp_path):
     before = dict(matplotlib.rcParams)
     found = RunAnalysis(made_run())

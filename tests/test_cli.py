@@ -29,6 +29,7 @@ def run_in(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.rendered
 def test_run_ends_with_a_table_and_where_the_report_is(run_in, tmp_path, tiny_overrides):
     status, out, err = run_in("run", "digits", *tiny_overrides, "--out", "here")
     assert status == 0

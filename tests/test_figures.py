@@ -19,6 +19,8 @@ from conescope.report.plot import ITERATION
 from conescope.report.save import figure, save_figures, save_plots
 from made_runs import constant_series, made_run, made_series, without_evaluations
 
+pytestmark = pytest.mark.rendered
+
 UNEVEN = (0, 1, 2, 5, 10, 20, 50, 100)
 
 

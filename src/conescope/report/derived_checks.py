@@ -104,8 +104,11 @@ def _script_checks(file: Path, fresh: bytes) -> Iterator[Check]:
 
 
 def _figure_checks(run: Run, folder: Path) -> Iterator[Check]:
-    save_plots(run, _plots(run), folder)
-    for file in sorted((run.path / "figures").iterdir()):
+    files = sorted((run.path / "figures").iterdir())
+    stored_names = {file.stem for file in files}
+    plots = {name: plot for name, plot in _plots(run).items() if name in stored_names}
+    save_plots(run, plots, folder)
+    for file in files:
         fresh, subject = folder / file.name, f"figures/{file.name}"
         if not fresh.is_file() or not file.is_file():
             detail = "conescope draws no such figure of this run"

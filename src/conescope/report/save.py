@@ -117,6 +117,5 @@ def save_plot(
         drawing = io.BytesIO()
         with in_force(style):
             drawn.savefig(drawing, format=file.suffix[1:], metadata=fields)
-            drawn.set_layout_engine("none")  # the next file has the places found for this one
         write_result(file, drawing.getvalue())
     return list(files)
