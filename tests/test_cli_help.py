@@ -60,6 +60,11 @@ def test_help_fits_the_terminal_but_for_examples_and_long_words(name, columns, c
     assert not any(word.endswith("…}") for line in lines for word in line.split()[2:])
 
 
+@pytest.mark.parametrize("name", ["perturb", "switch", "barrier"])
+def test_what_works_on_snapshots_says_how_to_keep_them(name, capsys, monkeypatch):
+    assert "--snapshots.keep '0, 500, 2000, end'" in help_of(capsys, monkeypatch, name)
+
+
 def test_the_version_needs_no_torch():
     script = "import sys; from conescope.cli import main; main(['--version']); print(*sys.modules)"
     out = subprocess.check_output([sys.executable, "-c", script], text=True)

@@ -159,7 +159,7 @@ def test_the_chart_has_the_same_numbers_as_the_figure(name):
                 np.testing.assert_array_equal(numbers(points[axis]), column)
                 np.testing.assert_array_equal(numbers(start[axis]), column[:1])
             np.testing.assert_array_equal(points["marker"]["color"], panel.steps)
-            assert start["marker"]["color"] == "black"
+            assert start["marker"]["color"] == "#000000"
     assert traces == []
 
 

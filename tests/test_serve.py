@@ -207,7 +207,8 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch, capfd, tmp_p
 
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     assert main(["serve", str(tmp_path)]) == 1
-    assert "pip install 'conescope[serve]'" in capfd.readouterr().err
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "pip install 'conescope[serve]', or in a checkout pip install '.[serve]'" in said
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "0.0.0.0", "example.org"])

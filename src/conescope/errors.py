@@ -52,7 +52,10 @@ class MissingPackageError(ConescopeError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str) -> MissingPackageError:
         """Return the error for a package that is installed by one of conescope's extras."""
-        return cls(f"{package} is not installed; run pip install 'conescope[{extra}]'")
+        return cls(
+            f"{package} is not installed; run pip install 'conescope[{extra}]', "
+            f"or in a checkout pip install '.[{extra}]'"
+        )
 
 
 class DamageWarning(UserWarning):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from conescope.cli.command_help import About, Group
+from conescope.cli.command_help import SNAPSHOTS, About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json, print_json
 from conescope.cli.terminal import STDOUT, plain
@@ -25,6 +25,7 @@ _ABOUT = About(
         "conescope barrier runs/a runs/b",
         "conescope barrier runs/mine/branches/* --at 2000 --points 21 --out figures/mine",
     ),
+    needs=SNAPSHOTS,
 )
 
 

@@ -29,6 +29,13 @@ EXIT_STATUSES: Mapping[int, str] = MappingProxyType(
 """Exit status → what it says of any command."""
 
 
+SNAPSHOTS = (
+    "It works on snapshots, which a run keeps as it trains: "
+    "conescope run RECIPE --snapshots.keep '0, 500, 2000, end'."
+)
+"""What a command needs that starts from stored weights."""
+
+
 class Group(StrEnum):
     """What commands are for; the overview lists them by group, in this order."""
 
@@ -36,7 +43,7 @@ class Group(StrEnum):
     OWN = "your own models"
     MANY = "many runs"
     PAPER = "the paper"
-    CARE = "care: results that hold"
+    CARE = "results to check and to share"
 
 
 @dataclass(frozen=True)
@@ -48,18 +55,21 @@ class About:
         summary: one line, without a capital and a full stop.
         examples: whole command lines.
         ends: exit statuses that say something else than in `EXIT_STATUSES`.
+        needs: what must have been done before, as a sentence.
     """
 
     group: Group
     summary: str
     examples: Sequence[str]
     ends: Mapping[int, str] = field(default_factory=dict)
+    needs: str = ""
 
     @property
     def epilog(self) -> str:
         """The text below the arguments."""
         ends = {**EXIT_STATUSES, **self.ends}
-        lines = ["examples:", *(f"  {example}" for example in self.examples)]
+        lines = [self.needs, ""] if self.needs else []
+        lines += ["examples:", *(f"  {example}" for example in self.examples)]
         lines += [
             "",
             "exit status:",

@@ -14,7 +14,8 @@ from conescope.measuring.adapt import POOLS
 def add_for_checkpoints(option: Callable[..., argparse.Action]) -> None:
     """Add the options for checkpoints that any training wrote."""
     option("--model", metavar="MODULE:BUILD", help="function that builds the model; runs its code")
-    option("--probe", metavar="FILE", help="the samples, as .parquet, .safetensors, .npz or .pt")
+    option("--probe", metavar="FILE",
+        help="the samples, as .parquet, .safetensors, .npz, .npy, .pt or .pth")  # fmt: skip
     option("--inputs", metavar="NAME,…", help="the probe's columns to use as inputs (default all)")
     option("--labels", metavar="NAME", help="the probe's column with the samples' classes")
     option("--step-pattern", metavar="REGEX",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from conescope.cli.command_help import About, Group
+from conescope.cli.command_help import SNAPSHOTS, About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json, print_json
 from conescope.cli.stored import write_report
@@ -30,6 +30,7 @@ _ABOUT = About(
         "conescope perturb runs/mine --at 0,100,500 --size 1e-3",
         "conescope perturb runs/mine --at 0,100 --seeds 5 --until 2000 --out figures/mine",
     ),
+    needs=SNAPSHOTS,
 )
 
 

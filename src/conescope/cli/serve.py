@@ -11,7 +11,7 @@ from pathlib import Path
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.terminal import STDOUT
-from conescope.errors import RecipeError, StoreError
+from conescope.errors import MissingPackageError, RecipeError, StoreError
 
 LOCAL = "127.0.0.1"
 
@@ -45,10 +45,9 @@ def add(commands: Commands) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise StoreError(
-            "conescope serve needs starlette and uvicorn; pip install 'conescope[serve]'"
-        )
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingPackageError.of(package, "serve")
     missing = [str(path) for path in arguments.runs if not path.is_dir()]
     if missing:
         raise StoreError(f"{missing[0]} is no folder; name run folders, or folders of them")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from conescope.cli.command_help import About, Group
+from conescope.cli.command_help import SNAPSHOTS, About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json, print_json
 from conescope.cli.progress import ProgressBar
@@ -26,6 +26,7 @@ _ABOUT = About(
     Group.PAPER,
     "train children of runs, linearised and not, from each of several iterations",
     ("conescope switch runs/seed0 runs/seed1 --at 0,500,2000",),
+    needs=SNAPSHOTS,
 )
 
 

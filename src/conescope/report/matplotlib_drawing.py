@@ -141,8 +141,8 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
         _draw_mark(axes, mark)
     for place, line in enumerate(plot.lines):
         _draw_line(axes, line, place, marks_points=plot.marks_points)
-    if plot.y_range is not None:
-        axes.set_ylim(plot.y_range)
+    if (limits := plot.vertical_limits) is not None:
+        axes.set_ylim(limits)
     if plot.x_scale == "log":
         _format_logarithm(axes, "x")
     elif plot.x_whole:
@@ -151,7 +151,7 @@ def _draw_lines(axes: Axes, plot: LinePlot) -> None:
         axes.set_xticks(list(plot.x_ticks), list(plot.x_ticks.values()))
     if plot.vertical_scale == "log":
         _format_logarithm(axes, "y")
-    elif plot.y_range is None and plot.from_zero:
+    elif limits is None and plot.from_zero:
         axes.set_ylim(bottom=0.0)
     if plot.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

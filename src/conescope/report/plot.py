@@ -140,6 +140,26 @@ class LinePlot(Described):
         return self.y_scale
 
     @property
+    def vertical_limits(self) -> tuple[float, float] | None:
+        """The limits of the vertical axis: `y_range`, or for shares what holds them, from 0 to 1.
+
+        None if they are left to who draws.
+        """
+        if self.y_range is not None or not self.percent or self.vertical_scale == "log":
+            return self.y_range
+        drawn = [(line.y, line.low, line.high) for line in self.lines]
+        drawn += [(m.value, m.low, m.high) for m in self.marks if m.axis == "y"]
+        values = np.concatenate([np.ravel(v) for three in drawn for v in three if v is not None])
+        values = values[np.isfinite(values)]
+        if len(values) == 0 or values.min() < 0 or values.max() > 1:
+            return None
+        low, high = 0.0 if self.from_zero else float(values.min()), float(values.max())
+        if low == high:
+            low, high = low - 0.05, min(1.0, high + 0.05)
+        room = 0.04 * (high - low)  # for the width of a line
+        return max(0.0, low - room), high + room
+
+    @property
     def marks_points(self) -> bool:
         """Whether short solid lines mark their points, as no line consists of points only."""
         return not any(line.style == "points" for line in self.lines)

@@ -182,8 +182,8 @@ def _y_axis(plot: LinePlot) -> dict[str, Any]:
         axis["dtick"] = "D2" if high < 1000 * low else 1  # 1, 2, 5 a decade, or 1 if many
     if plot.percent:
         axis["tickformat"] = ".0%"
-    if plot.y_range is not None:
-        limits = np.log10(plot.y_range) if plot.vertical_scale == "log" else np.array(plot.y_range)
+    if (ends := plot.vertical_limits) is not None:
+        limits = np.log10(ends) if plot.vertical_scale == "log" else np.array(ends)
         axis |= {"range": limits.tolist(), "rangemode": "normal"}
     return axis
 
