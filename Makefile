@@ -23,7 +23,7 @@ demo: .venv/ready
 	$(BIN)/conescope run digits
 
 test: .venv/ready-dev
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/ready-dev
 	$(BIN)/ruff check

@@ -44,7 +44,13 @@ def kernel(
 ) -> dict[str, Tensor]:
     """Return parameter name → its summand of the kernel, shaped as `Kernel.values`."""
     left = jacobians(model, x)
-    right = left if y is None else jacobians(model, y)
+    return products(left, left if y is None else jacobians(model, y), outputs)
+
+
+def products(
+    left: dict[str, Tensor], right: dict[str, Tensor], outputs: str | int
+) -> dict[str, Tensor]:
+    """Return parameter name → its summand of the kernel, from what `jacobians` returns."""
     parts = {}
     for name in left:
         full = torch.einsum("ikp,jlp->ikjl", left[name], right[name])
@@ -72,9 +78,24 @@ def assert_matches_reference(
     Allowed are errors of 1e-10 of the largest diagonal entry in float64, and of 1e-6 of
     √(K_ii K_jj) in float32.
     """
+    left = jacobians(model, x)
+    right = left if y is None else jacobians(model, y)
+    assert_matches_jacobians(left, right, model, x, y, **options)
+
+
+def assert_matches_jacobians(
+    left: dict[str, Tensor],
+    right: dict[str, Tensor],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    **options: Any,
+) -> None:
+    """Fail as `assert_matches_reference` does, given the Jacobians of x and those of y."""
     outputs = options.get("outputs", "trace")
-    expected = total(kernel(model, x, y, outputs))
-    diagonals = [_diagonal(total(kernel(model, z, None, outputs))) for z in (x, y) if z is not None]
+    expected = total(products(left, right, outputs))
+    sides = [left] if y is None else [left, right]
+    diagonals = [_diagonal(total(products(side, side, outputs))) for side in sides]
     assert_exact(cs.entk(model, x, y, **options).values, expected, diagonals)
 
 

@@ -15,9 +15,12 @@ from conescope.errors import StoreError
 from conescope.experiments.archives import importing
 from conescope.experiments.archives.importing import import_run
 from conescope.experiments.archives.layout import CRATE, is_member
+from conescope.experiments.branches import branch_recipe
+from conescope.experiments.session import run_experiment
 from conescope.experiments.verifying.verdicts import Verdict
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
+from conescope.training.recipe_reading import load_recipe
 
 TINY = [
     "--model.name=mlp", "--model.width=0.2", "--training.steps=20", "--training.batch_size=16",
@@ -37,9 +40,7 @@ class Silent:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("archived") / "run"
-    assert main(["run", "digits", *TINY, "--out", str(path)]) == 0
-    shutil.rmtree(path / "figures")
-    (path / "report.html").unlink()
+    assert run_experiment(load_recipe("digits", TINY), path, command="test")
     return path
 
 
@@ -171,9 +172,7 @@ def test_a_kernel_cannot_be_left_out(archive, tmp_path):
 
 def test_branches_come_along_if_asked(run, tmp_path):
     child = run / "branches" / "child"
-    assert main(["run", "--from", str(run), "--at", "10", "--out", str(child)]) == 0
-    shutil.rmtree(child / "figures")
-    (child / "report.html").unlink()
+    assert run_experiment(branch_recipe(run, 10), child, command="test")
     alone, both = tmp_path / "alone.zip", tmp_path / "both.zip"
     assert main(["export", str(run), "--out", str(alone)]) == 0
     assert main(["export", str(run), "--branches", "--weights", "--out", str(both)]) == 0

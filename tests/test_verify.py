@@ -21,6 +21,7 @@ import conescope as cs
 from conescope.cli import main
 from conescope.cli.verify import NOT_RECOMPUTED
 from conescope.errors import RecipeError, StoreError
+from conescope.experiments.session import run_experiment
 from conescope.experiments.verifying.differences import difference
 from conescope.experiments.verifying.stretches import (
     LEAST_ITERATIONS,
@@ -30,6 +31,7 @@ from conescope.experiments.verifying.stretches import (
 from conescope.experiments.verifying.verdicts import Verdict
 from conescope.runs.journal import Entry, Kind, checksum_of
 from conescope.runs.store import Folder
+from conescope.training.recipe_reading import load_recipe
 
 TINY = [
     "--model.name=mlp", "--model.width=0.2", "--training.steps=40", "--training.batch_size=16",
@@ -38,20 +40,23 @@ TINY = [
 ]  # fmt: skip
 
 
-def train(folder, *more, status=0, recipe="digits", words=TINY):
+def train(folder, *more, recipe="digits", words=TINY):
+    """A run without figures and report, which take most of the time."""
     path = folder / "run"
-    assert main(["run", recipe, *words, *more, "--out", str(path)]) == status
+    assert run_experiment(load_recipe(recipe, [*words, *more]), path, command="test")
     return path
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("verified"))
+    path = tmp_path_factory.mktemp("verified") / "run"
+    assert main(["run", "digits", *TINY, "--out", str(path)]) == 0
+    return path
 
 
 @pytest.fixture
 def run(made, tmp_path):
-    """A copy without figures and report, which take most of the time."""
+    """A copy without figures and report."""
     return bare(shutil.copytree(made, tmp_path / "copy"))
 
 
@@ -310,7 +315,7 @@ def test_an_environment_that_is_not_recorded_counts_as_another(run):
     ids=lambda more: more[0],
 )
 def test_every_kind_of_run_comes_out_the_same(tmp_path, more):
-    path = bare(train(tmp_path, *more))
+    path = train(tmp_path, *more)
     done = cs.verify(path, share=1.0)
     assert [c.group for c in done.checks if c.verdict != Verdict.EQUAL] == ["derived"]
     assert sum(check.group == "kernels" for check in done.checks) >= 5
@@ -325,20 +330,20 @@ def test_a_transformer_trained_by_adamw_comes_out_the_same(tmp_path):
         "--training.batch_size=8", "--training.evaluate=0, every 20", "--probe.size=8",
         "--kernel.when=0, every 20", "--snapshots.keep=0, every 20", "--snapshots.resume=never",
     ]  # fmt: skip
-    path = bare(train(tmp_path, recipe="grokking", words=words))
+    path = train(tmp_path, recipe="grokking", words=words)
     assert different(path) == {}
     forge(path, "snapshots/00000020.safetensors", lambda t: t["optimizer.0.exp_avg_sq"].mul_(2))
     assert "training from iteration 20 to 40" in different(path)
 
 
 def test_a_kernel_of_averaged_weights_is_verified_for_itself(tmp_path):
-    path = bare(train(tmp_path, "--training.average=0.9"))
+    path = train(tmp_path, "--training.average=0.9")
     forge(path, "averaged/00000020.safetensors", lambda tensors: tensors["values"].mul_(1.5))
     assert set(different(path)) == {"kernel of the averaged weights at iteration 20"}
 
 
 def test_an_estimate_of_other_draws_is_named(tmp_path):
-    path = bare(train(tmp_path, "--kernel.estimate=3"))
+    path = train(tmp_path, "--kernel.estimate=3")
 
     def change(values):
         if values["kind"] == "kernel" and values["step"] == 20:
@@ -349,7 +354,9 @@ def test_an_estimate_of_other_draws_is_named(tmp_path):
 
 
 def test_a_divergence_is_verified(tmp_path):
-    path = train(tmp_path, "--optimizer.lr=1e30", "--training.evaluate=never", status=1)
+    path = tmp_path / "run"
+    words = [*TINY, "--optimizer.lr=1e30", "--training.evaluate=never"]
+    assert main(["run", "digits", *words, "--out", str(path)]) == 1
     said = {check.subject: check.verdict for check in cs.verify(path, share=1.0).checks}
     assert next(v for s, v in said.items() if s.startswith("divergence")) == Verdict.EQUAL
 
@@ -379,9 +386,6 @@ def test_a_run_that_is_being_written_is_said_to_be(run):
 
 def test_a_run_that_was_stopped_is_verified_as_far_as_it_goes(tmp_path, monkeypatch):
     path = tmp_path / "run"
-    from conescope.experiments.session import run_experiment
-    from conescope.training.recipe_reading import load_recipe
-
     recipe, asked = load_recipe("digits", TINY), []
     stop = lambda: asked.append(1) or len(asked) > 25  # noqa: E731
     assert not run_experiment(recipe, path, command="test", should_stop=stop)
