@@ -201,6 +201,14 @@ def test_cells_with_texts_have_them_in_both():
     assert (list(heat.y), heat.zmin, heat.zmax) == (["u", "v"], 0.0, 1.0)
 
 
+def test_a_matrix_without_a_number_still_has_its_places_and_texts():
+    (heat,) = chart(replace(HEAT, values=np.full((2, 3), np.nan))).data
+    assert np.isfinite(heat.z).any()  # plotly leaves the trace out, and the axes empty, otherwise
+    assert heat.opacity == 0.0
+    assert not heat.showscale
+    assert [list(row) for row in heat.text] == HEAT.texts
+
+
 def test_symbols_are_in_italics():
     axes = draw(LinePlot(*WORDS, "*S(θ(t), θ(1,000))*", [BAND], "lag *dt* of $5")).axes[0]
     assert axes.get_xlabel() == r"lag $dt$ of \$5"

@@ -91,7 +91,7 @@ def test_a_row_for_each_run_whatever_its_state(tmp_path):
 
 def test_seeds_become_intervals(tmp_path):
     sweep = planned(tmp_path, "--model.name=cnn,mlp", "--seed=0..3")
-    accuracies = [0.5, 0.6, 0.8]
+    accuracies = [0.5, 0.55, 0.6]
     for run, accuracy in zip(sweep.runs[:3], accuracies, strict=True):
         write_numbers(run, accuracy=accuracy)
     write_numbers(sweep.runs[3], state="diverged", accuracy=0.1)
@@ -106,6 +106,8 @@ def test_seeds_become_intervals(tmp_path):
     assert (first["verdict"], first["p_confined"]) == ("confined", pytest.approx(0.95))
     assert second["test_accuracy_low"] is None
     assert (second["verdict"], second["likeliest"]) == ("undecided", "confined")
+    write_numbers(sweep.runs[5], accuracy=0.99)
+    assert load_sweep(tmp_path).over_seeds().to_pylist()[1]["test_accuracy_high"] == 1.0
 
 
 def test_the_page_has_phase_diagrams_and_small_multiples(tmp_path, capsys):

@@ -227,15 +227,20 @@ def _matrix(plot: MatrixPlot) -> _Panel:
     form = ".2%" if plot.percent else ".4g"
     column, row = ("%{x}", "%{y}") if plot.has_names else ("%{x:,}", "%{y:,}")
     where = f"{plot.y_label} {row}, {plot.x_label} {column}"
+    is_empty = not np.isfinite(plot.values).any()  # plotly leaves out a heat map without numbers
+    scale = looks.colour_scale(DISTANCE_MAP, power=1.0 if plot.colour == "linear" else 2.0)
     heat = go.Heatmap(
         x=list(plot.places),
         y=list(plot.row_places),
-        z=plot.values.astype(np.float32),
+        z=np.where(is_empty, 0.0, plot.values).astype(np.float32),
+        opacity=0.0 if is_empty else 1.0,
+        showscale=not is_empty,
+        hoverinfo="skip" if is_empty else None,
         zmin=0.0,
         zmax=plot.most,
         text=looks.cell_texts(plot) or None,
         texttemplate="%{text}" if plot.texts else None,
-        colorscale=looks.colour_scale(DISTANCE_MAP, power=1.0 if plot.colour == "linear" else 2.0),
+        colorscale=scale,
         colorbar={
             "title": {"text": _text(plot.value_label), "side": "right"},
             "thickness": 14,

@@ -177,7 +177,7 @@ def numbers_along(results: SweepResults, axis: str) -> dict[str, LinePlot]:
     others = [name for name in axes_drawn(results) if name != axis][:1]
     free = [axis, *others]
     settings = settings_along(results, free)
-    spans = is_number and min(places) > 0 and max(places) > 10 * min(places)
+    spans = is_number and min(places) > 0 and max(places) >= 10 * min(places)
     ticks = {float(place): value_text(v) for place, v in zip(places, values, strict=True)}
     plots = {}
     for number, (title, label) in _DRAWN.items():

@@ -34,6 +34,9 @@ _COUNTS = ("iterations", "kernels")
 AVERAGED = ("test_accuracy", "test_loss", "S", "v", "R", "half_angle")
 """The numbers that have an interval over seeds."""
 
+_MOST = {"test_accuracy": 1.0, "S": 1.0}
+"""Where the interval of a number that cannot be higher ends at the latest."""
+
 PROBABILITIES = {kind: f"p_{kind.replace(' ', '_')}" for kind in KINDS}
 """Kind of motion → the column of its probability."""
 
@@ -149,7 +152,7 @@ def _setting(rows: Sequence[Row]) -> Row:
         values = [row[name] for row in finished if row[name] is not None]
         found |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
         if len(values) > 1:
-            interval = mean_over_seeds(values, level=0.95)
+            interval = mean_over_seeds(values, level=0.95, most=_MOST.get(name, math.inf))
             found |= {
                 name: interval.value,
                 f"{name}_low": interval.low,

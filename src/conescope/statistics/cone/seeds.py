@@ -81,14 +81,17 @@ def over_seeds(cones: Sequence[Cone], level: float = 0.95) -> SeedCone:
     )
 
 
-def mean_over_seeds(values: Sequence[float], level: float, least: float = 0.0) -> Estimate:
+def mean_over_seeds(
+    values: Sequence[float], level: float, least: float = 0.0, most: float = math.inf
+) -> Estimate:
     """Return the mean of at least two values with its interval by Student's t.
 
     Args:
         values: a value for each seed.
         level: confidence of the interval, in (0, 1).
         least: where the interval ends at the latest, for quantities that cannot be lower.
+        most: the same, for quantities that cannot be higher.
     """
     quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
     mean, width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, max(mean - width, least), mean + width)
+    return Estimate(mean, max(mean - width, least), min(mean + width, most))
