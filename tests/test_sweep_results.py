@@ -133,6 +133,13 @@ def test_the_page_has_phase_diagrams_and_small_multiples(tmp_path, capsys):
     assert csv.read_csv(tmp_path / "seeds.csv").num_rows == 4
 
 
+def test_one_verdict_for_all_settings_is_one_sentence(tmp_path):
+    sweep = planned(tmp_path, "--optimizer.lr=0.01,0.1", "--seed=0..1")
+    for run in sweep.runs:
+        write_numbers(run, p=0.95)
+    assert findings(load_sweep(tmp_path)).startswith("The verdict is confined at all 2 settings.")
+
+
 def test_the_page_says_in_a_sentence_what_was_found(tmp_path):
     sweep = planned(tmp_path, "--optimizer.lr=0.01,0.1,1,2", "--seed=0..1")
     for run, accuracy in zip(sweep.runs[:4], (0.5, 0.6, 0.9, 0.9), strict=True):

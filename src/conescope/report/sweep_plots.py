@@ -82,9 +82,10 @@ def findings(results: SweepResults) -> str:
         return f"None of {len(runs):,} runs has ended yet."
     verdicts = Counter(row["verdict"] or "not known" for row in settings)
     kinds = ", ".join(f"{kind} at {count:,}" for kind, count in verdicts.most_common())
-    if len(verdicts) == 1:
-        kinds = f"{next(iter(verdicts))} at all"
     of = f"Of {len(settings):,} settings the verdict is {kinds}."
+    if len(verdicts) == 1:
+        whole = "" if len(settings) == 1 else f" at all {len(settings):,} settings"
+        of = f"The verdict is {next(iter(verdicts))}{whole}."
     said = [of] if _has_kernels(results) else []
     diverged = sum(row["diverged"] for row in settings)
     if diverged:
