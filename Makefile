@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 BENCH ?= --json docs/performance.json --doc docs/performance.md
 
-.PHONY: help demo test check docs picture torture bench package bundle lock clean
+.PHONY: help demo test check docs picture torture bench package lock clean
 help:
 	@echo "make demo   install into .venv and run the main job on the embedded digits"
 	@echo "make test   install into .venv and run all tests"
@@ -15,7 +15,6 @@ help:
 	@echo "make torture  attack run folders, files and inputs (MINUTES=2 SEED=0; MINUTES=60: in full)"
 	@echo "make bench  time the engine against its peers, in .venv-bench (hours; BENCH=--quick: minutes)"
 	@echo "make package  build wheel and sdist, and try each in fresh environments (PYTHONS=python3.12)"
-	@echo "make bundle  build the part of plotly.js that pages draw with, from npm (needs Node)"
 	@echo "make lock   write the versions in .venv to requirements.lock"
 	@echo "make clean  remove environments and caches; runs/ stays"
 
@@ -58,9 +57,6 @@ bench: .venv-bench/ready
 PYTHONS ?= python3.11 python3.12 python3.13
 package: .venv/ready-dev
 	$(BIN)/python -m benchmarks.packages $(PYTHONS)
-
-bundle:
-	cd javascript && npm ci --ignore-scripts --no-audit --no-fund && node build.js
 
 lock: .venv/ready-dev
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 from conescope.report.plot import Plot
 from conescope.report.plotly_drawing import chart
@@ -76,7 +77,7 @@ def page_of(
     )
     body = "\n".join((answer, *sections))
     return Template(_resource("page.html")).substitute(
-        plotly=_resource("plotly.min.js") if "plotly-graph-div" in body else "",
+        plotly=get_plotlyjs() if "plotly-graph-div" in body else "",
         night=json.dumps(AT_NIGHT),
         script=_resource("page.js"),
         journal=escape(journal),

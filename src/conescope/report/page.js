@@ -11,7 +11,6 @@ const draw = (chart) => {
   if (!undrawn.delete(chart)) return;
   if (!window.Plotly) startPlotly();
   const { data, layout } = JSON.parse(document.querySelector(`script[data-chart="${chart.id}"]`).textContent);
-  if (data.some((trace) => trace.type === "scatter3d")) Plotly.registerSpace();
   if (touch && chart.id !== "embedding-3d") layout.dragmode = false;
   if (isNight) recolour({ data, layout }, NIGHT);
   Plotly.newPlot(chart, data, layout, {
