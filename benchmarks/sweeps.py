@@ -233,10 +233,11 @@ def overhead(folder: Path, runs: int, seconds: float, slots: int) -> dict[str, o
     and draws figures and a report in the end.
     """
     trial = planned(folder / "trial", slots, steps=_TRIAL_STEPS)
-    carry_out(trial, Slots(slots, 1, PRELOAD))
+    data = trial.runs[0].recipe.data  # given first, as one server serves all of a process
+    carry_out(trial, Slots(slots, 1, PRELOAD, data))
     each = max(read_status(run.path).seconds for run in trial.runs)
     sweep = planned(folder / "sweep", runs, steps=max(60, int(_TRIAL_STEPS * seconds / each)))
-    wall = carry_out(sweep, Slots(slots, 1, PRELOAD, sweep.runs[0].recipe.data))
+    wall = carry_out(sweep, Slots(slots, 1, PRELOAD, data))
     times = [read_status(run.path).seconds for run in sweep.runs]
     alone = seconds_alone(sweep.runs[0], folder)
     return {

@@ -32,6 +32,7 @@ def _figures_are_laid_out_only():
     """Figures are drawn and laid out, but matplotlib writes them for tests marked `rendered` only.
 
     Fonts and pixels take most of the time of a command. Written instead is what a figure shows.
+    What a fixture of a module makes is never rendered, whatever its tests are marked as.
     """
     from conescope.report import save
     from pretend_figures import drawn_to_be_laid_out

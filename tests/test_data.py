@@ -1,6 +1,8 @@
+import gzip
 import io
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from conescope.errors import DataError
+from conescope.runs.parquet_tables import read_parquet
+from conescope.training.data import digits as digits_file
 from conescope.training.data.augmentation import flip_and_crop
-from conescope.training.data.dataset import Normalizer, Split, load_data
+from conescope.training.data.dataset import Normalizer, Split, _load, load_data
 from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 
@@ -48,24 +52,57 @@ def test_digits_are_those_that_scikit_learn_loads_and_splits(digits):
         np.testing.assert_array_equal(tensor.numpy(), part)
 
 
-def test_digits_without_their_file_are_a_clear_error(monkeypatch, tmp_path):
-    from importlib.machinery import ModuleSpec
+def test_digits_whose_file_is_missing_or_damaged_are_a_clear_error(monkeypatch, tmp_path):
+    module = tmp_path / "sklearn" / "__init__.py"
+    file = module.parent / "datasets" / "data" / "digits.csv.gz"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(digits_file, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match=r"the digits are in scikit-learn: pip install"):
+        digits_file.load()
+    spec = ModuleSpec("sklearn", None, origin=str(module))
+    monkeypatch.setattr(digits_file, "find_spec", lambda _: spec)
+    whole = gzip.compress(b"0,1\n" * 3)
+    for content in (
+        None,
+        b"",
+        whole,
+        whole[:-9],
+        b"0,1\n",
+        gzip.compress(b"\xff"),
+        whole[:12] + whole,
+    ):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged or missing .* pip install --force") as caught:
+            digits_file.load()
+        assert "\n" not in str(caught.value)
 
-    from conescope.training.data import digits as module
 
-    for spec in (None, ModuleSpec("sklearn", None, origin=str(tmp_path / "sklearn/__init__.py"))):
-        monkeypatch.setattr(module, "find_spec", lambda _, spec=spec: spec)
-        with pytest.raises(DataError, match=r"digits are not in scikit-learn .* pip install"):
-            module.load()
+def test_a_column_twice_and_values_out_of_range_are_a_clear_error(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    write_parquet(tmp_path)
+    table = parquet.read_table(tmp_path / "train.parquet")
+    parquet.write_table(table.append_column("when", pa.array([2**55] * 30, pa.timestamp("ms"))),
+                        tmp_path / "train.parquet")  # fmt: skip
+    assert len(load_data(DataRecipe("mnist", str(tmp_path))).train) == 30
+    with pytest.raises(DataError, match=r"damaged one: .*; copy it again"):
+        read_parquet(tmp_path / "train.parquet")
+    parquet.write_table(table.append_column("label", table["label"]), tmp_path / "test.parquet")
+    _load.cache_clear()
+    with pytest.raises(DataError, match=r"two columns label; .* data\.path is a folder"):
+        load_data(DataRecipe("mnist", str(tmp_path)))
 
 
-def test_a_probe_a_training_and_a_command_need_no_heavy_library():
-    """Each of these takes about as long to import as torch itself."""
+def test_commands_digits_and_the_cone_load_no_library_that_is_slow_to_load():
     code = (
         "import sys, conescope as cs, conescope.cli.all_commands\n"
         "from conescope.training.data.dataset import load_data\n"
         "from conescope.training.recipe_fields import DataRecipe\n"
         "load_data(DataRecipe())\n"
+        "import conescope.statistics.cone.intervals, conescope.statistics.cone.seeds\n"
+        "import conescope.statistics.cone.phases, conescope.statistics.cone.of_estimates\n"
         "print([name for name in ('sklearn', 'scipy.stats', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -93,7 +130,7 @@ def test_another_layout_is_named(tmp_path):
     with pytest.raises(DataError, match=r"train\.parquet does not exist; data\.path is a folder"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     write_parquet(tmp_path, column="img")
-    with pytest.raises(DataError, match=r"has the columns img, label, but mnist needs image"):
+    with pytest.raises(DataError, match=r"has the columns img, label, and image, label are needed"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     write_parquet(tmp_path, labels=[11] * 30)
     with pytest.raises(DataError, match=r"labels must lie in 0 … 9"):

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from conescope.report.figures import FIGURES
+from conescope.report.html import chart_div
 from conescope.report.matplotlib_drawing import draw
 from conescope.report.plot import (
     BarPlot,
@@ -25,6 +26,7 @@ from conescope.report.plotly_drawing import chart
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections import contents
 from conescope.report.style import LINE_COLOURS, PAPER
+from conescope.report.thinned import thinned
 from made_runs import layered, made_run, made_series
 
 STEPS = np.array([0, 10, 40, 100])
@@ -276,3 +278,16 @@ def test_style_is_a_value():
     figure = draw(LINES, {**PAPER, "figure.figsize": (7.0, 4.0)})
     assert tuple(figure.get_size_inches()) == (7.0, 4.0)
     assert tuple(draw(LINES).get_size_inches()) == PAPER["figure.figsize"]
+
+
+def test_a_large_matrix_is_thinned_and_says_so():
+    steps = list(range(0, 10_000, 10))
+    values = np.arange(1000.0)[:, None] + np.arange(1000.0)
+    plot = MatrixPlot("A title.", "A caption.", "t", "s", "S", steps, values)
+    drawn = thinned(plot)
+    assert (drawn.places[0], drawn.places[-1], len(drawn.places)) == (0, 9990, 250)
+    rows = [place // 10 for place in drawn.places]
+    assert (drawn.values == values[rows][:, rows]).all()
+    assert drawn.caption == "A caption. Of 1,000 kernels 250 are drawn here, evenly spread."
+    assert len(chart_div(drawn, "matrix")) < 600_000
+    assert thinned(drawn) is drawn

@@ -163,7 +163,7 @@ def test_no_path_or_address_in_a_file_is_opened(place, is_text, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     images = [place] if is_text else [{"bytes": None, "path": place}]
     kind = None if is_text else pyarrow.struct([("bytes", pyarrow.binary()), ("path", "string")])
-    with pytest.raises(DataError, match=r"image 1 is not in the file.*never opened"):
+    with pytest.raises(DataError, match=r"image 1 is not there as encoded bytes.*never opened"):
         load_mnist(_write(tmp_path, images, kind=kind))
 
 
@@ -187,7 +187,7 @@ def _bomb():
         ([_GREY, _encoded(Image.new("L", (5, 5)))], None, "image 2 has the shape"),
         ([_GREY, _GREY[:60]], None, "image 2 cannot be decoded"),
         ([b"no image"], None, "image 1 cannot be decoded: unknown kind"),
-        ([_GREY, None], None, "image 2 is not in the file"),
+        ([_GREY, None], None, "image 2 is not there as encoded bytes"),
         ([_GREY, _GREY], [1, None], "label of image 2 is None"),
         ([_GREY], ["seven"], "label of image 1 is 'seven'.*whole numbers"),
         ([_GREY], [1.5], "label of image 1 is 1.5"),

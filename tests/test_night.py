@@ -6,12 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from conescope.report.html import chart_div
 from conescope.report.page import report_page
-from conescope.report.plot import MatrixPlot
 from conescope.report.plotly_looks import AT_NIGHT
 from conescope.report.style import LINE_COLOURS, LINE_COLOURS_AT_NIGHT
-from conescope.report.thinned import thinned
 from made_runs import layered, made_run, made_series
 
 BOTH = {"#777777", "#999999"}
@@ -76,16 +73,3 @@ def test_every_colour_of_a_page_is_known_at_night():
     found |= set(re.findall(r'[0-9.]+,"(#[0-9a-fA-F]{6})"\]', charts))
     assert len(found) > 70
     assert found - BOTH <= AT_NIGHT.keys()
-
-
-def test_a_large_matrix_is_thinned_and_says_so():
-    steps = list(range(0, 10_000, 10))
-    values = np.arange(1000.0)[:, None] + np.arange(1000.0)
-    plot = MatrixPlot("A title.", "A caption.", "t", "s", "S", steps, values)
-    drawn = thinned(plot)
-    assert (drawn.places[0], drawn.places[-1], len(drawn.places)) == (0, 9990, 250)
-    rows = [place // 10 for place in drawn.places]
-    assert (drawn.values == values[rows][:, rows]).all()
-    assert drawn.caption == "A caption. Of 1,000 kernels 250 are drawn here, evenly spread."
-    assert len(chart_div(drawn, "matrix")) < 600_000
-    assert thinned(drawn) is drawn

@@ -20,7 +20,7 @@ from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.runs.store import Folder
 from conescope.runs.user_code import code_digest
-from conescope.training.data.dataset import Dataset, Split, load_data
+from conescope.training.data.dataset import Dataset, Split, _load, load_data
 from conescope.training.data.given import as_dataset
 from conescope.training.models import build_model, check_network
 from conescope.training.recipe_fields import DataRecipe, ModelRecipe
@@ -93,7 +93,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    load_data.cache_clear()
+    _load.cache_clear()
     return name
 
 
@@ -202,7 +202,7 @@ def test_what_an_own_loader_raises_comes_through(place, tmp_path):
     with pytest.raises(KeyError, match="mine"):
         load_data(DataRecipe(f"{place}:fails"))
     first = load_data(DataRecipe(f"{place}:draws")).train.inputs
-    load_data.cache_clear()
+    _load.cache_clear()
     assert torch.equal(first, load_data(DataRecipe(f"{place}:draws")).train.inputs)
 
 

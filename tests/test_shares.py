@@ -1,4 +1,4 @@
-"""Axes of shares end at 0 and 100 %, whatever the shares are."""
+"""Axes of shares end at 0 and 100 % or a line's width beyond, whatever the shares are."""
 
 import numpy as np
 import pytest

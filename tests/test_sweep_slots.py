@@ -20,16 +20,14 @@ from conescope.experiments.stored import load_run
 from conescope.experiments.sweep.axes import read_axes
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.grid import make_grid
-from conescope.experiments.sweep.made_once import naming
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
-from conescope.experiments.sweep.slots import Slots
+from conescope.experiments.sweep.slots import SWEEP_DATA, Slots
 from conescope.experiments.sweep.sweep_folder import read_sweep, store_sweep, stored_numbers
 from conescope.experiments.sweep.sweep_planning import plan_sweep
 from conescope.report.run_numbers import store_run_numbers
 from conescope.runs.journal import Kind
 from conescope.runs.store import Folder
 from conescope.runs.writer import RunWriter
-from conescope.training.recipe_fields import DataRecipe
 from conescope.training.recipe_reading import stored_recipe_parser
 from slow_network import slow_network
 from stored_runs import assert_same_run, stored_by_a_stop
@@ -186,27 +184,49 @@ def test_a_process_has_what_every_run_needs_before_it_is_forked(tmp_path, tiny_o
     assert sweep.runs[0].state() == "finished"
 
 
+SHARED_DATA = """
+import os, sys
+from pathlib import Path
+from benchmarks.sweeps import PRELOAD, carry_out, planned
+from conescope.experiments.sweep.carrying_out import carry_out_sweep
+from conescope.experiments.sweep.slots import SWEEP_DATA, Slots
+from test_sweep_slots import planned, task_of
+
+if __name__ == "__main__":
+    folder, words = Path(sys.argv[1]), sys.argv[2:]
+    sweep = planned(folder / "sweep", words, "--seed=0,1")
+    slots = Slots(1, 1, PRELOAD, sweep.runs[0].recipe.data)
+    ends = []
+    def told(run, state):
+        ends.append(state)
+        (folder / "a.txt").unlink(missing_ok=True)
+    carry_out_sweep(sweep, slots, task_of, told=told)
+    print(ends)
+"""
+
+
 def test_the_data_are_loaded_once_before_processes_are_forked(tmp_path):
-    text = tmp_path / "a.txt"
-    text.write_text("to be, or not to be " * 100)
-    recipe = DataRecipe("text", str(text), label_noise=0.1, options={"context": 8})
-    code = (
-        "import os, sys\n"
-        "import conescope.experiments.sweep.made_once\n"
-        "from conescope.training.data.dataset import load_data\n"
-        "from conescope.training.recipe_fields import DataRecipe\n"
-        "os.unlink(sys.argv[1])\n"
-        "print(len(load_data(DataRecipe('text', sys.argv[1], options={'context': 8})).train))"
+    """In a process of its own, since one server serves all slots of a process."""
+    (tmp_path / "a.txt").write_text("to be, or not to be " * 100)
+    (tmp_path / "script.py").write_text(SHARED_DATA)
+    words = [
+        "--model.name=transformer", "--data.name=text", f"--data.path={tmp_path / 'a.txt'}",
+        "--data.context=8", "--probe.stratified=false", "--kernel.estimate=2",
+        "--training.steps=2",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path), *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
     )
-    words = [sys.executable, "-c", code, str(text)]
-    environment = os.environ | naming(recipe)
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 10
-    assert naming(DataRecipe("mine:load")) == naming(None) == {}
-    text.write_text("")
-    assert (
-        "DataError" in subprocess.run(words, env=environment, capture_output=True, text=True).stderr
-    )
+    assert done.stdout.strip() == "['finished', 'finished']", done.stderr
+
+
+def test_data_that_cannot_be_loaded_are_each_runs_own_error(tmp_path):
+    code = "import conescope.experiments.sweep.made_once"
+    given = {SWEEP_DATA: f'["text", "{tmp_path}/none.txt", {{}}]'}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | given, check=True)
 
 
 def fail_in_other_words(run, command, should_stop):

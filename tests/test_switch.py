@@ -170,6 +170,7 @@ def test_points_without_snapshot_and_ends_without_evaluation(parents):
         read_switch(plan_switch(parents, POINTS, ["--optimizer.lr=0.011"]))
 
 
+@pytest.mark.rendered
 def test_the_command_prints_draws_and_skips_what_is_done(parents, tmp_path, capsys):
     words = ["switch", *map(str, parents), "--at", "0,30", "--out", str(tmp_path)]
     assert main(words) == 0

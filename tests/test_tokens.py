@@ -22,7 +22,7 @@ from conescope.experiments.stored import load_run
 from conescope.report.run_analysis import analyse
 from conescope.report.sections.curvature import curvature
 from conescope.runs.store import Folder
-from conescope.training.data.dataset import Dataset, Split, load_data
+from conescope.training.data.dataset import Dataset, Split, _load
 from conescope.training.data.given import as_dataset
 from conescope.training.data.modular_addition import load as sums
 from conescope.training.data.text import load as text
@@ -75,7 +75,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    load_data.cache_clear()
+    _load.cache_clear()
     return name
 
 
@@ -87,7 +87,7 @@ def tiny(tmp_path):
     data = {"grokking": ["--data.p=7"],
             "bytes-lm": ["--data.context=8", "--lr_schedule.warmup=4",
                          f"--data.path={file}"]}  # fmt: skip
-    load_data.cache_clear()
+    _load.cache_clear()
     return lambda name, *more: [*TINY, *data[name], *more]
 
 
@@ -148,13 +148,13 @@ def test_what_makes_no_data_is_one_line(tmp_path, monkeypatch, capsys):
         (["bytes-lm", "--data.augmentation=flip-crop"], "flip-crop is for images"),
         (["bytes-lm", "--probe.stratified=true"], "set probe.stratified to false"),
     ):  # fmt: skip
-        load_data.cache_clear()
+        _load.cache_clear()
         assert main(["run", *words, "--out", str(tmp_path / "run")]) in (1, 2), words
         told = capsys.readouterr().err
         assert message in told, told
         assert len(told.strip().splitlines()) == 1
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    load_data.cache_clear()
+    _load.cache_clear()
     with pytest.raises(DataError, match=r"comes without pydoc_data\.topics.*--data\.path FILE"):
         text()
     assert not (tmp_path / "run" / "journal.jsonl").exists()
@@ -290,7 +290,7 @@ def test_a_run_goes_on_with_the_same_text_only_and_names_it(tiny, tmp_path):
     assert digest.startswith("a text.txt, 900 bytes, sha256 ")
     file = tmp_path / "a text.txt"
     file.write_text(file.read_text().replace("fox", "cat"))
-    load_data.cache_clear()
+    _load.cache_clear()
     with pytest.raises(
         StoreError, match=r"was trained on a text.txt, 900 bytes, .* the data here are"
     ):
@@ -301,7 +301,7 @@ def test_a_run_goes_on_with_the_same_text_only_and_names_it(tiny, tmp_path):
     with pytest.raises(StoreError, match=r"use those that it was trained on"):
         run_experiment(branch, tmp_path / "branch", command="test")
     file.write_text(file.read_text().replace("cat", "fox"))
-    load_data.cache_clear()
+    _load.cache_clear()
     assert run_experiment(recipe, tmp_path / "one", command="test")
     assert main(["report", str(tmp_path / "one")]) == 0
     page = (tmp_path / "one" / "report.html").read_text()
@@ -346,5 +346,5 @@ def test_the_curvature_counts_the_bytes_that_the_probe_lacks(tiny, tmp_path):
     assert found == pytest.approx(analysis.spectra.eigenvalues[:, 0] / (12 * 256))
     assert not (limit > 0).any()
     (tmp_path / "a text.txt").unlink()
-    load_data.cache_clear()
+    _load.cache_clear()
     assert curvature(analysis) is None

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from conescope.argument_types import checked
@@ -21,6 +20,7 @@ from conescope.engine.general import without_rules
 from conescope.engine.independence import compare_pair
 from conescope.engine.passes import Factory
 from conescope.engine.problem import Problem, convention, prepared
+from conescope.engine.tracing.dispatch import Watching
 from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
 from conescope.engine.tracing.routes import follow
 from conescope.engine.tracing.survey import layer_of
@@ -197,17 +197,12 @@ def _pass_flops(problem: Problem, pieces: Cut) -> float:
     return _repeated(problem, pieces, forward.flops, backward.flops)
 
 
-class _OperationCounter(TorchDispatchMode):
+class _OperationCounter(Watching):
     """Counts operations by torch's formulas, without the hooks that its own counter needs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from loading its compiler, which is off here, only to exempt this class."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

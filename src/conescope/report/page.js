@@ -61,8 +61,8 @@ const waiting = [];
 const drawWaiting = () => {
   const chart = waiting.shift();
   if (!chart) return;
+  setTimeout(drawWaiting); // first, so that a chart that cannot be drawn does not hold up the others
   draw(chart);
-  setTimeout(drawWaiting);
 };
 const near = new IntersectionObserver((seen) => {
   for (const { isIntersecting, target } of seen) {
@@ -76,8 +76,8 @@ const later = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
 const drawRest = () => {
   const [next] = undrawn;
   if (!next) return;
-  draw(next);
   later(drawRest);
+  draw(next);
 };
 window.addEventListener("load", () => setTimeout(drawRest, 500));
 window.addEventListener("beforeprint", () => {

@@ -141,9 +141,9 @@ class LinePlot(Described):
 
     @property
     def vertical_limits(self) -> tuple[float, float] | None:
-        """The limits of the vertical axis: `y_range`, or for shares what holds them, from 0 to 1.
+        """The limits of the vertical axis, or None if they are left to who draws.
 
-        None if they are left to who draws.
+        They are `y_range`, or for shares what holds them, from 0 to 1 and a line's width more.
         """
         if self.y_range is not None or not self.percent or self.vertical_scale == "log":
             return self.y_range

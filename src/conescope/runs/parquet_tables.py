@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ _MOST_ROWS = 10_000_000
 _MOST_BYTES = 16 * GIGABYTE
 
 
-def read_parquet(path: Path) -> tuple[dict[str, list[Any]], Mapping[bytes, bytes]]:
-    """Read all columns of a parquet file.
+def read_parquet(
+    path: Path, needed: Sequence[str] = ()
+) -> tuple[dict[str, list[Any]], Mapping[bytes, bytes]]:
+    """Read columns of a parquet file.
 
     Args:
         path: a regular file.
+        needed: the columns to read, which have to be there; empty for all that there are.
 
     Returns:
         Name → values of each column as Python's own types, and the notes of the file's schema.
 
     Raises:
-        DataError: if it is no parquet file, is damaged, or says that it holds more rows or bytes
-            than a data set, a probe or texts can have.
+        DataError: if it is no parquet file, is damaged, lacks a column or has two of one name, or
+            says that it holds more rows or bytes than a data set, a probe or texts can have.
     """
     import pyarrow
     import pyarrow.parquet
@@ -32,15 +35,27 @@ def read_parquet(path: Path) -> tuple[dict[str, list[Any]], Mapping[bytes, bytes
     try:
         with pyarrow.parquet.ParquetFile(path) as opened:
             _check_size(opened.metadata, path)
-            table = opened.read()
+            _check_names(opened.schema_arrow.names, needed, path)
+            table = opened.read(columns=list(needed) or None)
         columns = {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} is no parquet file, or a damaged one: {reason}; copy it again, or write it "
             f"anew"
         ) from None
     return columns, table.schema.metadata or {}
+
+
+def _check_names(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has two columns {twice}; write each under a name of its own")
+    if not {*needed} <= {*names}:
+        raise DataError(
+            f"{path} has the columns {', '.join(names)}, and {', '.join(needed)} are needed; write "
+            f"them under these names"
+        )
 
 
 def _check_size(metadata: Any, path: Path) -> None:

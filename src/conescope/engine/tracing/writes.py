@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from conescope.engine.tracing.dispatch import Watching
 from conescope.engine.tracing.forward import shown
 from conescope.errors import ModelError
 
@@ -246,7 +246,7 @@ def _name_of(tensor: Tensor, model: nn.Module) -> str:
     return f"a tensor of shape {tuple(tensor.shape)} among the model's attributes"
 
 
-class _WriteGuard(TorchDispatchMode):
+class _WriteGuard(Watching):
     """Saves a copy of every tensor of a model just before an operation writes to it.
 
     Attributes:
@@ -262,11 +262,6 @@ class _WriteGuard(TorchDispatchMode):
                 pointer = tensor.untyped_storage().data_ptr()
                 self._by_storage.setdefault(pointer, []).append(tensor)
         self._writes: dict[Any, tuple[tuple[int, str], ...]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from loading its compiler, which is off here, only to exempt this class."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,16 +13,19 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from conescope.experiments.sweep.carrying_out import Ended
-from conescope.experiments.sweep.made_once import naming
 from conescope.experiments.sweep.single_run import RunTask, carry_out_run, line_of
+from conescope.training.data.dataset import is_at_hand
 from conescope.training.recipe_fields import DataRecipe
 
 _PRELOADED = (
     carry_out_run.__module__,
     "torch._dynamo",  # which torch's optimisers load at their first step
-    naming.__module__,
+    "conescope.experiments.sweep.made_once",
 )
 """These modules are loaded once, before processes are forked, since every run needs them."""
+
+SWEEP_DATA = "CONESCOPE_SWEEP_DATA"
+"""The environment variable that names the data set which the server loads."""
 
 
 class Slots:
@@ -34,7 +38,8 @@ class Slots:
         slots: how many runs at a time, at least 1.
         threads: CPU threads of each.
         preload: modules that the server loads too.
-        data: the data set that most runs train on, which the server loads for them all.
+        data: a data set that runs train on, which the server loads for them all; one server
+            serves all `Slots` of a process, with the data of the first.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Slots:
         data: DataRecipe | None = None,
     ) -> None:
         self._slots = slots
-        self._environment = {"OMP_NUM_THREADS": str(threads), **naming(data)}
+        self._environment = {"OMP_NUM_THREADS": str(threads), **_naming(data)}
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([*_PRELOADED, *preload])
         self._processes: dict[str, ForkServerProcess] = {}
@@ -107,6 +112,13 @@ def _in_a_slot(task: RunTask, sender: Any) -> None:
     except Exception as error:
         sender.send(line_of(error))
         raise SystemExit(1) from error  # the traceback is in the run's log, not on the terminal
+
+
+def _naming(data: DataRecipe | None) -> Mapping[str, str]:
+    """Return the environment that has the server load a data set, if it is at hand."""
+    if data is None or not is_at_hand(data):
+        return {}
+    return {SWEEP_DATA: json.dumps([data.name, data.path, dict(data.options)])}
 
 
 @contextmanager

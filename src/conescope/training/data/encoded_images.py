@@ -63,8 +63,8 @@ def _decode(image: Any, where: str) -> np.ndarray:
     data = image.get("bytes") if isinstance(image, Mapping) else image
     if not isinstance(data, bytes):
         raise DataError(
-            f"{where} is not in the file, which may name a path or an address in its place, and "
-            f"these are never opened; write the bytes of the images into the file"
+            f"{where} is not there as encoded bytes; a path or an address in its place is never "
+            f"opened: write the bytes of each image, such as those of a PNG, into the file"
         )
     try:
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)

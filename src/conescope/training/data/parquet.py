@@ -36,22 +36,21 @@ def load_images(name: str, hub_name: str, column: str, path: str | None, classes
             source, columns = hub_name, _from_hub(hub_name, column, split, layout)
         else:
             source = str(Path(path) / f"{split}.parquet")
-            columns = _from_file(Path(source), layout)
-        if not {column, "label"} <= columns.keys():
-            raise DataError(
-                f"{source} has the columns {', '.join(columns)}, but {name} needs {column} and "
-                f"label; data.path is a folder that holds {layout}"
-            )
+            columns = _from_file(Path(source), column, layout)
         images = _as_tensor(decoded(columns[column], source))
         splits.append(Split(images, _labels(columns["label"], source)))
     train, test = splits
     return Dataset(name, train, test, classes)
 
 
-def _from_file(path: Path, layout: str) -> Mapping[str, Sequence[Any]]:
+def _from_file(path: Path, column: str, layout: str) -> Mapping[str, Sequence[Any]]:
+    cure = f"data.path is a folder that holds {layout}"
     if not path.is_file():
-        raise DataError(f"{path} does not exist; data.path is a folder that holds {layout}")
-    columns, _ = read_parquet(path)
+        raise DataError(f"{path} does not exist; {cure}")
+    try:
+        columns, _ = read_parquet(path, [column, "label"])
+    except DataError as error:
+        raise DataError(f"{error}; {cure}") from None
     return columns
 
 
@@ -65,10 +64,11 @@ def _from_hub(source: str, column: str, split: str, layout: str) -> Mapping[str,
     huggingface_hub.logging.set_verbosity_error()
     try:
         rows = datasets.load_dataset(source, split=split)
-        if column in rows.column_names:
-            # Encoded images only: decoding by the library would open the paths that a file names.
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-        return {name: rows[name][:] for name in rows.column_names}
+        if not {column, "label"} <= {*rows.column_names}:
+            raise ValueError(f"it has the columns {', '.join(rows.column_names)}")
+        # Encoded images only: decoding by the library would open the paths that a file names.
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+        return {name: rows[name][:] for name in (column, "label")}
     except (OSError, ValueError, TypeError, DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
