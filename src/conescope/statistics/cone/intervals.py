@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from conescope.kernel.distance import Float64Array
 from conescope.statistics.cone.dimension import concentration
@@ -139,7 +139,7 @@ def quantile(information: Float64Array, level: float) -> float:
 
 
 def _normal(level: float) -> float:
-    return float(stdtrit(np.inf, (1 + level) / 2))
+    return float(ndtri((1 + level) / 2))
 
 
 def _log_radius(fit: Fit) -> tuple[float, float]:
