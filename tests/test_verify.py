@@ -29,6 +29,8 @@ from conescope.experiments.verifying.stretches import (
     choose_stretches,
 )
 from conescope.experiments.verifying.verdicts import Verdict
+from conescope.report.figures import FIGURES
+from conescope.report.save import save_plots
 from conescope.runs.journal import Entry, Kind, checksum_of
 from conescope.runs.store import Folder
 from conescope.training.recipe_reading import load_recipe
@@ -568,6 +570,22 @@ def test_numbers_charts_and_figures_are_compared(made, tmp_path):
     assert "report.html, numbers and charts" in different(run)
     report.unlink()
     assert "derived numbers" in found(run, Verdict.UNVERIFIED)
+
+
+@pytest.mark.rendered
+def test_a_figure_of_another_matplotlib_is_not_called_different(tmp_path):
+    run = train(tmp_path)
+    (run / "figures").mkdir()
+    loaded = cs.load_run(run)
+    name, figure_of = next(iter(FIGURES.items()))
+    save_plots(loaded, {name: figure_of(loaded)}, run / "figures")
+    figure = run / "figures" / f"{name}.pdf"
+    assert {f"figures/{name}.pdf", f"figures/{name}.png"} <= found(run, Verdict.EQUAL).keys()
+    whole = figure.read_bytes()
+    figure.write_bytes(whole.replace(b"pdf backend v", b"pdf backend v9."))
+    assert "drawn by matplotlib 9." in found(run, Verdict.UNVERIFIED)[f"figures/{name}.pdf"]
+    figure.write_bytes(whole[:-1])
+    assert f"figures/{name}.pdf" in different(run)
 
 
 def test_charts_may_differ_by_rounding_and_no_more(made, tmp_path):
