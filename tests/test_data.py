@@ -57,7 +57,7 @@ def test_digits_whose_file_is_missing_or_damaged_are_a_clear_error(monkeypatch, 
     file = module.parent / "datasets" / "data" / "digits.csv.gz"
     file.parent.mkdir(parents=True)
     monkeypatch.setattr(digits_file, "find_spec", lambda _: None)
-    with pytest.raises(DataError, match=r"the digits are in scikit-learn: pip install"):
+    with pytest.raises(DataError, match=r"has the digits, is not installed; pip install"):
         digits_file.load()
     spec = ModuleSpec("sklearn", None, origin=str(module))
     monkeypatch.setattr(digits_file, "find_spec", lambda _: spec)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from benchmarks.picture import PICTURE, make
 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.rendered
 def test_the_same_machine_makes_the_same_bytes(tmp_path):
     options = ["--training.steps=20", "--kernel.when=0, every 5", "--probe.size=10"]
     for name in ("one.png", "other.png"):

@@ -187,7 +187,7 @@ def test_a_process_has_what_every_run_needs_before_it_is_forked(tmp_path, tiny_o
 SHARED_DATA = """
 import os, sys
 from pathlib import Path
-from benchmarks.sweeps import PRELOAD, carry_out, planned
+from benchmarks.sweeps import PRELOAD
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.slots import SWEEP_DATA, Slots
 from test_sweep_slots import planned, task_of

@@ -46,7 +46,10 @@ def _rows() -> np.ndarray:
     """Return the pixels, 0 to 16, and the class of each image, [1797, 65]."""
     found = find_spec("sklearn")
     if found is None or found.origin is None:
-        raise DataError("the digits are in scikit-learn: pip install 'scikit-learn>=1.4,<2'")
+        raise DataError(
+            "scikit-learn, which has the digits, is not installed; "
+            "pip install 'scikit-learn>=1.4,<2'"
+        )
     file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         with gzip.open(file, "rt", encoding="ascii") as opened, warnings.catch_warnings():
@@ -54,7 +57,7 @@ def _rows() -> np.ndarray:
             rows = np.loadtxt(opened, delimiter=",", dtype=np.int64, ndmin=2)
         if rows.shape != (_IMAGES, 65):
             raise ValueError(f"{rows.shape} numbers")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (FileNotFoundError, gzip.BadGzipFile, EOFError, ValueError, zlib.error) as error:
         raise DataError(
             f"scikit-learn's file of digits is damaged or missing ({error}); "
             f"pip install --force-reinstall 'scikit-learn>=1.4,<2'"
