@@ -35,7 +35,7 @@ AVERAGED = ("test_accuracy", "test_loss", "S", "v", "R", "half_angle")
 """The numbers that have an interval over seeds."""
 
 _MOST = {"test_accuracy": 1.0, "S": 1.0}
-"""Where the interval of a number that cannot be higher ends at the latest."""
+"""Number → the value that it cannot exceed, at which its interval ends at the latest."""
 
 PROBABILITIES = {kind: f"p_{kind.replace(' ', '_')}" for kind in KINDS}
 """Kind of motion → the column of its probability."""
