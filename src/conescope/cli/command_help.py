@@ -33,7 +33,7 @@ SNAPSHOTS = (
     "It works on snapshots, which a run keeps as it trains: "
     "conescope run RECIPE --snapshots.keep '0, 500, 2000, end'."
 )
-"""What a command needs that starts from stored weights."""
+"""Says, in the help of commands that start from stored weights, how a run keeps these."""
 
 
 class Group(StrEnum):
