@@ -14,9 +14,10 @@ from benchmarks.atlas.linear_process import (
     largest_eigenvalue,
     linear_process,
 )
-from benchmarks.atlas.ornstein_uhlenbeck import TRAINING, Comparison, Stretch, compare
-from benchmarks.atlas.ornstein_uhlenbeck_report import LOOKS
+from benchmarks.atlas.ornstein_uhlenbeck import TRAINING, Comparison, compare
+from benchmarks.atlas.ornstein_uhlenbeck_report import COLUMNS, LOOKS
 from benchmarks.atlas.ornstein_uhlenbeck_report import main as report
+from benchmarks.atlas.trained_stretch import Stretch
 from scipy.linalg import solve_discrete_lyapunov
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -164,24 +165,27 @@ def test_a_comparison_and_its_report(tmp_path, capsys):
     for place, (cell, seed, factor) in enumerate(files):
         held = [{"cell": cell, "seed": seed} | row for row in rows]
         for row in held:
-            if row["series"] != TRAINING:
-                row["R"] = factor * rows[0]["R"]
+            size = factor if row["series"] == TRAINING else factor**2
+            row |= dict.fromkeys(COLUMNS, size) | {"grows": False}
         (tmp_path / f"{place}.json").write_text(json.dumps(held), "utf-8")
     table, figure = tmp_path / "table.parquet", tmp_path / "figure.png"
     report(["--table", str(table), "--runs", str(tmp_path), "--figure", str(figure)])
     printed = capsys.readouterr().out
-    assert "1.00 (1.00 to 1.00)" in printed
-    assert "| Gauss-Newton | 3 | 1.82 (0.46 to 7.22) | 2.11 | 1 |" in printed
+    assert "2.00 (2.00 to 2.00)" in printed
+    assert "| Gauss-Newton | 3 | 1.82 (0.46 to 7.22) | 2.12 | 1 | 1.00 |" in printed
     assert figure.stat().st_size > 0
 
 
 def test_the_comparison_is_of_the_stretch():
-    recipe = load_recipe("digits", ["--model.name=mlp", "--model.width=0.1", "--probe.size=10"])
+    recipe = load_recipe(
+        "digits",
+        ["--model.name=mlp", "--model.width=0.1", "--probe.size=10", "--optimizer.momentum=0"],
+    )
     stretch = Stretch(first=6, last=10, gap=2, lead=3)
     case = Comparison(recipe, stretch, 50)
     assert len(case.trained.weights) == 3
-    offsets = case.simulated(lambda t, _: torch.full_like(case.centre, float(t)))
-    sums = torch.tensor([0.0 + 1 + 2, 10.0, 21.0])
+    offsets = case.simulated(lambda t, _: torch.full_like(case.centre, 1e-3 * t))
+    sums = 1e-3 * torch.tensor([3.0, 10.0, 21.0])
     torch.testing.assert_close(offsets[:, 0], -recipe.optimizer.lr * sums)
     assert case.simulated(lambda t, _: torch.full_like(case.centre, 1e9)) is None
     steps = range(case.order.iterations_per_epoch - 1)

@@ -18,24 +18,25 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from benchmarks.atlas.cells import SEEDS, cells
 from benchmarks.atlas.linear_process import Landscape, largest_eigenvalue, linear_process
 from benchmarks.atlas.table import Row
+from benchmarks.atlas.trained_stretch import Stretch, trained
 from conescope.experiments.experiment import Experiment
 from conescope.kernel import KernelSeries
 from conescope.kernel.distance import unit_vector
-from conescope.statistics.cone import cone
-from conescope.training.data.sampling import BatchOrder
-from conescope.training.loop import Snapshot
+from conescope.statistics.cone import cone, mean_squared_displacement
+from conescope.statistics.cone.verdict import ENOUGH
+from conescope.training.data.sampling import BatchOrder, seed_for
 from conescope.training.losses import LOSSES
 from conescope.training.recipe import Recipe
 
@@ -58,63 +59,6 @@ TRAINING = "training"
 
 _OTHER_ORDER = 1000
 """Added to a run's seed for the order of the process's batches, which are none of the run's."""
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """The iterations that are compared.
-
-    Attributes:
-        first: the first of them; θ* is the mean of the weights from here on.
-        last: the last of them, the end of the training.
-        gap: iterations from one kernel to the next.
-        lead: iterations that the linear process makes before `first`, from δ = 0 on.
-    """
-
-    first: int = 1000
-    last: int = 2000
-    gap: int = 20
-    lead: int = 500
-
-    @property
-    def steps(self) -> range:
-        """The iterations at which a kernel is taken."""
-        return range(self.first, self.last + 1, self.gap)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What is kept of a run: weights at the kernels' iterations, their mean, its gradients' size.
-
-    Attributes:
-        weights: [T, P], at `Stretch.steps`.
-        centre: θ*, [P]; the mean over all iterations of the stretch.
-        squared_gradient: mean of ‖g_B(θ_t)‖² over the iterations of the stretch.
-    """
-
-    weights: Tensor
-    centre: Tensor
-    squared_gradient: float
-
-
-def trained(experiment: Experiment, stretch: Stretch) -> Trained:
-    """Train as the recipe says up to the end of the stretch."""
-    model, optimizer = experiment.begin()
-    parameters = list(model.parameters())
-    held, total, squares = [], torch.zeros((), dtype=torch.float64), 0.0
-    for snapshot in experiment.train(Snapshot(0, model, optimizer), 0, stretch.last):
-        if snapshot.step < stretch.first:
-            continue
-        vector = parameters_to_vector(parameters).detach()
-        total = total + vector.double()
-        if snapshot.step in stretch.steps:
-            held.append(vector)
-        if snapshot.step > stretch.first:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            squares += sum(float(g.square().sum()) for g in gradients)
-    length = stretch.last - stretch.first
-    centre = (total / (length + 1)).to(held[0].dtype)
-    return Trained(torch.stack(held), centre, squares / length)
 
 
 class Comparison:
@@ -152,9 +96,19 @@ class Comparison:
         chosen = self.order(step)
         return self.inputs[chosen], self.labels[chosen]
 
-    def noise(self, step: int) -> Tensor:
-        """Return ξ = g_B(θ*) − g(θ*) of an iteration of the linear process; [P]."""
-        return self.landscape.gradient(self.centre, *self.batch(step)) - self.gradient
+    def noise(self, step: int, *, drawn: bool = False) -> Tensor:
+        """Return ξ = g_B(θ*) − g(θ*) of an iteration of the linear process; [P].
+
+        Args:
+            step: the iteration.
+            drawn: whether the batch is drawn from all samples, and not the next of its epoch.
+        """
+        batch = self.batch(step)
+        if drawn:
+            generator = torch.Generator().manual_seed(seed_for(self.recipe.seed, "drawn", step))
+            chosen = torch.randint(len(self.labels), batch[1].shape, generator=generator)
+            batch = self.inputs[chosen], self.labels[chosen]
+        return self.landscape.gradient(self.centre, *batch) - self.gradient
 
     def processes(self) -> Iterator[tuple[str, Tensor | None]]:
         """Yield each series' name and offsets δ at the kernels' iterations, [T, P].
@@ -170,6 +124,7 @@ class Comparison:
         scale = math.sqrt(self.noise_of_run / self.noise_at_centre)
         yield "Gauss-Newton, noise of the run", None if found is None else scale * found
         yield "noise alone", self.simulated(lambda t, _: self.noise(t))
+        yield "noise alone, drawn anew", self.simulated(lambda t, _: self.noise(t, drawn=True))
         yield "linearised SGD", self.simulated(self.linearised_gradient)
 
     def simulated(self, force: Callable[[int, Tensor], Tensor]) -> Tensor | None:
@@ -247,21 +202,30 @@ def compare(recipe: Recipe, stretch: Stretch, curvature: int) -> list[Row]:
         "noise_of_run": case.noise_of_run,
         "samples": len(case.samples.labels),
     }
-    rows = []
+    rows: list[Row] = []
+    span = None
     for name, offsets in case.processes():
         row: Row = {"series": name, "grows": offsets is None}
         if offsets is not None:
-            row |= measured(case.kernels(offsets), offsets)
-            if name == TRAINING:
-                row["linear_share"] = case.linear_share(offsets)
+            row |= measured(case.kernels(offsets), offsets, span)
+        if offsets is not None and name == TRAINING:
+            row["linear_share"] = case.linear_share(offsets)
+            span = (row["first"], stretch.last) if row["kernels"] >= ENOUGH else None
         rows.append(row | common)
     return rows
 
 
-def measured(series: KernelSeries, offsets: Tensor) -> Row:
-    """Return the statistics of a series of kernels, and of the weights' offsets [T, P]."""
-    found = cone(series)
-    row: Row = {"verdict": found.verdict, "first": found.first}
+def measured(series: KernelSeries, offsets: Tensor, span: tuple[int, int] | None) -> Row:
+    """Return the statistics of a series of kernels, and of the weights' offsets [T, P].
+
+    Args:
+        series: the kernels of a whole stretch.
+        offsets: the offsets.
+        span: the part of which the cone is read, the training's own phase II; None for all.
+    """
+    found = cone(series, span=span)
+    count = sum(step >= found.first for step in series.steps)
+    row: Row = {"verdict": found.verdict, "first": found.first, "kernels": count}
     row |= {f"p_{kind.replace(' ', '_')}": p for kind, p in found.probability.items()}
     numbers = {
         "R": found.radius,
@@ -274,8 +238,10 @@ def measured(series: KernelSeries, offsets: Tensor) -> Row:
         for end in ("value", "low", "high"):
             column = name if end == "value" else f"{name}_{end}"
             row[column] = None if number is None else getattr(number, end)
-    row["lags"] = found.displacement.lags.tolist()
-    row["displacement"] = found.displacement.mean.tolist()
+    distances = series.distances()
+    motion = mean_squared_displacement(np.array(series.steps), distances)
+    row["lags"], row["S_at_lags"] = motion.lags.tolist(), (motion.mean / 2).tolist()
+    row["spread"] = math.sqrt(distances.mean())
     row["weight_step"] = float(offsets.diff(dim=0).square().sum(dim=1).mean().sqrt())
     row["weight_spread"] = float(offsets.var(dim=0).sum().sqrt())
     return row

@@ -36,6 +36,7 @@ LOOKS = {
     "linearised SGD": ("#009E73", "^"),
     "Hessian": ("#CC79A7", "D"),
     "noise alone": ("#999999", "x"),
+    "noise alone, drawn anew": ("#000000", "+"),
 }
 """Process → its colour, of Okabe and Ito's, and marker."""
 
@@ -153,8 +154,8 @@ def _scatter(axes: Axes, rows: list[Row], column: str, words: str) -> None:
             if there:
                 x.append(_middle(own[TRAINING], column))
                 y.append(_middle(own[name], column))
-                low.append(y[-1] - min(there))
-                high.append(max(there) - y[-1])
+                low.append(max(y[-1] - min(there), 0.0))
+                high.append(max(max(there) - y[-1], 0.0))
         face = "none" if marker != "x" else colour
         axes.errorbar(x, y, yerr=[low, high], fmt=marker, color=colour, mfc=face, ms=5, lw=0.8,
                       label=name)  # fmt: skip
