@@ -58,8 +58,7 @@ def test_the_process_is_torchs_sgd_on_a_quadratic():
     curvature = torch.diag(torch.tensor([2.0, 0.5]))
     noise = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
     weights = nn.Parameter(torch.zeros(2))
-    options = {"momentum": 0.9, "weight_decay": 0.1}
-    optimizer = torch.optim.SGD([weights], lr=0.05, **options)
+    optimizer = torch.optim.SGD([weights], lr=0.05, momentum=0.9, weight_decay=0.1)
     process = linear_process(
         lambda t, offset: curvature @ offset + noise[t], 2, steps=20, rate=0.05,
         momentum=0.9, decay=0.1,
@@ -166,13 +165,13 @@ def test_a_comparison_and_its_report(tmp_path, capsys):
         held = [{"cell": cell, "seed": seed} | row for row in rows]
         for row in held:
             size = factor if row["series"] == TRAINING else factor**2
-            row |= dict.fromkeys(COLUMNS, size) | {"grows": False}
+            row |= dict.fromkeys(COLUMNS, size) | {"grows": False, "p_mixed": 1.0, "first": 1000}
         (tmp_path / f"{place}.json").write_text(json.dumps(held), "utf-8")
     table, figure = tmp_path / "table.parquet", tmp_path / "figure.png"
     report(["--table", str(table), "--runs", str(tmp_path), "--figure", str(figure)])
     printed = capsys.readouterr().out
-    assert "2.00 (2.00 to 2.00)" in printed
-    assert "| Gauss-Newton | 3 | 1.82 (0.46 to 7.22) | 2.12 | 1 | 1.00 |" in printed
+    assert "| Gauss-Newton | 4, 3 | 1.82 (0.46 to 7.22) | 2.12 | 1 | 1.00 |" in printed
+    assert len([line for line in printed.splitlines() if line.startswith(("| a,", "| b,"))]) == 3
     assert figure.stat().st_size > 0
 
 
@@ -185,6 +184,7 @@ def test_the_comparison_is_of_the_stretch():
     case = Comparison(recipe, stretch, 50)
     assert len(case.trained.weights) == 3
     offsets = case.simulated(lambda t, _: torch.full_like(case.centre, 1e-3 * t))
+    assert offsets is not None
     sums = 1e-3 * torch.tensor([3.0, 10.0, 21.0])
     torch.testing.assert_close(offsets[:, 0], -recipe.optimizer.lr * sums)
     assert case.simulated(lambda t, _: torch.full_like(case.centre, 1e9)) is None

@@ -103,8 +103,8 @@ class Landscape:
         self, point: Tensor, offset: Tensor, inputs: Tensor, labels: Tensor
     ) -> Tensor:
         """Return g + H δ of samples: their gradient to first order in the offset δ; [P]."""
-        value, change = jvp(lambda at: self.gradient(at, inputs, labels), (point,), (offset,))
-        return value + change
+        found = jvp(lambda at: self.gradient(at, inputs, labels), (point,), (offset,))
+        return found[0] + found[1]
 
     def hessian(self, point: Tensor, samples: Weighted) -> Product:
         """Return products with the Hessian of the weighted sum of samples' losses."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib as mpl
 import numpy as np
@@ -20,25 +22,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from scipy.stats import spearmanr, t
 
 from benchmarks.atlas.figures import KINDS
 from benchmarks.atlas.ornstein_uhlenbeck import TRAINING
 from benchmarks.atlas.table import Row
+from benchmarks.atlas.trained_stretch import Stretch
+from conescope.statistics.cone.verdict import ENOUGH
 
-COLUMNS = ("R", "floor", "half_angle", "tau", "weight_step", "weight_spread")
+COLUMNS = ("R", "tau", "half_angle", "floor", "weight_step", "weight_spread")
 """What is compared; the last two are lengths of the weights' motion: from one kernel to the next,
 and about its mean."""
 
-LOOKS = {
+LOOKS = (
+    "Gauss-Newton",
+    "Gauss-Newton, noise of the run",
+    "linearised SGD",
+    "Hessian",
+    "noise alone",
+    "noise alone, drawn anew",
+)
+"""The processes."""
+
+DRAWN = {
     "Gauss-Newton": ("#0072B2", "o"),
     "Gauss-Newton, noise of the run": ("#D55E00", "s"),
-    "linearised SGD": ("#009E73", "^"),
-    "Hessian": ("#CC79A7", "D"),
-    "noise alone": ("#999999", "x"),
-    "noise alone, drawn anew": ("#000000", "+"),
+    "noise alone": ("#009E73", "^"),
 }
-"""Process → its colour, of Okabe and Ito's, and marker."""
+"""Process → its colour in the figure, of Okabe and Ito's, and marker."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -59,57 +71,61 @@ def main(words: Sequence[str] | None = None) -> None:
         pq.write_table(pa.Table.from_pylist(whole), arguments.table)
     rows = pq.read_table(arguments.table).to_pylist()
     print_cells(rows)
-    for column in COLUMNS:
-        print_scores(rows, column)
-    print_kinds(rows)
+    parts = {
+        "runs with a phase II": [
+            own for own in _runs(rows).values() if is_stationary(own[TRAINING])
+        ],
+    }
+    parts["confined runs"] = [
+        own for own in parts["runs with a phase II"] if own[TRAINING]["p_confined"] > 0.5
+    ]
+    for words, runs in parts.items():
+        told = [row for own in runs for row in own.values()]
+        for column in COLUMNS:
+            print_scores(told, column, words)
+        print_kinds(told)
     if arguments.figure is not None:
-        draw(rows, arguments.figure)
+        draw([row for own in parts["runs with a phase II"] for row in own.values()],
+             arguments.figure)  # fmt: skip
 
 
 def print_cells(rows: list[Row]) -> None:
-    """Print R of the training and of each process, with their ratio, as means over seeds."""
-    print("R, geometric mean over seeds; of a process, its ratio to the training's (least, most)")
-    print(f"| cell | p(confined) | linear share | η λ | noise | training | {' | '.join(LOOKS)} |")
-    print("|" + "---|" * (6 + len(LOOKS)))
-    for cell, own in _cells(rows).items():
-        held = own[TRAINING]
-        noise = np.mean([row["noise_of_run"] / row["noise_at_centre"] for row in held])
-        texts = [f"{np.mean([row[n] for row in held]):.2f}" for n in ("p_confined", "linear_share")]
-        texts += [f"{np.mean([row['rate_sharpness'] for row in held]):.2f}", f"{noise:.2f}"]
-        texts += [f"{_middle(held, 'R'):.3f}", *(_ratio(held, own.get(name, [])) for name in LOOKS)]
-        print(f"| {cell} | {' | '.join(texts)} |")
+    """Print what was measured of each run, and the ratio of each process's R to the run's."""
+    print(f"| cell, seed | t* | confined | η λ | noise | linear | R | {' | '.join(LOOKS)} |")
+    print("|" + "---|" * (7 + len(LOOKS)))
+    for (cell, seed), own in _runs(rows).items():
+        run = own[TRAINING]
+        numbers = (run["p_confined"], run["rate_sharpness"], noise_ratio(run), run["linear_share"])
+        texts = [str(run["first"]), *(f"{number:.2f}" for number in numbers), f"{run['R']:.4f}"]
+        for name in LOOKS:
+            ratio = log_ratio(own, name, "R")
+            grows = own[name]["grows"] if name in own else False
+            texts.append("grows" if grows else "–" if ratio is None else f"{math.exp(ratio):.2f}")
+        print(f"| {cell}, {seed} | {' | '.join(texts)} |")
 
 
-def _ratio(training: list[Row], process: list[Row]) -> str:
-    """Return the ratio of R over seeds with its ends, and how many seeds grow."""
-    grown = sum(row["grows"] for row in process)
-    logs = log_ratios(training, process, "R")
-    low, mean, high = np.exp([logs.min(), logs.mean(), logs.max()]) if len(logs) else [0.0] * 3
-    texts = [f"{mean:.2f} ({low:.2f} to {high:.2f})"] if len(logs) else []
-    return ", ".join([*texts, *([f"{grown} grow"] if grown else [])])
-
-
-def print_scores(rows: list[Row], column: str) -> None:
-    """Print how well each process predicts a column: over cells, of means over seeds."""
-    print(f"{column}: ratio of the process's to the training's, over cells")
-    print("| process | cells | ratio (95 %) | typical factor | within 1.5 | rank correlation |")
+def print_scores(rows: list[Row], column: str, words: str) -> None:
+    """Print how well each process predicts a column; the numbers of a cell are means over seeds."""
+    print(f"{column} of {words}: ratio of the process's to the run's")
+    print("| process | runs, cells | ratio (95 %) | typical factor | within 1.5 | rank |")
     print("|---|---|---|---|---|---|")
     for name in LOOKS:
-        pairs = [
-            (np.log([row[column] for row in own[TRAINING] if row[column]]).mean(), logs.mean())
-            for own in _cells(rows).values()
-            if len(logs := log_ratios(own[TRAINING], own.get(name, []), column))
-        ]
-        if len(pairs) < 3:
-            print(f"| {name} | {len(pairs)} | – | – | – | – |")
+        cells: dict[str, list[tuple[float, float]]] = {}
+        for (cell, _), own in _runs(rows).items():
+            if (ratio := log_ratio(own, name, column)) is not None:
+                pair = (math.log(own[TRAINING][column]), ratio)
+                cells.setdefault(cell, []).append(pair)
+        count = f"{sum(map(len, cells.values()))}, {len(cells)}"
+        if len(cells) < 3:
+            print(f"| {name} | {count} | – | – | – | – |")
             continue
-        found, logs = np.array(pairs).T
+        found, logs = np.array([np.mean(pairs, axis=0) for pairs in cells.values()]).T
         mean, half = logs.mean(), t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
         low, ratio, high = np.exp([mean - half, mean, mean + half])
         factor = np.exp(np.sqrt(np.mean(logs**2)))
         near = int((np.abs(logs) <= np.log(1.5)).sum())
-        rank = spearmanr(found, found + logs).statistic
-        print(f"| {name} | {len(logs)} | {ratio:.2f} ({low:.2f} to {high:.2f}) | {factor:.2f} "
+        rank = spearmanr(found, found + logs)[0]
+        print(f"| {name} | {count} | {ratio:.2f} ({low:.2f} to {high:.2f}) | {factor:.2f} "
               f"| {near} | {rank:.2f} |")  # fmt: skip
 
 
@@ -125,60 +141,84 @@ def print_kinds(rows: list[Row]) -> None:
             print(f"| {name} ({len(own)}) | {' | '.join(texts)} |")
 
 
-def log_ratios(training: list[Row], process: list[Row], column: str) -> np.ndarray:
-    """Return log(process / training) for each seed that has both."""
-    there = {row["seed"]: row.get(column) for row in process}
-    pairs = [(row[column], there.get(row["seed"])) for row in training]
-    return np.array([np.log(after / before) for before, after in pairs if before and after])
+def log_ratio(own: dict[str, Row], process: str, column: str) -> float | None:
+    """Return log(process / run) of a column; None if either lacks it, or it is 0.
+
+    A process that only diffuses or drifts has no R.
+    """
+    if column == "R" and process in own and not own[process]["grows"]:
+        kinds = own[process]
+        if kinds["p_confined"] + kinds["p_mixed"] < 0.5:
+            return None
+    before, after = (own[name].get(column) if name in own else None for name in (TRAINING, process))
+    return math.log(after / before) if before and after else None
+
+
+def noise_ratio(run: Row) -> float:
+    """Return C_run / C*, the noise's mean squared length along the run over that at θ*."""
+    return run["noise_of_run"] / run["noise_at_centre"]
+
+
+def is_stationary(run: Row) -> bool:
+    """Return whether a run's phase II, within the stretch, has enough kernels for a verdict."""
+    return sum(step >= run["first"] for step in Stretch().steps) >= ENOUGH
+
+
+def _runs(rows: list[Row]) -> dict[tuple[str, int], dict[str, Row]]:
+    """Return (cell, seed) → series → its row; cells by the R of their runs, rising."""
+    runs: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        runs.setdefault((row["cell"], row["seed"]), {})[row["series"]] = row
+    size: dict[str, list[float]] = {}
+    for (cell, _), own in runs.items():
+        size.setdefault(cell, []).append(own[TRAINING]["R"])
+    return dict(sorted(runs.items(), key=lambda item: (fmean(size[item[0][0]]), item[0])))
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw the predicted R, and the predicted floor, against those of the trainings."""
+    """Draw R and τ_c of three processes against those of the runs, a mark for each run."""
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(6.6, 3.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         _scatter(left, rows, "R", "R")
-        _scatter(right, rows, "floor", "floor S(t, t + 20)")
+        _scatter(right, rows, "tau", "τ$_c$ (iterations)")
         handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160)
 
 
 def _scatter(axes: Axes, rows: list[Row], column: str, words: str) -> None:
     ends: list[float] = []
-    for name, (colour, marker) in LOOKS.items():
-        x, y, low, high = [], [], [], []
-        for own in _cells(rows).values():
-            there = [row[column] for row in own.get(name, []) if row[column]]
-            if there:
-                x.append(_middle(own[TRAINING], column))
-                y.append(_middle(own[name], column))
-                low.append(max(y[-1] - min(there), 0.0))
-                high.append(max(max(there) - y[-1], 0.0))
-        face = "none" if marker != "x" else colour
-        axes.errorbar(x, y, yerr=[low, high], fmt=marker, color=colour, mfc=face, ms=5, lw=0.8,
-                      label=name)  # fmt: skip
-        ends.extend((*x, *y))
-    span = np.array([min(ends) / 1.5, max(ends) * 1.5])
-    axes.plot(span, span, "-", color="black", lw=0.8)
-    axes.fill_between(span, span / 1.5, span * 1.5, color="black", alpha=0.08, lw=0)
-    axes.set(xscale="log", yscale="log", xlim=span, ylim=span)
-    axes.set_xlabel(f"{words} of the training")
+    for name, (colour, marker) in DRAWN.items():
+        for is_filled in (True, False):
+            held = [
+                (own[TRAINING][column], own[name][column])
+                for own in _runs(rows).values()
+                if log_ratio(own, name, column) is not None
+                and (own[TRAINING]["p_confined"] > 0.5) == is_filled
+            ]
+            x, y = zip(*held, strict=True) if held else ((), ())
+            face = colour if is_filled else "none"
+            axes.plot(x, y, marker, color=colour, mfc=face, ms=5)
+            ends.extend((*x, *y))
+        axes.plot([], [], marker, color=colour, label=name)
+    axes.plot([], [], "o", color="black", mfc="none", label="open: the run is not confined")
+    axes.plot([], [], "s", color="black", alpha=0.15, ms=8, label="within a factor of 1.5")
+    axes.set(xscale="log", yscale="log")
+    if ends:
+        span = np.array([min(ends) / 1.3, max(ends) * 1.3])
+        axes.plot(span, span, "-", color="black", lw=0.8)
+        axes.fill_between(span, span / 1.5, span * 1.5, color="black", alpha=0.08, lw=0)
+        axes.set(xlim=span, ylim=span)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"{words} of the run")
     axes.set_ylabel(f"{words} of the process")
-
-
-def _cells(rows: list[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Return cell → series → its rows, one a seed; cells by the training's R, rising."""
-    cells: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        cells.setdefault(row["cell"], {}).setdefault(row["series"], []).append(row)
-    return dict(sorted(cells.items(), key=lambda item: _middle(item[1][TRAINING], "R")))
-
-
-def _middle(rows: list[Row], column: str) -> float:
-    """Return the geometric mean of a column over the rows that have it."""
-    return float(np.exp(np.mean([np.log(row[column]) for row in rows if row[column]])))
 
 
 if __name__ == "__main__":
