@@ -57,9 +57,8 @@ class Split:
         for tensor in (inputs, labels):
             if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
                 raise DataError(
-                    "samples are plain dense tensors, not sparse, nested or meta ones; "
-                    "convert them with "
-                    "to_dense() or padding"
+                    "samples are plain dense tensors, not sparse, nested or meta ones; convert "
+                    "them with to_dense() or padding"
                 )
         if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() not in (1, 2):
             raise DataError(
@@ -73,8 +72,7 @@ class Split:
             )
         if len(inputs) != len(labels):
             raise DataError(
-                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each "
-                "sample"
+                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each sample"
             )
         if not len(labels):
             raise DataError("there are no samples; give at least one in each split")
@@ -250,9 +248,8 @@ def find_dataset(recipe: DataRecipe) -> Part:
     Raises:
         RecipeError: if there is none of this name.
     """
-    is_own = recipe.name.lower() not in DATASETS
-    filled = frozenset({"path"} if is_own else {"path", "most_decoded"})
-    return find_part("data", recipe.name, DATASETS, filled=filled)
+    filled = {"path", "most_decoded"} if recipe.name.lower() in DATASETS else {"path"}
+    return find_part("data", recipe.name, DATASETS, filled=frozenset(filled))
 
 
 def load_data(recipe: DataRecipe, most_decoded: int | None = None) -> Dataset:
