@@ -72,7 +72,7 @@ class Split:
             )
         if len(inputs) != len(labels):
             raise DataError(
-                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each sample"
+                f"there are {len(inputs)} inputs, but {len(labels)} labels; give each its label"
             )
         if not len(labels):
             raise DataError("there are no samples; give at least one in each split")
