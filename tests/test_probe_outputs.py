@@ -14,6 +14,7 @@ from torch import nn
 
 import conescope as cs
 from conescope.cli import main
+from conescope.engine.tracing import untouched
 from conescope.engine.tracing.untouched import outputs_of
 from conescope.errors import SkippedWarning, StoreError
 from conescope.experiments.experiment import Experiment
@@ -151,7 +152,7 @@ def test_outputs_are_computed_a_few_at_a_time_and_leave_the_model_alone():
     model = Noted().eval()
     for x in (torch.randn(50, 2), torch.randint(0, 5, (5, 2)), torch.randn(1, 2)):
         seen.clear()
-        found = outputs_of(model, x, 10**6)
+        found = outputs_of(model, x)
         torch.testing.assert_close(found, model.linear(x.float()).detach())
         assert sum(seen) == len(x)
         assert max(seen) < 32
@@ -160,19 +161,20 @@ def test_outputs_are_computed_a_few_at_a_time_and_leave_the_model_alone():
     assert model.calls == 0
 
 
-def test_outputs_that_are_too_large_or_not_finite_are_none():
+def test_outputs_that_are_too_large_or_not_finite_are_none(monkeypatch):
     model, x = nn.Linear(4, 3), torch.randn(6, 4)
-    assert outputs_of(model, x, 6 * 3 * 4) is not None
+    monkeypatch.setattr(untouched, "MOST_OUTPUT_BYTES", 6 * 3 * 4)
+    assert outputs_of(model, x) is not None
+    monkeypatch.setattr(untouched, "MOST_OUTPUT_BYTES", 6 * 3 * 4 - 1)
     with pytest.warns(SkippedWarning, match=r"on 6 samples take 0.0 MB, and at most 0.0 MB"):
-        assert outputs_of(model, x, 6 * 3 * 4 - 1) is None
+        assert outputs_of(model, x) is None
     with torch.no_grad():
         model.bias[1] = torch.inf
-    assert outputs_of(model, x, 10**6) is None
+    assert outputs_of(model, x) is None
 
 
 def test_a_size_is_told_once_and_the_kernels_are_stored_without(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("conescope.experiments.experiment.MOST_OUTPUT_BYTES", 799)
-    monkeypatch.setattr("conescope.experiments.forecast.MOST_OUTPUT_BYTES", 799)
+    monkeypatch.setattr(untouched, "MOST_OUTPUT_BYTES", 799)
     out = tmp_path / "run"
     words = [w for w in TINY if "average" not in w]
     assert main(["run", "digits", *words, "--out", str(out)]) == 0

@@ -13,7 +13,6 @@ from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_es
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select, adapt
 from conescope.measuring.probe import Probe
-from conescope.runs.contents import MOST_OUTPUT_BYTES
 
 
 @dataclass(frozen=True)
@@ -86,4 +85,4 @@ class Choice:
             ConescopeError: as `of`.
         """
         kernel, x = self.of(adapted), adapted.x.to(adapted.device)
-        return kernel, outputs_of(adapted.module, x, MOST_OUTPUT_BYTES)
+        return kernel, outputs_of(adapted.module, x)

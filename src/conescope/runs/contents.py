@@ -41,9 +41,6 @@ FEATURES = "features"
 PROBE_OUTPUTS = "probe_outputs"
 """The name of the tensor with the outputs on the probe, and of the field with its shape."""
 
-MOST_OUTPUT_BYTES = 4 * 2**20
-"""The size up to which outputs on the probe are stored with a kernel."""
-
 DATA = "data"
 """The name, in a session's environment, of what identifies data that differ between machines."""
 

@@ -22,6 +22,8 @@ from conescope.engine.tracing.forward import feedable, forward
 from conescope.engine.tracing.writes import Attributes, SavedValues
 from conescope.errors import SkippedWarning
 
+MOST_OUTPUT_BYTES = 4 * 2**20
+"""The size up to which outputs are kept beside a kernel."""
 _FEWEST, _MOST = 2, 16
 _NUMBERS = 2**16
 
@@ -62,8 +64,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     values.refuse_lost()
 
 
-def outputs_of(model: nn.Module, x: Tensor, most: int) -> Tensor | None:
-    """Return the outputs of a model as it stands on all samples, if they are few and finite.
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the outputs of a model as it stands on all samples, if they can be kept.
 
     They are computed for a few samples at a time, 2 to 31: for fewer, the larger a sample is, and
     for the fewest if it is of whole numbers, such as tokens, of which each may have many outputs.
@@ -72,16 +74,16 @@ def outputs_of(model: nn.Module, x: Tensor, most: int) -> Tensor | None:
     Args:
         model: any model that has a kernel; it is left as it was.
         x: n samples.
-        most: the size up to which they are returned, in bytes.
 
     Returns:
-        [n, c], in the model's own type; None if they take more bytes, or are not finite.
+        [n, c], in the model's own type; None if they take more than 4 MB (2²² bytes), or are not
+        finite.
 
     Raises:
         ModelError: if the model rejects the samples.
 
     Warns:
-        SkippedWarning: if they take more bytes.
+        SkippedWarning: if they take more.
     """
     numbers = max(1, x[0].numel()) if x.is_floating_point() else _NUMBERS
     few = min(max(_NUMBERS // numbers, _FEWEST), _MOST)
@@ -90,10 +92,10 @@ def outputs_of(model: nn.Module, x: Tensor, most: int) -> Tensor | None:
         for batch in x.tensor_split(max(1, len(x) // few)):
             found.append(forward(model, feedable(batch)).detach().clone())
             size = len(x) * found[0][0].nbytes
-            if size > most:
+            if size > MOST_OUTPUT_BYTES:
                 warnings.warn(
                     f"the outputs on {len(x):,} samples take {size / 1e6:,.1f} MB, and at most "
-                    f"{most / 1e6:,.1f} MB are stored with a kernel: none are",
+                    f"{MOST_OUTPUT_BYTES / 1e6:,.1f} MB are stored with a kernel: none are",
                     SkippedWarning,
                     stacklevel=2,
                 )

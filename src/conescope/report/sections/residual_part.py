@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from conescope.engine.tracing.untouched import MOST_OUTPUT_BYTES
 from conescope.errors import KernelError
 from conescope.report.plot import Line, LinePlot, Mark, SinglePlot
 from conescope.report.run_analysis import RunAnalysis
 from conescope.report.sections.section import Content
 from conescope.report.sections.wording import course, digits
-from conescope.runs.contents import MOST_OUTPUT_BYTES
 from conescope.runs.reader import Run
 from conescope.statistics.residual import Loss, ResidualSeries, residuals, spectral_position
 from conescope.training.recipe import Recipe
