@@ -170,6 +170,7 @@ def test_outputs_that_are_too_large_or_not_finite_are_none(monkeypatch):
         assert outputs_of(model, x) is None
     with torch.no_grad():
         model.bias[1] = torch.inf
+    monkeypatch.undo()
     assert outputs_of(model, x) is None
 
 

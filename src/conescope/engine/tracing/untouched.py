@@ -95,7 +95,8 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor | None:
             if size > MOST_OUTPUT_BYTES:
                 warnings.warn(
                     f"the outputs on {len(x):,} samples take {size / 1e6:,.1f} MB, and at most "
-                    f"{MOST_OUTPUT_BYTES / 1e6:,.1f} MB are stored with a kernel: none are",
+                    f"{MOST_OUTPUT_BYTES / 1e6:,.1f} MB are stored with a kernel: none are, unless "
+                    f"the probe is smaller",
                     SkippedWarning,
                     stacklevel=2,
                 )
