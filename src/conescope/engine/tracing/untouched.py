@@ -67,9 +67,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor | None:
     """Return the outputs of a model as it stands on all samples, if they can be kept.
 
-    They are computed for a few samples at a time, 2 to 31: for fewer, the larger a sample is, and
-    for the fewest if it is of whole numbers, such as tokens, of which each may have many outputs.
-    Gradients are on, since re-entrant checkpoints warn without.
+    They are computed for 2 to 31 samples at a time: the fewer, the larger a sample is, and 2 or 3
+    if it is of whole numbers, such as tokens, each of which may have many outputs. Gradients are
+    on, since re-entrant checkpoints warn without them.
 
     Args:
         model: any model that has a kernel; it is left as it was.
