@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from conescope.engine import entk, estimate_entk, project
+from conescope.engine.tracing.untouched import outputs_of
 from conescope.errors import RecipeError, TrainingError
 from conescope.experiments.moments import Moments
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured
@@ -49,6 +50,7 @@ from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
+_TIMED_IMAGES = 50
 _SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
 _MOST_TRAINED = 100_000_000
 _MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
@@ -59,8 +61,8 @@ class Experiment:
 
     Args:
         recipe: the recipe to carry out.
-        is_timed_only: whether only the first iterations are carried out, to time them; the
-            learning rate of a very long training is then not computed, and 0.
+        is_timed_only: whether only the first iterations are carried out, to time them. Of encoded
+            images a few stand for all then, and the learning rate of a very long training is 0.
 
     Attributes:
         counts: schedule field, such as `kernel.when` → how often it fires.
@@ -77,7 +79,8 @@ class Experiment:
             check_bfloat16(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
-        self.data: Dataset = load_chosen(recipe.data, recipe.seed).to(recipe.device)
+        most_decoded = _TIMED_IMAGES if is_timed_only else None
+        self.data: Dataset = load_chosen(recipe.data, recipe.seed, most_decoded).to(recipe.device)
         samples = self.data.train.inputs
         if recipe.data.augmentation == "flip-crop":
             check_images(samples)
@@ -96,7 +99,8 @@ class Experiment:
             self.multiplier = build_lr_schedule(
                 recipe.lr_schedule, drops, recipe.training.steps, per_epoch
             )
-        self.normalize = Normalizer(samples, getattr(torch, recipe.dtype))
+        every = len(samples) // _TIMED_IMAGES if is_timed_only else 1
+        self.normalize = Normalizer(samples[:: max(1, every)], getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.inputs[chosen.to(recipe.device)])
@@ -254,15 +258,20 @@ class Experiment:
     def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
         """Measure the kernel of a network on the probe, or on other samples [n, …]."""
         probe = self.probe if samples is None else samples
-        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)
+        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)[0]
+
+    def measure_with_outputs(self, model: nn.Module) -> tuple[Measured, Tensor | None]:
+        """Measure the kernel on the probe, and the outputs [n, c] that are stored with it."""
+        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
     model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
-) -> Measured:
+) -> tuple[Measured, Tensor | None]:
     """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
 
-    Of a network with logits at every position, it is the kernel of the last position's.
+    With it come the outputs on the probe, [n, c], unless they are too large to be stored. Of a
+    network with logits at every position, both are those of the last position's.
 
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
@@ -280,11 +289,12 @@ def measure_kernel(
     with evaluation_mode(measured), returning(last_position, measured):
         if recipe.projection is not None:
             dim, draws = recipe.projection, PROJECTED_DRAWS
-            return project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
-        if recipe.estimate is not None:
+            kernel = project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
+        elif recipe.estimate is not None:
             kernel = estimate_entk(measured, probe, draws=recipe.estimate, seed=SEED, memory=memory)
+            kernel.check_usable()
         else:
             outputs, by_layer = recipe.outputs, recipe.by_layer
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
-    kernel.check_usable()
-    return kernel
+            kernel.check_usable()
+        return kernel, outputs_of(measured, probe)

@@ -49,6 +49,9 @@ class Run:
             else was noted of it; empty where there is a recipe.
         skipped: steps at which no kernel was measured, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
+        outputs: step → the network's outputs on the probe, [n, c], for each kernel with which
+            they are stored; those of earlier versions have none.
+        averaged_outputs: the same of the averaged weights.
         labels: [n], int64, the classes of the probe's samples; None if they are not stored.
         texts: how each text of the probe begins; None if it is not of texts.
         stages: the iteration at which each stage of the training began, by the stage's name;
@@ -71,6 +74,8 @@ class Run:
     source: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
+    outputs: Mapping[int, Tensor] = field(default_factory=dict)
+    averaged_outputs: Mapping[int, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     texts: tuple[str, ...] | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
@@ -148,11 +153,11 @@ class Status:
         return f"{self.step:,} of {self.total_steps:,} ({self.step / self.total_steps:.0%})"
 
 
-def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
+def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Run:
     """Read a run folder, finished or not.
 
     Args:
-        path: the folder.
+        path: the folder; as a `Folder`, its journal is not read again.
         recipe_of: makes the recipe of a run that conescope trained; without it only runs of other
             trainings can be read.
 
@@ -160,21 +165,24 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
-    recipe = _recipe(begun, path, recipe_of)
+    recipe = _recipe(begun, folder.path, recipe_of)
     kernels = contents.by_step(folder, Kind.KERNEL)
     if not kernels:
         raise StoreError(
-            f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
+            f"{folder.path} holds no kernel yet; 'conescope status {folder.path}' says how far it "
+            f"is"
         )
-    averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
+    series, outputs = contents.read_series(folder, kernels)
+    averages = contents.by_step(folder, Kind.AVERAGED_KERNEL)
+    averaged, averaged_outputs = contents.read_series(folder, averages) if averages else (None, {})
     labels, texts = contents.labels(folder), contents.texts(folder)
     status = _status(folder, begun, recipe)
     sessions = folder.entries(Kind.SESSION)
     return Run(
-        path=Path(path),
+        path=folder.path,
         name=status.name,
         recipe=recipe,
-        series=_series(folder, kernels),
+        series=series,
         scalars=contents.scalars(folder),
         environment=sessions[-1].values["environment"] if sessions else {},
         command=begun.values["command"],
@@ -183,7 +191,9 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         seconds=status.seconds,
         source=begun.values.get("source", {}),
         skipped=contents.skipped_steps(folder),
-        averaged=_series(folder, averaged) if averaged else None,
+        averaged=averaged,
+        outputs=outputs,
+        averaged_outputs=averaged_outputs,
         labels=None if labels is None else torch.tensor(labels),
         texts=None if texts is None else tuple(texts),
         stages=status.stages,
@@ -192,18 +202,18 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
     )
 
 
-def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
+def read_status(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Status:
     """Read how far a run is.
 
     Args:
-        path: its folder.
+        path: as for `read_run`.
         recipe_of: as for `read_run`.
 
     Raises:
         StoreError: if the folder holds no run.
     """
     folder, begun = _open(path)
-    return _status(folder, begun, _recipe(begun, path, recipe_of))
+    return _status(folder, begun, _recipe(begun, folder.path, recipe_of))
 
 
 def _status(folder: Folder, begun: Entry, recipe: Recipe | None) -> Status:
@@ -223,26 +233,27 @@ def _status(folder: Folder, begun: Entry, recipe: Recipe | None) -> Status:
     )
 
 
-def read_recipe(path: str | Path, recipe_of: RecipeOf) -> Recipe:
+def read_recipe(path: str | Path | Folder, recipe_of: RecipeOf) -> Recipe:
     """Read the recipe of a run.
 
     Args:
-        path: its folder.
+        path: as for `read_run`.
         recipe_of: as for `read_run`.
 
     Raises:
         StoreError: if the folder holds no run, or one that conescope did not train.
     """
-    recipe = _recipe(_open(path)[1], path, recipe_of)
+    folder, begun = _open(path)
+    recipe = _recipe(begun, folder.path, recipe_of)
     if recipe is None:
         raise StoreError(
-            f"{path} holds kernels of a training that is not conescope's own; to measure them "
-            f"anew, give the checkpoints, not the run"
+            f"{folder.path} holds kernels of a training that is not conescope's own; to measure "
+            f"them anew, give the checkpoints, not the run"
         )
     return recipe
 
 
-def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
+def read_scalars(path: str | Path | Folder) -> dict[str, np.ndarray]:
     """Read a run's evaluations: "step" and each of `contents.SCALARS`, [E] each.
 
     Raises:
@@ -251,11 +262,7 @@ def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
     return contents.scalars(_open(path)[0])
 
 
-def _series(folder: Folder, entries: Mapping[int, Entry]) -> KernelSeries:
-    return KernelSeries(list(entries), [contents.read_kernel(folder, e) for e in entries.values()])
-
-
-def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recipe | None:
+def _recipe(begun: Entry, path: Path, recipe_of: RecipeOf | None) -> Recipe | None:
     fields = begun.values.get("recipe")
     if fields is None:
         return None
@@ -264,18 +271,18 @@ def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recip
     return recipe_of(fields, str(path))
 
 
-def _open(path: str | Path) -> tuple[Folder, Entry]:
-    folder = Folder(Path(path))
+def _open(path: str | Path | Folder) -> tuple[Folder, Entry]:
+    folder = path if isinstance(path, Folder) else Folder(Path(path))
     begun = folder.entries(Kind.RUN)
     if not begun:
         lost = shortened(folder.journal.lost) or "it is missing or empty"
         raise StoreError(
-            f"{path} holds no run that its journal.jsonl names: {lost}; give a folder that "
+            f"{folder.path} holds no run that its journal.jsonl names: {lost}; give a folder that "
             f"conescope made, or run the command that made this one again"
         )
     if unnamed := contents.unnamed_files(folder):
         warnings.warn(
-            f"{path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
+            f"{folder.path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
             f"{unnamed[-1]}; run the command that made this folder again, to make anew what is "
             f"lost",
             DamageWarning,

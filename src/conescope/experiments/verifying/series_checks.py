@@ -107,7 +107,7 @@ class SeriesChecks:
             if weights_hash(entry) != fingerprint(self._subject.model):
                 detail = f"{self._subject.paths[step]} has changed since it was measured"
                 return Check("kernels", subject, Verdict.DIFFERENT, detail)
-            found = kernel_result(self._choice.of(self._adapted))
+            found = self._measured(entry)
             stored = stored_result(self._folder, entry)
             differs = stored.difference(found)
             if differs is None:
@@ -117,7 +117,7 @@ class SeriesChecks:
             changed = self._recorded.differing(here, place, place)
             if not changed:
                 return Check("kernels", subject, Verdict.DIFFERENT, str(differs))
-            floor = self._floor(found)
+            floor = self._floor(found, entry)
         except ConescopeError as error:
             return Check("kernels", subject, Verdict.DIFFERENT, str(error))
         detail = about_floor(differs.size, floor, ", ".join(changed))
@@ -125,14 +125,17 @@ class SeriesChecks:
             return Check("kernels", subject, Verdict.FLOOR, detail, differs.size)
         return Check("kernels", subject, Verdict.DIFFERENT, f"{differs.text}; {detail}")
 
-    def _floor(self, found: Result) -> float:
+    def _measured(self, entry: Entry) -> Result:
+        return kernel_result(*self._choice.with_outputs(self._adapted), entry)
+
+    def _floor(self, found: Result, entry: Entry) -> float:
         """Return how far one rounding of the weights carries the kernel; at least one rounding."""
         generator = torch.Generator().manual_seed(0)
         parameters = [self._adapted.module.get_parameter(name) for name in self._adapted.params]
         with torch.no_grad():
             for parameter in parameters:
                 parameter.copy_(one_unit_off(parameter, generator))
-        moved = found.difference(kernel_result(self._choice.of(self._adapted)))
+        moved = found.difference(self._measured(entry))
         unit = max(torch.finfo(parameter.dtype).eps for parameter in parameters)
         return max(moved.size if moved else 0.0, unit)
 
