@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from conescope.errors import KernelError
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_estimate
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select, adapt
@@ -61,18 +62,28 @@ class Choice:
             )
         return {**noted, "by_layer": self.by_layer}
 
-    def of(self, adapted: Adapted) -> Measured:
+    def of(self, adapted: Adapted, preconditioner: Mapping[str, Tensor] | None = None) -> Measured:
         """Measure the kernel of a model as it stands.
+
+        Args:
+            adapted: the model and its probe.
+            preconditioner: see `conescope.entk`; not with a projection.
 
         Raises:
             ModelError: as `Adapted.kernel`.
             KernelError: if it is zero or not finite; otherwise as `Adapted.kernel`.
         """
+        more: Any = {"memory": self.memory, "preconditioner": preconditioner}
         if self.projection is not None:
+            if preconditioner is not None:
+                raise KernelError(
+                    "a projection is one of plain gradients; leave it out, or take draws, for a "
+                    "preconditioned kernel"
+                )
             return adapted.project(self.projection, memory=self.memory)
         if self.draws is not None:
-            kernel = adapted.estimate(self.draws, memory=self.memory)
+            kernel = adapted.estimate(self.draws, **more)
         else:
-            kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
+            kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, **more)
         kernel.check_usable()
         return kernel
