@@ -59,7 +59,7 @@ class Roots:
                     f"them, or leave it out of the kernel by params=list(preconditioner)"
                 )
             entries = _real_entries(found[id(p)], p, shown(model, name))
-            self._roots[name] = entries.detach().to(p.device, dtype).sqrt_()
+            self._roots[name] = entries.detach().to(p.device, dtype).sqrt()
         if not any(bool(root.any()) for root in self._roots.values()):
             raise KernelError(
                 "preconditioner is zero everywhere, and so is the kernel; give entries above zero"
