@@ -42,8 +42,11 @@ PRELOAD = ("conescope.report.run_numbers", "conescope.experiments.sweep.grid")
 
 _FIELDS = (
     "--model.name=mlp", "--model.width=0.2", "--training.batch_size=8", "--probe.size=10",
-    "--training.evaluate=0, every 50", "--snapshots.resume=every 7",
+    "--training.evaluate=0, every 50",
 )  # fmt: skip
+
+_RESUME = "--snapshots.resume=every 7"
+"""Of runs that are to be killed: so that they go on at odd places."""
 
 _STEPS = 240
 """Iterations of a run that is to be killed: enough for most kills to hit its training."""
@@ -152,9 +155,9 @@ def ray_workers(names: set[str]) -> dict[str, int]:
     return found
 
 
-def planned(path: Path, runs: int, steps: int) -> Sweep:
+def planned(path: Path, runs: int, steps: int, *fields: str) -> Sweep:
     """Return a stored sweep of that many seeds."""
-    words = [f"--training.steps={steps}", f"--kernel.when=0, every {max(1, steps // 6)}"]
+    words = [*fields, f"--training.steps={steps}", f"--kernel.when=0, every {max(1, steps // 6)}"]
     words += [f"--snapshots.keep=0, every {max(1, steps // 2)}", f"--seed=0..{runs - 1}"]
     sweep = plan_sweep(make_grid(read_axes(["digits"], [*_FIELDS, *words])), path, "benchmark")
     store_sweep(sweep)
@@ -205,9 +208,9 @@ def survive(
     folder: Path, runs: int, kills: int, slots: int, on: str, *, copies: bool
 ) -> dict[str, object]:
     """Carry out a sweep undisturbed and another one under kills, and compare them."""
-    alone = planned(folder / "alone", runs, steps=_STEPS)
+    alone = planned(folder / "alone", runs, _STEPS, _RESUME)
     undisturbed = carry_out(alone, Slots(slots, 1, PRELOAD))
-    sweep = planned(folder / "killed", runs, steps=_STEPS)
+    sweep = planned(folder / "killed", runs, _STEPS, _RESUME)
     names = {run.id for run in sweep.runs}
     on_ray = on == "ray"
     killing = killing_ray(names, kills, copies=copies) if on_ray else killing_slots(slots, kills)

@@ -1,5 +1,4 @@
 import gzip
-import io
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -17,30 +16,12 @@ from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Normalizer, Split, _load, load_data
 from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
+from image_files import write_parquet
 
 
 @pytest.fixture(scope="module")
 def digits():
     return load_data(DataRecipe())
-
-
-def write_parquet(folder, count=30, column="image", shape=(28, 28), labels=None):
-    datasets = pytest.importorskip("datasets")
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-    encoded = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="PNG")
-        encoded.append({"bytes": buffer.getvalue(), "path": None})
-    labels = [i % 10 for i in range(count)] if labels is None else labels
-    features = datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
-    rows = datasets.Dataset.from_dict({column: encoded, "label": labels}, features=features)
-    for split in ("train", "test"):
-        rows.to_parquet(str(folder / f"{split}.parquet"))
-    return images, labels
 
 
 def test_digits_are_those_that_scikit_learn_loads_and_splits(digits):
@@ -119,6 +100,16 @@ def test_a_local_folder_is_read_bit_for_bit(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_few_images_are_decoded_and_repeated_beside_all_labels(tmp_path):
+    images, labels = write_parquet(tmp_path)
+    data = load_data(DataRecipe("mnist", str(tmp_path)), most_decoded=4)
+    repeated = np.stack([images[place % 4] for place in range(30)])
+    np.testing.assert_array_equal(data.train.inputs[:, 0].numpy(), repeated)
+    assert data.train.labels.tolist() == labels
+    assert np.array_equal(load_data(DataRecipe("mnist", str(tmp_path))).train.inputs[:, 0], images)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_colour_images_have_their_channels_first(tmp_path):
     images, _ = write_parquet(tmp_path, column="img", shape=(32, 32, 3))
     data = load_data(DataRecipe("cifar10", str(tmp_path)))
@@ -130,7 +121,7 @@ def test_another_layout_is_named(tmp_path):
     with pytest.raises(DataError, match=r"train\.parquet does not exist; data\.path is a folder"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     write_parquet(tmp_path, column="img")
-    with pytest.raises(DataError, match=r"has the columns img, label, and image, label are needed"):
+    with pytest.raises(DataError, match=r"has the columns img, label, and lacks image; add it"):
         load_data(DataRecipe("mnist", str(tmp_path)))
     write_parquet(tmp_path, labels=[11] * 30)
     with pytest.raises(DataError, match=r"labels must lie in 0 … 9"):

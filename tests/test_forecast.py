@@ -6,11 +6,13 @@ from conescope.cli import main
 from conescope.errors import RecipeError
 from conescope.experiments import experiment
 from conescope.experiments import forecast as forecasting
+from conescope.experiments.experiment import Experiment
 from conescope.experiments.forecast import forecast
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
-from conescope.training.data import load_data
+from conescope.training.data import encoded_images, load_data
 from conescope.training.recipe_reading import load_recipe
+from image_files import write_parquet
 
 
 def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
@@ -40,13 +42,58 @@ def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, mo
         return {"loss": 0.0, "accuracy": 0.0}
 
     monkeypatch.setattr(experiment, "evaluate", evaluate)
-    monkeypatch.setattr(forecasting, "seconds_each", lambda work: work() and 2.0)
+    monkeypatch.setattr(forecasting, "seconds_of_samples", lambda on, most: on(most)() and 2.0)
+    monkeypatch.setattr(Experiment, "train", lambda *_: iter(lambda: True, None))
     recipe = load_recipe("digits", tiny_overrides)
     cost = forecast(recipe)
     assert seen == [125, 125]
     data = load_data(recipe.data)
     images = len(data.train.labels) + len(data.test.labels)
     assert cost.evaluation_seconds == pytest.approx(2.0 * images / 250)
+
+
+class PretendClock:
+    """Work that takes a fixed time and a time for each sample, on a clock of its own."""
+
+    def __init__(self, monkeypatch, fixed, each):
+        self.now, self.spent, self.fixed, self.each = 0.0, [], fixed, each
+        monkeypatch.setattr(forecasting.time, "perf_counter", lambda: self.now)
+
+    def on(self, samples):
+        def work():
+            self.spent.append(samples)
+            self.now += self.fixed + self.each * samples
+
+        return work
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0.0, 0.05), (0.3, 0.01), (0.02, 1e-3), (0.0, 2.0)])
+def test_long_work_is_extrapolated_from_few_samples_and_exact_if_it_is_linear(
+    monkeypatch, fixed, each
+):
+    clock = PretendClock(monkeypatch, fixed, each)
+    found = forecasting.seconds_of_samples(clock.on, 128)
+    assert found == pytest.approx(fixed + 128 * each)
+    assert max(clock.spent) < 128
+    assert sum(clock.spent) * each <= max(1.0, 8 * each)
+
+
+def test_short_work_is_timed_as_a_whole(monkeypatch):
+    clock = PretendClock(monkeypatch, 0.001, 1e-5)
+    assert forecasting.seconds_of_samples(clock.on, 60) == pytest.approx(0.0016)
+    assert clock.spent.count(60) >= 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_plan_decodes_no_more_images_than_it_needs(tmp_path, monkeypatch):
+    write_parquet(tmp_path, count=300)
+    decode, decoded = encoded_images._decode, []
+    monkeypatch.setattr(encoded_images, "_decode", lambda *of: decoded.append(of) or decode(*of))
+    words = [f"--data.path={tmp_path}", "--probe.size=20", "--training.batch_size=8"]
+    recipe = load_recipe("lenet-mnist", words)
+    cost = forecast(recipe)
+    assert len(decoded) == 100
+    assert cost.evaluations == Experiment(recipe).counts["training.evaluate"]  # of all 300
 
 
 def test_the_command_prints_it(tiny_overrides, capsys):

@@ -1,6 +1,7 @@
 """Sweeps on this machine: kills, divergence, runs that always fail, stopping, shared runs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,21 @@ def carried_out(sweep, backend=None, **options):
         sweep, backend, task_of, told=lambda run, state: ends.update({run.id: state}), **options
     )
     return ends, through
+
+
+def test_processes_take_no_notice_of_ctrl_c_from_their_first_moment_on(tmp_path, tiny_overrides):
+    """Not from when their first own line runs: Python prints a traceback of its own before."""
+    run = planned(tmp_path, tiny_overrides, "--seed=0").runs[0]
+    backend = Slots(1, 1, PRELOAD)
+    try:
+        backend.submit(task_of(run))
+        process = backend._processes[run.id]
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    finally:
+        backend.close()
+    blocked = int(re.search(r"SigBlk:\s+([0-9a-f]+)", status)[1], 16)
+    assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_runs_with_kills_are_those_that_were_never_disturbed(tmp_path, monkeypatch, tiny_overrides):

@@ -25,8 +25,8 @@ from benchmarks.torture.subjects import numbers
 
 _SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 _COMMANDS = ("run", "measure", "switch")
-_EACH = 17
-"""Cases of a command and a signal; so there are 51 of each command."""
+_EACH = 9
+"""Cases of a command and a signal; so there are 27 of each command, with 54 kills."""
 
 _KILLS = 2
 _WATCH = "from benchmarks.torture.subjects import watch; from pathlib import Path; watch(Path('w'))"

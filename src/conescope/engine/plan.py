@@ -26,8 +26,9 @@ from conescope.engine.tracing.routes import follow
 from conescope.engine.tracing.survey import layer_of
 from conescope.kernel.matrix import Outputs
 
+_FEW_SAMPLES = 2
 _TIMED_SAMPLES = 16
-_TIMED_GENERAL = 2
+_ENOUGH_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def plan(
     """Say what `entk` with the same arguments will do and cost.
 
     The rates of the machine are measured once a process, and the passes are timed on a few
-    samples: about a second in all.
+    samples, the fewer the longer they take: less than a second in all for most models.
 
     Args:
         model: as for `entk`.
@@ -172,18 +173,28 @@ def _plan(problem: Problem, budget: int) -> Plan:
 
 def _passes(problem: Problem, pieces: Cut) -> float:
     """Estimate the seconds of all passes from a few samples, with one and with more cotangents."""
-    most = _TIMED_GENERAL if problem.survey.routes.general else _TIMED_SAMPLES
-    few = problem.x[: min(most, pieces.chunk)]
-    factory = Factory(problem, False, len(few), problem.dtype, Scratch(pieces.scratch))
     first = problem.cotangents.part(0, 1)
-    one = seconds_of(lambda: factory(few, first, Memory()))
+
+    def seconds(samples: int, cotangents: int) -> float:
+        few, cotangent = problem.x[:samples], first.expand(cotangents, -1)
+        factory = Factory(problem, False, samples, problem.dtype, Scratch(pieces.scratch))
+        return seconds_of(lambda: factory(few, cotangent, Memory()))
+
+    few, most = min(_FEW_SAMPLES, pieces.chunk), min(_TIMED_SAMPLES, pieces.chunk)
+    of_few = seconds(few, 1)
+    timed = min(most, max(2 * few, int(few * _ENOUGH_SECONDS / of_few)))
+    one = seconds(timed, 1) if timed > few else of_few
+    each = one / timed
+    if few < timed < most:  # what a pass takes whatever the number of samples is shared by a block
+        slope = max(0.0, one - of_few) / (timed - few)
+        each = slope + max(0.0, of_few - few * slope) / pieces.block
     if pieces.cotangents > 1:
         several = min(3, pieces.cotangents)
-        more = seconds_of(lambda: factory(few, first.expand(several, -1), Memory()))
-        backward = max(0.0, more - one) / (several - 1)
+        backward = (seconds(timed, several) - one) / (several - 1)
     else:
-        backward = max(0.0, one - seconds_of(lambda: forward(problem.model, feedable(few))))
-    return _repeated(problem, pieces, max(0.0, one - backward) / len(few), backward / len(few))
+        backward = one - seconds_of(lambda: forward(problem.model, feedable(problem.x[:timed])))
+    share = min(max(0.0, backward / one), 1.0)
+    return _repeated(problem, pieces, (1 - share) * each, share * each)
 
 
 def _pass_flops(problem: Problem, pieces: Cut) -> float:

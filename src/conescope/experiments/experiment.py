@@ -49,6 +49,7 @@ from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
 _TRAIN_EVALUATION_SIZE = 2000
+_TIMED_IMAGES = 50
 _SCHEDULES = ("training.evaluate", "kernel.when", "snapshots.keep", "snapshots.resume")
 _MOST_TRAINED = 100_000_000
 _MOST_PLAYED = 50_000  # iterations whose learning rates take well below a second
@@ -59,8 +60,8 @@ class Experiment:
 
     Args:
         recipe: the recipe to carry out.
-        is_timed_only: whether only the first iterations are carried out, to time them; the
-            learning rate of a very long training is then not computed, and 0.
+        is_timed_only: whether only the first iterations are carried out, to time them. Of encoded
+            images a few stand for all then, and the learning rate of a very long training is 0.
 
     Attributes:
         counts: schedule field, such as `kernel.when` → how often it fires.
@@ -77,7 +78,8 @@ class Experiment:
             check_bfloat16(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
-        self.data: Dataset = load_chosen(recipe.data, recipe.seed).to(recipe.device)
+        most_decoded = _TIMED_IMAGES if is_timed_only else None
+        self.data: Dataset = load_chosen(recipe.data, recipe.seed, most_decoded).to(recipe.device)
         samples = self.data.train.inputs
         if recipe.data.augmentation == "flip-crop":
             check_images(samples)
@@ -96,7 +98,8 @@ class Experiment:
             self.multiplier = build_lr_schedule(
                 recipe.lr_schedule, drops, recipe.training.steps, per_epoch
             )
-        self.normalize = Normalizer(samples, getattr(torch, recipe.dtype))
+        every = len(samples) // _TIMED_IMAGES if is_timed_only else 1
+        self.normalize = Normalizer(samples[:: max(1, every)], getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.inputs[chosen.to(recipe.device)])

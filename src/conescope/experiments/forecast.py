@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,13 +16,15 @@ from conescope.experiments.experiment import Experiment
 from conescope.measuring.undisturbed import evaluation_mode
 from conescope.runs.environment import reproducible
 from conescope.runs.schedule import Schedule
+from conescope.training.data.sampling import BatchOrder
 from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
 
 _TIMED_SECONDS = 0.2
-_LONG_SECONDS = 0.5
+_LONG_SECONDS = 0.1
 _TIMED_CALLS = 3
+_FEW_SAMPLES = 2
 _EVALUATED_SAMPLES = 125
 TIMED_SAMPLES = 16
 """Samples of which the time of a projection is that of all of them."""
@@ -66,6 +69,8 @@ class Forecast:
 def forecast(recipe: Recipe) -> Forecast:
     """Forecast the cost of a recipe: time a few iterations and an evaluation, plan the kernel.
 
+    It takes about a second for a network of any size, since long work is timed on few samples.
+
     Args:
         recipe: the recipe whose cost is forecast; nothing is stored.
 
@@ -74,13 +79,12 @@ def forecast(recipe: Recipe) -> Forecast:
     """
     with reproducible(recipe.device, recipe.threads):
         experiment = Experiment(recipe, is_timed_only=True)
-        snapshots = _training(experiment)
-        snapshot = next(snapshots)
-        model, optimizer = snapshot.model, snapshot.optimizer
-        iteration_seconds = seconds_each(lambda: next(snapshots))
-        evaluation_seconds = _evaluation_seconds(experiment, snapshot)
+        begun = _begun(experiment)
+        model, optimizer = begun.model, begun.optimizer
+        iteration_seconds = _iteration_seconds(experiment, begun)
+        evaluation_seconds = _evaluation_seconds(experiment, begun)
         kernel, kernel_seconds = _kernel_cost(experiment, model)
-        networks = [model] if snapshot.average is None else [model, snapshot.average]
+        networks = [model] if begun.average is None else [model, begun.average]
         state = [tensor for network in networks for tensor in network.state_dict().values()]
         state += _slots(optimizer.state_dict())
         snapshot_bytes = sum(tensor.nbytes for tensor in state)
@@ -140,29 +144,60 @@ def iteration_seconds(recipe: Recipe) -> float:
         ConescopeError: if the recipe cannot be carried out here.
     """
     with reproducible(recipe.device, recipe.threads):
-        snapshots = _training(Experiment(recipe, is_timed_only=True))
-        next(snapshots)
-        return seconds_each(lambda: next(snapshots))
+        experiment = Experiment(recipe, is_timed_only=True)
+        return _iteration_seconds(experiment, _begun(experiment))
 
 
-def _training(experiment: Experiment) -> Iterator[Snapshot]:
-    """Return a training from fresh weights; that of a branch costs the same."""
+def _begun(experiment: Experiment) -> Snapshot:
+    """Return what is trained, with fresh weights; the training of a branch costs the same."""
     model, optimizer = experiment.begin()
-    begun = Snapshot(0, model, optimizer, experiment.average(model))
-    return experiment.train(begun, 0, _ENDLESS)
+    return Snapshot(0, model, optimizer, experiment.average(model))
+
+
+def _iteration_seconds(experiment: Experiment, begun: Snapshot) -> float:
+    count, recipe = len(experiment.data.train), experiment.recipe
+
+    def train(size: int) -> Callable[[], object]:
+        part = copy(experiment)
+        part.order = BatchOrder(count, size, recipe.seed)
+        snapshots = part.train(begun, 0, _ENDLESS)
+        next(snapshots)
+        return lambda: next(snapshots)
+
+    return seconds_of_samples(train, recipe.training.batch_size)
 
 
 def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
     """Estimate the time of one evaluation from that of a few samples of each split."""
     sizes = experiment.evaluated.values()
     timed = sum(min(size, _EVALUATED_SAMPLES) for size in sizes)
-    seconds = seconds_each(lambda: experiment.evaluate(snapshot, _EVALUATED_SAMPLES))
+    seconds = seconds_of_samples(
+        lambda few: lambda: experiment.evaluate(snapshot, few), _EVALUATED_SAMPLES
+    )
     return seconds * sum(sizes) / timed
 
 
 def _slots(optimizer_state: dict) -> list[Tensor]:
     slots = [value for held in optimizer_state["state"].values() for value in held.values()]
     return [slot for slot in slots if isinstance(slot, Tensor)]
+
+
+def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: int) -> float:
+    """Return the time of work on some samples, extrapolated from few of them if it is long.
+
+    Args:
+        work_on: makes the work on a number of samples, at least 1.
+        samples: their number.
+    """
+    few = min(_FEW_SAMPLES, samples)
+    work = work_on(few)
+    seconds = min(seconds_of(work), seconds_of(work))
+    if few == samples or seconds * samples / few <= _LONG_SECONDS:
+        return seconds_each(work_on(samples))
+    more = min(samples, max(2 * few, int(few * _LONG_SECONDS / seconds)))
+    work = work_on(more)
+    each = max(0.0, (seconds_each(work) - seconds) / (more - few))
+    return seconds + each * (samples - few)
 
 
 def seconds_each(work: Callable[[], object]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from conescope.argument_types import checked
 from conescope.runs import reader
 from conescope.runs.reader import Run, Status
+from conescope.runs.store import Folder
 from conescope.training.recipe import Recipe
 from conescope.training.recipe_reading import recipe_from_dict
 
@@ -22,10 +23,15 @@ def load_run(path: str | Path) -> Run:
     Raises:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
+    return read_run(path)
+
+
+def read_run(path: str | Path | Folder) -> Run:
+    """Read a run as `load_run` does; given a `Folder`, its journal is not read again."""
     return reader.read_run(path, _recipe_of)
 
 
-def read_status(path: str | Path) -> Status:
+def read_status(path: str | Path | Folder) -> Status:
     """Read how far a run is.
 
     Raises:
@@ -34,7 +40,7 @@ def read_status(path: str | Path) -> Status:
     return reader.read_status(path, _recipe_of)
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path | Folder) -> Recipe:
     """Read the recipe of a run.
 
     Raises:

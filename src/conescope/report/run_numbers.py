@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conescope.experiments.stored import load_run, read_recipe, read_status
+from conescope.experiments.stored import read_recipe, read_run, read_status
 from conescope.experiments.sweep.sweep_folder import DIGEST, ENDED, store_numbers
 from conescope.kernel.series import KernelSeries
 from conescope.report.run_analysis import RunAnalysis
@@ -58,10 +58,10 @@ def store_run_numbers(path: Path) -> None:
         store_numbers(path, numbers)
 
 
-def _digest(path: Path) -> str | None:
+def _digest(folder: Folder) -> str | None:
     """Return what tells a run's recipe from all others; None if it has no recipe."""
-    run = Folder(path).entries(Kind.RUN)[-1]
-    return read_recipe(path).digest if "recipe" in run.values else None
+    run = folder.entries(Kind.RUN)[-1]
+    return read_recipe(folder).digest if "recipe" in run.values else None
 
 
 def run_numbers(path: Path) -> dict[str, Any]:
@@ -73,12 +73,13 @@ def run_numbers(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: if the folder holds no run, or a kernel is damaged.
     """
-    status, scalars = read_status(path), read_scalars(path)
+    folder = Folder(path)
+    status, scalars = read_status(folder), read_scalars(folder)
     ends = {"finished": status.finished, "diverged": status.diverged}
     found: dict[str, Any] = dict.fromkeys(("verdict", "likeliest", "probability", *NUMBERS))
     found |= {
         "state": next((state for state, holds in ends.items() if holds), "stopped"),
-        DIGEST: _digest(path),
+        DIGEST: _digest(folder),
         "iterations": status.step,
         "kernels": status.kernels,
         "seconds": status.seconds,
@@ -87,7 +88,7 @@ def run_numbers(path: Path) -> dict[str, Any]:
         if len(scalars[name]):
             found[name] = float(scalars[name][-1])
     if status.kernels:
-        found |= kernel_numbers(RunAnalysis(load_run(path)))
+        found |= kernel_numbers(RunAnalysis(read_run(folder)))
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in found.items()

@@ -14,13 +14,14 @@ _MOST_BYTES = 16 * GIGABYTE
 
 
 def read_parquet(
-    path: Path, needed: Sequence[str] = ()
+    path: Path, needed: Sequence[str] = (), most: int | None = None
 ) -> tuple[dict[str, list[Any]], Mapping[bytes, bytes]]:
     """Read columns of a parquet file.
 
     Args:
         path: a regular file.
         needed: the columns to read, which have to be there; empty for all that there are.
+        most: how many rows are read at most, the first ones; None for all of them.
 
     Returns:
         Name → values of each column as Python's own types, and the notes of the file's schema.
@@ -36,7 +37,7 @@ def read_parquet(
         with pyarrow.parquet.ParquetFile(path) as opened:
             _check_size(opened.metadata, path)
             _check_names(opened.schema_arrow.names, needed, path)
-            table = opened.read(columns=list(needed) or None)
+            table = _read(opened, list(needed) or None, most)
         columns = {name: table[name].to_pylist() for name in table.column_names}
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -47,14 +48,21 @@ def read_parquet(
     return columns, table.schema.metadata or {}
 
 
+def _read(opened: Any, columns: list[str] | None, most: int | None) -> Any:
+    if most is not None:
+        for rows in opened.iter_batches(batch_size=most, columns=columns):
+            return rows
+    return opened.read(columns=columns)
+
+
 def _check_names(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path} has two columns {twice}; write each under a name of its own")
-    if not {*needed} <= {*names}:
+    if missing := [name for name in needed if name not in names]:
         raise DataError(
-            f"{path} has the columns {', '.join(names)}, and {', '.join(needed)} are needed; write "
-            f"them under these names"
+            f"{path} has the columns {', '.join(names)}, and lacks {', '.join(missing)}; add it, "
+            f"or rename a column"
         )
 
 

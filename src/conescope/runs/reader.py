@@ -148,11 +148,11 @@ class Status:
         return f"{self.step:,} of {self.total_steps:,} ({self.step / self.total_steps:.0%})"
 
 
-def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
+def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Run:
     """Read a run folder, finished or not.
 
     Args:
-        path: the folder.
+        path: the folder; as a `Folder`, its journal is not read again.
         recipe_of: makes the recipe of a run that conescope trained; without it only runs of other
             trainings can be read.
 
@@ -160,18 +160,19 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
         StoreError: if the folder holds no run or no kernel yet, or a kernel is damaged.
     """
     folder, begun = _open(path)
-    recipe = _recipe(begun, path, recipe_of)
+    recipe = _recipe(begun, folder.path, recipe_of)
     kernels = contents.by_step(folder, Kind.KERNEL)
     if not kernels:
         raise StoreError(
-            f"{path} holds no kernel yet; 'conescope status {path}' says how far it is"
+            f"{folder.path} holds no kernel yet; 'conescope status {folder.path}' says how far it "
+            f"is"
         )
     averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
     labels, texts = contents.labels(folder), contents.texts(folder)
     status = _status(folder, begun, recipe)
     sessions = folder.entries(Kind.SESSION)
     return Run(
-        path=Path(path),
+        path=folder.path,
         name=status.name,
         recipe=recipe,
         series=_series(folder, kernels),
@@ -192,18 +193,18 @@ def read_run(path: str | Path, recipe_of: RecipeOf | None = None) -> Run:
     )
 
 
-def read_status(path: str | Path, recipe_of: RecipeOf | None = None) -> Status:
+def read_status(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Status:
     """Read how far a run is.
 
     Args:
-        path: its folder.
+        path: as for `read_run`.
         recipe_of: as for `read_run`.
 
     Raises:
         StoreError: if the folder holds no run.
     """
     folder, begun = _open(path)
-    return _status(folder, begun, _recipe(begun, path, recipe_of))
+    return _status(folder, begun, _recipe(begun, folder.path, recipe_of))
 
 
 def _status(folder: Folder, begun: Entry, recipe: Recipe | None) -> Status:
@@ -223,26 +224,27 @@ def _status(folder: Folder, begun: Entry, recipe: Recipe | None) -> Status:
     )
 
 
-def read_recipe(path: str | Path, recipe_of: RecipeOf) -> Recipe:
+def read_recipe(path: str | Path | Folder, recipe_of: RecipeOf) -> Recipe:
     """Read the recipe of a run.
 
     Args:
-        path: its folder.
+        path: as for `read_run`.
         recipe_of: as for `read_run`.
 
     Raises:
         StoreError: if the folder holds no run, or one that conescope did not train.
     """
-    recipe = _recipe(_open(path)[1], path, recipe_of)
+    folder, begun = _open(path)
+    recipe = _recipe(begun, folder.path, recipe_of)
     if recipe is None:
         raise StoreError(
-            f"{path} holds kernels of a training that is not conescope's own; to measure them "
-            f"anew, give the checkpoints, not the run"
+            f"{folder.path} holds kernels of a training that is not conescope's own; to measure "
+            f"them anew, give the checkpoints, not the run"
         )
     return recipe
 
 
-def read_scalars(path: str | Path) -> dict[str, np.ndarray]:
+def read_scalars(path: str | Path | Folder) -> dict[str, np.ndarray]:
     """Read a run's evaluations: "step" and each of `contents.SCALARS`, [E] each.
 
     Raises:
@@ -255,7 +257,7 @@ def _series(folder: Folder, entries: Mapping[int, Entry]) -> KernelSeries:
     return KernelSeries(list(entries), [contents.read_kernel(folder, e) for e in entries.values()])
 
 
-def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recipe | None:
+def _recipe(begun: Entry, path: Path, recipe_of: RecipeOf | None) -> Recipe | None:
     fields = begun.values.get("recipe")
     if fields is None:
         return None
@@ -264,18 +266,18 @@ def _recipe(begun: Entry, path: str | Path, recipe_of: RecipeOf | None) -> Recip
     return recipe_of(fields, str(path))
 
 
-def _open(path: str | Path) -> tuple[Folder, Entry]:
-    folder = Folder(Path(path))
+def _open(path: str | Path | Folder) -> tuple[Folder, Entry]:
+    folder = path if isinstance(path, Folder) else Folder(Path(path))
     begun = folder.entries(Kind.RUN)
     if not begun:
         lost = shortened(folder.journal.lost) or "it is missing or empty"
         raise StoreError(
-            f"{path} holds no run that its journal.jsonl names: {lost}; give a folder that "
+            f"{folder.path} holds no run that its journal.jsonl names: {lost}; give a folder that "
             f"conescope made, or run the command that made this one again"
         )
     if unnamed := contents.unnamed_files(folder):
         warnings.warn(
-            f"{path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
+            f"{folder.path}/journal.jsonl has lost its end: it names neither {unnamed[0]} nor "
             f"{unnamed[-1]}; run the command that made this folder again, to make anew what is "
             f"lost",
             DamageWarning,

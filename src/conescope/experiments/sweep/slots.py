@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -64,7 +64,7 @@ class Slots:
         """Begin a run."""
         self._errors[task.run.id], sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_in_a_slot, args=(task, sender), name=task.run.id)
-        with _environment(self._environment):
+        with _environment(self._environment), _without_interrupts():
             process.start()
         sender.close()
         self._processes[task.run.id] = process
@@ -106,7 +106,6 @@ class Slots:
 
 
 def _in_a_slot(task: RunTask, sender: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         carry_out_run(task)
     except Exception as error:
@@ -119,6 +118,20 @@ def _naming(data: DataRecipe | None) -> Mapping[str, str]:
     if data is None or not is_at_hand(data):
         return {}
     return {SWEEP_DATA: json.dumps([data.name, data.path, dict(data.options)])}
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Have processes that start meanwhile take no notice of Ctrl-C from their first moment on.
+
+    One that comes meanwhile reaches this process afterwards.
+    """
+    resource_tracker.ensure_running()  # which lets signals through again once it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

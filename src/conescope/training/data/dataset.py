@@ -5,7 +5,7 @@ batches are indexed, normalised and augmented on the device, and no iteration ev
 
 A data set is loaded by a function, in a file of its own, that is given `path` if it names this
 argument; its other arguments are its options in a recipe. It returns a `Dataset`, or what
-`conescope.training.data.given` makes one of.
+`conescope.training.data.given` makes one of. Those of `DATASETS` are given `most_decoded` too.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ class Split:
         for tensor in (inputs, labels):
             if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
                 raise DataError(
-                    "samples are plain dense tensors, not sparse, nested or meta ones; "
-                    "convert them with "
-                    "to_dense() or padding"
+                    "samples are plain dense tensors, not sparse, nested or meta ones; convert "
+                    "them with to_dense() or padding"
                 )
         if inputs.dim() < 1 or labels.dtype != torch.int64 or labels.dim() not in (1, 2):
             raise DataError(
@@ -73,8 +72,7 @@ class Split:
             )
         if len(inputs) != len(labels):
             raise DataError(
-                f"there are {len(inputs)} inputs, but {len(labels)} labels; give one for each "
-                "sample"
+                f"there are {len(inputs)} inputs, but {len(labels)} labels; give each its label"
             )
         if not len(labels):
             raise DataError("there are no samples; give at least one in each split")
@@ -250,13 +248,19 @@ def find_dataset(recipe: DataRecipe) -> Part:
     Raises:
         RecipeError: if there is none of this name.
     """
-    return find_part("data", recipe.name, DATASETS, filled=frozenset({"path"}))
+    filled = {"path", "most_decoded"} if recipe.name.lower() in DATASETS else {"path"}
+    return find_part("data", recipe.name, DATASETS, filled=frozenset(filled))
 
 
-def load_data(recipe: DataRecipe) -> Dataset:
+def load_data(recipe: DataRecipe, most_decoded: int | None = None) -> Dataset:
     """Load a whole data set into memory; the newest one stays there for the next call.
 
     Fields that choose from the data set or change it, such as `label_noise`, are not looked at.
+
+    Args:
+        recipe: which data set.
+        most_decoded: if images are stored encoded, how many of a split are decoded at most; they
+            are repeated for the others, which is enough to time a training. None for all of them.
 
     What a user's own code raises comes through as it is; random numbers that it draws from torch's
     global generator are the same each time.
@@ -266,17 +270,19 @@ def load_data(recipe: DataRecipe) -> Dataset:
         DataError: if the data cannot be found or read, are none that a network can train on, or
             the recipe gives a path to a data set that takes none.
     """
-    return _load(DataRecipe(recipe.name, recipe.path, options=recipe.options))
+    return _load(DataRecipe(recipe.name, recipe.path, options=recipe.options), most_decoded)
 
 
 @lru_cache(maxsize=1)
-def _load(recipe: DataRecipe) -> Dataset:
+def _load(recipe: DataRecipe, most_decoded: int | None) -> Dataset:
     part = find_dataset(recipe)
     if recipe.path is not None and not part.takes("path"):
         raise DataError(f"data.path is {recipe.path}, and {recipe.name} takes none; set it to null")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = part(available={"path": recipe.path}, options=recipe.options)
+        values = {"path": recipe.path, "most_decoded": most_decoded}
+        available = {name: values[name] for name in part.filled}
+        found = part(available=available, options=recipe.options)
     if isinstance(found, Dataset):
         return found
     from conescope.training.data.given import as_dataset  # which imports this file

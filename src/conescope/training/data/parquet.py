@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from conescope.training.data.dataset import Dataset, Split
 from conescope.training.data.encoded_images import decoded
 
 
-def load_images(name: str, hub_name: str, column: str, path: str | None, classes: int) -> Dataset:
+def load_images(
+    name: str,
+    hub_name: str,
+    column: str,
+    path: str | None,
+    classes: int,
+    most_decoded: int | None = None,
+) -> Dataset:
     """Load a data set with the splits "train" and "test".
 
     Args:
@@ -25,6 +32,8 @@ def load_images(name: str, hub_name: str, column: str, path: str | None, classes
         column: the column that holds the images; the classes are in the column `label`.
         path: a folder with train.parquet and test.parquet to read instead of the Hub.
         classes: the number of classes.
+        most_decoded: how many images of a split are decoded at most; they are repeated for the
+            others, which is enough to time a training. None for all of them.
 
     Raises:
         DataError: if it cannot be found or read, or has another layout.
@@ -33,28 +42,36 @@ def load_images(name: str, hub_name: str, column: str, path: str | None, classes
     splits = []
     for split in ("train", "test"):
         if path is None:
-            source, columns = hub_name, _from_hub(hub_name, column, split, layout)
+            source, found = hub_name, _from_hub(hub_name, column, split, layout, most_decoded)
         else:
             source = str(Path(path) / f"{split}.parquet")
-            columns = _from_file(Path(source), column, layout)
-        images = _as_tensor(decoded(columns[column], source))
-        splits.append(Split(images, _labels(columns["label"], source)))
+            found = _from_file(Path(source), column, layout, most_decoded)
+        encoded, labels = found
+        images = _as_tensor(decoded(encoded, source))
+        if len(images) < len(labels):
+            images = images[torch.arange(len(labels)) % len(images)]
+        splits.append(Split(images, _labels(labels, source)))
     train, test = splits
     return Dataset(name, train, test, classes)
 
 
-def _from_file(path: Path, column: str, layout: str) -> Mapping[str, Sequence[Any]]:
+_Rows = tuple[Sequence[Any], Sequence[Any]]
+"""Encoded images, and the classes of all of them."""
+
+
+def _from_file(path: Path, column: str, layout: str, most: int | None) -> _Rows:
     cure = f"data.path is a folder that holds {layout}"
     if not path.is_file():
         raise DataError(f"{path} does not exist; {cure}")
     try:
-        columns, _ = read_parquet(path, [column, "label"])
+        images, _ = read_parquet(path, [column], most)
+        labels, _ = read_parquet(path, ["label"])
     except DataError as error:
         raise DataError(f"{error}; {cure}") from None
-    return columns
+    return images[column], labels["label"]
 
 
-def _from_hub(source: str, column: str, split: str, layout: str) -> Mapping[str, Sequence[Any]]:
+def _from_hub(source: str, column: str, split: str, layout: str, most: int | None) -> _Rows:
     import datasets
     import huggingface_hub
     from datasets.exceptions import DatasetsError
@@ -68,7 +85,7 @@ def _from_hub(source: str, column: str, split: str, layout: str) -> Mapping[str,
             raise ValueError(f"it has the columns {', '.join(rows.column_names)}")
         # Encoded images only: decoding by the library would open the paths that a file names.
         rows = rows.cast_column(column, datasets.Image(decode=False))
-        return {name: rows[name][:] for name in (column, "label")}
+        return rows[column][:most], rows["label"][:]
     except (OSError, ValueError, TypeError, DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(

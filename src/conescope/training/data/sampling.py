@@ -36,7 +36,7 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
 
 
-def load_chosen(recipe: DataRecipe, seed: int) -> Dataset:
+def load_chosen(recipe: DataRecipe, seed: int, most_decoded: int | None = None) -> Dataset:
     """Load a recipe's data, with the training samples and labels that it asks for.
 
     Each sample's noise depends on its place in the whole data set, and a smaller choice of
@@ -45,11 +45,12 @@ def load_chosen(recipe: DataRecipe, seed: int) -> Dataset:
     Args:
         recipe: what to load; see `label_noise` and `train_size`.
         seed: the recipe's seed.
+        most_decoded: as for `load_data`.
 
     Raises:
         DataError: if they cannot be loaded, or are fewer than `train_size`.
     """
-    data = load_data(recipe)
+    data = load_data(recipe, most_decoded)
     inputs, labels = data.train.inputs, data.train.labels
     if recipe.label_noise:
         generator = torch.Generator().manual_seed(seed_for(seed, "label noise"))
