@@ -22,7 +22,7 @@ _SHOWN = (100, 1_000, 2_000, 5_000, 10_000)
 
 def main() -> None:
     """Print one block of lines for each folder, and the distances between the two."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compare plain and preconditioned kernels.")
     parser.add_argument("plain")
     parser.add_argument("preconditioned")
     arguments = parser.parse_args()
