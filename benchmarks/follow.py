@@ -65,7 +65,7 @@ def follow(
     full_kernel = replace(recipe.kernel, outputs="full")
 
     def kernel_of(model: nn.Module, kernel: KernelRecipe) -> Measured:
-        return measure_kernel(model, experiment.probe, kernel, experiment.calibration)
+        return measure_kernel(model, experiment.probe, kernel, experiment.calibration)[0]
 
     begun = time.process_time()
     for snapshot in train(

@@ -67,7 +67,7 @@ class SameWeightsWarning(UserWarning):
 
 
 class SkippedWarning(UserWarning):
-    """A checkpoint of a series could not be measured, and was left out, as asked."""
+    """A checkpoint that cannot be measured is left out, as asked, or outputs that are too large."""
 
 
 class BudgetWarning(UserWarning):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from conescope.engine import entk, estimate_entk, project
+from conescope.engine.tracing.untouched import outputs_of
 from conescope.errors import RecipeError, TrainingError
 from conescope.experiments.moments import Moments
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured
@@ -257,15 +258,20 @@ class Experiment:
     def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
         """Measure the kernel of a network on the probe, or on other samples [n, …]."""
         probe = self.probe if samples is None else samples
-        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)
+        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)[0]
+
+    def measure_with_outputs(self, model: nn.Module) -> tuple[Measured, Tensor | None]:
+        """Measure the kernel on the probe, and the outputs [n, c] that are stored with it."""
+        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
 
 
 def measure_kernel(
     model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
-) -> Measured:
+) -> tuple[Measured, Tensor | None]:
     """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
 
-    Of a network with logits at every position, it is the kernel of the last position's.
+    With it come the outputs on the probe, [n, c], unless they are too large to be stored. Of a
+    network with logits at every position, both are those of the last position's.
 
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
@@ -283,11 +289,12 @@ def measure_kernel(
     with evaluation_mode(measured), returning(last_position, measured):
         if recipe.projection is not None:
             dim, draws = recipe.projection, PROJECTED_DRAWS
-            return project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
-        if recipe.estimate is not None:
+            kernel = project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
+        elif recipe.estimate is not None:
             kernel = estimate_entk(measured, probe, draws=recipe.estimate, seed=SEED, memory=memory)
+            kernel.check_usable()
         else:
             outputs, by_layer = recipe.outputs, recipe.by_layer
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
-    kernel.check_usable()
-    return kernel
+            kernel.check_usable()
+        return kernel, outputs_of(measured, probe)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
+from conescope.engine.tracing.untouched import MOST_OUTPUT_BYTES
 from conescope.experiments.experiment import Experiment
 from conescope.measuring.undisturbed import evaluation_mode
 from conescope.runs.environment import reproducible
@@ -125,13 +127,21 @@ def _kernel_cost(experiment: Experiment, model: nn.Module) -> tuple[Plan | None,
 def _kernel_bytes(experiment: Experiment, model: nn.Module) -> int:
     """Return the size of what one measurement stores, in bytes."""
     chosen, probe = experiment.recipe.kernel, experiment.probe
+    dtype = getattr(torch, experiment.recipe.dtype)
+    outputs = outputs_bytes(len(probe), experiment.data.classes, dtype)
     if chosen.projection is not None:
-        return len(probe) * chosen.projection * probe.element_size()
+        return len(probe) * chosen.projection * probe.element_size() + outputs
     rows = len(probe) * (experiment.data.classes if chosen.outputs == "full" else 1)
     matrices = 1 + (chosen.estimate or 0)
     if chosen.by_layer:
         matrices += len({layer_of(name) for name, _ in model.named_parameters()})
-    return rows**2 * probe.element_size() * matrices
+    return rows**2 * probe.element_size() * matrices + outputs
+
+
+def outputs_bytes(samples: int, outputs: int, dtype: torch.dtype) -> int:
+    """Return the size of the outputs on the probe that are stored with a kernel, in bytes."""
+    size = samples * outputs * dtype.itemsize
+    return size if size <= MOST_OUTPUT_BYTES else 0
 
 
 def iteration_seconds(recipe: Recipe) -> float:

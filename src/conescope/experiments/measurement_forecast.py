@@ -10,7 +10,13 @@ from torch import Tensor
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
-from conescope.experiments.forecast import TIMED_SAMPLES, Forecast, seconds_each, seconds_of
+from conescope.experiments.forecast import (
+    TIMED_SAMPLES,
+    Forecast,
+    outputs_bytes,
+    seconds_each,
+    seconds_of,
+)
 from conescope.measuring.adapt import Adapted, inner_names
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
@@ -62,13 +68,13 @@ def _kernel_cost(
 def _kernel_bytes(adapted: Adapted, choice: Choice) -> int:
     """Return the size of what one measurement stores, in bytes."""
     samples, size = len(adapted.x), adapted.module.get_parameter(adapted.params[0]).element_size()
+    with torch.no_grad():
+        one = adapted.module(adapted.x[:2].to(adapted.device))[0]
+    outputs = outputs_bytes(samples, one.numel(), one.dtype)
     if choice.projection is not None:
-        return samples * choice.projection * size
-    rows = samples
-    if choice.outputs == "full":
-        with torch.no_grad():
-            rows *= adapted.module(adapted.x[:2].to(adapted.device))[0].numel()
+        return samples * choice.projection * size + outputs
+    rows = samples * (one.numel() if choice.outputs == "full" else 1)
     matrices = 1 + (choice.draws or 0)
     if choice.by_layer:
         matrices += len({layer_of(name) for name in adapted.params})
-    return rows**2 * size * matrices
+    return rows**2 * size * matrices + outputs

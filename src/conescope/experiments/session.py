@@ -142,7 +142,8 @@ class _Recorder:
             self._writer.write_evaluation(step, self._experiment.evaluate(snapshot))
         for kind, model in _measured(snapshot).items():
             if step in moments.kernel - self._stored.kernels[kind]:
-                self._writer.write_kernel(step, self._experiment.measure(model), kind=kind)
+                measured = self._experiment.measure_with_outputs(model)
+                self._writer.write_kernel(step, *measured, kind=kind)
         if step in (moments.keep | moments.resume) - self._stored.snapshots.keys():
             self._store(snapshot)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from conescope.engine.tracing.untouched import outputs_of
 from conescope.errors import KernelError
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_estimate
 from conescope.kernel.matrix import Outputs
@@ -87,3 +88,14 @@ class Choice:
             kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, **more)
         kernel.check_usable()
         return kernel
+
+    def with_outputs(
+        self, adapted: Adapted, preconditioner: Mapping[str, Tensor] | None = None
+    ) -> tuple[Measured, Tensor | None]:
+        """Measure the kernel, and the outputs on the probe, [n, c], if they are to be stored.
+
+        Raises:
+            ConescopeError: as `of`.
+        """
+        kernel, x = self.of(adapted, preconditioner), adapted.x.to(adapted.device)
+        return kernel, outputs_of(adapted.module, x)

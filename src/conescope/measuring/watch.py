@@ -255,10 +255,10 @@ class Watch:
 
     def _measure(self, step: int) -> None:
         with undisturbed(self._adapted.module):
-            kernel = self._choice.of(self._adapted)
+            kernel, outputs = self._choice.with_outputs(self._adapted)
         self._note_skipped()
         weights = self._adapted.weights()
-        entry = self._writer.write_kernel(step, kernel, weights=weights)
+        entry = self._writer.write_kernel(step, kernel, outputs, weights=weights)
         if self._on_kernel is not None:
             self._on_kernel(step, self._scalars(step, kernel))
         self._stored[step] = entry

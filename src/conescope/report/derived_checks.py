@@ -200,6 +200,8 @@ def _reordered(run: Run, suffix: str) -> bytes:
         series=_permuted(run.series, order),
         averaged=None if run.averaged is None else _permuted(run.averaged, order),
         labels=None if labels is None else labels[order],
+        outputs={step: each[order] for step, each in run.outputs.items()},
+        averaged_outputs={step: each[order] for step, each in run.averaged_outputs.items()},
     )
     if suffix == ".json":
         return numbers_of(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,7 @@ from conescope.errors import KernelError, StoreError
 from conescope.kernel.estimates import COTANGENTS, PROJECTED_DRAWS, Measured, projection_kind
 from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel, Randomness
+from conescope.kernel.series import KernelSeries
 from conescope.runs.journal import LINES, Entry, Kind
 from conescope.runs.store import REPAIR, Folder
 
@@ -36,6 +38,9 @@ DRAWS = "draws"
 FEATURES = "features"
 """The name of the tensor that holds features, in place of a kernel."""
 
+PROBE_OUTPUTS = "probe_outputs"
+"""The name of the tensor with the outputs on the probe, and of the field with its shape."""
+
 DATA = "data"
 """The name, in a session's environment, of what identifies data that differ between machines."""
 
@@ -57,16 +62,51 @@ def read_kernel(folder: Folder, entry: Entry) -> Measured:
     """Read the features that an entry names, or the kernel with its stored draws and layers.
 
     Raises:
-        StoreError: if its file is missing or damaged, or holds no kernel as its line says.
+        StoreError: as `read_with_outputs`.
+    """
+    return read_with_outputs(folder, entry)[0]
+
+
+def read_with_outputs(folder: Folder, entry: Entry) -> tuple[Measured, Tensor | None]:
+    """Read what `read_kernel` does, and the outputs on the probe, [n, c]; None if none are stored.
+
+    Raises:
+        StoreError: if its file is missing or damaged, or holds no kernel as its line says, or
+            other outputs than its line says.
     """
     tensors, file = folder.read_tensors(entry), folder.path / entry.values["file"]
     name, field = (FEATURES, "groups") if FEATURES in tensors else ("values", "outputs")
     if name not in tensors or field not in entry.values:
         raise StoreError(f"{file} holds no {name}, or its line says no {field}; {REPAIR}")
     try:
-        return _measured(tensors, entry)
+        kernel = _measured(tensors, entry)
     except KernelError as error:
         raise StoreError(f"{file} holds no kernel: {error}; {REPAIR}") from error
+    outputs, shape = tensors.get(PROBE_OUTPUTS), entry.values.get(PROBE_OUTPUTS)
+    held = None if outputs is None else list(outputs.shape)
+    if held != shape or (held is not None and held[0] != len(kernel.values)):
+        found = f"{_told(held)} for {len(kernel.values)} samples, and its line says {_told(shape)}"
+        raise StoreError(f"{file} holds {found}; {REPAIR}")
+    if outputs is not None and not (outputs.is_floating_point() and outputs.isfinite().all()):
+        raise StoreError(f"{file} holds outputs on the probe that are no finite numbers; {REPAIR}")
+    return kernel, outputs
+
+
+def _told(shape: list[int] | None) -> str:
+    return "no outputs on the probe" if shape is None else f"outputs on the probe {shape}"
+
+
+def read_series(
+    folder: Folder, entries: Mapping[int, Entry]
+) -> tuple[KernelSeries, dict[int, Tensor]]:
+    """Read the kernels that entries name by their step, and the outputs on the probe, by step.
+
+    Raises:
+        ConescopeError: as `read_with_outputs` and `KernelSeries`.
+    """
+    found = {step: read_with_outputs(folder, entry) for step, entry in entries.items()}
+    outputs = {step: each for step, (_, each) in found.items() if each is not None}
+    return KernelSeries(list(found), [kernel for kernel, _ in found.values()]), outputs
 
 
 def _measured(tensors: Mapping[str, Tensor], entry: Entry) -> Measured:
@@ -93,13 +133,27 @@ def weights_hash(entry: Entry) -> str | None:
     return entry.values.get("weights")
 
 
-def tensors_of(kernel: Measured) -> dict[str, Tensor]:
-    """Return the tensors by which a kernel or features are stored, as `read_kernel` reads them."""
+def as_stored(kernel: Measured, outputs: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors by which a kernel or features are stored, and what their line states.
+
+    Args:
+        kernel: what was measured.
+        outputs: the outputs on the probe, [n, c], if they are stored with it.
+    """
+    tensors: dict[str, Tensor] = {}
+    fields: dict[str, Any] = {"outputs": "trace"}
     if isinstance(kernel, Features):
-        return {FEATURES: kernel.values}
-    tensors = {"values": kernel.values}
-    tensors |= {f"{LAYER}{name}": part for name, part in kernel.by_layer.items()}
-    return tensors if kernel.draws is None else tensors | {DRAWS: kernel.draws}
+        tensors[FEATURES], fields["groups"] = kernel.values, kernel.groups
+    else:
+        tensors["values"], fields["outputs"] = kernel.values, kernel.outputs
+        tensors |= {f"{LAYER}{name}": part for name, part in kernel.by_layer.items()}
+        if kernel.draws is not None:
+            tensors[DRAWS], fields["draws"] = kernel.draws, len(kernel.draws)
+    if kernel.randomness is not None:
+        fields["seed"] = kernel.randomness.seed
+    if outputs is not None:
+        tensors[PROBE_OUTPUTS], fields[PROBE_OUTPUTS] = outputs, list(outputs.shape)
+    return tensors, fields
 
 
 def scalars(folder: Folder) -> dict[str, np.ndarray]:

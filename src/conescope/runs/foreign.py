@@ -208,6 +208,11 @@ def _is_at_least(least: int, value: Any) -> bool:
     return _is_count(value) and value >= least
 
 
+def _is_shape(value: Any) -> bool:
+    """Return whether a value is the shape of a matrix that is not empty."""
+    return _is_list(partial(_is_at_least, 1), value) and len(value) == 2
+
+
 def _is_none_or(test: _Test, value: Any) -> bool:
     return value is None or test(value)
 
@@ -240,6 +245,7 @@ _TESTS: Mapping[str, _Test] = MappingProxyType(
         "draws": partial(_is_at_least, 1),
         "groups": partial(_is_at_least, 2),
         "seed": lambda value: type(value) is int,
+        "probe_outputs": _is_shape,
         "param_groups": partial(_is_list, lambda value: isinstance(value, dict)),
         "plain_slots": _is_state,
         "steps": partial(_is_list, _is_count),

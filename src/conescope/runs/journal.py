@@ -63,8 +63,8 @@ class Line:
 
 _FILE = ("file", "sha256")
 _STATE = (*_FILE, "step", "param_groups", "plain_slots")
-_MEASURED = (*_FILE, "step", "seconds", "outputs", "weights", "draws", "groups", "seed")
-_NOT_ALWAYS = ("weights", "draws", "groups", "seed")
+_NOT_ALWAYS = ("weights", "draws", "groups", "seed", "probe_outputs")
+_MEASURED = (*_FILE, "step", "seconds", "outputs", *_NOT_ALWAYS)
 _EVALUATED = ("learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 LINES: Mapping[Kind, Line] = MappingProxyType(

@@ -49,6 +49,9 @@ class Run:
             else was noted of it; empty where there is a recipe.
         skipped: steps at which no kernel was measured, to keep to a share of the wall time.
         averaged: the kernels of the weights' exponential average; None if there are none.
+        outputs: step → the network's outputs on the probe, [n, c], for each kernel with which
+            they are stored; those of earlier versions have none.
+        averaged_outputs: the same of the averaged weights.
         labels: [n], int64, the classes of the probe's samples; None if they are not stored.
         texts: how each text of the probe begins; None if it is not of texts.
         stages: the iteration at which each stage of the training began, by the stage's name;
@@ -71,6 +74,8 @@ class Run:
     source: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     averaged: KernelSeries | None = None
+    outputs: Mapping[int, Tensor] = field(default_factory=dict)
+    averaged_outputs: Mapping[int, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     texts: tuple[str, ...] | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
@@ -167,7 +172,9 @@ def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Ru
             f"{folder.path} holds no kernel yet; 'conescope status {folder.path}' says how far it "
             f"is"
         )
-    averaged = contents.by_step(folder, Kind.AVERAGED_KERNEL)
+    series, outputs = contents.read_series(folder, kernels)
+    averages = contents.by_step(folder, Kind.AVERAGED_KERNEL)
+    averaged, averaged_outputs = contents.read_series(folder, averages) if averages else (None, {})
     labels, texts = contents.labels(folder), contents.texts(folder)
     status = _status(folder, begun, recipe)
     sessions = folder.entries(Kind.SESSION)
@@ -175,7 +182,7 @@ def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Ru
         path=folder.path,
         name=status.name,
         recipe=recipe,
-        series=_series(folder, kernels),
+        series=series,
         scalars=contents.scalars(folder),
         environment=sessions[-1].values["environment"] if sessions else {},
         command=begun.values["command"],
@@ -184,7 +191,9 @@ def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Ru
         seconds=status.seconds,
         source=begun.values.get("source", {}),
         skipped=contents.skipped_steps(folder),
-        averaged=_series(folder, averaged) if averaged else None,
+        averaged=averaged,
+        outputs=outputs,
+        averaged_outputs=averaged_outputs,
         labels=None if labels is None else torch.tensor(labels),
         texts=None if texts is None else tuple(texts),
         stages=status.stages,
@@ -251,10 +260,6 @@ def read_scalars(path: str | Path | Folder) -> dict[str, np.ndarray]:
         StoreError: if the folder holds no run.
     """
     return contents.scalars(_open(path)[0])
-
-
-def _series(folder: Folder, entries: Mapping[int, Entry]) -> KernelSeries:
-    return KernelSeries(list(entries), [contents.read_kernel(folder, e) for e in entries.values()])
 
 
 def _recipe(begun: Entry, path: Path, recipe_of: RecipeOf | None) -> Recipe | None:

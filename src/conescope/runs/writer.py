@@ -10,9 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from conescope.errors import DamageWarning, StoreError
 from conescope.kernel.estimates import Measured
-from conescope.kernel.features import Features
 from conescope.runs import contents
 from conescope.runs.environment import describe, differences
 from conescope.runs.journal import Entry, Kind
@@ -206,32 +207,31 @@ class RunWriter:
         self._own.append(Kind.REVISION, step=step, **noted)
 
     def write_kernel(
-        self, step: int, kernel: Measured, *, weights: str | None = None, kind: Kind = Kind.KERNEL
+        self,
+        step: int,
+        kernel: Measured,
+        probe_outputs: Tensor | None = None,
+        *,
+        weights: str | None = None,
+        kind: Kind = Kind.KERNEL,
     ) -> Entry:
         """Store the kernel of one step with its layers and random draws if any, or its features.
 
         Args:
             step: the iteration at which it was measured.
             kernel: exact, or estimated by random cotangents or a projection.
+            probe_outputs: the outputs of the same network on the probe, [n, c], to store with it.
             weights: a hash of the weights, by which a later session knows them again.
             kind: one of `contents.KERNEL_FOLDERS`.
 
         Returns:
             The entry, by which `contents.read_kernel` reads it again.
-
-        Raises:
-            StoreError: if it cannot be written.
         """
-        outputs = "trace" if isinstance(kernel, Features) else kernel.outputs
-        noted = {"step": step, "outputs": outputs, "seconds": self._seconds()}
+        noted = {"step": step, "seconds": self._seconds()}
         noted |= {} if weights is None else {"weights": weights}
-        if isinstance(kernel, Features):
-            noted["groups"] = kernel.groups
-        elif kernel.draws is not None:
-            noted["draws"] = len(kernel.draws)
-        noted |= {} if kernel.randomness is None else {"seed": kernel.randomness.seed}
+        tensors, fields = contents.as_stored(kernel, probe_outputs)
         file = f"{contents.KERNEL_FOLDERS[kind]}/{step:08d}.safetensors"
-        self._own.write_tensors(kind, file, contents.tensors_of(kernel), **noted)
+        self._own.write_tensors(kind, file, tensors, **noted, **fields)
         return self.folder.files(kind)[-1]
 
     def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:

@@ -34,7 +34,7 @@ def target_alignment(kernel: Kernel, labels: Tensor) -> float:
     Raises:
         KernelError: if the kernel is not square or is zero, or the labels do not fit it.
     """
-    return _cosine(_by_sample(kernel), label_kernel(kernel, labels))
+    return _cosine(by_sample(kernel), label_kernel(kernel, labels))
 
 
 def centred_alignment(a: Kernel, b: Kernel) -> float:
@@ -47,7 +47,7 @@ def centred_alignment(a: Kernel, b: Kernel) -> float:
         KernelError: if the kernels cannot be compared, are not square, or one is constant.
     """
     check_comparable([a, b])
-    return _cosine(_centred(_by_sample(a)), _centred(_by_sample(b)))
+    return _cosine(_centred(by_sample(a)), _centred(by_sample(b)))
 
 
 def centred_target_alignment(kernel: Kernel, labels: Tensor) -> float:
@@ -60,7 +60,7 @@ def centred_target_alignment(kernel: Kernel, labels: Tensor) -> float:
     Raises:
         KernelError: as `target_alignment`, or if the kernel is constant or all labels are the same.
     """
-    return _cosine(_centred(_by_sample(kernel)), _centred(label_kernel(kernel, labels)))
+    return _cosine(_centred(by_sample(kernel)), _centred(label_kernel(kernel, labels)))
 
 
 def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
@@ -72,7 +72,7 @@ def class_blocks(kernel: Kernel, labels: Tensor) -> Float64Array:
     Raises:
         KernelError: as `target_alignment`.
     """
-    values = _by_sample(kernel)
+    values = by_sample(kernel)
     members = class_members(kernel, labels)
     sums = members @ (values - torch.diag(values.diagonal())) @ members.T
     sizes = members.sum(dim=1)
@@ -95,7 +95,7 @@ def label_spectrum(kernel: Kernel, labels: Tensor) -> Float64Array:
         KernelError: as `target_alignment`, or if all labels are the same.
     """
     members = class_members(kernel, labels)
-    return _label_shares(_centred(_by_sample(kernel)), members - members.mean(dim=1, keepdim=True))
+    return _label_shares(_centred(by_sample(kernel)), members - members.mean(dim=1, keepdim=True))
 
 
 def _label_shares(centred: Tensor, labels: Tensor) -> Float64Array:
@@ -151,12 +151,12 @@ def alignments(steps: Sequence[int], kernels: Sequence[Kernel], labels: Tensor) 
             "alignment with labels needs at least two classes, and one with two samples; take "
             "a larger or a stratified probe"
         )
-    centred_target, first = _centred(target), _centred(_by_sample(kernels[0]))
+    centred_target, first = _centred(target), _centred(by_sample(kernels[0]))
     members = class_members(kernels[0], labels)
     members = members - members.mean(dim=1, keepdim=True)
     rows, shares = [], []
     for kernel in kernels:
-        value = _by_sample(kernel)
+        value = by_sample(kernel)
         centred = _centred(value)
         cosines = (
             _cosine(value, target), _cosine(centred, centred_target), _cosine(centred, first)
@@ -196,7 +196,12 @@ def class_members(kernel: Kernel, labels: Tensor) -> Tensor:
     return (labels.unique()[:, None] == labels[None, :]).double()
 
 
-def _by_sample(kernel: Kernel) -> Tensor:
+def by_sample(kernel: Kernel) -> Tensor:
+    """Return the kernel between samples, [n, n], float64: of a "full" one its class trace.
+
+    Raises:
+        KernelError: if the kernel is not square, or not finite.
+    """
     check_square(kernel)
     kernel.check_finite()
     values = kernel.values.detach().cpu().double()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FunctionType, MethodType
@@ -17,7 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from conescope.engine.tracing.forward import feedable, forward
 from conescope.engine.tracing.writes import Attributes, SavedValues
+from conescope.errors import SkippedWarning
+
+MOST_OUTPUT_BYTES = 4 * 2**20
+"""The size up to which outputs are kept beside a kernel."""
+_FEWEST, _MOST = 2, 16
+_NUMBERS = 2**16
 
 
 @contextmanager
@@ -54,6 +62,47 @@ def untouched(model: nn.Module) -> Iterator[None]:
             attributes.restore()
             values.restore()
     values.refuse_lost()
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the outputs of a model as it stands on all samples, if they can be kept.
+
+    They are computed for 2 to 31 samples at a time: the fewer, the larger a sample is, and 2 or 3
+    if it is of whole numbers, such as tokens, each of which may have many outputs. Gradients are
+    on, since re-entrant checkpoints warn without them.
+
+    Args:
+        model: any model that has a kernel; it is left as it was.
+        x: n samples.
+
+    Returns:
+        [n, c], in the model's own type; None if they take more than 4 MB (2²² bytes), or are not
+        finite.
+
+    Raises:
+        ModelError: if the model rejects the samples.
+
+    Warns:
+        SkippedWarning: if they take more.
+    """
+    numbers = max(1, x[0].numel()) if x.is_floating_point() else _NUMBERS
+    few = min(max(_NUMBERS // numbers, _FEWEST), _MOST)
+    found: list[Tensor] = []
+    with untouched(model):
+        for batch in x.tensor_split(max(1, len(x) // few)):
+            found.append(forward(model, feedable(batch)).detach().clone())
+            size = len(x) * found[0][0].nbytes
+            if size > MOST_OUTPUT_BYTES:
+                warnings.warn(
+                    f"the outputs on {len(x):,} samples take {size / 1e6:,.1f} MB, and at most "
+                    f"{MOST_OUTPUT_BYTES / 1e6:,.1f} MB are stored with a kernel: none are, unless "
+                    f"the probe is smaller",
+                    SkippedWarning,
+                    stacklevel=2,
+                )
+                return None
+    outputs = torch.cat(found)
+    return outputs if bool(outputs.isfinite().all()) else None
 
 
 @contextmanager

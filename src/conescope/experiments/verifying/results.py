@@ -13,15 +13,14 @@ from torch import Tensor
 
 from conescope.experiments.verifying.differences import Difference, difference
 from conescope.kernel.estimates import Measured
-from conescope.kernel.features import Features
-from conescope.runs.contents import tensors_of
+from conescope.runs.contents import PROBE_OUTPUTS, as_stored
 from conescope.runs.journal import Entry
 from conescope.runs.store import Folder
 
 FACTOR = 16
 """A result of another environment may differ by so many times the measured floor."""
 
-_OF_A_KERNEL = ("outputs", "draws", "groups", "seed")
+_OF_A_KERNEL = ("outputs", "draws", "groups", "seed", PROBE_OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,16 @@ def stored_result(folder: Folder, entry: Entry, names: tuple[str, ...] = _OF_A_K
     return noted(fields, folder.read_tensors(entry))
 
 
-def kernel_result(kernel: Measured) -> Result:
-    """Return a kernel, or features, as `stored_result` returns it once it is stored."""
-    fields: dict[str, Any] = {}
-    if isinstance(kernel, Features):
-        fields |= {"outputs": "trace", "groups": kernel.groups}
-    else:
-        fields["outputs"] = kernel.outputs
-        if kernel.draws is not None:
-            fields["draws"] = len(kernel.draws)
-    if kernel.randomness is not None:
-        fields["seed"] = kernel.randomness.seed
-    return noted(fields, tensors_of(kernel))
+def kernel_result(kernel: Measured, outputs: Tensor | None, entry: Entry) -> Result:
+    """Return a kernel, or features, as `stored_result` returns it once it is stored.
+
+    Args:
+        kernel: what was measured.
+        outputs: the outputs on the probe, [n, c], if they are to be stored.
+        entry: of the stored kernel; where it has none, as of earlier versions, no outputs count.
+    """
+    tensors, fields = as_stored(kernel, outputs if PROBE_OUTPUTS in entry.values else None)
+    return noted(fields, tensors)
 
 
 def one_unit_off(tensor: Tensor, generator: torch.Generator) -> Tensor:

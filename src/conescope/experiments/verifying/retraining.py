@@ -128,7 +128,7 @@ class Retraining:
             yield Kind.EVALUATION, step, noted(self.experiment.evaluate(snapshot))
         for kind, network in self._networks(snapshot).items():
             if step in self.results[kind]:
-                yield kind, step, _measured(self.experiment, network)
+                yield kind, step, _measured(self.experiment, network, self.results[kind][step])
         is_loaded = step == stretch.start != self.states[0]
         if step in self.results[Kind.SNAPSHOT] and not is_loaded:
             state = _state(snapshot)
@@ -171,9 +171,9 @@ def _shaken(state: SnapshotState) -> SnapshotState:
     return replace(state, weights=shake(state.weights), average=shake(state.average))
 
 
-def _measured(experiment: Experiment, network: nn.Module) -> Result:
+def _measured(experiment: Experiment, network: nn.Module, entry: Entry) -> Result:
     """Return the kernel of a network as a result; one that cannot be measured has only a text."""
     try:
-        return kernel_result(experiment.measure(network))
+        return kernel_result(*experiment.measure_with_outputs(network), entry)
     except (KernelError, ModelError) as error:
         return Result(texts={"kernel": str(error)})

@@ -20,7 +20,6 @@ from conescope.experiments.verifying.results import (
     stored_result,
 )
 from conescope.experiments.verifying.verdicts import Check, Verdict
-from conescope.kernel.estimates import Measured
 from conescope.measuring.adapt import Adapted
 from conescope.measuring.checkpoints.loading import fingerprint
 from conescope.measuring.checkpoints.subject import Subject
@@ -82,7 +81,9 @@ class SeriesChecks:
         with self._subject.computing(), _on_threads(threads):
             self._adapted.check()
             self._subject.load(min(self._subject.paths))
-            self._kernel()  # the engine chooses its routes once, by these weights
+            self._choice.of(
+                self._adapted, self._subject.preconditioner
+            )  # the engine chooses its routes once, by these weights
             self._progress.begin("verifying", 0, len(self._chosen))
             for done, step in enumerate(self._chosen, start=1):
                 yield self._check(step, self._stored[step])
@@ -108,7 +109,7 @@ class SeriesChecks:
             if weights_hash(entry) != fingerprint(self._subject.model):
                 detail = f"{self._subject.paths[step]} has changed since it was measured"
                 return Check("kernels", subject, Verdict.DIFFERENT, detail)
-            found = kernel_result(self._kernel())
+            found = self._measured(entry)
             stored = stored_result(self._folder, entry)
             differs = stored.difference(found)
             if differs is None:
@@ -118,7 +119,7 @@ class SeriesChecks:
             changed = self._recorded.differing(here, place, place)
             if not changed:
                 return Check("kernels", subject, Verdict.DIFFERENT, str(differs))
-            floor = self._floor(found)
+            floor = self._floor(found, entry)
         except ConescopeError as error:
             return Check("kernels", subject, Verdict.DIFFERENT, str(error))
         detail = about_floor(differs.size, floor, ", ".join(changed))
@@ -126,17 +127,19 @@ class SeriesChecks:
             return Check("kernels", subject, Verdict.FLOOR, detail, differs.size)
         return Check("kernels", subject, Verdict.DIFFERENT, f"{differs.text}; {detail}")
 
-    def _kernel(self) -> Measured:
-        return self._choice.of(self._adapted, self._subject.preconditioner)
+    def _measured(self, entry: Entry) -> Result:
+        preconditioner = self._subject.preconditioner
+        measured = self._choice.with_outputs(self._adapted, preconditioner)
+        return kernel_result(*measured, entry)
 
-    def _floor(self, found: Result) -> float:
+    def _floor(self, found: Result, entry: Entry) -> float:
         """Return how far one rounding of the weights carries the kernel; at least one rounding."""
         generator = torch.Generator().manual_seed(0)
         parameters = [self._adapted.module.get_parameter(name) for name in self._adapted.params]
         with torch.no_grad():
             for parameter in parameters:
                 parameter.copy_(one_unit_off(parameter, generator))
-        moved = found.difference(kernel_result(self._kernel()))
+        moved = found.difference(self._measured(entry))
         unit = max(torch.finfo(parameter.dtype).eps for parameter in parameters)
         return max(moved.size if moved else 0.0, unit)
 

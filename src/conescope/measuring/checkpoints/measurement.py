@@ -232,14 +232,16 @@ class _Series:
             return
         try:
             with _own_backward_told(self._subject.model):
-                kernel = self._choice.of(self._adapted, self._subject.preconditioner)
+                kernel, outputs = self._choice.with_outputs(
+                    self._adapted, self._subject.preconditioner
+                )
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind
             self._begin_session()
         if (noted := self._subject.origin(step)) is not None:
             self._writer.write_revision(step, noted)
-        self._writer.write_kernel(step, kernel, weights=weights)
+        self._writer.write_kernel(step, kernel, outputs, weights=weights)
 
     def _begin_session(self) -> None:
         source = {

@@ -1,4 +1,4 @@
-"""Alignment of the kernel with the labels, and with the first kernel."""
+"""Alignment of the kernel with the labels, the residual and the first kernel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from conescope.report.plot import Line, LinePlot, SinglePlot
 from conescope.report.run_analysis import RunAnalysis
+from conescope.report.sections.residual_part import residual_part
 from conescope.report.sections.section import Content, Section
 from conescope.report.sections.wording import course
 from conescope.statistics.alignment import AlignmentSeries, alignments
@@ -22,6 +23,7 @@ def _content(analysis: RunAnalysis) -> Content:
         return Content(missing=[missing])
     found = alignments(series.steps, series.kernels, analysis.labels)
     last = f"{found.centred_first[-1]:.3g}"
+    residual = residual_part(analysis, analysis.labels)
     return Content(
         numbers={
             "target alignment": course(found.target),
@@ -33,9 +35,11 @@ def _content(analysis: RunAnalysis) -> Content:
             },
             "mean within classes": course(found.within),
             "mean between classes": course(found.between),
+            **residual.numbers,
         },
-        plots=_plots(found, _leading(analysis.labels)) if len(series) > 1 else {},
-        column={"target alignment, last": f"{found.target[-1]:.3g}"},
+        plots=_plots(found, _leading(analysis.labels), residual) if len(series) > 1 else {},
+        column={"target alignment, last": f"{found.target[-1]:.3g}", **residual.column},
+        missing=residual.missing,
     )
 
 
@@ -45,7 +49,9 @@ def _leading(labels: Tensor) -> list[int]:
     return sorted({k for k in (1, classes - 1, 2 * (classes - 1)) if k < len(labels)})
 
 
-def _plots(found: AlignmentSeries, leading: Sequence[int]) -> dict[str, SinglePlot]:
+def _plots(
+    found: AlignmentSeries, leading: Sequence[int], residual: Content
+) -> dict[str, SinglePlot]:
     means = [
         Line("within classes", found.steps, found.within),
         Line("between classes", found.steps, found.between),
@@ -75,6 +81,7 @@ def _plots(found: AlignmentSeries, leading: Sequence[int]) -> dict[str, SinglePl
             ],
             y_range=(0.0, 1.02),
         ),
+        **residual.plots,
         "cone-classes": LinePlot(
             title="Within and between classes",
             caption="Mean of the kernel K(x, x′) over pairs of different samples of one class, "
@@ -88,6 +95,7 @@ def _plots(found: AlignmentSeries, leading: Sequence[int]) -> dict[str, SinglePl
 
 SECTION = Section(
     "Alignment",
-    "How close the kernel is to the label kernel, which is 1 within a class and 0 between two.",
+    "How close the kernel is to the label kernel, which is 1 within a class and 0 between two, and "
+    "along which of the kernel's eigenvectors the labels and the network's residual lie.",
     _content,
 )

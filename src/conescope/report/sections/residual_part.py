@@ -1,0 +1,124 @@
+"""The residual along the kernel's eigenvectors, beside the labels: a part of the alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from conescope.engine.tracing.untouched import MOST_OUTPUT_BYTES
+from conescope.errors import KernelError
+from conescope.report.plot import Line, LinePlot, Mark, SinglePlot
+from conescope.report.run_analysis import RunAnalysis
+from conescope.report.sections.section import Content
+from conescope.report.sections.wording import course, digits
+from conescope.runs.reader import Run
+from conescope.statistics.residual import Loss, ResidualSeries, residuals, spectral_position
+from conescope.training.recipe import Recipe
+
+_FORMULAS: dict[Loss, str] = {
+    "cross_entropy": "softmax(f) − y, the residual of cross-entropy",
+    "squared": "f − y, the residual of half the squared error",
+}
+
+
+def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
+    """Return what the section of the alignment says of the residual, or why it says nothing.
+
+    Args:
+        analysis: the run.
+        labels: [n], the classes of the probe's samples.
+    """
+    run = analysis.run
+    kernels = dict(zip(run.series.steps, run.series.kernels, strict=True))
+    steps = [step for step in kernels if step in run.outputs]
+    if not steps:
+        missing = (
+            "residual: no outputs on the probe are stored with these kernels, as by earlier "
+            f"versions, or as they would be above {MOST_OUTPUT_BYTES / 2**20:.0f} MB a kernel"
+        )
+        return Content(missing=[missing])
+    outputs = [run.outputs[step] for step in steps]
+    loss = _loss(run, labels, outputs[0].shape[1])
+    if loss is None:
+        missing = (
+            f"residual: the labels are not the classes of the {outputs[0].shape[1]:,} outputs, so "
+            f"that what they are trained to be is not known"
+        )
+        return Content(missing=[missing])
+    try:
+        found = residuals(steps, [kernels[step] for step in steps], outputs, labels, loss)
+    except KernelError as reason:
+        return Content(missing=[f"residual: {reason}"])
+    return _content(found, loss, len(labels.unique()))
+
+
+def _loss(run: Run, labels: Tensor, outputs: int) -> Loss | None:
+    """Return the loss whose residual is shown; None if the labels need not be what is trained.
+
+    Of a training that is not conescope's it is cross-entropy, if each output has a class.
+    """
+    if isinstance(run.recipe, Recipe):
+        return run.recipe.training.loss
+    is_class = int(labels.min()) >= 0 and int(labels.max()) + 1 == outputs
+    return "cross_entropy" if is_class else None
+
+
+def _content(found: ResidualSeries, loss: Loss, classes: int) -> Content:
+    leading = [k for k in (classes, 2 * classes) if k < found.residual.shape[1]]
+    positions = {
+        "residual": spectral_position(found.residual),
+        "labels": spectral_position(found.labels),
+    }
+    return Content(
+        numbers={
+            "squared residual of a sample": course(found.size),
+            **{
+                f"residual in the {k} leading eigenvectors": course(
+                    found.residual[:, :k].sum(axis=1)
+                )
+                for k in leading[:1]
+            },
+            **{f"spectral position of the {name}": course(p) for name, p in positions.items()},
+        },
+        plots=_plots(found, loss, leading) if len(found.steps) > 1 else {},
+        column={"residual's spectral position, last": digits(positions["residual"][-1])},
+    )
+
+
+def _plots(found: ResidualSeries, loss: Loss, leading: Sequence[int]) -> dict[str, SinglePlot]:
+    n, lines = found.residual.shape[1], []
+    for colour, k in enumerate(leading):
+        for name, shares in (("residual", found.residual), ("labels", found.labels)):
+            style = "solid" if name == "residual" else "dashed"
+            y = shares[:, :k].sum(axis=1)
+            lines.append(Line(f"{name}, {k} leading", found.steps, y, style=style, colour=colour))
+    even = (n + 1) / 2
+    position, of_labels = (spectral_position(each) for each in (found.residual, found.labels))
+    plots: dict[str, SinglePlot] = {
+        "cone-spectral-position": LinePlot(
+            title="Spectral position",
+            caption="Mean rank Σ_k k p_k of the eigenvectors along which residual and labels lie, "
+            f"with their shares p_k; 1 is the leading eigenvector, and {even:g} an even spread "
+            f"over all {n}. The residual is {_FORMULAS[loss]}.",
+            y_label="mean rank of the eigenvectors",
+            lines=[
+                Line("residual", found.steps, position),
+                Line("labels", found.steps, of_labels, style="dashed"),
+            ],
+            marks=[Mark("even spread", "y", even, even, even)],
+            y_range=(0.0, 1.04 * max(even, float(position.max()), float(of_labels.max()))),
+        )
+    }
+    if lines:
+        plots["cone-residual"] = LinePlot(
+            title="Residual along the eigenvectors",
+            caption=f"Share of the residual {_FORMULAS[loss].split(',')[0]} that lies in the space "
+            "of the leading eigenvectors of the kernel (not centred), and the same of the labels y "
+            "(one-hot, minus the classes' frequencies). Gradient descent takes away first what "
+            "lies along leading eigenvectors.",
+            y_label="share",
+            lines=lines,
+            y_range=(0.0, 1.02),
+        )
+    return plots
