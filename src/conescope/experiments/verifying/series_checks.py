@@ -81,9 +81,8 @@ class SeriesChecks:
         with self._subject.computing(), _on_threads(threads):
             self._adapted.check()
             self._subject.load(min(self._subject.paths))
-            self._choice.of(
-                self._adapted, self._subject.preconditioner
-            )  # the engine chooses its routes once, by these weights
+            # the engine chooses its routes once, by these weights
+            self._choice.of(self._adapted, self._subject.preconditioner)
             self._progress.begin("verifying", 0, len(self._chosen))
             for done, step in enumerate(self._chosen, start=1):
                 yield self._check(step, self._stored[step])
