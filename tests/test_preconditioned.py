@@ -241,6 +241,8 @@ def test_a_plan_says_what_runs():
         ({"0.bias": torch.ones(8) * 1j}, r"shape \(8,\) complex, but the parameter has \(8,\)"),
         ({"0.bias": torch.full((8,), torch.nan)}, r"\['0.bias'\] holds NaN entries; look at"),
         ({"0.bias": torch.full((8,), torch.inf)}, r"\['0.bias'\] holds infinite entries; look at"),
+        ({"0.bias": torch.ones(8).to_sparse()}, r"\['0.bias'\] is sparse or on the meta .*; give"),
+        ({"0.bias": torch.ones(8, device="meta")}, r"is sparse or on the meta device; give"),
         ({"0.bias": -torch.ones(8)}, r"holds negative entries, down to -1; a kernel needs"),
     ],
 )

@@ -114,6 +114,8 @@ def _real_entries(entries: Tensor, p: Tensor, name: str) -> Tensor:
         KernelError: if they do not fit the parameter.
     """
     where = f"preconditioner[{name!r}]"
+    if entries.layout is not torch.strided or entries.is_meta:
+        raise KernelError(f"{where} is sparse or on the meta device; give a plain tensor of values")
     if entries.shape != p.shape or (entries.is_complex() and not p.is_complex()):
         kind = " complex" if entries.is_complex() else ""
         raise KernelError(
