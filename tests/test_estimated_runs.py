@@ -139,7 +139,8 @@ def test_a_watch_stores_features_and_reads_them_again(tmp_path):
     drawn = Randomness("a projection by 8 cotangents", SEED)
     assert first.randomness == expected.randomness == drawn
     assert {name: tuple(t.shape) for name, t in folder.read_tensors(entry).items()} == {
-        contents.FEATURES: (SAMPLES, DIM)
+        contents.FEATURES: (SAMPLES, DIM),
+        contents.PROBE_OUTPUTS: (SAMPLES, 3),
     }
     assert told[0]["trace"] == pytest.approx(float(series.kernels[0].values.trace()), rel=1e-5)
     assert told[3]["distance_from_first"] == pytest.approx(series.distances()[0, 3], rel=1e-6)

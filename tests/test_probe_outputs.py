@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import residual as residual_benchmark
 from benchmarks.torture.forging import lines_of, write_file, write_lines
 from safetensors.torch import load_file, save
 from torch import nn
@@ -113,7 +114,8 @@ def test_a_watch_stores_outputs_in_evaluation_mode(tmp_path):
     torch.testing.assert_close(run.outputs[1], expected)
     assert not torch.equal(run.outputs[0], run.outputs[1])
     plots = SECTION.content(RunAnalysis(run, run.labels)).plots
-    assert "the residual of cross-entropy" in plots["cone-spectral-position"].caption
+    caption = plots["cone-spectral-position"].caption
+    assert "that of cross-entropy, as the loss of this training is not recorded" in caption
 
 
 def test_labels_that_are_no_classes_of_the_outputs_tell_no_residual(tmp_path):
@@ -356,3 +358,16 @@ def test_a_residual_that_cannot_be_told_hides_no_alignment(made):
     content = SECTION.content(RunAnalysis(run, run.labels))
     assert content.missing[0].startswith("residual: at step 20, a kernel of 20 samples needs")
     assert "target alignment" in content.numbers
+
+
+def test_the_benchmark_prints_what_is_left_along_the_first_kernels_eigenvectors(
+    made, monkeypatch, capsys
+):
+    monkeypatch.setattr(residual_benchmark, "EARLY", 10)
+    monkeypatch.setattr("sys.argv", ["residual", str(made), str(made)])
+    residual_benchmark.main()
+    run = cs.load_run(made)
+    found = residual_benchmark.at(run, [0, 10])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 to 9 ")]
+    left = 1 - found.lost[0, :9].sum() / found.residual[0, :9].sum()
+    assert f"{left:.0%} ({left:.0%} to {left:.0%})" in rows[0]

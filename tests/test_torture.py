@@ -5,6 +5,7 @@ import time
 
 import pytest
 from benchmarks.torture import damages as battery
+from benchmarks.torture import results
 from benchmarks.torture.__main__ import BATTERIES, main
 from benchmarks.torture.case import Case, battery_outcomes
 from benchmarks.torture.results import fill_page
@@ -82,6 +83,20 @@ def test_the_batteries_share_the_time(monkeypatch, capsys, tmp_path):
     values = json.loads((tmp_path / "found.json").read_text())
     assert [each["battery"] for each in values["batteries"]] == list(BATTERIES)
     assert all(0 < len(each["outcomes"]) < 1000 for each in values["batteries"])
+
+
+def test_a_table_is_made_of_what_several_commands_have_found(monkeypatch, tmp_path):
+    for name in ("damages", "kills"):
+        monkeypatch.setitem(BATTERIES, name, lambda place: made_battery(place)[:3])
+        main([name, "--seed", "3", "--json", str(tmp_path / f"{name}.json")])
+    page = tmp_path / "page.md"
+    page.write_text("<!-- made by make torture --><!-- end of what make torture made -->")
+    results.main([str(page), *(str(tmp_path / f"{n}.json") for n in ("kills", "damages"))])
+    text = page.read_text()
+    assert "- `python -m benchmarks.torture kills --seed 3 --json " in text
+    assert "| kills | 3 | 3 | " in text
+    assert "| damages | 3 | 3 | " in text
+    assert "| all | 6 | 6 | " in text
 
 
 def test_the_exit_status_says_whether_all_held(monkeypatch, capsys, tmp_path):

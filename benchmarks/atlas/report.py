@@ -1,9 +1,11 @@
 """The atlas's table, numbers and figures, of the runs that have ended.
 
     python -m benchmarks.atlas.report --table atlas.parquet --sweep sweeps/atlas sweeps/second …
+    python -m benchmarks.atlas.report --table docs/data/atlas.parquet --add 3 sweeps/resnet20
     python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
 
-With `--sweep` the table is made from the runs; without it, it is read.
+With `--sweep` the table is made from the runs, with `--add` those of one round are added to it;
+without them, it is read.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from benchmarks.atlas.predictor import (
     score_of_constant,
     usable,
 )
-from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of
+from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of, with_rows
 
 
 def main() -> None:
@@ -33,12 +35,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="parquet file")
     parser.add_argument("--sweep", type=Path, nargs="+", help="folders of the rounds: new table")
+    parser.add_argument("--add", nargs=2, metavar=("ROUND", "SWEEP"), help="to the table there is")
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     arguments = parser.parse_args()
     if arguments.sweep is not None:
         arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows_of(arguments.sweep)), arguments.table)
+        write(rows_of(dict(enumerate(arguments.sweep, start=1))), arguments.table)
     rows = pq.read_table(arguments.table).to_pylist()
+    if arguments.add is not None:
+        number, sweep = arguments.add
+        rows = with_rows(rows, rows_of({int(number): Path(sweep)}))
+        write(rows, arguments.table)
     print_cells(rows)
     first = [row for row in rows if row["round"] == 1]
     fit, test, curves = print_predictors(first)
@@ -50,6 +57,11 @@ def main() -> None:
         figures.plane(mnist, arguments.figures / "atlas-plane.png")
         figures.factors(mnist, arguments.figures / "atlas-factors.png")
         figures.predictors(fit, test, curves, arguments.figures / "atlas-predictor.png")
+
+
+def write(rows: list[Row], table: Path) -> None:
+    """Write the table."""
+    pq.write_table(pa.Table.from_pylist(rows), table)
 
 
 def print_cells(rows: list[Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ FIELDS = (
 _CLASSES = 10
 
 
-def rows_of(sweeps: Sequence[Path]) -> list[Row]:
-    """Return the rows of the runs that have ended, of the first round's sweep and the second's."""
+def rows_of(sweeps: Mapping[int, Path]) -> list[Row]:
+    """Return the rows of the runs that have ended, from the number of a round → its sweep."""
     return [
         {"round": number, **_row(run, numbers)}
-        for number, results in enumerate(map(load_sweep, sweeps), start=1)
+        for number, results in ((number, load_sweep(path)) for number, path in sweeps.items())
         for run, numbers in zip(results.sweep.runs, results.rows, strict=True)
         if numbers["state"] in ENDED
     ]
@@ -73,6 +73,12 @@ def _predictors(run: SweepRun, row: Row) -> dict[str, float | None]:
         found["T3"] = heat * trace * row["train_loss"]
         found["T4"] = rate * sharpness / (2 * (1 + momentum))
     return {name: v if v is None or math.isfinite(v) else None for name, v in found.items()}
+
+
+def with_rows(rows: list[Row], added: list[Row]) -> list[Row]:
+    """Return rows with others, which take the place of those of the same round and run."""
+    merged = {(row["round"], row["run"]): row for row in (*rows, *added)}
+    return sorted(merged.values(), key=lambda row: row["round"])
 
 
 def by_cell(rows: list[Row]) -> dict[str, list[Row]]:

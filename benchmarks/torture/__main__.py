@@ -56,11 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
             results.append(_result(name, arguments.seed, share, arguments.case, bar))
             print(results[-1], flush=True)
     command = shlex.join(["python", "-m", "benchmarks.torture", *given])
+    values = to_json(results, command, arguments.seed)
     if arguments.json:
-        values = to_json(results, command, arguments.seed)
         arguments.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if arguments.doc:
-        fill_page(arguments.doc, table(results, command, arguments.seed))
+        fill_page(arguments.doc, table([values]))
     if not any(result.outcomes for result in results):
         print(f"no battery has a case {arguments.case!r}")
         return 2

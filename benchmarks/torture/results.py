@@ -1,10 +1,15 @@
-"""What the batteries showed, as JSON and as a table of a page."""
+"""What the batteries showed, as JSON and as a table of a page.
+
+`python -m benchmarks.torture.results PAGE FILE …` makes the table from several commands' JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,19 +66,35 @@ def machine() -> str:
     )
 
 
-def table(results: Sequence[BatteryResult], command: str, seed: int) -> str:
-    """Return a table in Markdown, with what made it, and each case that did not hold."""
-    rows = [(r.battery, r.cases, len(r.outcomes), r.held, r.seconds / 60) for r in results]
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table in Markdown, with the commands that made it, and each case that did not hold.
+
+    Args:
+        found: what `to_json` returns, one for each command.
+    """
+    batteries = [battery for values in found for battery in values["batteries"]]
+    rows = [_row(battery) for battery in batteries]
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     lines = [
-        f"`{command}`, seed {seed}, on {machine()}:",
+        *(f"- `{v['command']}`, seed {v['seed']}, on {v['machine']}" for v in found),
         "",
         "| battery | cases | tried | held | minutes |",
         "|---|---|---|---|---|",
         *(f"| {n} | {c:,} | {t:,} | {h:,} | {m:.1f} |" for n, c, t, h, m in rows),
     ]
-    lost = [f"- {r.battery}: {o}" for r in results for o in r.outcomes if not o.held]
+    lost = [
+        f"- {battery['battery']}: {Outcome(**outcome)}"
+        for battery in batteries
+        for outcome in battery["outcomes"]
+        if outcome["wrong"]
+    ]
     return "\n".join(lines + (["", "Not held:", "", *lost] if lost else []))
+
+
+def _row(battery: Mapping[str, Any]) -> tuple[str, int, int, int, float]:
+    outcomes = battery["outcomes"]
+    held = sum(not outcome["wrong"] for outcome in outcomes)
+    return battery["battery"], battery["cases"], len(outcomes), held, battery["seconds"] / 60
 
 
 def fill_page(page: Path, text: str) -> None:
@@ -83,3 +104,13 @@ def fill_page(page: Path, text: str) -> None:
     if not (found and ended):
         raise SystemExit(f"{page} has no place for the table: {_BEGIN}")
     page.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+
+
+def main(words: Sequence[str]) -> None:
+    """Fill a page's table from files of JSON; `words` are their paths, the page's first."""
+    page, *files = map(Path, words)
+    fill_page(page, table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

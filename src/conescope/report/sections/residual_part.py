@@ -16,9 +16,10 @@ from conescope.runs.reader import Run
 from conescope.statistics.residual import Loss, ResidualSeries, residuals, spectral_position
 from conescope.training.recipe import Recipe
 
-_FORMULAS: dict[Loss, str] = {
-    "cross_entropy": "softmax(f) − y, the residual of cross-entropy",
-    "squared": "f − y, the residual of half the squared error",
+_FORMULAS: dict[Loss, str] = {"cross_entropy": "softmax(f) − y", "squared": "f − y"}
+_NAMES: dict[Loss, str] = {
+    "cross_entropy": "that of cross-entropy",
+    "squared": "that of half the squared error",
 }
 
 
@@ -50,7 +51,10 @@ def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
         found = residuals(steps, [kernels[step] for step in steps], outputs, labels, loss)
     except KernelError as reason:
         return Content(missing=[f"residual: {reason}"])
-    return _content(found, loss, len(labels.unique()))
+    told = _NAMES[loss]
+    if not isinstance(run.recipe, Recipe):
+        told += ", as the loss of this training is not recorded"
+    return _content(found, f"{_FORMULAS[loss]}, {told}", len(labels.unique()))
 
 
 def _loss(run: Run, labels: Tensor, outputs: int) -> Loss | None:
@@ -64,7 +68,7 @@ def _loss(run: Run, labels: Tensor, outputs: int) -> Loss | None:
     return "cross_entropy" if is_class else None
 
 
-def _content(found: ResidualSeries, loss: Loss, classes: int) -> Content:
+def _content(found: ResidualSeries, formula: str, classes: int) -> Content:
     leading = [k for k in (classes, 2 * classes) if k < found.residual.shape[1]]
     positions = {
         "residual": spectral_position(found.residual),
@@ -81,12 +85,12 @@ def _content(found: ResidualSeries, loss: Loss, classes: int) -> Content:
             },
             **{f"spectral position of the {name}": course(p) for name, p in positions.items()},
         },
-        plots=_plots(found, loss, leading) if len(found.steps) > 1 else {},
+        plots=_plots(found, formula, leading) if len(found.steps) > 1 else {},
         column={"residual's spectral position, last": digits(positions["residual"][-1])},
     )
 
 
-def _plots(found: ResidualSeries, loss: Loss, leading: Sequence[int]) -> dict[str, SinglePlot]:
+def _plots(found: ResidualSeries, formula: str, leading: Sequence[int]) -> dict[str, SinglePlot]:
     n, lines = found.residual.shape[1], []
     for colour, k in enumerate(leading):
         for name, shares in (("residual", found.residual), ("labels", found.labels)):
@@ -100,7 +104,7 @@ def _plots(found: ResidualSeries, loss: Loss, leading: Sequence[int]) -> dict[st
             title="Spectral position",
             caption="Mean rank Σ_k k p_k of the eigenvectors along which residual and labels lie, "
             f"with their shares p_k; 1 is the leading eigenvector, and {even:g} an even spread "
-            f"over all {n}. The residual is {_FORMULAS[loss]}.",
+            f"over all {n}. The residual is {formula}.",
             y_label="mean rank of the eigenvectors",
             lines=[
                 Line("residual", found.steps, position),
@@ -113,7 +117,7 @@ def _plots(found: ResidualSeries, loss: Loss, leading: Sequence[int]) -> dict[st
     if lines:
         plots["cone-residual"] = LinePlot(
             title="Residual along the eigenvectors",
-            caption=f"Share of the residual {_FORMULAS[loss].split(',')[0]} that lies in the space "
+            caption=f"Share of the residual, {formula}, that lies in the space "
             "of the leading eigenvectors of the kernel (not centred), and the same of the labels y "
             "(one-hot, minus the classes' frequencies). Gradient descent takes away first what "
             "lies along leading eigenvectors.",
