@@ -9,7 +9,8 @@ import reference
 from conescope.engine import entk, estimate_entk
 from conescope.engine.arguments import choose_parameters, unwrapped
 from conescope.errors import KernelError, ModelError
-from conescope.measuring.adapt import POOLS, Pool, adapt
+from conescope.measuring.adapt import Pool, adapt
+from conescope.measuring.pooling import POOLS
 from conescope.measuring.probe import describe_probe, digest
 
 

@@ -231,13 +231,13 @@ def test_the_next_revision_is_fetched_while_this_one_is_measured(hub, monkeypatc
     put(hub)
     kernel_of_choice, seen = Choice.of, []
 
-    def slow(self, adapted):
+    def slow(self, *of):
         following = ["step10", "step20", None][len(seen)]
         until = time.monotonic() + 20
         while following and not hub.asked(weights(hub, following)) and time.monotonic() < until:
             time.sleep(0.01)
         seen.append(following is None or bool(hub.asked(weights(hub, following))))
-        return kernel_of_choice(self, adapted)
+        return kernel_of_choice(self, *of)
 
     monkeypatch.setattr(Choice, "of", slow)
     measured()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import conescope as cs
+import reference
 from conescope.cli import main
 from conescope.errors import (
     CheckpointError,
@@ -31,6 +32,7 @@ from conescope.measuring.checkpoints.subject import Checkpoints
 from conescope.measuring.choice import Choice
 from conescope.measuring.undisturbed import recalibrated
 from conescope.runs.journal import Kind
+from conescope.runs.snapshots import find_snapshot, read_snapshot
 from conescope.runs.store import Folder
 from conescope.runs.user_code import import_model
 from conescope.training.recipe_reading import load_recipe
@@ -119,7 +121,7 @@ def test_what_is_stored_is_not_measured_again(folder, probe, monkeypatch):
     cs.measure_checkpoints(build, files[:2], probe, out="run")
     measured = []
     kernel_of = Choice.of
-    monkeypatch.setattr(Choice, "of", lambda self, a: measured.append(a) or kernel_of(self, a))
+    monkeypatch.setattr(Choice, "of", lambda self, *of: measured.append(of) or kernel_of(self, *of))
     run = cs.measure_checkpoints(build, files, probe, out="run")
     assert len(measured) == 2
     assert np.array_equal(run.series.cosines(), expected(probe).cosines())
@@ -387,6 +389,53 @@ def test_the_command_measures_a_run_again(run_in, trained, folder):
     run = cs.load_run("again")
     assert run.source["batchnorm"] == "recalibrated"
     assert run.series.kernels[0].by_layer.keys() == {"conv1", "conv2", "fc1", "fc2"}
+
+
+def test_preconditioned_kernels_of_snapshots_are_those_of_their_optimiser(run_in, folder):
+    recipe = load_recipe(
+        "digits",
+        [*OVERRIDES, "--optimizer.name=adam", "--optimizer.lr=1e-3", "--optimizer.momentum=0"],
+    )
+    run_experiment(recipe, folder / "run", command="")
+    status, _, err = run_in("run", "--preconditioned", "--by-layer", "--out", "conditioned")
+    assert (status, err) == (0, "")
+    run, plain = cs.load_run("conditioned"), cs.load_run("run")
+    assert run.series.steps == (10, 20)  # at 0 there are no second moments
+    assert run.source["preconditioned"] == "by Adam's second moments"
+    model, optimizer = Experiment(recipe).begin()
+    for step, kernel in zip(run.series.steps, run.series.kernels, strict=True):
+        kept = Folder(folder / "run")
+        read_snapshot(kept, find_snapshot(kept, step)).load_into(model, optimizer)
+        rows = reference.jacobians(model.eval(), Experiment(recipe).probe)
+        moments = {n: optimizer.state[p]["exp_avg_sq"] for n, p in model.named_parameters()}
+        roots = {
+            n: (1 / ((v / (1 - 0.999**step)).sqrt() + 1e-8)).flatten().double().sqrt()
+            for n, v in moments.items()
+        }
+        rows = {n: r * roots[n] for n, r in rows.items()}
+        expected = reference.total(reference.products(rows, rows, "trace"))
+        torch.testing.assert_close(kernel.values.double(), expected, rtol=1e-4, atol=1e-3)
+        assert cs.kernel_distance(kernel, plain.series.kernels[plain.series.index(step)]) > 1e-4
+    assert main(["verify", "conditioned", "--share=1", "--trust-code"]) == 0
+    with pytest.raises(StoreError, match="preconditioned was"):
+        cs.measure_snapshots("run", out="conditioned", by_layer=True)
+    with pytest.raises(KernelError, match=r"00000000.safetensors: Adam has no second moments yet"):
+        cs.measure_snapshots("run", out="other", when="0, end", preconditioned=True)
+    with pytest.raises(KernelError, match="a projection is one of plain gradients; leave it out"):
+        cs.measure_snapshots("run", out="other", projection=64, preconditioned=True)
+    drawn = cs.measure_snapshots("run", out="drawn", draws=3, preconditioned=True)
+    assert drawn.series.steps == (10, 20)
+
+
+def test_an_optimiser_that_preconditions_nothing_is_refused(run_in, trained, folder):
+    shutil.copytree(trained, folder / "trained")
+    status, out, err = run_in("trained", "--preconditioned", "--out", "again")
+    assert (status, out) == (1, "")
+    assert "its kernel is the plain one; measure that, without preconditioned" in err
+    status, _, err = run_in(*GOOD, "--preconditioned")
+    assert status == 2
+    assert "takes no --preconditioned: an optimiser's state is in the snapshots of a run" in err
+    assert not (folder / "again").exists()
 
 
 GOOD = ["ckpts", "--model", "user_model:build", "--probe", "p.npy", "--out", "x"]

@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conescope.engine import Plan, entk, estimate_distance, estimate_entk, plan, project
+    from conescope.engine import (
+        Plan,
+        entk,
+        estimate_distance,
+        estimate_entk,
+        plan,
+        preconditioner,
+        project,
+    )
     from conescope.experiments.lazy import LazyReport, lazy_report
     from conescope.experiments.remeasure import measure_snapshots
     from conescope.experiments.stored import load_run
@@ -47,12 +55,21 @@ __all__ = [
     "measure_hub",
     "measure_snapshots",
     "plan",
+    "preconditioner",
     "project",
     "verify",
 ]
 
 _HOMES = {
-    "engine": ("Plan", "entk", "estimate_distance", "estimate_entk", "plan", "project"),
+    "engine": (
+        "Plan",
+        "entk",
+        "estimate_distance",
+        "estimate_entk",
+        "plan",
+        "preconditioner",
+        "project",
+    ),
     "experiments.lazy": ("LazyReport", "lazy_report"),
     "experiments.remeasure": ("measure_snapshots",),
     "experiments.stored": ("load_run",),

@@ -7,21 +7,21 @@ import shlex
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from conescope.cli import measure_options
 from conescope.cli.command_help import About, Group
 from conescope.cli.commands import Commands
 from conescope.cli.json_output import add_json
-from conescope.cli.measure_options import add_for_checkpoints, add_for_described, outputs_of
 from conescope.cli.progress import ProgressBar
 from conescope.cli.stored import show
 from conescope.cli.terminal import STDERR, say, stopping
 from conescope.errors import ConescopeError, ModelError, RecipeError
 from conescope.experiments.remeasure import Snapshots
-from conescope.kernel.matrix import BatchNorm, Outputs
+from conescope.kernel.matrix import Outputs
 from conescope.measuring.checkpoints import load_labels, load_probe, steps_by_epoch
 from conescope.measuring.checkpoints.given_steps import Steps
 from conescope.measuring.checkpoints.measurement import measure
@@ -43,7 +43,8 @@ _FOR_HUB = (
     "skip_failed", "trust_remote_code",
 )  # fmt: skip
 _FOR_TEXTS = ("column", "length", "samples", "tokenizer")
-_FOR_RUNS = ("batchnorm", "when")
+_FOR_RUNS = ("batchnorm", "when", "preconditioned")
+_BECAUSE = {"preconditioned": ": an optimiser's state is in the snapshots of a run only"}
 
 _ABOUT = About(
     Group.OWN,
@@ -73,7 +74,7 @@ def add(commands: Commands) -> None:
     option(
         "--outputs",
         metavar="trace|full|sum|K",
-        type=outputs_of,
+        type=measure_options.outputs_of,
         help="which outputs enter the kernel: trace, the sum of the outputs' kernels; full, every "
         "pair of outputs; sum, their sum; K, output number K (default trace, or as in the run)",
     )
@@ -98,13 +99,10 @@ def add(commands: Commands) -> None:
     )
     option("--by-layer", action="store_true", help="also store the kernel of each layer")
     option("--memory", metavar="SIZE", help="memory for the measurement, such as 2GB")
-    add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
+    measure_options.add_for_checkpoints(parser.add_argument_group("for checkpoints").add_argument)
     group = "for the Hub, transformers and peft"
-    add_for_described(parser.add_argument_group(group).add_argument)
-    own = parser.add_argument_group("for a run's snapshots").add_argument
-    own("--batchnorm", choices=get_args(BatchNorm),
-        help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
-    own("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
+    measure_options.add_for_described(parser.add_argument_group(group).add_argument)
+    measure_options.add_for_runs(parser.add_argument_group("for a run's snapshots").add_argument)
 
 
 def _measure(arguments: argparse.Namespace) -> int:
@@ -215,13 +213,14 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], holds: str) -> 
         if getattr(arguments, name) is not None:
             raise RecipeError(
                 f"command line: {arguments.series[0]} is {holds}, which takes no "
-                f"--{name.replace('_', '-')}"
+                f"--{name.replace('_', '-')}{_BECAUSE.get(name, '')}"
             )
 
 
 def _snapshots(arguments: argparse.Namespace) -> Snapshots:
     _refuse(arguments, (*_FOR_CHECKPOINTS, *_FOR_HUB), "a run")
-    return Snapshots(Path(arguments.series[0]), arguments.batchnorm, arguments.when)
+    path, preconditioned = Path(arguments.series[0]), bool(arguments.preconditioned)
+    return Snapshots(path, arguments.batchnorm, arguments.when, preconditioned)
 
 
 def _checkpoints(arguments: argparse.Namespace) -> Checkpoints:

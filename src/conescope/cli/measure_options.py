@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from conescope.kernel.matrix import NamedOutputs, Outputs
-from conescope.measuring.adapt import POOLS
+from conescope.kernel.matrix import BatchNorm, NamedOutputs, Outputs
+from conescope.measuring.pooling import POOLS
 
 
 def add_for_checkpoints(option: Callable[..., argparse.Action]) -> None:
@@ -51,6 +51,16 @@ def add_for_described(option: Callable[..., argparse.Action]) -> None:
         help="leave out a revision that cannot be measured, with a warning")  # fmt: skip
     option("--trust-remote-code", action="store_true", default=None,
         help="run Python code of the repository, if transformers does not know it")  # fmt: skip
+
+
+def add_for_runs(option: Callable[..., argparse.Action]) -> None:
+    """Add the options for a run's snapshots."""
+    option("--batchnorm", choices=get_args(BatchNorm),
+        help="statistics that BatchNorm uses (default as in the run)")  # fmt: skip
+    option("--when", metavar="SCHEDULE", help="snapshots to measure: 'every 500' (default all)")
+    option("--preconditioned", action="store_true", default=None,
+        help="the kernel J P Jᵀ that drives the outputs under Adam and its kin, with P of the "
+        "optimiser's second moments in each snapshot")  # fmt: skip
 
 
 def outputs_of(text: str) -> Outputs:

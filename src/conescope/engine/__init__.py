@@ -11,6 +11,7 @@ from conescope.engine.estimate import estimate_distance, estimate_entk
 from conescope.engine.exact import entk
 from conescope.engine.plan import LayerPlan, Plan, plan
 from conescope.engine.project import project
+from conescope.engine.second_moments import preconditioner
 
 __all__ = [
     "LayerPlan",
@@ -19,5 +20,6 @@ __all__ = [
     "estimate_distance",
     "estimate_entk",
     "plan",
+    "preconditioner",
     "project",
 ]

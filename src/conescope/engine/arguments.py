@@ -21,6 +21,7 @@ _QUANTISED = (
     "its weights are quantised to whole numbers: measure the model that they were made of, or "
     "adapters of real numbers on it"
 )
+_MOST_DRAWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def check_draws(draws: int, least: int, purpose: str, seed: int) -> None:
     if draws < least:
         some = "draw" if least == 1 else "draws"
         raise KernelError(f"{purpose} needs at least {least} {some}, not {draws!r}")
+    if draws > _MOST_DRAWS:
+        raise KernelError(f"draws is at most {_MOST_DRAWS:,}, not {draws!r}; a few are enough")
     if not -(2**63) <= seed < 2**64:
         raise KernelError(f"seed is a whole number, from -2**63 to 2**64 - 1, not {seed!r}")
 

@@ -7,7 +7,7 @@ its mean (Hutchinson, 1990): r backward passes take the place of c.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ def estimate_entk(
     params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
     check: bool = True,
+    preconditioner: Mapping[str, Tensor] | None = None,
 ) -> Kernel:
     """Estimate the class trace of the eNTK by shared random cotangents.
 
@@ -45,6 +46,7 @@ def estimate_entk(
         params: as for `entk`.
         memory: as for `entk`.
         check: as for `entk`.
+        preconditioner: as for `entk`.
 
     Returns:
         The mean over the draws, with the kernel of each in `Kernel.draws`. It is unbiased, and
@@ -59,7 +61,7 @@ def estimate_entk(
     def signs(width: int, like: Tensor) -> Cotangents:
         return Cotangents.signs(draws, width, seed, like)
 
-    with prepared(model, x, y, params, signs, Pairing.APART) as problem:
+    with prepared(model, x, y, params, signs, Pairing.APART, preconditioner) as problem:
         layers, survey = compute(problem, False, "model", memory, check)
         routes = {name: survey.route(name) for name in problem.parameters}
     values = layers[""]

@@ -55,6 +55,7 @@ def entk(
     memory: str | float | None = None,
     check: bool = True,
     precision: Precision = "model",
+    preconditioner: Mapping[str, Tensor] | None = None,
 ) -> Kernel:
     """Compute the empirical NTK ⟨∂f(x_i)/∂θ, ∂f(y_j)/∂θ⟩ of a model (arXiv:2503.16316, eq. 3).
 
@@ -77,6 +78,10 @@ def entk(
             model of these routes is measured; routes that fail are replaced by the general one.
         precision: "bfloat16" rounds the factors of the products to 8 bits, for speed; the sums
             and the network itself keep the model's dtype.
+        preconditioner: parameter name → entries of a diagonal P, of the parameter's shape, finite
+            and at least 0, for the kernel J P Jᵀ that drives the outputs under an optimiser such
+            as Adam; see `conescope.preconditioner`. A complex entry has the entry of the real part
+            as its real part, and that of the imaginary part as its imaginary part.
 
     Returns:
         The kernel; `values` is [n, m], or [n, c, m, c] for "full", in the dtype of the outputs
@@ -87,11 +92,11 @@ def entk(
         ModelError: if the model or the input has no exact kernel as it stands: samples that
             depend on each other, gradients that are not finite, outputs that depend on none of
             the parameters.
-        KernelError: if `outputs` or `memory` is wrong, or the budget too small.
+        KernelError: if `outputs`, `memory` or `preconditioner` is wrong, or the budget too small.
     """
     if precision not in ("model", "bfloat16"):
         raise KernelError(f'precision is "model" or "bfloat16", not {precision!r}')
-    with prepared(model, x, y, params, *convention(outputs)) as problem:
+    with prepared(model, x, y, params, *convention(outputs), preconditioner) as problem:
         layers, survey = compute(problem, by_layer, precision, memory, check)
         total = sum_of(layers) if by_layer else layers[""]
         routes = {name: survey.route(name) for name in problem.parameters}
@@ -179,7 +184,7 @@ def by_some_route(
         except RoutesChangedError:
             continue
         if survey.routes.ruled:  # where others fail for good, as with more positions than at first
-            remember_survey(problem.model, survey)
+            remember_survey(problem, survey)
         return result, problem
     raise AssertionError("plain autograd follows a model whichever operations it calls")
 
@@ -206,8 +211,8 @@ def self_checked(problem: Problem, budget: int) -> Problem:
         ModelError: if the model's gradients change from call to call, or with the batch.
         KernelError: if the budget is too small.
     """
-    parts = (part.least_bytes for part in problem.parts(budget))
-    least = max(least_for_check(problem), *parts)
+    parts = (part.least_bytes for part in problem.preconditioned().parts(budget))
+    least = max(least_for_check(problem), *parts) + problem.bytes_of_roots
     if least > budget:
         raise KernelError(too_small(budget, least))
     alone_follows = problem.recheck is not None and len(problem.x) > 1
@@ -225,7 +230,7 @@ def self_checked(problem: Problem, budget: int) -> Problem:
             return dataclasses.replace(problem, survey=survey)
         if agrees:
             survey = dataclasses.replace(survey, checked=True)
-            remember_survey(problem.model, survey)
+            remember_survey(problem, survey)
             return_freed_pages()
             return dataclasses.replace(problem, survey=survey)
         refuse_mixed_gradients(problem, problem.x)
@@ -244,9 +249,10 @@ def _passes_at_once(small: Problem, budget: int) -> bool:
     routes = small.survey.routes
     if routes.general or not routes.ruled or routes.reentrant:
         return False
-    norms = AutogradNorms({name: small.parameters[name] for name in routes.ruled})
+    ruled = {name: small.parameters[name] for name in routes.ruled}
+    norms = AutogradNorms(ruled, small.scaled)
     left = budget - bytes_of_gradients(small)
-    if small.least_bytes > left:
+    if small.preconditioned().least_bytes + small.bytes_of_roots > left:
         return False
     try:
         layers = kernel_of(dataclasses.replace(small, autograd_norms=norms), True, "model", left)

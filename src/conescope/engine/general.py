@@ -7,7 +7,7 @@ pass for each sample and output does, which works on whatever autograd can diffe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,6 +34,7 @@ from conescope.errors import ModelError
 
 Gradients = dict[str, Tensor]
 """Parameter name → gradients in real numbers, of the shape that the function names."""
+Scaled = Callable[[str, Tensor], Tensor]
 
 _FEW = 2**24
 """With more parameters, a pass of one sample takes so long that a plain loop costs no more than a
@@ -244,13 +245,14 @@ class AutogradNorms:
 
     Args:
         parameters: those whose gradients are taken, by name; they are part of autograd's graph.
+        scaled: multiplies a parameter's gradient [p], given its name, as the kernel has it.
 
     Attributes:
         squares: layer → ‖Σ_i ∂(v·f(x_i))/∂θ‖² of its parameters.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: Mapping[str, nn.Parameter], scaled: Scaled) -> None:
+        self._parameters, self._scaled = parameters, scaled
         self.squares: dict[str, float] = dict.fromkeys(map(layer_of, parameters), 0.0)
 
     def add(
@@ -274,7 +276,7 @@ class AutogradNorms:
         )
         for name, gradient in zip(self._parameters, found[len(targets) :], strict=True):
             if gradient is not None:
-                self.squares[layer_of(name)] += squared_norm(_as_real(gradient))
+                self.squares[layer_of(name)] += squared_norm(self._scaled(name, _as_real(gradient)))
         return found[: len(targets)]
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from conescope.engine.backward import BlockPass, ByCall, compare_outputs
 from conescope.engine.compute.allocator import keep_freed_pages
 from conescope.engine.compute.budget import Cut
 from conescope.engine.compute.products import Memory, Scratch, full_precision
+from conescope.engine.compute.scaled_term import ScaledTerm
 from conescope.engine.compute.spill import TemporaryFile
 from conescope.engine.compute.terms import (
     Accumulator,
@@ -27,9 +28,7 @@ from conescope.engine.compute.terms import (
 from conescope.engine.general import plain_gradients, transformed_gradients
 from conescope.engine.layers.call import Call, OuterCall, Role
 from conescope.engine.problem import Problem
-from conescope.engine.tracing.forward import (
-    RoutesChangedError,
-)
+from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.survey import Part, layer_of, real_numbers
 
 Precision = Literal["model", "bfloat16"]
@@ -98,7 +97,7 @@ class _Collector:
     """Terms that are filled block by block."""
 
     def __init__(self, factory: Factory, samples: int, cotangents: Tensor, store: Memory) -> None:
-        self.factory, self.store = factory, store
+        self.factory, self.store, self.problem = factory, store, factory.problem
         self.cotangents = cotangents
         self.assignment = factory.survey.assignment
         self.terms: dict[str, list[Term]] = {}
@@ -127,7 +126,7 @@ class _Collector:
 
     def add_by_general_route(self, block: slice, x: Tensor) -> None:
         """Take in a block of samples, x, by the general route."""
-        problem, routes = self.factory.problem, self.factory.survey.routes
+        problem, routes = self.problem, self.factory.survey.routes
         if not routes.ruled:
             compare_outputs(problem, x)
         chosen = {name: problem.parameters[name] for name in routes.general}
@@ -138,13 +137,14 @@ class _Collector:
                 rows = {}
             for name, gradients in rows.items():
                 for k in range(gradients.shape[1]):
-                    self.rows[name].place(name, block, k).copy_(gradients[:, k])
+                    scaled = problem.scaled(name, gradients[:, k])
+                    self.rows[name].place(name, block, k).copy_(scaled)
             if rows:
                 return
         passes = plain_gradients(problem.model, chosen, x, self.cotangents, routes.reentrant)
         for i, k, gradients in passes:
             for name, gradient in gradients.items():
-                self.rows[name].place(name, block, k)[i] = gradient
+                self.rows[name].place(name, block, k)[i] = problem.scaled(name, gradient)
 
     def _form(self, block: slice, cotangents: slice, terms: Open, stacked: bool) -> None:
         """Form the gradients of a block, in terms that stack cotangents or in those that do not."""
@@ -172,25 +172,35 @@ class _Collector:
     ) -> tuple[slice, OuterTerm]:
         if name in self.outer:
             term = self.outer[name][number]
-            term.features.append(block, uses)
-            return block, term
-        whole = slice(0, block.stop - block.start)
-        (shape,), like = self.factory.survey.work.shapes[name], self.formed[name].rows
-        held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
-        allocate = partial(self.factory.scratch.take, name, like=like)
-        term = OuterTerm(shape, whole.stop, held, allocate)
-        term.features.append(whole, uses)
-        return whole, term
+        else:
+            block = slice(0, block.stop - block.start)
+            (shape,), like = self.factory.survey.work.shapes[name], self.formed[name].rows
+            held = len(self.cotangents) if shape.stacks(len(self.cotangents)) else 1
+            allocate = partial(self.factory.scratch.take, name, like=like)
+            term = self._term(name, shape, block.stop, held, allocate)
+        if isinstance(term, ScaledTerm) and self.problem.roots is not None:
+            term.scale = self.problem.roots.of_weight(name, uses[0])
+        term.features.append(block, uses)
+        return block, term
+
+    def _term(self, name: str, *of: Any) -> OuterTerm:
+        """Return a term of a weight; the other arguments are those of `OuterTerm`."""
+        roots = self.problem.roots
+        return (OuterTerm if roots is None or name in roots.uniform else ScaledTerm)(*of)
 
     def _take_outer(self, terms: Open, k: int, calls: Sequence[Call], gradients: ByCall) -> None:
-        for part, block, term in itertools.chain.from_iterable(terms.values()):
-            for use, number in enumerate(part.calls):
-                g = gradients[number]
-                place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
-                if g is None:
-                    place.zero_()
-                else:
-                    place.copy_(_outer(calls[number]).cotangent(g))
+        roots = self.problem.roots
+        for name, parts in terms.items():
+            for part, block, term in parts:
+                for use, number in enumerate(part.calls):
+                    g, call = gradients[number], _outer(calls[number])
+                    place = term.place(use, block, k if term.cotangents.shape[1] > 1 else 0)
+                    if g is None:
+                        place.zero_()
+                        continue
+                    place.copy_(call.cotangent(g))
+                    if roots is not None:
+                        roots.multiply(name, place, call)
 
     def _take_rows(self, block: slice, k: int, calls: Sequence[Call], gradients: ByCall) -> None:
         for number, names in self.row_uses.items():
@@ -199,7 +209,7 @@ class _Collector:
                 g = g.to(torch.promote_types(g.dtype, torch.float32))  # before sums over positions
                 for role, rows in calls[number].rows(g, names).items():
                     place = self.rows[names[role]].place(names[role], block, k)
-                    place.add_(rows.to(place.device))
+                    place.add_(self.problem.scaled(names[role], rows).to(place.device))
 
     def _build(self, samples: int, like: Tensor) -> None:
         factory, q = self.factory, len(self.cotangents)
@@ -213,7 +223,7 @@ class _Collector:
                 )
             else:
                 allocate = partial(self.store.take, like=here)
-                kinds = [OuterTerm(shape, samples, q, allocate) for shape in shapes]
+                kinds = [self._term(name, shape, samples, q, allocate) for shape in shapes]
                 self.outer[name] = kinds
                 term = kinds[0] if len(kinds) == 1 else TiedTerm(kinds)
             self.terms.setdefault(factory.layer(name), []).append(term)
@@ -251,6 +261,7 @@ def kernel_of(
         KernelError: if the budget is too small.
     """
     keep_freed_pages()
+    problem = problem.preconditioned()
     accumulator = Accumulator(
         map(layer_of, problem.parameters) if by_layer else [""],
         problem.samples,
@@ -260,7 +271,7 @@ def kernel_of(
         problem.cotangents.like.to(problem.dtype),
     )
     dtype = torch.bfloat16 if precision == "bfloat16" else problem.dtype
-    fixed = accumulator.bytes_beyond_result
+    fixed = accumulator.bytes_beyond_result + problem.bytes_of_roots
     for part in problem.parts(budget - fixed):
         pieces = part.pieces(budget, fixed)
         factory = Factory(part, by_layer, pieces.block, dtype, Scratch(pieces.scratch), verify)

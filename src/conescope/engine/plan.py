@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,7 @@ def plan(
     outputs: Outputs = "trace",
     params: str | Iterable[str] | None = None,
     memory: str | float | None = None,
+    preconditioner: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """Say what `entk` with the same arguments will do and cost.
 
@@ -125,12 +126,13 @@ def plan(
         outputs: as for `entk`.
         params: as for `entk`.
         memory: as for `entk`.
+        preconditioner: as for `entk`.
 
     Raises:
         ModelError: as `entk`.
         KernelError: as `entk`.
     """
-    with prepared(model, x, y, params, *convention(outputs)) as problem:
+    with prepared(model, x, y, params, *convention(outputs), preconditioner) as problem:
         budget = parse_memory(memory, problem.devices)
         problem = dataclasses.replace(problem, recheck=None)
         compare_pair(model, problem.pair)
@@ -142,6 +144,7 @@ def plan(
 
 
 def _plan(problem: Problem, budget: int) -> Plan:
+    problem = problem.preconditioned()
     speed = measure_speed(problem.cotangents.like.device.type, problem.dtype)
     layers: dict[str, list[LayerPlan]] = {}
     cuts: list[tuple[Problem, Cut]] = []

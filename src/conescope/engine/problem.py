@@ -26,9 +26,10 @@ from conescope.engine.compute.shape import Pairing
 from conescope.engine.compute.spill import room_on_disk
 from conescope.engine.general import AutogradNorms, complete
 from conescope.engine.independence import Recheck, first_pass, refuse_coupling_modules
+from conescope.engine.preconditioning import Roots
 from conescope.engine.tracing.forward import RoutesChangedError
 from conescope.engine.tracing.routes import Routes, find_routes
-from conescope.engine.tracing.survey import Survey, only_general, survey_pair, without_general
+from conescope.engine.tracing.survey import Survey, in_parts, survey_pair
 from conescope.engine.tracing.untouched import requiring_grad, untouched
 from conescope.engine.tracing.writes import watching_writes
 from conescope.kernel.matrix import Outputs
@@ -57,6 +58,7 @@ class Problem:
         recheck: chooses the samples that are computed again; None for no samples.
         autograd_norms: takes plain autograd's gradients in the passes of the rules, for the
             self-check; None otherwise.
+        roots: of the preconditioner; None for the plain kernel.
     """
 
     model: nn.Module
@@ -68,6 +70,20 @@ class Problem:
     survey: Survey
     recheck: Recheck | None = None
     autograd_norms: AutogradNorms | None = None
+    roots: Roots | None = None
+
+    def scaled(self, name: str, gradients: Tensor) -> Tensor:
+        """Return gradients [..., p] of a parameter as the preconditioned kernel has them."""
+        return gradients if self.roots is None else self.roots.scaled(name, gradients)
+
+    def preconditioned(self) -> Problem:
+        """Return the problem with the terms that its preconditioner needs."""
+        return self if self.roots is None else replace(self, survey=self.roots.formed(self.survey))
+
+    @property
+    def bytes_of_roots(self) -> int:
+        """Bytes that the preconditioner's roots hold."""
+        return 0 if self.roots is None else self.roots.bytes
 
     @property
     def pair(self) -> Tensor:
@@ -124,18 +140,7 @@ class Problem:
         n, m = self.samples
         q = len(self.cotangents) if self.pairing is Pairing.FULL else 1
         room = budget // (2 * self.element * ((n + (m or 0)) * q + 2))
-        sizes = self.survey.work.general
-        if sum(sizes.values()) <= room:
-            return [self]
-        groups: list[list[str]] = [[]]
-        for name, size in sizes.items():
-            if groups[-1] and sum(sizes[held] for held in groups[-1]) + size > room:
-                groups.append([])
-            groups[-1].append(name)
-        surveys = [only_general(self.survey, group) for group in groups]
-        if self.survey.routes.ruled:
-            surveys.insert(0, without_general(self.survey))
-        return [replace(self, survey=part) for part in surveys]
+        return [replace(self, survey=part) for part in in_parts(self.survey, room)]
 
 
 def convention(outputs: Outputs) -> tuple[Convention, Pairing]:
@@ -152,6 +157,7 @@ def prepared(
     params: str | Iterable[str] | None,
     cotangents: Convention,
     pairing: Pairing = Pairing.SUMMED,
+    preconditioner: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Problem]:
     """Check all that can be checked on a few samples, survey the model, and leave it as it was.
 
@@ -163,10 +169,11 @@ def prepared(
         params: see `choose_parameters`.
         cotangents: makes the cotangents from the number of outputs and a tensor like them.
         pairing: which cotangents of two samples are multiplied.
+        preconditioner: see `entk`.
 
     Raises:
         ModelError: if the model or the samples have no exact kernel as they stand.
-        KernelError: if the convention does not fit the outputs.
+        KernelError: if the convention does not fit the outputs, or the preconditioner the model.
     """
     parameters = choose_parameters(model, params)
     refuse_absent_weights(model)
@@ -181,7 +188,12 @@ def prepared(
         survey = survey_model(model, parameters, x, like)
         chosen = cotangents(survey.like.shape[1], survey.like)
         recheck = _recheck_of(model, x, y)
-        yield Problem(model, parameters, x, y, pairing, chosen, survey, recheck)
+        problem = Problem(model, parameters, x, y, pairing, chosen, survey, recheck)
+        if preconditioner is not None:
+            roots = Roots(model, parameters, preconditioner, problem.dtype)
+            known = _MEMOS[model].surveys.get(True, replace(survey, checked=False))
+            problem = replace(problem, survey=known, roots=roots)
+        yield problem
 
 
 @dataclass
@@ -191,7 +203,7 @@ class _Memo:
     Attributes:
         key: what the model, its parameters and its samples were when they were first run.
         like: an empty tensor [0, c] of the outputs' dtype and device.
-        survey: the survey; None if there is none yet.
+        surveys: whether kernels are preconditioned → the survey, if there is one yet.
         compared: the samples that have been compared with themselves alone.
         largest: the number of samples of the largest of them.
         generator: draws the samples that are computed again.
@@ -199,7 +211,7 @@ class _Memo:
 
     key: Hashable = None
     like: Tensor | None = None
-    survey: Survey | None = None
+    surveys: dict[bool, Survey] = field(default_factory=dict)
     compared: set[Hashable] = field(default_factory=set)
     largest: int = 0
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
@@ -223,7 +235,7 @@ def _run_unless_known(
         (x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.like is None or memo.key != key:
-        memo.survey, memo.compared, memo.largest = None, set(), 0
+        memo.surveys, memo.compared, memo.largest = {}, set(), 0
         with untouched(model), requiring_grad(parameters.values()), watching_writes(model):
             memo.like = first_pass(model, x)
         memo.key = key
@@ -242,7 +254,7 @@ def survey_model(
         like: an empty tensor [0, c] of the outputs' dtype and device.
     """
     memo = _MEMOS[model]
-    if memo.survey is None:
+    if False not in memo.surveys:
         pair = _pair(x)
         found, trace = find_routes(model, parameters, pair)
         routes = complete(found, model, parameters, pair)
@@ -253,19 +265,19 @@ def survey_model(
             survey = survey_pair(model, parameters, pair, routes, like)
         if survey.routes.provisional:
             return survey
-        memo.survey = survey
-    return memo.survey
+        memo.surveys[False] = survey
+    return memo.surveys[False]
 
 
 def forget_survey(model: nn.Module) -> None:
     """Drop the survey of a model that no longer keeps to its routes."""
-    _MEMOS[model].survey = None
+    _MEMOS[model].surveys.clear()
 
 
-def remember_survey(model: nn.Module, survey: Survey) -> None:
+def remember_survey(problem: Problem, survey: Survey) -> None:
     """Put a survey that has been checked in the place of the one remembered, if it may be kept."""
     if not survey.routes.provisional:
-        _MEMOS[model].survey = survey
+        _MEMOS[problem.model].surveys[problem.roots is not None] = survey
 
 
 def _pair(x: Tensor) -> Tensor:

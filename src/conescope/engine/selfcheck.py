@@ -131,8 +131,8 @@ def agrees_with_autograd(
                 raise
             batch = None  # only gradients of samples alone are used then
         for name in list(alone.keys() | (batch or {}).keys()):
-            found = None if batch is None else batch.pop(name, None)
-            single = alone.pop(name, None)
+            found = None if batch is None else _scaled(problem, name, batch.pop(name, None))
+            single = _scaled(problem, name, alone.pop(name, None))
             norm += 0.0 if single is None else squared_norm(single)
             kept = single if name in general else found
             expected[layer_of(name)] += 0.0 if kept is None else squared_norm(kept)
@@ -143,6 +143,10 @@ def agrees_with_autograd(
             return False
         _refuse_mixing(problem, problem.x, bounds)
     return near(problem, layers, expected, _WEIGHT)
+
+
+def _scaled(problem: Problem, name: str, gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else problem.scaled(name, gradient)
 
 
 def _alone(problem: Problem, group: Mapping[str, nn.Parameter], reentrant: bool) -> Gradients:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
@@ -15,7 +17,7 @@ from conescope.experiments.forecast import (
     seconds_each,
     seconds_of,
 )
-from conescope.measuring.adapt import Adapted
+from conescope.measuring.adapt import Adapted, inner_names
 from conescope.measuring.checkpoints.subject import Subject
 from conescope.measuring.choice import Choice
 
@@ -33,7 +35,7 @@ def forecast_measurement(subject: Subject, choice: Choice) -> Forecast:
     with subject.computing():
         loading = seconds_of(lambda: subject.load(min(subject.paths)))
         adapted = choice.adapt(subject.model, subject.probe)
-        kernel, seconds = _kernel_cost(adapted, choice)
+        kernel, seconds = _kernel_cost(adapted, choice, subject.preconditioner)
         return Forecast(
             kernel=kernel,
             kernel_seconds=loading + seconds,
@@ -46,15 +48,20 @@ def forecast_measurement(subject: Subject, choice: Choice) -> Forecast:
         )
 
 
-def _kernel_cost(adapted: Adapted, choice: Choice) -> tuple[Plan | None, float]:
+def _kernel_cost(
+    adapted: Adapted, choice: Choice, preconditioner: Mapping[str, Tensor] | None
+) -> tuple[Plan | None, float]:
     """Return the plan of a kernel, None for a projection; and the seconds of one measurement."""
     if choice.projection is not None:
         few = replace(adapted, x=adapted.x[:TIMED_SAMPLES])
-        seconds = seconds_each(lambda: choice.of(few))
+        seconds = seconds_each(lambda: choice.of(few, preconditioner))
         return None, seconds * len(adapted.x) / len(few.x)
     outputs = choice.outputs if choice.draws is None else "sum"
     x = adapted.x.to(adapted.device)
-    kernel = plan(adapted.module, x, outputs=outputs, params=adapted.params, memory=choice.memory)
+    kernel = plan(
+        adapted.module, x, outputs=outputs, params=adapted.params, memory=choice.memory,
+        preconditioner=inner_names(preconditioner),
+    )  # fmt: skip
     return kernel, kernel.seconds * (choice.draws or 1)
 
 

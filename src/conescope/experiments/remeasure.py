@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from torch.optim import SGD, Optimizer
+
 from conescope.argument_types import checked
-from conescope.errors import CheckpointError
+from conescope.engine import preconditioner
+from conescope.errors import CheckpointError, KernelError
 from conescope.experiments.experiment import Experiment
 from conescope.experiments.stored import load_run, read_recipe
 from conescope.kernel.matrix import BatchNorm, Outputs
@@ -33,15 +36,23 @@ class Snapshots(Subject):
         batchnorm: whether BatchNorm's statistics are those of the snapshot, or estimated anew on
             training inputs; None for the recipe's choice.
         when: a schedule of the snapshots to measure; None for all that were kept.
+        preconditioned: whether kernels are those that the optimiser preconditions, by its second
+            moments in each snapshot; then `when` of None leaves out the run's first iteration.
 
     Raises:
         CheckpointError: if the run kept no snapshot, or none that `when` names.
+        KernelError: if kernels are to be preconditioned, and the optimiser does so by no diagonal
+            that is known, or not at all.
         StoreError: if the folder holds no run that conescope trained, or its data are others here.
         ConescopeError: as `Experiment`, if the recipe cannot be carried out here.
     """
 
     def __init__(
-        self, path: Path, batchnorm: BatchNorm | None = None, when: str | None = None
+        self,
+        path: Path,
+        batchnorm: BatchNorm | None = None,
+        when: str | None = None,
+        preconditioned: bool = False,
     ) -> None:
         self._folder, self.recipe = Folder(path), read_recipe(path)
         self._entries = by_step(self._folder, Kind.SNAPSHOT)
@@ -55,11 +66,15 @@ class Snapshots(Subject):
             if is_being_written
             else "set snapshots.keep before the run, for example to 'every 1000'"
         )
+        if preconditioned and when is None:
+            self._entries.pop(self.recipe.branch.at, None)
         if not self._entries:
             raise CheckpointError(f"{path} holds no snapshot to measure; {self._hint}")
         check_same_data(self._folder, self._experiment.data.digest)
         chosen = list(self._entries) if when is None else self._kept_when(when)
-        self.model = self._experiment.begin()[0].eval()
+        model, optimizer = self._experiment.begin()
+        self.model = model.eval()
+        self._optimizer = _preconditioning(optimizer) if preconditioned else None
         returning(last_position, self.model)
         self.probe, self.labels = self._experiment.probe, self._experiment.probe_labels
         self.paths = {s: path / self._entries[s].values["file"] for s in chosen}
@@ -69,6 +84,8 @@ class Snapshots(Subject):
             "run": self.recipe.id,
             "batchnorm": self._batchnorm,
         }
+        if self._optimizer is not None:
+            self.source["preconditioned"] = f"by {type(self._optimizer).__name__}'s second moments"
 
     def _kept_when(self, when: str) -> list[int]:
         per_epoch = self._experiment.order.iterations_per_epoch
@@ -86,7 +103,15 @@ class Snapshots(Subject):
 
     def load(self, step: int) -> None:
         """See `Subject.load`."""
-        read_snapshot(self._folder, self._entries[step]).load_weights(self.model)
+        snapshot = read_snapshot(self._folder, self._entries[step])
+        if self._optimizer is None:
+            snapshot.load_weights(self.model)
+        else:
+            snapshot.load_into(self.model, self._optimizer)
+            try:
+                self.preconditioner = preconditioner(self._optimizer, self.model)
+            except KernelError as error:
+                raise KernelError(f"{self.paths[step]}: {error}") from error
         if self._batchnorm == "recalibrated":
             estimated = recalibrated(self.model, self._experiment.calibration)
             self.model.load_state_dict(estimated.state_dict())
@@ -94,6 +119,20 @@ class Snapshots(Subject):
     def computing(self) -> AbstractContextManager[None]:
         """Compute on the recipe's threads, by algorithms that give the same bits."""
         return reproducible(self.recipe.device, self.recipe.threads)
+
+
+def _preconditioning(optimizer: Optimizer) -> Optimizer:
+    """Return an optimiser, unless its kernel is the plain one.
+
+    Raises:
+        KernelError: if it is.
+    """
+    if isinstance(optimizer, SGD):
+        raise KernelError(
+            "SGD multiplies all entries of a gradient by the same number, so that its kernel is "
+            "the plain one; measure that, without preconditioned"
+        )
+    return optimizer
 
 
 @checked
@@ -109,6 +148,7 @@ def measure_snapshots(
     params: str | Iterable[str] | None = None,
     by_layer: bool = False,
     memory: str | float | None = None,
+    preconditioned: bool = False,
 ) -> Run:
     """Measure another kernel of the snapshots that a run kept.
 
@@ -124,14 +164,18 @@ def measure_snapshots(
         params: as for `measure_checkpoints`.
         by_layer: as for `measure_checkpoints`.
         memory: as for `measure_checkpoints`.
+        preconditioned: whether to measure J P Jᵀ, with P the diagonal by which the run's optimiser
+            multiplied gradients, see `conescope.preconditioner`. It has none before its first
+            step, which `when` of None leaves out.
 
     Returns:
         The new run.
 
     Raises:
-        ConescopeError: as `measure_checkpoints`; also if the recipe cannot be carried out here.
+        ConescopeError: as `measure_checkpoints`; also if the recipe cannot be carried out here, or
+            its optimiser has no such diagonal.
     """
-    subject = Snapshots(Path(run), batchnorm, when)
+    subject = Snapshots(Path(run), batchnorm, when, preconditioned)
     outputs = subject.recipe.kernel.outputs if outputs is None else outputs
     choice = Choice(
         outputs, draws, params=params, by_layer=by_layer, memory=memory, projection=projection

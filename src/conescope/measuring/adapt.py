@@ -24,6 +24,7 @@ from conescope.errors import KernelError, ModelError
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED
 from conescope.kernel.features import Features
 from conescope.kernel.matrix import Kernel, Outputs
+from conescope.measuring.pooling import POOLS
 from conescope.measuring.probe import Probe, copied, count, describe_probe, digest, items
 
 Select = Callable[[Any], Tensor] | str | int
@@ -55,30 +56,39 @@ class Adapted:
         *,
         by_layer: bool = False,
         memory: str | float | None = None,
+        preconditioner: Mapping[str, Tensor] | None = None,
     ) -> Kernel:
         """Compute the exact kernel on the probe, with the model's names of layers and parameters.
 
         Raises:
             ModelError: if the model has no exact kernel as it stands.
-            KernelError: if `outputs` or `memory` is wrong.
+            KernelError: if `outputs`, `memory` or `preconditioner` is wrong.
         """
-        x, params = self._here(), self.params
         return _own_names(
-            entk(self.module, x, outputs=outputs, by_layer=by_layer, params=params, memory=memory)
-        )
+            entk(
+                self.module, self._here(), outputs=outputs, by_layer=by_layer, params=self.params,
+                memory=memory, preconditioner=inner_names(preconditioner),
+            )
+        )  # fmt: skip
 
     def estimate(
-        self, draws: int = 4, *, seed: int = SEED, memory: str | float | None = None
+        self,
+        draws: int = 4,
+        *,
+        seed: int = SEED,
+        memory: str | float | None = None,
+        preconditioner: Mapping[str, Tensor] | None = None,
     ) -> Kernel:
         """Estimate the class trace by shared random cotangents, for models of many outputs.
 
         Raises:
             ModelError: as `kernel`.
-            KernelError: if there are fewer than two draws, or `memory` is wrong.
+            KernelError: if there are fewer than two draws; otherwise as `kernel`.
         """
         estimate = estimate_entk(
-            self.module, self._here(), draws=draws, seed=seed, params=self.params, memory=memory
-        )
+            self.module, self._here(), draws=draws, seed=seed, params=self.params, memory=memory,
+            preconditioner=inner_names(preconditioner),
+        )  # fmt: skip
         return _own_names(estimate)
 
     def project(self, dim: int, *, memory: str | float | None = None) -> Features:
@@ -272,19 +282,11 @@ def _field(output: Any, name: str | int) -> Any:
     )
 
 
-def _last_token(outputs: Tensor, mask: Tensor) -> Tensor:
-    places = torch.arange(outputs.shape[1], device=mask.device)
-    last = (places * (mask != 0)).argmax(dim=1)
-    return outputs[torch.arange(len(outputs), device=last.device), last]
-
-
-def _mean_token(outputs: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(outputs.dtype) / mask.sum(dim=1, keepdim=True)
-    return torch.einsum("nt,nt...->n...", weights, outputs)
-
-
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": _last_token, "mean": _mean_token}
-"""Name → function from outputs of T tokens [n, T, …], and their mask [n, T], to outputs [n, …]."""
+def inner_names(preconditioner: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """Return the entries of a preconditioner by the names that parameters have in `Adapted`."""
+    if preconditioner is None:
+        return None
+    return {f"{_MODEL}.{name}": entries for name, entries in preconditioner.items()}
 
 
 def _own_names(kernel: Kernel) -> Kernel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from conescope.engine.tracing.untouched import outputs_of
+from conescope.errors import KernelError
 from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured, check_estimate
 from conescope.kernel.matrix import Outputs
 from conescope.measuring.adapt import Adapted, Pool, Select, adapt
@@ -62,27 +63,39 @@ class Choice:
             )
         return {**noted, "by_layer": self.by_layer}
 
-    def of(self, adapted: Adapted) -> Measured:
+    def of(self, adapted: Adapted, preconditioner: Mapping[str, Tensor] | None = None) -> Measured:
         """Measure the kernel of a model as it stands.
+
+        Args:
+            adapted: the model and its probe.
+            preconditioner: see `conescope.entk`; not with a projection.
 
         Raises:
             ModelError: as `Adapted.kernel`.
             KernelError: if it is zero or not finite; otherwise as `Adapted.kernel`.
         """
+        more: Any = {"memory": self.memory, "preconditioner": preconditioner}
         if self.projection is not None:
+            if preconditioner is not None:
+                raise KernelError(
+                    "a projection is one of plain gradients; leave it out, or take draws, for a "
+                    "preconditioned kernel"
+                )
             return adapted.project(self.projection, memory=self.memory)
         if self.draws is not None:
-            kernel = adapted.estimate(self.draws, memory=self.memory)
+            kernel = adapted.estimate(self.draws, **more)
         else:
-            kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, memory=self.memory)
+            kernel = adapted.kernel(self.outputs, by_layer=self.by_layer, **more)
         kernel.check_usable()
         return kernel
 
-    def with_outputs(self, adapted: Adapted) -> tuple[Measured, Tensor | None]:
+    def with_outputs(
+        self, adapted: Adapted, preconditioner: Mapping[str, Tensor] | None = None
+    ) -> tuple[Measured, Tensor | None]:
         """Measure the kernel, and the outputs on the probe, [n, c], if they are to be stored.
 
         Raises:
             ConescopeError: as `of`.
         """
-        kernel, x = self.of(adapted), adapted.x.to(adapted.device)
+        kernel, x = self.of(adapted, preconditioner), adapted.x.to(adapted.device)
         return kernel, outputs_of(adapted.module, x)

@@ -289,8 +289,12 @@ class OuterCall(Call):
         self.write_features(features, 0, self.samples)
         return cotangent @ features
 
+    def arranged(self, gradients: Tensor) -> Tensor:
+        """Return gradients [b, g, o, a] in the order in which the weight is stored, [b, p]."""
+        return gradients.flatten(1)
+
     def weight_rows(self, g: Tensor) -> Tensor:
-        return self.gradients(self.cotangent(g)).flatten(1)
+        return self.arranged(self.gradients(self.cotangent(g)))
 
     def bias_rows(self, g: Tensor) -> Tensor:
         return self.cotangent(g).sum(dim=-1).flatten(1)

@@ -90,11 +90,10 @@ class ContractionCall(OuterCall):
     def cotangent(self, g: Tensor) -> Tensor:
         return self._arranged(g, self.output_axes, self.outputs, self.samples)
 
-    def weight_rows(self, g: Tensor) -> Tensor:
-        rows = self.gradients(self.cotangent(g))
+    def arranged(self, gradients: Tensor) -> Tensor:
         order = self.groups + self.outputs + self.features
         known = dict(zip(self.weight_axes, self.sizes, strict=True))
-        rows = rows.reshape(self.samples, *(known[a] for a in order))
+        rows = gradients.reshape(len(gradients), *(known[a] for a in order))
         return rows.permute(0, *(1 + order.index(a) for a in self.weight_axes)).flatten(1)
 
     def _arranged(self, tensor: Tensor, letters: str, kept: str, samples: int) -> Tensor:

@@ -97,10 +97,11 @@ class ConvCall(_SlidingCall, OuterCall):
         )  # fmt: skip
         return weights.view(b, g, o, -1)
 
+    def arranged(self, gradients: Tensor) -> Tensor:
+        return gradients.unflatten(3, (math.prod(self.weight_shape[2:]), -1)).mT.flatten(1)
+
     def weight_rows(self, g: Tensor) -> Tensor:
-        rows = super().gradients(self.cotangent(g)).flatten(1)
-        kernel = math.prod(self.weight_shape[2:])
-        return rows.view(len(rows), self.weight_shape[0], kernel, -1).mT.flatten(1)
+        return self.arranged(super().gradients(self.cotangent(g)))
 
     def _output_size(self) -> list[int]:
         return output_size(

@@ -45,6 +45,9 @@ class EmbeddingCall(OuterCall):
             g = g.masked_fill((self._tokens() == self.padding_idx)[..., None], 0.0)
         return g.mT[:, None]
 
+    def arranged(self, gradients: Tensor) -> Tensor:
+        return gradients[:, 0].mT.flatten(1)
+
     def weight_rows(self, g: Tensor) -> Tensor:
         cotangent = self.cotangent(g)[:, 0].mT
         rows = cotangent.new_zeros(self.samples, self.vocabulary, self.width)

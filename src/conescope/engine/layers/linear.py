@@ -108,9 +108,8 @@ class ProductCall(LinearCall):
     def order(self) -> str:
         return "ao"
 
-    def weight_rows(self, g: Tensor) -> Tensor:
-        rows = super().weight_rows(g)
-        return rows.view(len(rows), self.out_features, -1).mT.flatten(1)
+    def arranged(self, gradients: Tensor) -> Tensor:
+        return gradients[:, 0].mT.flatten(1)
 
 
 @intercepts(F.linear)

@@ -31,11 +31,13 @@ class Part:
 
     Attributes:
         calls: numbers of the calls.
-        bias: whether the bias of the one call joins in as a feature.
+        bias: the bias of the one call, if it joins in as a feature.
+        pulled: whether the weight of a call is a tensor that was made of the parameter.
     """
 
     calls: tuple[int, ...]
-    bias: bool = False
+    bias: str | None = None
+    pulled: bool = False
 
 
 @dataclass
@@ -77,8 +79,11 @@ def assign(calls: Sequence[Call], idle: Collection[int]) -> Assignment:
         if bias is not None and joins and layer_of(bias) == layer_of(name):
             assignment.joined.add(bias)
         else:
-            joins = False
-        assignment.outer[name] = tuple(Part(tuple(numbers), joins) for numbers in kinds.values())
+            bias = None
+        assignment.outer[name] = tuple(
+            Part(tuple(numbers), bias, any("weight" in calls[n].pulls for n in numbers))
+            for numbers in kinds.values()
+        )
     for name, places in uses.items():
         if name not in assignment.outer and name not in assignment.joined:
             assignment.rows[name] = places
@@ -154,6 +159,37 @@ def without_positions(known: Survey) -> Survey:
     return replace(known, work=replace(known.work, shapes=shapes))
 
 
+def with_formed_gradients(known: Survey, uniform: Collection[str]) -> Survey:
+    """Return the same routes for gradients of which every entry is multiplied by its own number.
+
+    A weight keeps its outer products, of which gradients are formed, or which are tokens; biases
+    leave it. Weights whose factors tell too little of their gradients become rows.
+
+    Args:
+        known: a survey.
+        uniform: the parameters of which all entries are multiplied by the same number.
+    """
+    assignment = Assignment(rows={**known.assignment.rows})
+    shapes: dict[str, tuple[Shape, ...]] = {}
+    rows = {**known.work.rows}
+    for name, parts in known.assignment.outer.items():
+        first, (bias, own) = parts[0], (parts[0].bias, known.work.shapes[name])
+        if bias is not None:
+            parts = (replace(first, bias=None),)
+            own = (replace(own[0], inputs=own[0].inputs - 1),)
+            assignment.rows[bias] = [(first.calls[0], "bias")]
+            rows[bias] = own[0].groups * own[0].outputs
+        if name not in uniform and (len(parts) > 1 or first.pulled):
+            assignment.rows[name] = [(n, "weight") for part in parts for n in part.calls]
+            rows[name] = own[0].size
+            continue
+        if name not in uniform:
+            own = (replace(own[0], by_gradients=True, convolved=0),)
+        assignment.outer[name], shapes[name] = parts, own
+    work = replace(known.work, shapes=shapes, rows=rows)
+    return replace(known, assignment=assignment, work=work)
+
+
 def with_all_positions(
     known: Survey, model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
 ) -> Survey:
@@ -162,7 +198,21 @@ def with_all_positions(
     return survey_pair(model, parameters, pair, routes, known.like)
 
 
-def only_general(known: Survey, general: Sequence[str]) -> Survey:
+def in_parts(known: Survey, room: int) -> list[Survey]:
+    """Divide a survey if the gradients of its parameters without a rule exceed some elements."""
+    sizes = known.work.general
+    if sum(sizes.values()) <= room:
+        return [known]
+    groups: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if groups[-1] and sum(sizes[held] for held in groups[-1]) + size > room:
+            groups.append([])
+        groups[-1].append(name)
+    ruled = [_without_general(known)] if known.routes.ruled else []
+    return ruled + [_only_general(known, group) for group in groups]
+
+
+def _only_general(known: Survey, general: Sequence[str]) -> Survey:
     """Return the part of a survey that covers some parameters of the general route."""
     routes = Routes(
         (), tuple(general), transformed=known.routes.transformed, reentrant=known.routes.reentrant
@@ -172,7 +222,7 @@ def only_general(known: Survey, general: Sequence[str]) -> Survey:
     return replace(known, routes=routes, assignment=Assignment(), work=work)
 
 
-def without_general(known: Survey) -> Survey:
+def _without_general(known: Survey) -> Survey:
     """Return the part of a survey that covers the parameters which rules take."""
     routes = replace(known.routes, general=())
     return replace(known, routes=routes, work=replace(known.work, general={}))
@@ -240,7 +290,7 @@ def _shape(calls: Sequence[Call], part: Part, tied: bool, weight: Tensor) -> Sha
     shapes = [use.shape for use in uses]
     return replace(
         shapes[0],
-        inputs=shapes[0].inputs + part.bias,
+        inputs=shapes[0].inputs + (part.bias is not None),
         positions=sum(shape.positions for shape in shapes),
         convolved=min(shape.convolved for shape in shapes),
         transposed=uses[0].order == "ao",

@@ -81,7 +81,8 @@ class SeriesChecks:
         with self._subject.computing(), _on_threads(threads):
             self._adapted.check()
             self._subject.load(min(self._subject.paths))
-            self._choice.of(self._adapted)  # the engine chooses its routes once, by these weights
+            # the engine chooses its routes once, by these weights
+            self._choice.of(self._adapted, self._subject.preconditioner)
             self._progress.begin("verifying", 0, len(self._chosen))
             for done, step in enumerate(self._chosen, start=1):
                 yield self._check(step, self._stored[step])
@@ -126,7 +127,9 @@ class SeriesChecks:
         return Check("kernels", subject, Verdict.DIFFERENT, f"{differs.text}; {detail}")
 
     def _measured(self, entry: Entry) -> Result:
-        return kernel_result(*self._choice.with_outputs(self._adapted), entry)
+        preconditioner = self._subject.preconditioner
+        measured = self._choice.with_outputs(self._adapted, preconditioner)
+        return kernel_result(*measured, entry)
 
     def _floor(self, found: Result, entry: Entry) -> float:
         """Return how far one rounding of the weights carries the kernel; at least one rounding."""

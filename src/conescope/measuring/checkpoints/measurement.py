@@ -232,7 +232,9 @@ class _Series:
             return
         try:
             with _own_backward_told(self._subject.model):
-                kernel, outputs = self._choice.with_outputs(self._adapted)
+                kernel, outputs = self._choice.with_outputs(
+                    self._adapted, self._subject.preconditioner
+                )
         except (ModelError, KernelError) as error:
             raise type(error)(f"{path}: {error}") from error
         if not self._has_session:  # a choice that fails at once leaves no run behind

@@ -30,15 +30,18 @@ class Subject(ABC):
         labels: the classes of the samples; None if they are not known.
         texts: how each of the samples begins; None if they are no texts.
         skips_failed: whether a step that cannot be measured is left out with a warning.
+        preconditioner: that of the step loaded last, for preconditioned kernels; None for plain
+            ones.
     """
 
     model: nn.Module
     probe: Probe
-    source: Mapping[str, str]
+    source: dict[str, str]
     paths: Mapping[int, Path]
     labels: list[int] | None
     texts: list[str] | None = None
     skips_failed: bool = False
+    preconditioner: Mapping[str, Tensor] | None = None
 
     @abstractmethod
     def check(self) -> None:
