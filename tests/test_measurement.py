@@ -402,6 +402,7 @@ def test_preconditioned_kernels_of_snapshots_are_those_of_their_optimiser(run_in
     run, plain = cs.load_run("conditioned"), cs.load_run("run")
     assert run.series.steps == (10, 20)  # at 0 there are no second moments
     assert run.source["preconditioned"] == "by Adam's second moments"
+    assert run.source["description"].endswith("again, preconditioned by Adam's second moments")
     model, optimizer = Experiment(recipe).begin()
     for step, kernel in zip(run.series.steps, run.series.kernels, strict=True):
         kept = Folder(folder / "run")

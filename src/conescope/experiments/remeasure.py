@@ -85,7 +85,9 @@ class Snapshots(Subject):
             "batchnorm": self._batchnorm,
         }
         if self._optimizer is not None:
-            self.source["preconditioned"] = f"by {type(self._optimizer).__name__}'s second moments"
+            moments = f"by {type(self._optimizer).__name__}'s second moments"
+            self.source["description"] += f", preconditioned {moments}"
+            self.source["preconditioned"] = moments
 
     def _kept_when(self, when: str) -> list[int]:
         per_epoch = self._experiment.order.iterations_per_epoch
