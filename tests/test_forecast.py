@@ -43,7 +43,6 @@ def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, mo
 
     monkeypatch.setattr(experiment, "evaluate", evaluate)
     monkeypatch.setattr(forecasting, "seconds_of_samples", lambda on, most: on(most)() and 2.0)
-    monkeypatch.setattr(Experiment, "train", lambda *_: iter(lambda: True, None))
     recipe = load_recipe("digits", tiny_overrides)
     cost = forecast(recipe)
     assert seen == [125, 125]
@@ -76,6 +75,30 @@ def test_long_work_is_extrapolated_from_few_samples_and_exact_if_it_is_linear(
     assert found == pytest.approx(fixed + 128 * each)
     assert max(clock.spent) < 128
     assert sum(clock.spent) * each <= max(1.0, 8 * each)
+
+
+def test_a_disturbed_timing_of_few_samples_does_not_make_the_rest_free(monkeypatch):
+    clock = PretendClock(monkeypatch, 0.0, 0.05)
+    disturbed = clock.on(2)
+
+    def on(samples):
+        return (lambda: [disturbed(), disturbed()]) if samples == 2 else clock.on(samples)
+
+    assert forecasting.seconds_of_samples(on, 128) == pytest.approx(128 * 0.05)
+
+
+def test_a_plan_takes_images_that_have_one_value_in_those_it_looks_at(tmp_path, monkeypatch):
+    """A run looks at all of them; a plan has to leave open what it did not see."""
+    (tmp_path / "odd.py").write_text(
+        "import torch\n"
+        "def load():\n"
+        "    images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)\n"
+        "    images[1::2] = 255\n"
+        "    return {kind: (images, torch.arange(200) % 10) for kind in ('train', 'test')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("digits", ["--data.name=odd:load", "--probe.size=20"])
+    assert forecast(recipe).iterations == 2000
 
 
 def test_short_work_is_timed_as_a_whole(monkeypatch):

@@ -108,6 +108,8 @@ def fill_page(page: Path, text: str) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Fill a page's table from files of JSON; `words` are their paths, the page's first."""
+    if len(words) < 2:
+        raise SystemExit("python -m benchmarks.torture.results PAGE FILE …: name both")
     page, *files = map(Path, words)
     fill_page(page, table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
 

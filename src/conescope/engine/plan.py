@@ -185,8 +185,10 @@ def _passes(problem: Problem, pieces: Cut) -> float:
     timed = min(most, max(2 * few, int(few * _ENOUGH_SECONDS / of_few)))
     one = seconds(timed, 1) if timed > few else of_few
     each = one / timed
-    if few < timed < most:  # what a pass takes whatever the number of samples is shared by a block
-        slope = max(0.0, one - of_few) / (timed - few)
+    if (
+        few < timed < most and one > of_few
+    ):  # what a pass takes whatever the number of samples is shared by a block
+        slope = (one - of_few) / (timed - few)
         each = slope + max(0.0, of_few - few * slope) / pieces.block
     if pieces.cotangents > 1:
         several = min(3, pieces.cotangents)

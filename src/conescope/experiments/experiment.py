@@ -23,7 +23,8 @@ from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
 from conescope.training.arithmetic import check_bfloat16, check_channels_last
 from conescope.training.data.augmentation import check_images, flip_and_crop
-from conescope.training.data.dataset import Dataset, Normalizer
+from conescope.training.data.dataset import Dataset
+from conescope.training.data.normalizer import Normalizer, every_value
 from conescope.training.data.sampling import (
     BatchOrder,
     choose_probe,
@@ -74,6 +75,7 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, *, is_timed_only: bool = False) -> None:
         self.recipe = recipe
+        self._channels_last = recipe.training.memory_format == "channels_last"
         usable_device(recipe.device)
         if self.autocast is not None:
             check_bfloat16(recipe)
@@ -99,8 +101,8 @@ class Experiment:
             self.multiplier = build_lr_schedule(
                 recipe.lr_schedule, drops, recipe.training.steps, per_epoch
             )
-        every = len(samples) // _TIMED_IMAGES if is_timed_only else 1
-        self.normalize = Normalizer(samples[:: max(1, every)], getattr(torch, recipe.dtype))
+        images = every_value(samples) if is_timed_only else samples
+        self.normalize = Normalizer(images, getattr(torch, recipe.dtype))
         split = self.data.split(recipe.probe.split)
         chosen = choose_probe(split, recipe.probe, self.data.classes, recipe.seed)
         self.probe = self.normalize(split.inputs[chosen.to(recipe.device)])
@@ -141,10 +143,6 @@ class Experiment:
             autocast=self.autocast,
             loss_of=LOSSES[self.recipe.training.loss],
         )
-
-    @property
-    def _channels_last(self) -> bool:
-        return self.recipe.training.memory_format == "channels_last"
 
     def begin(self, origin: SnapshotState | None = None) -> tuple[nn.Module, Optimizer]:
         """Build what is trained, and its optimiser, as they are before the first iteration.

@@ -71,7 +71,8 @@ class Forecast:
 def forecast(recipe: Recipe) -> Forecast:
     """Forecast the cost of a recipe: time a few iterations and an evaluation, plan the kernel.
 
-    It takes about a second for a network of any size, since long work is timed on few samples.
+    It takes about a second, of large networks some passes over two to four samples, by which long
+    work is timed.
 
     Args:
         recipe: the recipe whose cost is forecast; nothing is stored.
@@ -205,9 +206,10 @@ def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: 
     if few == samples or seconds * samples / few <= _LONG_SECONDS:
         return seconds_each(work_on(samples))
     more = min(samples, max(2 * few, int(few * _LONG_SECONDS / seconds)))
-    work = work_on(more)
-    each = max(0.0, (seconds_each(work) - seconds) / (more - few))
-    return seconds + each * (samples - few)
+    of_more = seconds_each(work_on(more))
+    if of_more <= seconds:  # other work on the machine has disturbed it
+        return of_more * samples / more
+    return seconds + (of_more - seconds) * (samples - few) / (more - few)
 
 
 def seconds_each(work: Callable[[], object]) -> float:

@@ -106,6 +106,7 @@ class Slots:
 
 
 def _in_a_slot(task: RunTask, sender: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # if another part of the program began the server
     try:
         carry_out_run(task)
     except Exception as error:

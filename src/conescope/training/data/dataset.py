@@ -1,4 +1,4 @@
-"""Data sets of samples and classes, by name, and how samples become a network's inputs.
+"""Data sets of samples and classes, by name.
 
 A whole data set is in memory, as one tensor of inputs and one of labels for each split, so that
 batches are indexed, normalised and augmented on the device, and no iteration ever waits for data.
@@ -197,46 +197,6 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
-class Normalizer:
-    """Turns a data set's samples into a network's inputs.
-
-    uint8 images get mean 0 and deviation 1 in each channel, floating-point samples the network's
-    floating-point type; other whole numbers, such as token ids, stay as they are.
-
-    Args:
-        samples: [N, …], those of training: where mean and deviation are taken from.
-        dtype: floating-point type of the network.
-
-    Raises:
-        DataError: if all images have one value throughout a channel.
-    """
-
-    def __init__(self, samples: Tensor, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        if samples.dtype != torch.uint8:
-            return
-        values = torch.arange(256, dtype=torch.float64)
-        rows = []
-        for number, channel in enumerate(samples.cpu().transpose(0, 1).flatten(1)):
-            share = torch.bincount(channel, minlength=256).double() / channel.numel()
-            mean = (share * values).sum()
-            deviation = (share * (values - mean).square()).sum().sqrt()
-            if not deviation > 0:
-                raise DataError(
-                    f"all training images have the value {channel[0]} throughout channel {number}, "
-                    f"which cannot be normalised; leave the channel out"
-                )
-            rows.append((values - mean) / deviation)
-        self._table = torch.stack(rows).to(samples.device, dtype)
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Return a network's inputs [n, …] from samples [n, …]."""
-        if samples.dtype == torch.uint8:
-            channels = [row[samples[:, c].int()] for c, row in enumerate(self._table)]
-            return torch.stack(channels, dim=1)
-        return samples.to(self._dtype) if samples.is_floating_point() else samples
-
-
 def is_tokens(inputs: Tensor) -> bool:
     """Return whether inputs are token ids, [N, T]: whole numbers other than uint8."""
     return not inputs.is_floating_point() and inputs.dtype != torch.uint8 and inputs.dim() == 2
@@ -270,6 +230,9 @@ def load_data(recipe: DataRecipe, most_decoded: int | None = None) -> Dataset:
         DataError: if the data cannot be found or read, are none that a network can train on, or
             the recipe gives a path to a data set that takes none.
     """
+    part = find_dataset(recipe)
+    if not ("most_decoded" in part.filled and part.takes("most_decoded")):
+        most_decoded = None
     return _load(DataRecipe(recipe.name, recipe.path, options=recipe.options), most_decoded)
 
 
