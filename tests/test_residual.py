@@ -145,7 +145,7 @@ def test_a_full_kernel_counts_as_its_class_trace_and_single_precision_is_enough(
         (torch.zeros(8, 3), LABELS - 1, "cross_entropy", "labels from -1 to 1 are no classes"),
         (torch.zeros(8, 3), LABELS[:5], "cross_entropy", "8 samples needs 8 labels"),
         (torch.zeros(8, 3), LABELS, "hinge", "loss is 'hinge'; give 'cross_entropy'"),
-        (Y, LABELS, "squared", "residual that is zero lies along nothing"),
+        (Y, LABELS, "squared", "residual is zero, which lies along nothing"),
     ],
 )
 def test_what_does_not_fit_is_refused(outputs, labels, loss, said):
@@ -153,9 +153,18 @@ def test_what_does_not_fit_is_refused(outputs, labels, loss, said):
         residual_spectrum(random_kernel(), outputs, labels, loss)
 
 
+def test_what_is_fitted_so_well_that_squares_underflow_has_its_shares_yet():
+    outputs = torch.zeros(8, 3, dtype=torch.float64)
+    outputs[torch.arange(8), LABELS] = 400.0  # softmax − y is about e^−400, its square is 0
+    even = residual_spectrum(random_kernel(), torch.zeros(8, 3), LABELS)
+    np.testing.assert_allclose(residual_spectrum(random_kernel(), outputs, LABELS), even, rtol=1e-6)
+    found = residuals([0], [random_kernel()], [outputs], LABELS)
+    assert found.residual.sum() == pytest.approx(1.0)
+
+
 def test_a_series_names_the_step_and_counts_the_outputs():
     kernels = [random_kernel(seed) for seed in range(2)]
-    with pytest.raises(KernelError, match="at step 5, a residual that is zero"):
+    with pytest.raises(KernelError, match="at step 5, the residual is zero"):
         residuals([0, 5], kernels, [random_outputs(), Y], LABELS, "squared")
     with pytest.raises(KernelError, match="2 kernels need as many outputs, and not 1"):
         residuals([0, 5], kernels, [Y], LABELS)

@@ -67,7 +67,7 @@ class SameWeightsWarning(UserWarning):
 
 
 class SkippedWarning(UserWarning):
-    """A checkpoint that cannot be measured is left out, as asked, or outputs that are too large."""
+    """Checkpoints that cannot be measured, or outputs too large to be stored, are left out."""
 
 
 class BudgetWarning(UserWarning):

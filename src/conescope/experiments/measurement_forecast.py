@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from conescope.engine import Plan, plan
+from conescope.engine.tracing.forward import feedable, forward
 from conescope.engine.tracing.survey import layer_of
+from conescope.engine.tracing.untouched import untouched
 from conescope.experiments.forecast import (
     TIMED_SAMPLES,
     Forecast,
@@ -68,8 +69,8 @@ def _kernel_cost(
 def _kernel_bytes(adapted: Adapted, choice: Choice) -> int:
     """Return the size of what one measurement stores, in bytes."""
     samples, size = len(adapted.x), adapted.module.get_parameter(adapted.params[0]).element_size()
-    with torch.no_grad():
-        one = adapted.module(adapted.x[:2].to(adapted.device))[0]
+    with untouched(adapted.module):
+        one = forward(adapted.module, feedable(adapted.x[:2].to(adapted.device)))[0]
     outputs = outputs_bytes(samples, one.numel(), one.dtype)
     if choice.projection is not None:
         return samples * choice.projection * size + outputs

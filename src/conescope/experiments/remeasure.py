@@ -83,6 +83,7 @@ class Snapshots(Subject):
             "description": f"snapshots of {self.recipe.id}, measured again",
             "run": self.recipe.id,
             "batchnorm": self._batchnorm,
+            "loss": self.recipe.training.loss,
         }
         if self._optimizer is not None:
             moments = f"by {type(self._optimizer).__name__}'s second moments"

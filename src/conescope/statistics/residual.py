@@ -25,6 +25,12 @@ from conescope.kernel.matrix import Kernel
 from conescope.kernel.series import KernelSeries
 from conescope.statistics.alignment import by_sample, class_members
 
+_ZERO = {
+    "residual": "the residual is zero, which lies along nothing: all samples are fitted to the "
+    "last digit; take an earlier iteration",
+    "labels": "labels that are all the same lie along nothing; take a probe of more classes",
+}
+
 Loss = Literal["cross_entropy", "squared"]
 """What is trained, by its name in a recipe; it decides the residual."""
 
@@ -48,7 +54,7 @@ def residual_spectrum(
         KernelError: if the kernel is not square or not finite, the outputs or labels do not fit
             it, or the residual is zero.
     """
-    return _shares(_powers(_eigenvectors(kernel), _residual(kernel, outputs, labels, loss)))
+    return _shares(_eigenvectors(kernel), _residual(kernel, outputs, labels, loss), "residual")
 
 
 def spectral_position(shares: Float64Array) -> Float64Array:
@@ -80,7 +86,8 @@ class ResidualSeries:
             minus the residual of a network that gives every sample these frequencies.
         lost: [T − 1, n], (‖r(t)ᵀ u_k‖² − ‖r(t′)ᵀ u_k‖²) / ‖r(t)‖² for neighbouring steps t and
             t′, along the eigenvectors u_k of the kernel at t: what of the squared residual is
-            lost along each. Negative where it grows; the sum is 1 − ‖r(t′)‖² / ‖r(t)‖².
+            lost along each. Negative where it grows; the sum is 1 − ‖r(t′)‖² / ‖r(t)‖². Not finite
+            where ‖r(t)‖² is below 1e-308.
     """
 
     steps: np.ndarray
@@ -127,9 +134,10 @@ def residuals(
     ):
         with _at(step):
             vectors = _eigenvectors(kernel)
-            power = _powers(vectors, r)
-            shares = _shares(power), _shares(_powers(vectors, centred))
-        lost = (power - _powers(vectors, after)) / power.sum()
+            shares = _shares(vectors, r, "residual"), _shares(vectors, centred, "labels")
+        power = _powers(vectors, r)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost = (power - _powers(vectors, after)) / power.sum()
         found.append((power.sum() / len(r), *shares, lost))
     size, residual, of_labels, lost = (np.array(each) for each in zip(*found, strict=True))
     return ResidualSeries(np.array(series.steps), size, residual, of_labels, lost[:-1])
@@ -154,12 +162,12 @@ def _powers(vectors: Tensor, of: Tensor) -> Float64Array:
     return (vectors.T @ of).square().sum(dim=1).numpy()
 
 
-def _shares(powers: Float64Array) -> Float64Array:
-    if powers.sum() == 0.0:
-        raise KernelError(
-            "a residual that is zero lies along nothing, and so do labels that are all the same; "
-            "take an earlier iteration, or more classes"
-        )
+def _shares(vectors: Tensor, of: Tensor, name: str) -> Float64Array:
+    """Return the shares along eigenvectors, also where the squares of what is shared underflow."""
+    largest = float(of.abs().max())
+    if largest == 0.0:
+        raise KernelError(_ZERO[name])
+    powers = _powers(vectors, of / largest)
     return powers / powers.sum()
 
 

@@ -30,7 +30,7 @@ from conescope.runs.journal import Entry, Kind
 from conescope.runs.progress import Progress
 from conescope.runs.store import Folder
 
-_MAY_DIFFER = ("name", "description")
+_MAY_DIFFER = ("name", "description", "loss")
 
 
 class SeriesChecks:

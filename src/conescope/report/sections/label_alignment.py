@@ -95,7 +95,6 @@ def _plots(
 
 SECTION = Section(
     "Alignment",
-    "How close the kernel is to the label kernel, which is 1 within a class and 0 between two, and "
-    "along which of the kernel's eigenvectors the labels and the network's residual lie.",
+    "How close the kernel is to the label kernel, which is 1 within a class and 0 between two.",
     _content,
 )

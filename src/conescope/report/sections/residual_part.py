@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from conescope.engine.tracing.untouched import MOST_OUTPUT_BYTES
 from conescope.errors import KernelError
 from conescope.report.plot import Line, LinePlot, Mark, SinglePlot
 from conescope.report.run_analysis import RunAnalysis
@@ -33,18 +32,15 @@ def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
     run = analysis.run
     kernels = dict(zip(run.series.steps, run.series.kernels, strict=True))
     steps = [step for step in kernels if step in run.outputs]
-    if not steps:
-        missing = (
-            "residual: no outputs on the probe are stored with these kernels, as by earlier "
-            f"versions, or as they would be above {MOST_OUTPUT_BYTES / 2**20:.0f} MB a kernel"
-        )
-        return Content(missing=[missing])
+    if not steps:  # as by earlier versions, whose reports stay what they were
+        return Content()
     outputs = [run.outputs[step] for step in steps]
     loss = _loss(run, labels, outputs[0].shape[1])
     if loss is None:
         missing = (
-            f"residual: the labels are not the classes of the {outputs[0].shape[1]:,} outputs, so "
-            f"that what they are trained to be is not known"
+            f"residual: there are {outputs[0].shape[1]:,} outputs, and the probe's labels go from "
+            f"{int(labels.min()):,} to {int(labels.max()):,}, so that it is not known whether each "
+            f"output is a class"
         )
         return Content(missing=[missing])
     try:
@@ -52,7 +48,7 @@ def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
     except KernelError as reason:
         return Content(missing=[f"residual: {reason}"])
     told = _NAMES[loss]
-    if not isinstance(run.recipe, Recipe):
+    if not isinstance(run.recipe, Recipe) and "loss" not in run.source:
         told += ", as the loss of this training is not recorded"
     return _content(found, f"{_FORMULAS[loss]}, {told}", len(labels.unique()))
 
@@ -60,10 +56,13 @@ def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
 def _loss(run: Run, labels: Tensor, outputs: int) -> Loss | None:
     """Return the loss whose residual is shown; None if the labels need not be what is trained.
 
-    Of a training that is not conescope's it is cross-entropy, if each output has a class.
+    Of a training that is not conescope's it is cross-entropy, if each output has a class; of one
+    whose snapshots were measured again, that of its recipe.
     """
     if isinstance(run.recipe, Recipe):
         return run.recipe.training.loss
+    if run.source.get("loss") in _NAMES:
+        return run.source["loss"]
     is_class = int(labels.min()) >= 0 and int(labels.max()) + 1 == outputs
     return "cross_entropy" if is_class else None
 
@@ -119,8 +118,8 @@ def _plots(found: ResidualSeries, formula: str, leading: Sequence[int]) -> dict[
             title="Residual along the eigenvectors",
             caption=f"Share of the residual, {formula}, that lies in the space "
             "of the leading eigenvectors of the kernel (not centred), and the same of the labels y "
-            "(one-hot, minus the classes' frequencies). Gradient descent takes away first what "
-            "lies along leading eigenvectors.",
+            "(one-hot, minus the classes' frequencies). Gradient descent on these samples alone "
+            "would take away first what lies along leading eigenvectors.",
             y_label="share",
             lines=lines,
             y_range=(0.0, 1.02),
