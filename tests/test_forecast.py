@@ -34,6 +34,16 @@ def test_counts_and_sizes_are_those_of_the_run(tiny_overrides, tmp_path):
     assert cost.seconds == parts > 0
 
 
+def test_kernels_of_tokens_are_counted_in_the_type_of_the_network(tmp_path):
+    words = ["--training.steps=1", "--kernel.when=0", "--training.evaluate=0", "--probe.size=59"]
+    recipe = load_recipe("grokking", words)
+    experiment = Experiment(recipe)
+    run_experiment(recipe, tmp_path, command="test")
+    (file,) = tmp_path.glob("kernels/*")
+    size = forecasting._kernel_bytes(experiment, experiment.begin()[0])
+    assert size == pytest.approx(file.stat().st_size, rel=0.1)
+
+
 def test_an_evaluation_is_timed_on_a_few_images_of_each_split(tiny_overrides, monkeypatch):
     seen = []
 

@@ -130,13 +130,14 @@ def _kernel_bytes(experiment: Experiment, model: nn.Module) -> int:
     chosen, probe = experiment.recipe.kernel, experiment.probe
     dtype = getattr(torch, experiment.recipe.dtype)
     outputs = outputs_bytes(len(probe), experiment.data.classes, dtype)
+    size = torch.promote_types(dtype, torch.float32).itemsize
     if chosen.projection is not None:
-        return len(probe) * chosen.projection * probe.element_size() + outputs
+        return len(probe) * chosen.projection * size + outputs
     rows = len(probe) * (experiment.data.classes if chosen.outputs == "full" else 1)
     matrices = 1 + (chosen.estimate or 0)
     if chosen.by_layer:
         matrices += len({layer_of(name) for name, _ in model.named_parameters()})
-    return rows**2 * probe.element_size() * matrices + outputs
+    return rows**2 * size * matrices + outputs
 
 
 def outputs_bytes(samples: int, outputs: int, dtype: torch.dtype) -> int:
