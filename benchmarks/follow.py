@@ -20,8 +20,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from conescope.experiments.experiment import Experiment
-from conescope.experiments.kernel_of_recipe import measure_kernel
+from conescope.experiments.experiment import Experiment, measure_kernel
 from conescope.kernel.distance import distance_matrix
 from conescope.kernel.estimates import Measured, estimated_distances
 from conescope.kernel.matrix import Kernel
@@ -66,7 +65,7 @@ def follow(
     full_kernel = replace(recipe.kernel, outputs="full")
 
     def kernel_of(model: nn.Module, kernel: KernelRecipe) -> Measured:
-        return measure_kernel(model, experiment.probe, kernel, experiment.calibration)
+        return measure_kernel(model, experiment.probe, kernel, experiment.calibration)[0]
 
     begun = time.process_time()
     for snapshot in train(

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conescope.engine import entk
-from conescope.experiments.kernel_of_recipe import measure_kernel
+from conescope.experiments.experiment import measure_kernel
 from conescope.measuring.undisturbed import evaluate, recalibrated
 from conescope.training.recipe_fields import KernelRecipe
 
@@ -38,7 +38,7 @@ def test_measuring_leaves_no_trace(network):
 
 def test_running_statistics_are_those_of_evaluation_mode(network):
     probe = torch.randn(5, 4)
-    kernel = measure_kernel(
+    kernel, _ = measure_kernel(
         network, probe, KernelRecipe(outputs="sum"), calibration=torch.zeros(9, 4)
     )
     expected = entk(network.eval(), probe, outputs="sum")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from conescope.engine import entk, estimate_entk, project
+from conescope.engine.tracing.untouched import outputs_of
 from conescope.errors import RecipeError, TrainingError
-from conescope.experiments.kernel_of_recipe import kernel_and_outputs, measure_kernel
 from conescope.experiments.moments import Moments
-from conescope.kernel.estimates import Measured
-from conescope.measuring.undisturbed import evaluate, recalibrated
+from conescope.kernel.estimates import PROJECTED_DRAWS, SEED, Measured
+from conescope.measuring.undisturbed import evaluate, evaluation_mode, recalibrated
 from conescope.runs.environment import usable_device
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
@@ -38,12 +39,14 @@ from conescope.training.models import (
     build_model,
     check_network,
     find_network,
+    last_position,
     logits_for,
     returning,
 )
 from conescope.training.optimizers import build_optimizer
 from conescope.training.perturbation import perturb
 from conescope.training.recipe import PARTS, Recipe
+from conescope.training.recipe_fields import KernelRecipe
 from conescope.training.recipe_reading import parts_of
 
 _CALIBRATION_SIZE = 2000
@@ -253,8 +256,43 @@ class Experiment:
     def measure(self, model: nn.Module, samples: Tensor | None = None) -> Measured:
         """Measure the kernel of a network on the probe, or on other samples [n, …]."""
         probe = self.probe if samples is None else samples
-        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)
+        return measure_kernel(model, probe, self.recipe.kernel, self.calibration)[0]
 
     def measure_with_outputs(self, model: nn.Module) -> tuple[Measured, Tensor | None]:
         """Measure the kernel on the probe, and the outputs [n, c] that are stored with it."""
-        return kernel_and_outputs(model, self.probe, self.recipe.kernel, self.calibration)
+        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
+
+
+def measure_kernel(
+    model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
+) -> tuple[Measured, Tensor | None]:
+    """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
+
+    With it come the outputs on the probe, [n, c], unless they are too large to be stored. Of a
+    network with logits at every position, both are those of the last position's.
+
+    Args:
+        model: the network; its weights, buffers, gradients and mode are left as they were.
+        probe: inputs of the probe, [n, …].
+        recipe: which kernel.
+        calibration: training inputs [N, …] to estimate BatchNorm's statistics on, if the recipe
+            says so.
+
+    Raises:
+        ModelError: if the network has no exact eNTK.
+        KernelError: if the kernel is not finite, or zero.
+    """
+    measured = recalibrated(model, calibration) if recipe.batchnorm == "recalibrated" else model
+    memory = recipe.memory
+    with evaluation_mode(measured), returning(last_position, measured):
+        if recipe.projection is not None:
+            dim, draws = recipe.projection, PROJECTED_DRAWS
+            kernel = project(measured, probe, dim=dim, seed=SEED, draws=draws, memory=memory)
+        elif recipe.estimate is not None:
+            kernel = estimate_entk(measured, probe, draws=recipe.estimate, seed=SEED, memory=memory)
+            kernel.check_usable()
+        else:
+            outputs, by_layer = recipe.outputs, recipe.by_layer
+            kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
+            kernel.check_usable()
+        return kernel, outputs_of(measured, probe)
