@@ -14,8 +14,7 @@ from conescope.runs.parquet_tables import read_parquet
 from conescope.training.data import digits as digits_file
 from conescope.training.data.augmentation import flip_and_crop
 from conescope.training.data.dataset import Split, _load, load_data
-from conescope.training.data.normalizer import Normalizer
-from conescope.training.data.sampling import BatchOrder, choose_probe, seed_for
+from conescope.training.data.sampling import BatchOrder, Normalizer, choose_probe, seed_for
 from conescope.training.recipe_fields import DataRecipe, ProbeRecipe
 from image_files import write_parquet
 

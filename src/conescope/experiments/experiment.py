@@ -24,10 +24,11 @@ from conescope.tangent import linearize
 from conescope.training.arithmetic import check_bfloat16, check_channels_last
 from conescope.training.data.augmentation import check_images, flip_and_crop
 from conescope.training.data.dataset import Dataset
-from conescope.training.data.normalizer import Normalizer, every_value
 from conescope.training.data.sampling import (
     BatchOrder,
+    Normalizer,
     choose_probe,
+    every_value,
     load_chosen,
     seed_for,
     seed_generators,
@@ -112,8 +113,7 @@ class Experiment:
     @property
     def code(self) -> dict[str, str]:
         """Name, such as package.module:build → sha256 of the file of a user's own code."""
-        names = (getattr(self.recipe, section).name for section in PARTS)
-        return {name: code_digest(name) for name in names if ":" in name}
+        return {n: code_digest(n) for s in PARTS if ":" in (n := getattr(self.recipe, s).name)}
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -260,16 +260,17 @@ class Experiment:
 
     def measure_with_outputs(self, model: nn.Module) -> tuple[Measured, Tensor | None]:
         """Measure the kernel on the probe, and the outputs [n, c] that are stored with it."""
-        return measure_kernel(model, self.probe, self.recipe.kernel, self.calibration)
+        chosen = self.recipe.kernel
+        return measure_kernel(model, self.probe, chosen, self.calibration, with_outputs=True)
 
 
 def measure_kernel(
-    model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor
-) -> tuple[Measured, Tensor | None]:
+    model: nn.Module, probe: Tensor, recipe: KernelRecipe, calibration: Tensor, *,
+    with_outputs: bool = False,
+) -> tuple[Measured, Tensor | None]:  # fmt: skip
     """Measure the kernel of a network on the probe, or estimate it, in evaluation mode.
 
-    With it come the outputs on the probe, [n, c], unless they are too large to be stored. Of a
-    network with logits at every position, both are those of the last position's.
+    Of a network with logits at every position, it is the kernel of the last position's.
 
     Args:
         model: the network; its weights, buffers, gradients and mode are left as they were.
@@ -277,6 +278,7 @@ def measure_kernel(
         recipe: which kernel.
         calibration: training inputs [N, …] to estimate BatchNorm's statistics on, if the recipe
             says so.
+        with_outputs: whether to return the outputs on the probe [n, c] too, if they can be stored.
 
     Raises:
         ModelError: if the network has no exact eNTK.
@@ -295,4 +297,4 @@ def measure_kernel(
             outputs, by_layer = recipe.outputs, recipe.by_layer
             kernel = entk(measured, probe, outputs=outputs, by_layer=by_layer, memory=memory)
             kernel.check_usable()
-        return kernel, outputs_of(measured, probe)
+        return kernel, outputs_of(measured, probe) if with_outputs else None

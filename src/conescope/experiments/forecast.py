@@ -27,6 +27,7 @@ _TIMED_SECONDS = 0.2
 _LONG_SECONDS = 0.1
 _TIMED_CALLS = 3
 _FEW_SAMPLES = 2
+_DISTURBED = 1.05
 _EVALUATED_SAMPLES = 125
 TIMED_SAMPLES = 16
 """Samples of which the time of a projection is that of all of them."""
@@ -203,12 +204,12 @@ def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: 
     """
     few = min(_FEW_SAMPLES, samples)
     work = work_on(few)
-    seconds = min(seconds_of(work), seconds_of(work))
+    seconds = min(seconds_of(work) for _ in range(_TIMED_CALLS))
     if few == samples or seconds * samples / few <= _LONG_SECONDS:
         return seconds_each(work_on(samples))
     more = min(samples, max(2 * few, int(few * _LONG_SECONDS / seconds)))
     of_more = seconds_each(work_on(more))
-    if of_more <= seconds:  # other work on the machine has disturbed it
+    if of_more <= _DISTURBED * seconds:  # other work on the machine has disturbed it
         return of_more * samples / more
     return seconds + (of_more - seconds) * (samples - few) / (more - few)
 
