@@ -204,7 +204,7 @@ def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: 
     """
     few = min(_FEW_SAMPLES, samples)
     work = work_on(few)
-    seconds = min(seconds_of(work) for _ in range(_TIMED_CALLS))
+    seconds = min(seconds_of(work), seconds_of(work))
     if few == samples or seconds * samples / few <= _LONG_SECONDS:
         return seconds_each(work_on(samples))
     more = min(samples, max(2 * few, int(few * _LONG_SECONDS / seconds)))
