@@ -193,6 +193,18 @@ def test_a_lost_first_line_is_refused_by_name(recipe, finished):
         run_experiment(recipe, finished, command="test")
 
 
+def test_a_journal_that_lost_all_kernels_is_named(finished):
+    journal = finished / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    first = next(place for place, line in enumerate(lines) if b'"kernel"' in line)
+    journal.write_bytes(b"".join(lines[:first]))
+    with (
+        pytest.warns(DamageWarning, match=r"journal\.jsonl has lost its end"),
+        pytest.raises(StoreError, match=r"holds no kernel yet that its journal\.jsonl names"),
+    ):
+        load_run(finished)
+
+
 def test_a_journal_that_lost_its_end_is_named(recipe, finished, tmp_path):
     whole = tmp_path / "copy"
     run_experiment(recipe, whole, command="test")

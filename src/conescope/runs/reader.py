@@ -169,8 +169,8 @@ def read_run(path: str | Path | Folder, recipe_of: RecipeOf | None = None) -> Ru
     kernels = contents.by_step(folder, Kind.KERNEL)
     if not kernels:
         raise StoreError(
-            f"{folder.path} holds no kernel yet; 'conescope status {folder.path}' says how far it "
-            f"is"
+            f"{folder.path} holds no kernel yet that its journal.jsonl names; 'conescope status "
+            f"{folder.path}' says how far it is"
         )
     series, outputs = contents.read_series(folder, kernels)
     averages = contents.by_step(folder, Kind.AVERAGED_KERNEL)
