@@ -196,7 +196,7 @@ def test_a_lost_first_line_is_refused_by_name(recipe, finished):
 def test_a_journal_that_lost_all_kernels_is_named(finished):
     journal = finished / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    first = next(place for place, line in enumerate(lines) if b'"kernel"' in line)
+    first = next(place for place, line in enumerate(lines) if b'"kind": "kernel"' in line)
     journal.write_bytes(b"".join(lines[:first]))
     with (
         pytest.warns(DamageWarning, match=r"journal\.jsonl has lost its end"),
