@@ -23,11 +23,13 @@ from conescope.training.loop import Snapshot
 from conescope.training.models import last_position, returning
 from conescope.training.recipe import Recipe
 
-_TIMED_SECONDS = 0.2
+_TIMED_SECONDS = 0.1
 _LONG_SECONDS = 0.1
+_WHOLE_SECONDS = 1.0
 _TIMED_CALLS = 3
+_ENOUGH_SECONDS = 0.1
 _FEW_SAMPLES = 2
-_DISTURBED = 1.05
+_CLEARLY_MORE = 1.5
 _EVALUATED_SAMPLES = 125
 TIMED_SAMPLES = 16
 """Samples of which the time of a projection is that of all of them."""
@@ -198,6 +200,9 @@ def _slots(optimizer_state: dict) -> list[Tensor]:
 def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: int) -> float:
     """Return the time of work on some samples, extrapolated from few of them if it is long.
 
+    Work that may take up to a second is timed as a whole, since a sample of a large batch, which
+    no cache holds, takes up to a third longer than one of few.
+
     Args:
         work_on: makes the work on a number of samples, at least 1.
         samples: their number.
@@ -205,13 +210,15 @@ def seconds_of_samples(work_on: Callable[[int], Callable[[], object]], samples: 
     few = min(_FEW_SAMPLES, samples)
     work = work_on(few)
     seconds = min(seconds_of(work), seconds_of(work))
-    if few == samples or seconds * samples / few <= _LONG_SECONDS:
+    if few == samples or seconds * samples / few <= _WHOLE_SECONDS:
         return seconds_each(work_on(samples))
-    more = min(samples, max(2 * few, int(few * _LONG_SECONDS / seconds)))
-    of_more = seconds_each(work_on(more))
-    if of_more <= _DISTURBED * seconds:  # other work on the machine has disturbed it
-        return of_more * samples / more
-    return seconds + (of_more - seconds) * (samples - few) / (more - few)
+    more = max(2 * few, int(few * _ENOUGH_SECONDS / seconds))
+    while more < samples:
+        of_more = seconds_each(work_on(more))
+        if of_more >= _CLEARLY_MORE * seconds:
+            return seconds + (of_more - seconds) * (samples - few) / (more - few)
+        more *= 4  # which costs little while most of the time does not grow with the samples
+    return seconds_each(work_on(samples))
 
 
 def seconds_each(work: Callable[[], object]) -> float:

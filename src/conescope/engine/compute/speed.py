@@ -11,7 +11,7 @@ import torch
 
 from conescope.engine.compute.products import multiply, multiply_batch
 
-_LONG_SECONDS = 0.1
+_LONG_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
