@@ -19,7 +19,7 @@ from conescope.engine.passes import kernel_of
 from conescope.engine.problem import Problem as Prepared
 from conescope.engine.problem import convention, prepared
 from conescope.engine.tracing.survey import without_positions
-from conescope.errors import KernelError
+from conescope.errors import KernelError, ModelError
 from kinds import Right, Row
 from problems import PROBLEMS, Problem, problem_named
 from reference import assert_exact, assert_matches_jacobians, assert_near, products, total
@@ -197,6 +197,35 @@ def test_a_tied_weight_has_any_of_its_names():
     diagonal["head.weight"] = diagonal.pop("embedding.weight")
     rows = rooted(problem)
     assert_matches_jacobians(rows, rows, model, x, preconditioner=diagonal)
+
+
+def test_two_names_of_a_tied_weight_agree():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)).double()
+    model[1].weight = model[0].weight
+    x, one = torch.randn(4, 3, dtype=torch.float64), torch.ones(3, 3)
+    both = {"0.weight": one, "1.weight": one.clone()}
+    assert torch.equal(cs.entk(model, x, preconditioner=both).values, cs.entk(model, x).values)
+    with pytest.raises(KernelError, match="two different entries for one tied weight"):
+        cs.entk(model, x, preconditioner={**both, "1.weight": 2 * one})
+
+
+def test_a_kernel_of_parameters_that_reach_no_output_is_refused():
+    model = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+    model.forward = model[0].forward
+    p = {name: torch.full_like(v, float(name.startswith("1"))) for name, v in
+         model.named_parameters()}  # fmt: skip
+    with pytest.raises(
+        ModelError, match=r"no output depends on the parameters chosen \(1\.weight, 1\.bias\)"
+    ):
+        cs.entk(model, torch.randn(4, 3), preconditioner=p)
+
+
+def test_entries_beyond_single_precision_have_roots_within():
+    model, x = nn.Linear(3, 2, bias=False), 1e-22 * torch.randn(4, 3)
+    huge = torch.full((2, 3), 1e40, dtype=torch.float64)
+    expected = cs.entk(model.double(), x.double()).values * 1e40
+    found = cs.entk(model.float(), x, preconditioner={"weight": huge}).values
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0.0)
 
 
 def test_estimates_have_the_preconditioned_kernel_as_their_mean():

@@ -114,6 +114,62 @@ def test_learning_rates_of_groups_are_relative_to_the_largest():
     assert all(bool((entries == 1).all()) for entries in cs.preconditioner(stopped, model).values())
 
 
+def grouped(kind, model, first, second):
+    """An optimiser of two groups with options of their own, after some steps."""
+    groups = [
+        {"params": model[0].parameters(), **first},
+        {"params": model[2].parameters(), **second},
+    ]
+    optimizer = kind(groups, lr=0.01)
+    train(model, optimizer)
+    return optimizer
+
+
+def ratio_of_groups(optimizer, model):
+    found = cs.preconditioner(optimizer, model)
+    return float(found["0.bias"][0] / found["2.bias"][0])
+
+
+def test_what_groups_do_not_have_in_common_counts():
+    model = network()
+    heavy = grouped(optim.SGD, model, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5})
+    assert ratio_of_groups(heavy, model) == pytest.approx(10.0)
+    model = network()
+    decayed = grouped(optim.Adagrad, model, {"lr_decay": 0.5}, {"lr_decay": 0.0})
+    entries = cs.preconditioner(decayed, model)["0.bias"]
+    (p,) = (p for p in decayed.state if p is model[0].bias)
+    expected = 1 / (decayed.state[p]["sum"].sqrt() + 1e-10) / (1 + (STEPS - 1) * 0.5)
+    torch.testing.assert_close(entries, expected)
+
+
+def test_a_schedule_that_has_ended_at_zero_keeps_the_ratio_of_the_groups():
+    model = network()
+    optimizer = grouped(optim.Adam, model, {"lr": 0.01}, {"lr": 0.001})
+    before = cs.preconditioner(optimizer, model)
+    for group in optimizer.param_groups:
+        group["initial_lr"], group["lr"] = group["lr"], 0.0
+    after = cs.preconditioner(optimizer, model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_groups_that_maximise_and_minimise_are_refused():
+    model = network()
+    optimizer = grouped(optim.SGD, model, {"maximize": True}, {})
+    with pytest.raises(KernelError, match="some groups of the optimiser maximise"):
+        cs.preconditioner(optimizer, model)
+
+
+def test_the_names_of_a_wrapped_model_fit_its_kernel():
+    model = network()
+    optimizer = optim.Adam(model.parameters())
+    train(model, optimizer)
+    x = torch.randn(4, 4, dtype=torch.float64)
+    wrapped = torch.compile(model, backend="eager")
+    entries = cs.preconditioner(optimizer, wrapped)
+    expected = cs.entk(model, x, preconditioner=entries).values
+    assert torch.equal(cs.entk(wrapped, x, preconditioner=entries).values, expected)
+
+
 def test_a_parameter_without_a_gradient_does_not_move():
     model = network()
     optimizer = optim.Adam(model.parameters())

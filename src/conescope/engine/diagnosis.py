@@ -26,12 +26,14 @@ def refuse_without_gradient(problem: Problem) -> None:
         ModelError: if no output depends on a parameter.
         KernelError: if the products of the gradients underflow.
     """
+    fixed = problem.roots.fixed if problem.roots is not None else set()
+    moved = {name: p for name, p in problem.parameters.items() if name not in fixed}
     for block in problem.x.split(_BLOCK):
-        found, opaque = reachable(forward(problem.model, feedable(block)), problem.parameters)
+        found, opaque = reachable(forward(problem.model, feedable(block)), moved)
         if found or opaque:
             _refuse_underflow(problem)
             return
-    names = _some([shown(problem.model, name) for name in problem.parameters])
+    names = _some([shown(problem.model, name) for name in moved])
     raise ModelError(
         f"no output depends on the parameters chosen ({names}), so that the kernel is zero "
         f"everywhere: the forward pass runs under torch.no_grad(), detaches its outputs or leaves "

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.arguments import is_finite
+from conescope.engine.arguments import is_finite, unwrapped
 from conescope.engine.layers.call import OuterCall
 from conescope.engine.tracing.forward import shown
 from conescope.engine.tracing.survey import Survey, with_formed_gradients
@@ -30,6 +30,7 @@ class Roots:
 
     Attributes:
         uniform: the parameters all of whose entries are equal.
+        fixed: those all of whose entries are zero.
         bytes: what they hold, with the copies in the order of a weight's outer products.
 
     Raises:
@@ -43,14 +44,22 @@ class Roots:
         given: Mapping[str, Tensor],
         dtype: torch.dtype,
     ) -> None:
-        owners = dict(model.named_parameters(remove_duplicate=False))
+        owners = dict(unwrapped(model).named_parameters(remove_duplicate=False))
+        owners |= dict(model.named_parameters(remove_duplicate=False))
         unknown = [name for name in given if name not in owners]
         if unknown:
             raise KernelError(
                 f"preconditioner names {unknown[0]!r}, which is no parameter of the model; take "
                 f"the names of named_parameters()"
             )
-        found = {id(owners[name]): entries for name, entries in given.items()}
+        found: dict[int, Tensor] = {}
+        for name, entries in given.items():
+            held = found.setdefault(id(owners[name]), entries)
+            if held is not entries and not torch.equal(held, entries):
+                raise KernelError(
+                    f"preconditioner has two different entries for one tied weight, one of them "
+                    f"under {name!r}; give them under one of its names"
+                )
         self._roots: dict[str, Tensor] = {}
         for name, p in parameters.items():
             if id(p) not in found:
@@ -59,8 +68,9 @@ class Roots:
                     f"them, or leave it out of the kernel by params=list(preconditioner)"
                 )
             entries = _real_entries(found[id(p)], p, shown(model, name))
-            self._roots[name] = entries.detach().to(p.device, dtype).sqrt()
-        if not any(bool(root.any()) for root in self._roots.values()):
+            self._roots[name] = entries.detach().sqrt().to(p.device, dtype)
+        self.fixed = {name for name, root in self._roots.items() if not bool(root.any())}
+        if len(self.fixed) == len(self._roots):
             raise KernelError(
                 "preconditioner is zero everywhere, and so is the kernel; give entries above zero"
             )
@@ -122,6 +132,7 @@ def _real_entries(entries: Tensor, p: Tensor, name: str) -> Tensor:
             f"{where} has the shape {tuple(entries.shape)}{kind}, but the parameter has "
             f"{tuple(p.shape)}; give one real number for each entry of the parameter"
         )
+    entries = entries.to(torch.complex128 if entries.is_complex() else torch.float64)
     if entries.is_complex():
         entries = torch.view_as_real(entries.resolve_conj())
     elif p.is_complex():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ def preconditioner(optimizer: optim.Optimizer, model: nn.Module) -> dict[str, Te
     Returns:
         Parameter name → entries of P, of the parameter's shape, for the parameters that the
         optimiser trains, as `entk(…, preconditioner=…)` takes them. They are relative to the
-        largest learning rate of the optimiser's groups, and 0 where no gradient has come yet. A
+        largest learning rate of the optimiser's groups, and 0 for a parameter that has not had a
+        step. An entry whose moment is 0, such as that of a token not seen yet, has 1 / ε. A
         complex entry has those of real and imaginary part in its parts.
 
     Raises:
@@ -53,7 +54,7 @@ def preconditioner(optimizer: optim.Optimizer, model: nn.Module) -> dict[str, Te
             f"yourself: entk(…, preconditioner={{name: tensor}})"
         )
     names = {id(p): name for name, p in unwrapped(model).named_parameters()}
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    rates = _rates(optimizer.param_groups)
     largest, has_stepped = max(rates), False
     found: dict[str, Tensor] = {}
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -76,6 +77,28 @@ def preconditioner(optimizer: optim.Optimizer, model: nn.Module) -> dict[str, Te
             f"its first step, or load its state first"
         )
     return found
+
+
+def _rates(groups: Sequence[Settings]) -> list[float]:
+    """Return each group's learning rate, with what momentum makes of it in the long run.
+
+    Where a schedule has ended at 0, the rates are those that it began with.
+
+    Raises:
+        KernelError: if some groups maximise and others minimise.
+    """
+    if len({bool(group.get("maximize", False)) for group in groups}) > 1:
+        raise KernelError(
+            "some groups of the optimiser maximise and others minimise, so that no kernel drives "
+            "the outputs; give one of them its own optimiser"
+        )
+    rates = [float(group["lr"]) for group in groups]
+    if not any(rates):
+        rates = [float(group.get("initial_lr", 0.0)) for group in groups]
+    for place, group in enumerate(groups):
+        if momentum := float(group.get("momentum", 0.0)):
+            rates[place] *= (1 - float(group.get("dampening", 0.0))) / (1 - momentum)
+    return rates
 
 
 def _as_parameter(entries_of: Entries, state: Settings, group: Settings, p: Tensor) -> Tensor:
@@ -138,7 +161,8 @@ def _of_rmsprop(state: Settings, group: Settings, p: Tensor) -> Tensor:
 
 def _of_adagrad(state: Settings, group: Settings, p: Tensor) -> Tensor:
     del p
-    return 1 / (state["sum"].sqrt() + group["eps"])
+    decay = 1 + (float(state["step"]) - 1) * float(group["lr_decay"])
+    return 1 / (state["sum"].sqrt() + group["eps"]) / decay
 
 
 def _of_adadelta(state: Settings, group: Settings, p: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ class Snapshots(Subject):
             if is_being_written
             else "set snapshots.keep before the run, for example to 'every 1000'"
         )
-        if preconditioned and when is None:
+        has_moments = self.recipe.branch.optimizer == "restored"
+        if preconditioned and when is None and not has_moments:
             self._entries.pop(self.recipe.branch.at, None)
         if not self._entries:
             raise CheckpointError(f"{path} holds no snapshot to measure; {self._hint}")
@@ -130,7 +131,9 @@ def _preconditioning(optimizer: Optimizer) -> Optimizer:
     Raises:
         KernelError: if it is.
     """
-    if isinstance(optimizer, SGD):
+    names = ("lr", "momentum", "dampening")
+    kinds = {tuple(float(group.get(n, 0)) for n in names) for group in optimizer.param_groups}
+    if type(optimizer) is SGD and len(kinds) == 1:
         raise KernelError(
             "SGD multiplies all entries of a gradient by the same number, so that its kernel is "
             "the plain one; measure that, without preconditioned"

@@ -34,6 +34,12 @@ def residual_part(analysis: RunAnalysis, labels: Tensor) -> Content:
     steps = [step for step in kernels if step in run.outputs]
     if not steps:  # as by earlier versions, whose reports stay what they were
         return Content()
+    if getattr(kernels[steps[0]], "outputs", "trace") not in ("trace", "full"):
+        missing = (
+            "residual: this is the kernel of one output, or of the sum of all, by which the others "
+            "are not driven; measure that of all outputs"
+        )
+        return Content(missing=[missing])
     outputs = [run.outputs[step] for step in steps]
     loss = _loss(run, labels, outputs[0].shape[1])
     if loss is None:
