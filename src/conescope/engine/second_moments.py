@@ -14,7 +14,7 @@ from conescope.engine.arguments import is_finite, unwrapped
 from conescope.errors import KernelError
 
 Settings = Mapping[str, Any]
-"""What an optimiser keeps of a parameter, by name, or the settings of a group of parameters."""
+"""A mapping by name: the state of a parameter, or the settings of a group of parameters."""
 
 
 @checked
