@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import kinds
 from conescope.engine import entk, estimate_entk
-from conescope.engine.problem import convention, prepared
+from conescope.engine.arguments import convention
+from conescope.engine.problem import prepared
 from conescope.errors import ArgumentError, KernelError, ModelError
 from problems import Apply
 from reference import assert_exact, assert_matches_reference, kernel, total

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conescope.engine import entk
+from conescope.engine.arguments import convention
 from conescope.engine.layers.embedding import EmbeddingCall
 from conescope.engine.layers.linear import LinearCall, ProductCall
-from conescope.engine.problem import convention, prepared
+from conescope.engine.problem import prepared
 from conescope.engine.tracing.recorder import record
 from conescope.engine.tracing.routes import follow
 from problems import Apply, problem_named

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conescope.engine import entk, layers
+from conescope.engine.arguments import convention
 from conescope.engine.layers.call import INTERCEPTIONS, Call, Recording
-from conescope.engine.problem import convention, prepared
+from conescope.engine.problem import prepared
 from conescope.engine.tracing.routes import follow
 from problems import PROBLEMS, Problem
 from reference import assert_matches_reference

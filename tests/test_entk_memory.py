@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import reference
 from conescope.engine import entk, selfcheck
+from conescope.engine.arguments import convention
 from conescope.engine.compute.budget import Cut
 from conescope.engine.general import plain_gradients
-from conescope.engine.problem import Problem, convention, prepared
+from conescope.engine.problem import Problem, prepared
 from conescope.errors import KernelError
 from problems import PROBLEMS, problem_named
 from reference import assert_exact, assert_matches_jacobians

@@ -100,3 +100,89 @@ def test_a_number_of_a_wider_type_widens_nothing(wide: torch.dtype, way: str):
     model.s = nn.Parameter(torch.tensor(1.3, dtype=wide))
     kernel = entk(model, torch.randn(5, 4).to(narrow))
     assert set(kernel.routes.values()) == {"rule"}
+
+
+class Scan(nn.Module):
+    """A selective state space, step by step, of which the last output is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.read = nn.Embedding(V, D), nn.Linear(D, 3)
+        self.decay, self.skip = weight(D), weight(D)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        steps, state = self.tokens(ids), torch.zeros(len(ids), D)
+        found = []
+        for t in range(T):
+            state = state * torch.exp(-steps[:, t] * self.decay) + steps[:, t]
+            found.append(state + self.skip * steps[:, t])
+        return self.read(torch.stack(found, 1)[:, -1])
+
+
+@pytest.mark.usefixtures("in_double")
+def test_steps_that_no_gradient_reaches_cost_no_rule():
+    torch.manual_seed(0)
+    model, ids = Scan(), torch.randint(V, (5, T))
+    assert set(entk(model, ids).routes.values()) == {"rule"}
+    assert_matches_reference(model, ids, outputs="full")
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("zero", ["read.weight", "gate", "body.weight"])
+def test_a_part_that_starts_at_zero_costs_no_rule_before_nor_after(zero: str):
+    torch.manual_seed(0)
+    model = Apply(
+        lambda m, ids: m.read(m.tokens(ids) + m.gate * m.body(torch.tanh(m.first(m.tokens(ids))))),
+        first=nn.Linear(D, D),
+        gate=weight(),
+        **rest(),
+    )
+    ids = torch.randint(V, (5, T))
+    nn.init.zeros_(model.get_parameter(zero))
+    for _ in range(2):
+        kernel = entk(model, ids, by_layer=True)
+        assert set(kernel.routes.values()) == {"rule"}
+        assert kernel.by_layer.keys() == {"tokens", "first", "body", "read", "gate"}
+        assert_matches_reference(model, ids)
+        nn.init.normal_(model.get_parameter(zero))
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("outputs", ["trace", "full"])
+def test_a_branch_that_the_first_samples_do_not_take(outputs):
+    torch.manual_seed(0)
+    model = Apply(
+        after(lambda m, ids, h: h + (ids[:, :1, None] == 3) * m.branch(h)),
+        branch=nn.Linear(D, D),
+        **rest(),
+    )
+    ids = torch.tensor([[1] * T, [2] * T, [3] * T, [3, 1, 2, 3, 4, 5], [0] * T])
+    for order in (ids, ids.flip(0), ids):
+        assert_matches_reference(model, order, outputs=outputs)
+        assert_matches_reference(model, order, outputs=outputs, memory="60MB")
+    routes = entk(model, ids).routes
+    assert routes["tokens.weight"] == routes["read.weight"] == "rule"
+
+
+def sort_tokens(m: nn.Module, ids: Tensor) -> Tensor:
+    """Send every token to one expert; an expert takes its tokens of all samples at once."""
+    h = m.tokens(ids).flatten(0, 1)
+    weights, chosen = m.router(h).softmax(-1).topk(2, -1)
+    out = torch.zeros_like(h)
+    for number, expert in enumerate(m.experts):
+        token, rank = torch.where(chosen == number)
+        out = out.index_add(0, token, expert(h[token]) * weights[token, rank, None])
+    return m.read(out.view(*ids.shape, D))[:, -1]
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("seed", range(6))
+def test_experts_whose_tokens_fit_two_samples_by_chance_cost_no_other_its_rule(seed: int):
+    torch.manual_seed(seed)
+    experts = nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+    model = Apply(sort_tokens, router=nn.Linear(D, 3), experts=experts, **rest())
+    ids = torch.randint(V, (5, T))
+    for samples in (ids, ids[1:3], ids[:1]):
+        assert_matches_reference(model, samples, outputs="full")
+    routes = entk(model, ids).routes
+    assert {routes[f"{name}.weight"] for name in ("tokens", "router", "read")} == {"rule"}

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 import conescope as cs
 import kinds
 import reference
+from conescope.engine.arguments import convention
 from conescope.engine.compute.budget import Cut
 from conescope.engine.general import without_rules
 from conescope.engine.passes import kernel_of
 from conescope.engine.problem import Problem as Prepared
-from conescope.engine.problem import convention, prepared
+from conescope.engine.problem import prepared
 from conescope.engine.tracing.survey import without_positions
 from conescope.errors import KernelError, ModelError
 from kinds import Right, Row

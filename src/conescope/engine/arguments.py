@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from conescope.engine.compute.shape import Pairing
 from conescope.engine.tracing.forward import shown
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Outputs
@@ -96,6 +97,16 @@ class Cotangents:
         numbers = torch.arange(start, stop, device=vectors.device)
         vectors[numbers - start, numbers] = 1
         return vectors
+
+
+Convention = Callable[[int, Tensor], Cotangents]
+"""From the number of outputs, and an empty tensor of their kind, to the cotangents."""
+
+
+def convention(outputs: Outputs) -> tuple[Convention, Pairing]:
+    """Return how a convention's cotangents are made for any number of outputs, and multiplied."""
+    pairing = Pairing.FULL if outputs == "full" else Pairing.SUMMED
+    return lambda width, like: Cotangents.of(outputs, width, like), pairing
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -128,8 +128,7 @@ class BlockPass:
             else:
                 retain = k < last or another or ordered
                 gradients = self._take(cotangent, retain)
-            if any(gradients[number] is not None for number in problem.survey.routes.idle):
-                raise RoutesChangedError
+            gradients = self._without_idle(gradients)
             norms = self._norms(gradients) if checked and ordered else None
             if checked and (compared or weighted):
                 self._last = cotangent, gradients
@@ -142,6 +141,19 @@ class BlockPass:
                 refuse_exchanged_samples(self.outputs, self.calls, cotangent, norms, False)
         if another:
             self._take_another(thorough, compared, ordered)
+
+    def _without_idle(self, gradients: Gradients) -> Gradients:
+        """Return the gradients without those that are known to be zero.
+
+        Raises:
+            RoutesChangedError: if one of them is not, or an output depends on an unused call.
+        """
+        routes, found = self.problem.survey.routes, list(gradients)
+        for number in routes.idle:
+            g, found[number] = found[number], None
+            if g is not None and (number in routes.unused or bool(g.any())):
+                raise RoutesChangedError(*self.calls[number].names.values())
+        return found
 
     def _take(self, cotangent: Tensor, retain: bool) -> Gradients:
         """Return the gradients of the plain pass of a cotangent.
@@ -173,9 +185,10 @@ class BlockPass:
         """Run a backward pass of a random cotangent, for the checks; see `backward`."""
         cotangent = Cotangents.normal(self.outputs.shape[1], 0, self.outputs).part(0, 1)[0]
         if thorough:
-            gradients = self._take_weighted(cotangent, ordered)
+            gradients = self._without_idle(self._take_weighted(cotangent, ordered))
         else:
-            gradients = _gradients(self.outputs, self.calls, cotangent, ordered)
+            found = _gradients(self.outputs, self.calls, cotangent, ordered)
+            gradients = self._without_idle(found)
         if thorough or compared:
             self._last = cotangent, gradients
         if ordered:

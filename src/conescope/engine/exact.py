@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TypeVar
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conescope.argument_types import checked
-from conescope.engine.arguments import is_finite
+from conescope.engine.arguments import convention, is_finite
 from conescope.engine.compute.allocator import return_freed_pages
 from conescope.engine.compute.budget import parse_memory, too_small
 from conescope.engine.compute.shape import Pairing
@@ -22,11 +22,9 @@ from conescope.engine.general import AutogradNorms, without_rules
 from conescope.engine.passes import Precision, kernel_of
 from conescope.engine.problem import (
     Problem,
-    convention,
-    forget_survey,
     prepared,
     remember_survey,
-    survey_model,
+    survey_anew,
 )
 from conescope.engine.selfcheck import (
     agrees_with_autograd,
@@ -37,6 +35,7 @@ from conescope.engine.selfcheck import (
     sample_problem,
 )
 from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.routes import MOST_DEPARTURES
 from conescope.engine.tracing.survey import Survey, with_all_positions, without_positions
 from conescope.errors import KernelError, ModelError
 from conescope.kernel.matrix import Kernel, Outputs
@@ -139,19 +138,14 @@ def compute(
         Pairing.SUMMED: (n, m or n), Pairing.FULL: (n, q, m or n, q), Pairing.APART: (q, n, m or n)
     }[problem.pairing]  # fmt: skip
     finished = {name: values.to(problem.dtype).view(shape) for name, values in layers.items()}
-    decisive = [_decisive(values, m is None).to(problem.dtype) for values in layers.values()]
+    # of a symmetric kernel the diagonal decides: it is zero or not finite wherever a row is
+    decisive = [v if m is not None else v.diagonal(dim1=1, dim2=2) for v in layers.values()]
+    decisive = [values.to(problem.dtype) for values in decisive]
     if not all(map(is_finite, decisive)):
         raise_not_finite(problem)
     if not any(bool(values.any()) for values in decisive):
         refuse_without_gradient(problem)
     return finished, problem.survey
-
-
-def _decisive(values: Tensor, symmetric: bool) -> Tensor:
-    """Return the diagonal if x is y, as it is zero or not finite wherever a row is; else all."""
-    if not symmetric:
-        return values
-    return values.diagonal(dim1=1, dim2=2)
 
 
 def by_some_route(
@@ -170,24 +164,47 @@ def by_some_route(
     Raises:
         ModelError: if samples depend on each other.
     """
+    recheck = problem.recheck
+
+    def attempt(tried: Problem) -> tuple[Result, Problem]:
+        if tried is problem:
+            return run(tried, verify), tried
+        if recheck is not None:
+            recheck.begin()
+        found = run(tried, True)
+        if tried.survey.routes.ruled:  # where others fail for good, as with more positions than at
+            remember_survey(tried, tried.survey)  # first
+        return found, tried
+
     try:
-        return run(problem, verify), problem
+        return _surveyed_anew(attempt, problem)
     except RoutesChangedError:
-        forget_survey(problem.model)
-    refuse_mixed_gradients(problem, problem.x)
-    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
-    for survey in itertools.chain([anew], _plainer(anew, problem)):
-        problem = dataclasses.replace(problem, survey=survey)
-        if problem.recheck is not None:
-            problem.recheck.begin()
-        try:
-            result = run(problem, True)
-        except RoutesChangedError:
-            continue
-        if survey.routes.ruled:  # where others fail for good, as with more positions than at first
-            remember_survey(problem, survey)
-        return result, problem
+        refuse_mixed_gradients(problem, problem.x)
+    for survey in _plainer(survey_anew(problem, {}), problem):
+        with suppress(RoutesChangedError):
+            return attempt(dataclasses.replace(problem, survey=survey))
     raise AssertionError("plain autograd follows a model whichever operations it calls")
+
+
+def _surveyed_anew(attempt: Callable[[Problem], Result], problem: Problem) -> Result:
+    """Return what an attempt gives by the routes of the survey, or of one made anew.
+
+    A survey is made anew as long as the model departs from it at calls where it has not before.
+
+    Raises:
+        RoutesChangedError: if the model departs from the last one, too.
+    """
+    departures: Counter[str] = Counter()
+    tried = problem
+    while True:
+        try:
+            return attempt(tried)
+        except RoutesChangedError as error:
+            names = {name for name in error.args if departures[name] < MOST_DEPARTURES}
+            if tried is not problem and not names:
+                raise
+            departures.update(names)
+        tried = dataclasses.replace(problem, survey=survey_anew(problem, departures))
 
 
 def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
@@ -218,12 +235,11 @@ def self_checked(problem: Problem, budget: int) -> Problem:
     if least > budget:
         raise KernelError(too_small(budget, least))
     try:
-        return _checked([problem.survey], problem, budget)
+        return _surveyed_anew(lambda tried: _checked([tried.survey], tried, budget), problem)
     except RoutesChangedError:
-        forget_survey(problem.model)
-    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
+        plainer = _plainer(survey_anew(problem, {}), problem)
     try:
-        return _checked(itertools.chain([anew], _plainer(anew, problem)), problem, budget)
+        return _checked(plainer, problem, budget)
     except RoutesChangedError:
         raise ModelError(
             "plain autograd gives two different kernels of two samples: the model's gradients "
@@ -239,6 +255,7 @@ def _checked(surveys: Iterable[Survey], problem: Problem, budget: int) -> Proble
         ModelError: as `self_checked`.
     """
     alone_follows = problem.recheck is not None and len(problem.x) > 1
+    departed = RoutesChangedError()
     for survey in surveys:
         small = sample_problem(problem, survey)
         try:
@@ -247,7 +264,8 @@ def _checked(surveys: Iterable[Survey], problem: Problem, budget: int) -> Proble
             finite = all(bool(torch.isfinite(values).all()) for values in layers.values())
             if finite and not agrees:
                 agrees = agrees_with_autograd(small, layers, budget, alone_follows)
-        except RoutesChangedError:
+        except RoutesChangedError as error:
+            departed = error
             continue
         if not finite:  # the whole kernel will name the sample
             return dataclasses.replace(problem, survey=survey)
@@ -257,7 +275,7 @@ def _checked(surveys: Iterable[Survey], problem: Problem, budget: int) -> Proble
             return_freed_pages()
             return dataclasses.replace(problem, survey=survey)
         refuse_mixed_gradients(problem, problem.x)
-    raise RoutesChangedError
+    raise departed
 
 
 def _passes_at_once(small: Problem, budget: int) -> bool:

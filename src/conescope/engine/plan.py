@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from conescope.argument_types import checked
+from conescope.engine.arguments import convention
 from conescope.engine.compute.budget import Cut, parse_memory
 from conescope.engine.compute.products import Memory, Scratch
 from conescope.engine.compute.shape import Cost, Shape, cost_of_rows
@@ -19,7 +20,7 @@ from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
 from conescope.engine.independence import compare_pair
 from conescope.engine.passes import Factory
-from conescope.engine.problem import Problem, convention, prepared
+from conescope.engine.problem import Problem, prepared
 from conescope.engine.tracing.dispatch import Watching
 from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
 from conescope.engine.tracing.routes import follow

@@ -7,14 +7,16 @@ its samples change.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import (
+    Convention,
     Cotangents,
     check_inputs,
     check_parameters,
@@ -32,15 +34,11 @@ from conescope.engine.tracing.routes import Routes, find_routes
 from conescope.engine.tracing.survey import Survey, in_parts, survey_pair
 from conescope.engine.tracing.untouched import requiring_grad, untouched
 from conescope.engine.tracing.writes import watching_writes
-from conescope.kernel.matrix import Outputs
 
 _MANY_PASSES = 512
 """Compared with so many passes, those of two samples and one cotangent cost little."""
 _CHEAP_PASS = 2**20
 """A pass over all samples that keeps no more numbers than these takes next to no time."""
-
-Convention = Callable[[int, Tensor], Cotangents]
-"""From the number of outputs, and an empty tensor of their kind, to the cotangents."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,6 @@ class Problem:
         return [replace(self, survey=part) for part in in_parts(self.survey, room)]
 
 
-def convention(outputs: Outputs) -> tuple[Convention, Pairing]:
-    """Return how a convention's cotangents are made for any number of outputs, and multiplied."""
-    pairing = Pairing.FULL if outputs == "full" else Pairing.SUMMED
-    return lambda width, like: Cotangents.of(outputs, width, like), pairing
-
-
 @contextmanager
 def prepared(
     model: nn.Module,
@@ -243,7 +235,11 @@ def _run_unless_known(
 
 
 def survey_model(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor, like: Tensor
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    x: Tensor,
+    like: Tensor,
+    departures: Mapping[str, int] = MappingProxyType({}),
 ) -> Survey:
     """Return the survey of a model that is prepared, remembered or new.
 
@@ -252,11 +248,12 @@ def survey_model(
         parameters: those whose kernel is wanted.
         x: samples.
         like: an empty tensor [0, c] of the outputs' dtype and device.
+        departures: see `find_routes`.
     """
     memo = _MEMOS[model]
     if False not in memo.surveys:
         pair = _pair(x)
-        found, trace = find_routes(model, parameters, pair)
+        found, trace = find_routes(model, parameters, pair, departures)
         routes = complete(found, model, parameters, pair)
         try:
             survey = survey_pair(model, parameters, pair, routes, like, trace)
@@ -269,9 +266,11 @@ def survey_model(
     return memo.surveys[False]
 
 
-def forget_survey(model: nn.Module) -> None:
-    """Drop the survey of a model that no longer keeps to its routes."""
-    _MEMOS[model].surveys.clear()
+def survey_anew(problem: Problem, departures: Mapping[str, int]) -> Survey:
+    """Return a new survey of a model that no longer keeps to its routes; see `find_routes`."""
+    _MEMOS[problem.model].surveys.clear()
+    like = problem.survey.like
+    return survey_model(problem.model, problem.parameters, problem.x, like, departures)
 
 
 def remember_survey(problem: Problem, survey: Survey) -> None:

@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from conescope.engine import entk, estimate_entk, project
-from conescope.engine.arguments import choose_parameters, refuse_absent_weights, unwrapped
-from conescope.engine.problem import convention, prepared
+from conescope.engine.arguments import (
+    choose_parameters,
+    convention,
+    refuse_absent_weights,
+    unwrapped,
+)
+from conescope.engine.problem import prepared
 from conescope.engine.tracing.forward import FORWARD_ERRORS, describe_failure, feedable
 from conescope.engine.tracing.untouched import untouched
 from conescope.engine.tracing.writes import watching_writes

@@ -53,7 +53,7 @@ def intercepts(*operations: Any) -> Callable[[Interception], Interception]:
 
 
 class RoutesChangedError(Exception):
-    """The model has not called the same operations as when its routes were found."""
+    """The model departs from its routes; arguments: the parameters where, if that is known."""
 
 
 class Recording(Protocol):

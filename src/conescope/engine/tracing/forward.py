@@ -41,6 +41,8 @@ def attempted() -> Iterator[None]:
     """
     try:
         yield
+    except RoutesChangedError:
+        raise
     except Exception as error:  # the code of a model may raise anything
         raise RoutesChangedError from error
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.layers.call import INTERLEAVED, Call, Pull
+from conescope.engine.layers.call import Call
 from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
+from conescope.engine.tracing.order import Placed, place_samples
 from conescope.engine.tracing.recorder import Recorder, record
 
 Result = TypeVar("Result")
 Signature = tuple[tuple[str, str | None, str | None], ...]
+
+MOST_DEPARTURES = 2
+"""A parameter is left to the general route after so many departures in the course of one kernel."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,15 @@ class Routes:
         reentrant: whether a re-entrant checkpoint hides part of the graph of autograd.
         signature: the recorded calls, in order.
         axes: for each call, the axis that numbers the samples.
-        idle: numbers of the calls that no output depends on.
+        idle: numbers of the calls that no output depends on, or that are quiet.
+        quiet: numbers of the calls at which the gradients of two samples are zero; those of all
+            others have to be zero, too.
         reached: for each call, how many of its positions gradients reach; None for all.
         geometry: settings and sizes of each call.
         picks: whether an operation picks by an index, so that samples may change places.
         choices: what the recorder chose where shapes did not tell.
-        provisional: whether a call was left to the general route only because no gradient
-            arrived at it, as in front of a head that starts at zero.
+        provisional: whether a call was left to the general route only because no gradient of one
+            sample arrived at it.
     """
 
     ruled: tuple[str, ...]
@@ -46,11 +54,22 @@ class Routes:
     signature: Signature = ()
     axes: tuple[int, ...] = ()
     idle: frozenset[int] = frozenset()
+    quiet: frozenset[int] = frozenset()
     reached: tuple[int | None, ...] = ()
     geometry: tuple[tuple[object, ...], ...] = ()
     picks: bool = False
     choices: tuple[int, ...] = ()
     provisional: bool = False
+
+    @property
+    def unused(self) -> frozenset[int]:
+        """Numbers of the calls that no output depends on."""
+        return self.idle - self.quiet
+
+    @property
+    def quiet_parameters(self) -> set[str]:
+        """The parameters of the quiet calls."""
+        return {name for n in self.quiet for name in self.signature[n][1:] if name is not None}
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,10 @@ def watched(run: Callable[[], tuple[Tensor, Result]]) -> tuple[Tensor, Result, d
 
 
 def find_routes(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], pair: Tensor
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    pair: Tensor,
+    departures: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Routes, Trace | None]:
     """Split the parameters into those that rules can take and the others; see `general.complete`.
 
@@ -98,12 +120,18 @@ def find_routes(
         model: the network; the parameters require gradients.
         parameters: those whose kernel is wanted.
         pair: two samples.
+        departures: how often a pass of other samples has departed from the routes of a parameter:
+            after the first time its calls are not taken to be quiet, see `MOST_DEPARTURES`.
 
     Returns:
         The routes, and the forward pass that showed them; None if no parameter has a rule.
     """
     ruled = {
-        name: p for name, p in parameters.items() if not p.is_complex() and not p._backward_hooks
+        name: p
+        for name, p in parameters.items()
+        if not p.is_complex()
+        and not p._backward_hooks
+        and departures.get(name, 0) < MOST_DEPARTURES
     }
     provisional = False
     unlikely: dict[str, int] = {}
@@ -114,15 +142,16 @@ def find_routes(
                 outputs, recorder, saved = watched(recorded)
                 reached, opaque = reachable(outputs, ruled)
                 refused = set(ruled) if opaque else recorder.uncovered | reached
-                silent, idle = False, frozenset()
+                placed = Placed()
                 if not refused:
-                    refused, silent, idle = _place_samples(outputs, recorder.calls)
+                    placed = place_samples(outputs, recorder.calls, departures)
+                    refused = placed.refused
         except RoutesChangedError:
             break
-        provisional |= silent
+        provisional |= placed.silent
         if not refused:
             trace = Trace(outputs, recorder.calls, saved)
-            return _routes_of(parameters, ruled, recorder, idle, provisional), trace
+            return _routes_of(parameters, ruled, recorder, placed, provisional), trace
         again = {
             name: kinds
             for name in refused
@@ -140,15 +169,17 @@ def _routes_of(
     parameters: Mapping[str, nn.Parameter],
     ruled: Mapping[str, nn.Parameter],
     recorder: Recorder,
-    idle: frozenset[int],
+    placed: Placed,
     provisional: bool,
 ) -> Routes:
+    idle = frozenset(placed.unused | placed.quiet)
     return Routes(
         ruled=tuple(ruled),
         general=tuple(name for name in parameters if name not in ruled),
         signature=tuple(call.signature for call in recorder.calls),
         axes=tuple(call.batch_axis for call in recorder.calls),
         idle=idle,
+        quiet=frozenset(placed.quiet),
         reached=tuple(call.reached for call in recorder.calls),
         geometry=tuple(
             () if number in idle else call.geometry for number, call in enumerate(recorder.calls)
@@ -187,92 +218,22 @@ def follow(
     with attempted():
         outputs, recorder = record(model, ruled, x, attached, choices=routes.choices)
     calls = recorder.calls
-    if recorder.uncovered or tuple(call.signature for call in calls) != routes.signature:
-        raise RoutesChangedError
+    found = tuple(call.signature for call in calls)
+    if recorder.uncovered or found != routes.signature:
+        odd = Counter(found), Counter(routes.signature)
+        others = {name for _, *names in (odd[0] - odd[1]) + (odd[1] - odd[0]) for name in names}
+        raise RoutesChangedError(*recorder.uncovered, *(others - {None}))
     if recorder.picks and routes.ruled and not routes.picks:
         raise RoutesChangedError
     places = zip(calls, routes.axes, routes.reached, routes.geometry, strict=True)
+    misfits: set[str] = set()
     for number, (call, axis, reached, geometry) in enumerate(places):
+        call.batch_axis, call.samples, call.reached = axis, len(x), reached
         if number in routes.idle:
             continue
-        if not call.fits(len(x), axis) or call.source._version != call.version:
-            raise RoutesChangedError
-        call.batch_axis, call.samples, call.reached = axis, len(x), reached
-        if call.geometry != geometry:
-            raise RoutesChangedError
+        fits = call.fits(len(x), axis) and call.source._version == call.version
+        if not fits or call.geometry != geometry:
+            misfits.update(call.names.values())
+    if misfits:
+        raise RoutesChangedError(*misfits)
     return outputs, calls
-
-
-def _place_samples(outputs: Tensor, calls: list[Call]) -> tuple[set[str], bool, frozenset[int]]:
-    """Find the axis that numbers the two samples in each call.
-
-    Returns:
-        The parameters of calls without such an axis; whether some are refused only because no
-        gradient arrives; the numbers of the calls that no output depends on.
-    """
-    refused: set[str] = set()
-    if not calls:
-        return refused, False, frozenset()
-    edges = [call.edge for call in calls]
-    generator = torch.Generator().manual_seed(0)
-    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
-    try:
-        by_sample = [
-            torch.autograd.grad(outputs[i] @ cotangent, edges, retain_graph=True, allow_unused=True)
-            for i in range(2)
-        ]
-    except RuntimeError:  # of a checkpoint whose second pass differs
-        return {name for call in calls for name in call.names.values()}, False, frozenset()
-    idle = frozenset(n for n, g in enumerate(by_sample[0]) if g is None and by_sample[1][n] is None)
-    silent = False
-    for number, (call, *found) in enumerate(zip(calls, *by_sample, strict=True)):
-        gradients = [None if g is None else call.shaped(g) for g in found]
-        arrived = all(g is not None and bool(g.any()) for g in gradients)
-        fitting = [
-            axis
-            for axis in (0, 1, INTERLEAVED)
-            if call.source._version == call.version
-            and call.fits(2, axis)
-            and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
-        ]
-        call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
-        if not all(map(_works, call.pulls.values())):
-            fitting = []
-        if number not in idle and not (fitting and arrived):
-            refused |= set(call.names.values())
-            silent |= bool(fitting)
-        elif number not in idle and (whole := _sum(found)) is not None:
-            call.reached = call.count_reached(whole)
-    return refused, silent, idle
-
-
-def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    """Return the sum of the gradients of two samples, each of which is zero where the other is not.
-
-    None if one of them is missing.
-    """
-    first, second = gradients
-    return None if first is None or second is None else first + second
-
-
-def _works(pull: Pull) -> bool:
-    """Return whether gradients of a tensor made of parameters become those of a parameter."""
-    try:
-        with attempted():
-            pull(pull.tensor.new_zeros(2, pull.tensor.numel()))
-    except RoutesChangedError:
-        return False
-    return True
-
-
-def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
-    """Return whether a cotangent vanishes outside one of two samples."""
-    if g is None:
-        return True
-    if axis == INTERLEAVED and g.dim() and g.shape[0] % 2 == 0:
-        return not bool(g.unflatten(0, (-1, 2))[:, 1 - sample].any())
-    if g.dim() <= axis or g.shape[axis] % 2:
-        return False
-    half = g.shape[axis] // 2
-    outside = g.narrow(axis, half * (1 - sample), half)
-    return not bool(outside.any())

@@ -146,8 +146,9 @@ class Survey:
         """Return "rule", "general" or, if no output depends on the parameter, "unused"."""
         if parameter in self.routes.general:
             return "general"
-        taken = parameter in self.work.shapes or parameter in self.work.rows
-        return "rule" if taken or parameter in self.assignment.joined else "unused"
+        work, joined = self.work, self.assignment.joined
+        taken = {*work.shapes, *work.rows, *joined, *self.routes.quiet_parameters}
+        return "rule" if parameter in taken else "unused"
 
 
 def without_positions(known: Survey) -> Survey:
@@ -257,7 +258,7 @@ def survey_pair(
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for place, size in stored.items() if place not in weights)
     activations //= torch.promote_types(outputs.dtype, torch.float32).itemsize
-    used = [call for number, call in enumerate(calls) if number not in routes.idle]
+    passed = (c.cotangent_elements for n, c in enumerate(calls) if n not in routes.unused)
     assignment = assign(calls, routes.idle)
     shapes: dict[str, tuple[Shape, ...]] = {}
     kept = 0
@@ -269,7 +270,7 @@ def survey_pair(
             if not shape.formed:
                 kept += sum(use.kept for use in _uses(calls, part))
     work = Work(
-        passing=(activations + outputs.numel()) // 2 + sum(c.cotangent_elements for c in used),
+        passing=(activations + outputs.numel()) // 2 + sum(passed),
         width=like.shape[1],
         kept=kept,
         shapes=shapes,
