@@ -125,10 +125,10 @@ class Adapted:
             try:
                 output = self.module(feedable(x[[0, -1]]))
             except FORWARD_ERRORS as error:
+                probe, failure = self.module.probe, describe_failure(error, self.module)
                 raise ModelError(
-                    f"the model rejects the probe, {describe_probe(self.module.probe)}: "
-                    f"{describe_failure(error, self.module)}; give it as the model's forward() "
-                    f"takes a batch"
+                    f"the model rejects the probe, {describe_probe(probe)}: {failure}; give it as "
+                    f"the model's forward() takes a batch"
                 ) from error
         if output.dim() == 0 or len(output) != 2:
             raise ModelError(
