@@ -200,8 +200,7 @@ def adapt(
     if isinstance(pool, Tensor) and (isinstance(held, Tensor) or pool.shape != numbers.shape):
         raise KernelError(
             f"pool holds the places of {pool.numel()} tokens, but has to hold one for each of the "
-            f"{len(numbers)} samples, [{len(numbers)}], of a probe of several tensors; give one "
-            "place for each"
+            f"{len(numbers)} samples, [{len(numbers)}], of a probe of several tensors; give as many"
         )
     chosen = tuple(f"{_MODEL}.{name}" for name in choose_parameters(model, params))
     return Adapted(_Adapter(model, held, select, pool), x, chosen)
