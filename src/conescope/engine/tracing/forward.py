@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ FORWARD_ERRORS = (
 """The exceptions that a forward pass raises if its input or its code is wrong."""
 
 
+Result = TypeVar("Result")
+
 _TF32 = 2.0**-10
 """The relative rounding of TF32."""
 
@@ -45,6 +47,22 @@ def attempted() -> Iterator[None]:
         raise
     except Exception as error:  # the code of a model may raise anything
         raise RoutesChangedError from error
+
+
+def watched(run: Callable[[], tuple[Tensor, Result]]) -> tuple[Tensor, Result, dict[int, int]]:
+    """Return what a recorded forward pass returns, and what autograd saves of it; see `Trace`."""
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # an output that its own node held would never be freed
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), attempted():
+            return *run(), saved
+    except RoutesChangedError:
+        return *run(), {}
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:

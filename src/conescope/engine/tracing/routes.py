@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from conescope.engine.layers.call import Call
-from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable
-from conescope.engine.tracing.order import Placed, place_samples
+from conescope.engine.layers.call import INTERLEAVED, Call, Pull
+from conescope.engine.tracing.forward import RoutesChangedError, attempted, reachable, watched
 from conescope.engine.tracing.recorder import Recorder, record
 
-Result = TypeVar("Result")
 Signature = tuple[tuple[str, str | None, str | None], ...]
 
 MOST_DEPARTURES = 2
@@ -88,22 +85,6 @@ class Trace:
     saved: Mapping[int, int]
 
 
-def watched(run: Callable[[], tuple[Tensor, Result]]) -> tuple[Tensor, Result, dict[int, int]]:
-    """Return what a recorded forward pass returns, and what autograd saves of it; see `Trace`."""
-    saved: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an output that its own node held would never be freed
-
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), attempted():
-            return *run(), saved
-    except RoutesChangedError:
-        return *run(), {}
-
-
 def find_routes(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
@@ -142,9 +123,9 @@ def find_routes(
                 outputs, recorder, saved = watched(recorded)
                 reached, opaque = reachable(outputs, ruled)
                 refused = set(ruled) if opaque else recorder.uncovered | reached
-                placed = Placed()
+                placed = _Placed()
                 if not refused:
-                    placed = place_samples(outputs, recorder.calls, departures)
+                    placed = _place_samples(outputs, recorder.calls, departures)
                     refused = placed.refused
         except RoutesChangedError:
             break
@@ -169,7 +150,7 @@ def _routes_of(
     parameters: Mapping[str, nn.Parameter],
     ruled: Mapping[str, nn.Parameter],
     recorder: Recorder,
-    placed: Placed,
+    placed: _Placed,
     provisional: bool,
 ) -> Routes:
     idle = frozenset(placed.unused | placed.quiet)
@@ -237,3 +218,83 @@ def follow(
     if misfits:
         raise RoutesChangedError(*misfits)
     return outputs, calls
+
+
+@dataclass
+class _Placed:
+    """What two samples' gradients tell about the calls.
+
+    Attributes:
+        refused: the parameters of calls without an axis that numbers the samples.
+        silent: whether some are refused only because no gradient of one sample arrives.
+        unused: the numbers of the calls that no output depends on.
+        quiet: those of the calls at which all gradients are zero.
+    """
+
+    refused: set[str] = field(default_factory=set)
+    silent: bool = False
+    unused: set[int] = field(default_factory=set)
+    quiet: set[int] = field(default_factory=set)
+
+
+def _place_samples(outputs: Tensor, calls: list[Call], departures: Mapping[str, int]) -> _Placed:
+    """Find the axis that numbers the two samples in each call."""
+    if not calls:
+        return _Placed()
+    edges = [call.edge for call in calls]
+    generator = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(outputs.shape[1], generator=generator, device="cpu").to(outputs)
+    try:
+        by_sample = [
+            torch.autograd.grad(outputs[i] @ cotangent, edges, retain_graph=True, allow_unused=True)
+            for i in range(2)
+        ]
+    except RuntimeError:  # of a checkpoint whose second pass differs
+        return _Placed({name for call in calls for name in call.names.values()})
+    placed = _Placed()
+    for number, (call, *found) in enumerate(zip(calls, *by_sample, strict=True)):
+        gradients = [None if g is None else call.shaped(g) for g in found]
+        arrived = [g for g in found if g is not None and bool(g.any())]
+        fitting = [
+            axis
+            for axis in (0, 1, INTERLEAVED)
+            if call.source._version == call.version
+            and call.fits(2, axis)
+            and all(_is_within(g, axis, sample) for sample, g in enumerate(gradients))
+        ]
+        call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
+        if not all(map(_works, call.pulls.values())):
+            fitting = []
+        if all(g is None for g in found):
+            placed.unused.add(number)
+        elif not arrived and not departures.keys() & set(call.names.values()):
+            placed.quiet.add(number)
+        elif not (fitting and len(arrived) == len(found)):
+            placed.refused |= set(call.names.values())
+            placed.silent |= bool(fitting)
+        else:
+            call.reached = call.count_reached(arrived[0] + arrived[1])
+    return placed
+
+
+def _works(pull: Pull) -> bool:
+    """Return whether gradients of a tensor made of parameters become those of a parameter."""
+    try:
+        with attempted():
+            pull(pull.tensor.new_zeros(2, pull.tensor.numel()))
+    except RoutesChangedError:
+        return False
+    return True
+
+
+def _is_within(g: Tensor | None, axis: int, sample: int) -> bool:
+    """Return whether a cotangent vanishes outside one of two samples."""
+    if g is None:
+        return True
+    if axis == INTERLEAVED and g.dim() and g.shape[0] % 2 == 0:
+        return not bool(g.unflatten(0, (-1, 2))[:, 1 - sample].any())
+    if g.dim() <= axis or g.shape[axis] % 2:
+        return False
+    half = g.shape[axis] // 2
+    outside = g.narrow(axis, half * (1 - sample), half)
+    return not bool(outside.any())

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from conescope.engine.compute.budget import Work
 from conescope.engine.compute.shape import Shape
 from conescope.engine.layers.call import Call, OuterCall, Role
-from conescope.engine.tracing.routes import Routes, Trace, follow, watched
+from conescope.engine.tracing.forward import watched
+from conescope.engine.tracing.routes import Routes, Trace, follow
 
 
 def layer_of(parameter: str) -> str:
@@ -146,9 +147,8 @@ class Survey:
         """Return "rule", "general" or, if no output depends on the parameter, "unused"."""
         if parameter in self.routes.general:
             return "general"
-        work, joined = self.work, self.assignment.joined
-        taken = {*work.shapes, *work.rows, *joined, *self.routes.quiet_parameters}
-        return "rule" if parameter in taken else "unused"
+        taken = {*self.work.shapes, *self.work.rows, *self.assignment.joined}
+        return "rule" if parameter in taken | self.routes.quiet_parameters else "unused"
 
 
 def without_positions(known: Survey) -> Survey:
