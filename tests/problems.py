@@ -909,7 +909,6 @@ PROBLEMS = [
             w=nn.Parameter(torch.ones(7, 4)),
         ),
         _tokens(7, 5),
-        False,
     ),
     *(
         Problem(

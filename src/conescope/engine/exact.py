@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -192,7 +193,8 @@ def by_some_route(
 def _plainer(survey: Survey, problem: Problem) -> Iterator[Survey]:
     """Yield surveys whose routes ask less and less of a model; the last is plain autograd."""
     if any(reached is not None for reached in survey.routes.reached):
-        survey = with_all_positions(survey, problem.model, problem.parameters, problem.pair)
+        with suppress(RoutesChangedError):
+            survey = with_all_positions(survey, problem.model, problem.parameters, problem.pair)
         yield survey
     if survey.work.shapes:
         yield without_positions(survey)
@@ -215,8 +217,29 @@ def self_checked(problem: Problem, budget: int) -> Problem:
     least = max(least_for_check(problem), *parts) + problem.bytes_of_roots
     if least > budget:
         raise KernelError(too_small(budget, least))
+    try:
+        return _checked([problem.survey], problem, budget)
+    except RoutesChangedError:
+        forget_survey(problem.model)
+    anew = survey_model(problem.model, problem.parameters, problem.x, problem.survey.like)
+    try:
+        return _checked(itertools.chain([anew], _plainer(anew, problem)), problem, budget)
+    except RoutesChangedError:
+        raise ModelError(
+            "plain autograd gives two different kernels of two samples: the model's gradients "
+            "change from call to call; make its forward pass a function of its input alone"
+        ) from None
+
+
+def _checked(surveys: Iterable[Survey], problem: Problem, budget: int) -> Problem:
+    """Return the problem with the first survey whose routes pass the self-check.
+
+    Raises:
+        RoutesChangedError: if none does.
+        ModelError: as `self_checked`.
+    """
     alone_follows = problem.recheck is not None and len(problem.x) > 1
-    for survey in itertools.chain([problem.survey], _plainer(problem.survey, problem)):
+    for survey in surveys:
         small = sample_problem(problem, survey)
         try:
             agrees = alone_follows and _passes_at_once(small, budget)
@@ -234,10 +257,7 @@ def self_checked(problem: Problem, budget: int) -> Problem:
             return_freed_pages()
             return dataclasses.replace(problem, survey=survey)
         refuse_mixed_gradients(problem, problem.x)
-    raise ModelError(
-        "plain autograd gives two different kernels of two samples: the model's gradients change "
-        "from call to call; make its forward pass a function of its input alone"
-    )
+    raise RoutesChangedError
 
 
 def _passes_at_once(small: Problem, budget: int) -> bool:

@@ -231,8 +231,8 @@ def _run_unless_known(
     memo = _MEMOS.setdefault(model, _Memo())
     key = (
         tuple((name, id(module), module.training) for name, module in model.named_modules()),
-        tuple((name, id(p), p.shape) for name, p in parameters.items()),
-        (x.shape[1:], x.dtype, x.device, len(x) > 1),
+        tuple((name, id(p), p.shape, bool(p._backward_hooks)) for name, p in parameters.items()),
+        (*(p.dtype for p in model.parameters()), x.shape[1:], x.dtype, x.device, len(x) > 1),
     )
     if memo.like is None or memo.key != key:
         memo.surveys, memo.compared, memo.largest = {}, set(), 0

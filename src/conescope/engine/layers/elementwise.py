@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from conescope.engine.layers.call import INTERLEAVED, Call, Interception, Record
 
 _NAMES = (
     "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow",
-    "addcmul", "addcdiv", "lerp", "where", "maximum", "minimum", "masked_fill",
+    "addcmul", "addcdiv", "lerp", "where", "maximum", "minimum", "fmax", "fmin", "clamp", "clip",
+    "clamp_min", "clamp_max", "logaddexp", "logaddexp2", "hypot", "atan2", "arctan2", "xlogy",
+    "fmod", "remainder", "broadcast_tensors",
 )  # fmt: skip
 _REFLECTED = ("__rsub__", "__rdiv__", "__rtruediv__", "__rpow__")
 
@@ -49,11 +52,35 @@ def _elementwise(operation: Callable[..., Tensor]) -> Interception:
             copies = recorder.copies(known, shape)
             if copies is not None:
                 named = {key: copies.get(id(value), value) for key, value in kwargs.items()}
-                return operation(*(copies.get(id(value), value) for value in args), **named)
+                result = operation(*(copies.get(id(value), value) for value in args), **named)
+                return _unpromoted(result, tensors)
         recorder.note_uncovered(*known)
         return operation(*args, **kwargs)
 
     return operate
+
+
+def _unpromoted(result: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return a result in the dtype that it has without copies.
+
+    A tensor without axes does not widen those with axes, but its copies, which have some, do.
+    """
+    widest = [t.dtype for t in tensors if t.dim() > 0 and t.is_floating_point()]
+    scalars = [t.dtype for t in tensors if t.dim() == 0 and t.is_floating_point()]
+    if not widest or not isinstance(result, Tensor) or not set(scalars) - set(widest):
+        return result
+    return result.to(reduce(torch.promote_types, widest))
+
+
+@intercepts(torch.masked_fill, Tensor.masked_fill)
+def _masked_fill(
+    recorder: Recording,
+    input: Tensor,  # noqa: A002
+    mask: Tensor,
+    value: Tensor | float,
+) -> Tensor:
+    with recorder:  # the operation itself takes no copies of a value
+        return torch.where(mask, value, input)
 
 
 for _place in (torch, Tensor):

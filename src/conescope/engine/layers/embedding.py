@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,36 @@ def _embedding(
         EmbeddingCall, weight, None, input, y,
         vocabulary=vocabulary, width=width, padding_idx=padding_idx,
     )  # fmt: skip
+
+
+@intercepts(Tensor.__getitem__)
+def _getitem(recorder: Recording, table: Tensor, index: Any) -> Tensor:
+    one = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    if not isinstance(one, Tensor) or one.dtype in (torch.bool, torch.uint8):
+        recorder.note_uncovered(table)
+        return table[index]
+    return _rows(recorder, table, one)
+
+
+@intercepts(torch.index_select, Tensor.index_select)
+def _index_select(
+    recorder: Recording,
+    input: Tensor,  # noqa: A002
+    dim: int,
+    index: Tensor,
+) -> Tensor:
+    if dim not in (0, -input.dim()):
+        recorder.note_uncovered(input)
+        return input.index_select(dim, index)
+    return _rows(recorder, input, index)
+
+
+def _rows(recorder: Recording, table: Tensor, index: Tensor) -> Tensor:
+    """Return slices of a table along its first axis, [*index, ...], as an embedding."""
+    with recorder:
+        matrix = table.flatten(1) if table.dim() > 1 else table.unsqueeze(1)
+        rows = F.embedding(torch.where(index < 0, index + len(table), index), matrix)
+        return rows.reshape(*index.shape, *table.shape[1:])
 
 
 @intercepts(F.embedding_bag)

@@ -99,7 +99,7 @@ class Recorder(TorchFunctionMode):
         others = [t for t in tensors if id(t) not in known]
         rule = INTERCEPTIONS.get(func)
         if not any(t.requires_grad for t in others) and (
-            rule is None or not others or self._are_constant(others, known.values())
+            not others or self._are_constant(others, known.values(), rule is None)
         ):
             return self._derive(known.values(), func, args, kwargs)
         if rule is not None:
@@ -217,12 +217,15 @@ class Recorder(TorchFunctionMode):
         self.chosen.append(choice)
         return choice
 
-    def _are_constant(self, others: Sequence[Tensor], known: Iterable[Tensor]) -> bool:
+    def _are_constant(
+        self, others: Sequence[Tensor], known: Iterable[Tensor], likely: bool
+    ) -> bool:
         """Return whether tensors without gradients are the same for all samples."""
         numbers = any(
             self._numbers(t.shape, axis) for t in others for axis in range(min(t.dim(), 2))
         )
-        return bool(self._choose(known, CONSTANT, (0, 1) if numbers else (1,)))
+        options = (1, 0) if likely else (0, 1)
+        return bool(self._choose(known, CONSTANT, options if numbers else (1,)))
 
     def _copied(self, shapes: Mapping[Tensor, torch.Size]) -> dict[int, Tensor] | None:
         """Return copies of known tensors, one for each slice of the shapes they are broadcast to.

@@ -128,8 +128,9 @@ def find_routes(
             for name in refused
             if (kinds := _next_kinds(unlikely.get(name, 0), recorder.doubtful.get(name, 0)))
         }
-        # others may be refused only because of what was tried in vain
-        dropped = (refused & unlikely.keys() or refused) - again.keys()
+        # others may be refused only because of a choice that was wrong
+        tried = (refused & unlikely.keys()) - again.keys()
+        dropped = tried or (set() if again else refused)
         unlikely |= again
         ruled = {name: p for name, p in ruled.items() if name not in dropped}
     return Routes((), tuple(parameters), provisional=provisional), None
