@@ -90,6 +90,13 @@ class Subject:
         self.kernels.append(found.draws)
         return {**call, "shares": _shares(self.model, found.routes)}
 
+    def one_draw(self) -> dict:
+        """Seconds and peak of a first call for one draw: the exact kernel of v·f, a new module."""
+        scalar = _Along(self.model, self.cotangents[0])
+        found, call = self._measured(lambda: conescope.entk(scalar, self.x, memory=self.memory))
+        self.kernels.append(found.values[None])
+        return call
+
     def project(self) -> dict:
         """Seconds and peak of one call of `project`."""
         found, call = self._measured(
@@ -101,7 +108,8 @@ class Subject:
     def error(self) -> dict:
         """How far the calls so far are from float64 products of this model's own gradients."""
         reference = draw_kernels(self.model, self.x, self.cotangents, self.reference_bytes)
-        return {"error": max(deviation(kernels, reference) for kernels in self.kernels)}
+        errors = (deviation(found, reference[: len(found)]) for found in self.kernels)
+        return {"error": max(errors)}
 
     def rounding(self) -> dict:
         """The same against the model in float64. It stays in float64, so this comes last."""
@@ -153,10 +161,24 @@ class Subject:
         return -(-len(self.x) // parts)
 
 
+class _Along(nn.Module):
+    """The outputs of a model along one direction v: v·f, [n, 1]."""
+
+    def __init__(self, model: nn.Module, direction: Tensor) -> None:
+        super().__init__()
+        self.model, self.direction = model, direction
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One number a sample."""
+        outputs = self.model(x)
+        return outputs @ self.direction.to(outputs)[:, None]
+
+
 STAGES = {
     "passes": Subject.passes,
     "survey": Subject.survey,
     "estimate": Subject.estimate,
+    "one draw": Subject.one_draw,
     "project": Subject.project,
     "error": Subject.error,
     "rounding": Subject.rounding,

@@ -27,12 +27,13 @@ process holds at most during a call beyond the loaded model. A model that the en
 the reason in its row.
 """
 _FEW = """\
-`a draw` is a later call of `estimate_entk` divided by its draws; `first call` is the whole first \
-call, survey and self-check included. `error` is the largest |K_ij − K\\*_ij| relative to the mean \
-diagonal, with K\\* from the same float32 model's own per-sample gradients, one sample at a time, \
-multiplied and summed in float64; `float64` is the same against the model in float64. A rectifier \
-that flips by rounding shows in both as 1e-3. `rule`, `general` and `unused` are the shares of the \
-parameters by their routes.
+`a draw` is a later call of `estimate_entk` divided by its draws. First calls include the survey \
+and all checks: `first, 1 draw` is `entk` of v·f, one number a sample, and `first, 2 draws` is \
+`estimate_entk`. `error` is the largest |K_ij − K\\*_ij| relative to the mean diagonal, with K\\* \
+from the same float32 model's own per-sample gradients, one sample at a time, multiplied and \
+summed in float64; `float64` is the same against the model in float64. A rectifier that flips by \
+rounding shows in both as 1e-3. `rule`, `general` and `unused` are the shares of the parameters \
+by their routes.
 """
 _MANY = """\
 `a draw` is a call of `estimate_entk` divided by its draws, `projection` a call of `project`; the \
@@ -41,8 +42,8 @@ entries for four of the samples, as above; `Gram error` is ‖FFᵀ − K‖ / �
 against the draw of the same cotangent, over all samples.
 """
 _FEW_HEAD = (
-    "model", "parameters", "pass", "a draw", "first call", "peak, first", "peak, later",
-    "error", "float64", "rule", "general", "unused",
+    "model", "parameters", "pass", "a draw", "first, 1 draw", "first, 2 draws", "peak, first",
+    "peak, later", "error", "float64", "rule", "general", "unused",
 )  # fmt: skip
 _MANY_HEAD = (
     "model", "parameters", "pass", "a draw", "peak", "error",
@@ -119,9 +120,9 @@ def measure(task: ModelTask) -> dict:
 
     Returns:
         "model", "n", the worker's greeting ("parameters", "parts" of a pass) and, as far as
-        measured, "passes" (seconds), "first", "later" and "projections" (calls: "seconds",
-        "peak_bytes"), "shares", and the errors "error", "rounding" and "gram"; "reason" says why
-        the rest is missing.
+        measured, "passes" (seconds), "first", "single", "later" and "projections" (calls:
+        "seconds", "peak_bytes"), "shares", and the errors "error", "rounding" and "gram"; "reason"
+        says why the rest is missing.
     """
     result: dict = {"model": task.name, "n": task.setting.n}
     result.update(passes=[], later=[], projections=[])
@@ -144,6 +145,7 @@ def _few_samples(ask: Callable[..., dict], result: dict, rounds: int) -> None:
     result["passes"].append(ask("passes")["seconds"])
     result["first"] = ask("estimate")
     result["shares"] = result["first"].pop("shares")
+    result["single"] = ask("one draw")
     for _ in range(rounds):
         result["passes"].append(ask("passes")["seconds"])
         call = ask("estimate")
@@ -219,9 +221,11 @@ def _line(cells: list[str | None], reason: str | None) -> list[str]:
 
 def _few_cells(result: dict, draws: int) -> list[str | None]:
     first, later, shares = result.get("first"), result["later"], result.get("shares")
+    single = result.get("single")
     return [
         *_model_cells(result),
         _cost(later, result["passes"][1:], draws),
+        _cost([single], result["passes"], 1) if single else None,
         _cost([first], result["passes"], 1) if first else None,
         report.gigabytes(first["peak_bytes"]) if first else None,
         _peak(later),

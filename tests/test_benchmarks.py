@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import models, peers, report
+from benchmarks import many_sequences, models, peers, report
 from benchmarks.__main__ import _parser, _run, _with_defaults
 from benchmarks.architectures import ARCHITECTURES, FULL_RUN
 from benchmarks.contenders.base import halvings
@@ -249,12 +249,14 @@ def row_of(part: str, result: dict) -> str:
 def test_every_stage_on_few_samples_of_a_tiny_model_and_its_row(tiny):
     subject = subject_of(*tiny)
     passes = [subject.passes()["seconds"] for _ in range(2)]
-    first, later = subject.estimate(), subject.estimate()
+    first, single, later = subject.estimate(), subject.one_draw(), subject.estimate()
+    assert [len(kernels) for kernels in subject.kernels] == [2, 1, 2]
     shares = first.pop("shares")
     assert sum(shares.values()) == pytest.approx(1)
     error = subject.error()["error"]
     assert error < 1e-5
-    result = {"model": "gpt2-tiny", "passes": passes, "first": first, "later": [later]}
+    result = {"model": "gpt2-tiny", "passes": passes, "first": first, "single": single}
+    result["later"] = [later]
     row = row_of("few", {**result, "shares": shares, "error": error, **subject.facts()})
     assert row.startswith("| GPT-2, tiny | 0.0 M | ")
     assert row.count("–") == 1  # the rounding, which was not measured
@@ -269,6 +271,13 @@ def test_every_stage_on_many_samples_of_a_tiny_model_and_its_row():
     assert result["error"] < 1e-5
     assert 1e-4 < result["gram"] < 1
     assert "–" not in row_of("many", result)
+
+
+def test_sequences_that_are_projected_have_the_gram_matrix_of_their_kernel():
+    found = many_sequences.measure("pythia-tiny", 70, 6, 2048, "1GB", compared=9)
+    assert found["features_bytes"] == 70 * 2048 * 4
+    assert 1e-4 < found["error"] < 0.2
+    assert min(found["seconds"], found["passes"]) > 0
 
 
 def test_an_entry_that_is_wrong_shows_on_many_samples(tiny):
@@ -297,9 +306,10 @@ def test_costs_are_per_draw_in_units_of_the_pass_beside_each_call():
     first = {"seconds": 9.0, "peak_bytes": 3 * 10**9}
     shares = {"rule": 0.75, "general": 0.25}
     few = {"first": first, "shares": shares, "error": 2e-7, "rounding": 3e-7}
+    few["single"] = {"seconds": 4.0, "peak_bytes": 10**9}
     assert row_of("few", {**known, **few, "passes": [1.0, 1.0, 2.0]}) == (
-        "| GPT-2 | 124.4 M | 1.00 s (in 2 parts) | 2.2 | 9.0 | 3.00 GB | 1.00 GB | 2e-07 | 3e-07 "
-        "| 75% | 25% | 0% |"
+        "| GPT-2 | 124.4 M | 1.00 s (in 2 parts) | 2.2 | 4.0 | 9.0 | 3.00 GB | 1.00 GB | 2e-07 "
+        "| 3e-07 | 75% | 25% | 0% |"
     )
     many = {"error": 2e-7, "projections": [first, first], "gram": 0.016}
     assert row_of("many", {**known, **many, "passes": [1.0, 2.0]}) == (

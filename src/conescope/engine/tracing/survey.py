@@ -97,9 +97,7 @@ def _is_tied(calls: Sequence[Call]) -> bool:
         return True
     uses = [use for call in calls if (use := call.outer) is not None]
     whole = all(use.ties and "weight" not in use.pulls for use in uses)
-    return whole and len(uses) == 2 and (
-        uses[0].order != uses[1].order
-    )  # fmt: skip
+    return whole and len(uses) == 2 and uses[0].order != uses[1].order
 
 
 def _factors_of(call: Call, role: Role) -> tuple[object, ...] | None:
@@ -258,6 +256,8 @@ def survey_pair(
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for place, size in stored.items() if place not in weights)
     activations //= torch.promote_types(outputs.dtype, torch.float32).itemsize
+    # outputs that are a part of a larger tensor keep all of it, and so does their gradient
+    whole = max(outputs.numel(), outputs.untyped_storage().nbytes() // outputs.element_size())
     passed = (c.cotangent_elements for n, c in enumerate(calls) if n not in routes.unused)
     assignment = assign(calls, routes.idle)
     shapes: dict[str, tuple[Shape, ...]] = {}
@@ -270,7 +270,7 @@ def survey_pair(
             if not shape.formed:
                 kept += sum(use.kept for use in _uses(calls, part))
     work = Work(
-        passing=(activations + outputs.numel()) // 2 + sum(passed),
+        passing=activations // 2 + whole + sum(passed),
         width=like.shape[1],
         kept=kept,
         shapes=shapes,
