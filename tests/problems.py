@@ -535,7 +535,6 @@ PROBLEMS = [
             b=nn.Linear(5, 3),
         ),
         _normal(4),
-        False,
     ),
     Problem(
         "custom function",

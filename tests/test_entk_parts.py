@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conescope.engine import entk
 from problems import Apply
@@ -186,3 +187,24 @@ def test_experts_whose_tokens_fit_two_samples_by_chance_cost_no_other_its_rule(s
         assert_matches_reference(model, samples, outputs="full")
     routes = entk(model, ids).routes
     assert {routes[f"{name}.weight"] for name in ("tokens", "router", "read")} == {"rule"}
+
+
+@pytest.mark.usefixtures("in_double")
+def test_layers_behind_a_checkpoint_have_rules_and_training_keeps_the_checkpoint():
+    torch.manual_seed(0)
+    calls: list[int] = []
+
+    def block(m: nn.Module, h: Tensor) -> Tensor:
+        calls.append(len(h))
+        return m.body(torch.tanh(h))
+
+    model = Apply(
+        after(lambda m, ids, h: checkpoint(block, m, h, use_reentrant=False)),
+        **rest(),
+    )
+    ids = torch.randint(V, (5, T))
+    assert set(entk(model, ids).routes.values()) == {"rule"}
+    assert_matches_reference(model, ids, outputs="full")
+    calls.clear()
+    model(ids).sum().backward()
+    assert calls == [5, 5]

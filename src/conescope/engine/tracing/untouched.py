@@ -1,7 +1,8 @@
 """Compute with a model and leave it as it was, to the bit, whatever its forward pass writes.
 
 Inside `untouched`, a model computes the same function as in training: gradients are on, autocast
-and compilation are off, and the faster code that torch substitutes in evaluation mode is not used.
+and compilation are off, checkpoints keep what they compute, and the faster code that torch
+substitutes in evaluation mode is not used.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -24,6 +25,7 @@ from conescope.errors import SkippedWarning
 
 MOST_OUTPUT_BYTES = 4 * 2**20
 """The size up to which outputs are kept beside a kernel."""
+_CHECKPOINTS = "_checkpoint_without_reentrant_generator"
 _FEWEST, _MOST = 2, 16
 _NUMBERS = 2**16
 
@@ -53,6 +55,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_no_fast_path())
+        stack.enter_context(_no_recomputation())
         _take_off_precision_wrappers(model)
         try:
             yield
@@ -114,6 +117,37 @@ def _no_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _no_recomputation() -> Iterator[None]:
+    """Let checkpoints keep what they compute, unless they are re-entrant: the gradients are equal.
+
+    What they compute a second time, in the backward pass, is not recorded, and rules save other
+    tensors than it does.
+    """
+    checkpoints: Any = sys.modules.get("torch.utils.checkpoint")
+    before = getattr(checkpoints, _CHECKPOINTS, None)
+    if before is None:
+        yield
+        return
+    setattr(checkpoints, _CHECKPOINTS, _around_once)
+    try:
+        yield
+    finally:
+        setattr(checkpoints, _CHECKPOINTS, before)
+
+
+def _around_once(
+    function: Any,  # noqa: ARG001
+    preserve_rng_state: bool,  # noqa: ARG001
+    context_fn: Callable[[], tuple[AbstractContextManager[Any], Any]],
+    *_: Any,
+    **__: Any,
+) -> Iterator[None]:
+    """Enter a checkpoint's own context; torch calls the function while this generator waits."""
+    with context_fn()[0]:
+        yield
 
 
 def _take_off_precision_wrappers(model: nn.Module) -> None:
