@@ -30,6 +30,10 @@ def after(first: Callable[..., Tensor]) -> Callable[[nn.Module, Tensor], Tensor]
     return lambda m, ids: m.read(torch.tanh(m.body(first(m, ids, m.tokens(ids))))).mean(1)
 
 
+def attend(query: Tensor, h: Tensor) -> Tensor:
+    return (query @ h.mT).softmax(-1) @ h
+
+
 PARTS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], tuple[int, ...], set[str]]] = {
     "table by tokens": (after(lambda m, ids, h: m.w[ids]), (V, D), set()),
     "table by tokens in a tuple": (after(lambda m, ids, h: m.w[ids,]), (V, D), set()),
@@ -62,6 +66,68 @@ PARTS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], tuple[int, ...], s
     ),
     "learned bounds": (after(lambda m, ids, h: h.clamp(-m.w.abs(), m.w.abs())), (D,), set()),
     "sum of exponentials": (after(lambda m, ids, h: torch.logaddexp(h, m.w)), (D,), set()),
+    "expanded as data": (
+        after(lambda m, ids, h: torch.cat([m.w.expand_as(h[:, :2]), h], 1)), (1, 1, D), set()
+    ),
+    "prompt behind a layer": (
+        after(lambda m, ids, h: torch.cat([m.body(m.w.expand(len(h), -1, -1)), h], 1)),
+        (2, D),
+        set(),
+    ),
+    "queries that are normalised": (
+        after(lambda m, ids, h: attend(F.layer_norm(m.w.repeat(len(h), 1, 1), (D,)), h)),
+        (3, D),
+        set(),
+    ),
+    "queries as in a decoder": (
+        after(lambda m, ids, h: attend(m.body(m.w[None].repeat(len(h), 1, 1)), m.body(h))),
+        (3, D),
+        set(),
+    ),
+    "a state before the first": (
+        after(lambda m, ids, h: (m.body(m.w.expand(len(h), D)) + m.body(h[:, 0]))[:, None]),
+        (1, D),
+        set(),
+    ),
+    "expanded over two heads": (
+        after(lambda m, ids, h: (h.unflatten(2, (2, -1)) * m.w.expand(2, D // 2)).flatten(2)),
+        (D // 2,),
+        set(),
+    ),
+    "rows that are equal": (
+        after(lambda m, ids, h: F.linear(h, m.w.expand(D, D))), (1, D), set()
+    ),
+    "bilinear": (after(lambda m, ids, h: F.bilinear(h, h[..., :3], m.w)), (D, D, 3), set()),
+    "bilinear scores": (
+        after(lambda m, ids, h: torch.einsum("bqd,de,bke->bqk", h, m.w, h) @ h), (D, D), set()
+    ),
+    "einsum without an output": (
+        after(lambda m, ids, h: torch.einsum("bti,ij", h, m.w).movedim(1, 2)), (D, D), set()
+    ),
+    "tensordot": (after(lambda m, ids, h: torch.tensordot(h, m.w, dims=1)), (D, D), set()),
+    "tensordot of two axes": (
+        after(
+            lambda m, ids, h: torch.tensordot(h.unflatten(2, (2, -1)), m.w, dims=([-1, 2], [0, 1]))
+        ),
+        (D // 2, 2, D),
+        set(),
+    ),
+    "inner": (after(lambda m, ids, h: torch.inner(h, m.w)), (D, D), set()),
+    "mv": (
+        after(lambda m, ids, h: torch.mv(h.flatten(0, 1), m.w).view(-1, T, 1) * h), (D,), set()
+    ),
+    "scaled addmm": (
+        after(
+            lambda m, ids, h: torch.addmm(
+                m.w[0], h.flatten(0, 1), m.w, beta=0.5, alpha=2
+            ).view_as(h)
+        ),
+        (D, D),
+        set(),
+    ),
+    "added to a batch": (
+        after(lambda m, ids, h: torch.baddbmm(m.w, h, h.mT @ h / 9)), (T, D), set()
+    ),
     "broadcast with data": (
         after(lambda m, ids, h: torch.broadcast_tensors(h, m.w)[1] * h), (D,), set()
     ),

@@ -145,6 +145,25 @@ def _keep_matrices(
     )  # fmt: skip
 
 
+def added(
+    recorder: Recording,
+    operation: Callable[..., Tensor],
+    first: Tensor,
+    left: Tensor,
+    right: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    **rest: Any,
+) -> Tensor:
+    """Compute β first + α left · right as a product and a sum, each of which has a rule."""
+    if rest:
+        recorder.note_uncovered(first, left, right)
+        return operation(first, left, right, beta=beta, alpha=alpha, **rest)
+    with recorder:
+        return torch.add(first if beta == 1 else beta * first, left @ right, alpha=alpha)
+
+
 @intercepts(torch.baddbmm, Tensor.baddbmm)
 def _added_batch(
     recorder: Recording,
@@ -154,8 +173,7 @@ def _added_batch(
     **rest: Any,
 ) -> Tensor:
     if rest or recorder.knows(input) or recorder.knows(batch1) == recorder.knows(batch2):
-        recorder.note_uncovered(input, batch1, batch2)
-        return torch.baddbmm(input, batch1, batch2, **rest)
+        return added(recorder, torch.baddbmm, input, batch1, batch2, **rest)
     y = torch.baddbmm(input, recorder.detached(batch1), recorder.detached(batch2))
     first = recorder.knows(batch1)
     x, weight = (batch2, batch1) if first else (batch1, batch2)
@@ -164,9 +182,15 @@ def _added_batch(
 
 @intercepts(torch.einsum)
 def _einsum(recorder: Recording, equation: Any, *operands: Any) -> Tensor:
-    parts = operands[0] if len(operands) == 1 and not isinstance(operands[0], Tensor) else operands
+    listed = len(operands) == 1 and not isinstance(operands[0], Tensor)
+    parts = [*operands[0]] if listed else [*operands]
+    given: list[Any] = [equation, *parts]
+    text = equation if isinstance(equation, str) else "..."
+    if len(parts) > 2 and "..." not in text:
+        with recorder:
+            return _pair_by_pair(text, parts)
     letters = _letters(equation, *parts) if len(parts) == 2 else None
-    known = [t for t in (equation, *parts) if recorder.knows(t)]
+    known = [t for t in given if recorder.knows(t)]
     if letters is None or len(known) != 1:
         recorder.note_uncovered(*known)
         return torch.einsum(equation, *operands)
@@ -180,14 +204,57 @@ def _einsum(recorder: Recording, equation: Any, *operands: Any) -> Tensor:
     )  # fmt: skip
 
 
+def _pair_by_pair(equation: str, operands: list[Tensor]) -> Tensor:
+    """Contract the operands of an einsum without an ellipsis from left to right."""
+    inputs, output = _explicit(equation).split("->")
+    names = inputs.split(",")
+    while len(operands) > 2:
+        needed = {*output, *"".join(names[2:])}
+        kept = "".join(dict.fromkeys(a for a in names[0] + names[1] if a in needed))
+        product = torch.einsum(f"{names[0]},{names[1]}->{kept}", *operands[:2])
+        operands, names = [product, *operands[2:]], [kept, *names[2:]]
+    return torch.einsum(f"{names[0]},{names[1]}->{output}", *operands)
+
+
+def _explicit(equation: str) -> str:
+    """Return an equation with its output, for which the letters that occur once stand."""
+    equation = equation.replace(" ", "")
+    if "->" in equation or "." in equation:
+        return equation
+    letters = equation.replace(",", "")
+    return f"{equation}->{''.join(sorted(a for a in letters if letters.count(a) == 1))}"
+
+
+@intercepts(torch.tensordot)
+def _tensordot(
+    recorder: Recording, a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None
+) -> Tensor:
+    if out is not None or not isinstance(dims, int | tuple | list):
+        recorder.note_uncovered(a, b)
+        return torch.tensordot(a, b, dims, out=out)
+    left, right = (range(-dims, 0), range(dims)) if isinstance(dims, int) else dims
+    own, other = string.ascii_lowercase[: a.dim()], [*string.ascii_uppercase[: b.dim()]]
+    for i, j in zip(left, right, strict=True):
+        other[j] = own[i]
+    summed = {own[i] for i in left}
+    kept = "".join(letter for letter in (*own, *other) if letter not in summed)
+    with recorder:
+        return torch.einsum(f"{own},{''.join(other)}->{kept}", a, b)
+
+
+@intercepts(torch.inner, Tensor.inner)
+def _inner(recorder: Recording, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    return _tensordot(recorder, input, other, ([-1], [-1]))
+
+
 def _letters(equation: Any, left: Any, right: Any) -> tuple[str, str, str] | None:
     """Return the letters of two operands and of the output; None for what has no rule.
 
     An ellipsis stands for Greek letters, counted from the last axis.
     """
-    if not isinstance(equation, str) or equation.count("->") != 1:
+    if not isinstance(equation, str) or "->" not in _explicit(equation):
         return None
-    inputs, output = equation.replace(" ", "").split("->")
+    inputs, output = _explicit(equation).split("->")
     parts, longest = [], ""
     for part, operand in zip(inputs.split(","), (left, right), strict=True):
         hidden = operand.dim() - len(part.replace("...", ""))

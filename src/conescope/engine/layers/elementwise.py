@@ -83,6 +83,12 @@ def _masked_fill(
         return torch.where(mask, value, input)
 
 
+@intercepts(Tensor.expand_as)
+def _expand_as(recorder: Recording, tensor: Tensor, other: Tensor) -> Tensor:
+    with recorder:
+        return torch.broadcast_tensors(tensor, other)[0]
+
+
 for _place in (torch, Tensor):
     for _name in (*_NAMES, *(f"{name}_" for name in _NAMES), *_REFLECTED):
         _operation = getattr(_place, _name, None)

@@ -19,7 +19,7 @@ from conescope.engine.layers.call import (
     RoutesChangedError,
     intercepts,
 )
-from conescope.engine.layers.contraction import contracted
+from conescope.engine.layers.contraction import added, contracted
 
 _FEW = 4
 """Positions that gradients reach are worth picking out if all are so many times as many."""
@@ -131,6 +131,15 @@ def _linear(
     return recorder.keep(LinearCall, weight, bias, input, y, out_features=len(weight))
 
 
+@intercepts(F.bilinear)
+def _bilinear(
+    recorder: Recording, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    with recorder:
+        products = input1[..., None] * input2[..., None, :]
+        return F.linear(products.flatten(-2), weight.flatten(1), bias)
+
+
 def _product(operation: Callable[..., Tensor]) -> Interception:
     def multiply(
         recorder: Recording,
@@ -154,6 +163,7 @@ def _product(operation: Callable[..., Tensor]) -> Interception:
 intercepts(torch.matmul, Tensor.matmul)(_product(torch.matmul))
 intercepts(torch.mm, Tensor.mm)(_product(torch.mm))
 intercepts(torch.bmm, Tensor.bmm)(_product(torch.bmm))
+intercepts(torch.mv, Tensor.mv)(_product(torch.mv))
 
 
 @intercepts(torch.addmm, Tensor.addmm)
@@ -164,11 +174,10 @@ def _added_product(
     mat2: Tensor,
     **rest: Any,
 ) -> Tensor:
-    recorder.note_uncovered(mat1)
     bias = input if input.shape == mat2.shape[1:] else None
     if rest or not recorder.knows(mat2) or (bias is None and recorder.knows(input)):
-        recorder.note_uncovered(input, mat2)
-        return torch.addmm(input, mat1, mat2, **rest)
+        return added(recorder, torch.addmm, input, mat1, mat2, **rest)
+    recorder.note_uncovered(mat1)
     y = torch.addmm(recorder.detached(input), mat1, recorder.detached(mat2))
     return _keep_product(recorder, mat2, bias, mat1, y)
 

@@ -34,6 +34,7 @@ _REARRANGING = _TURNING | _functions(
 )  # fmt: skip
 """Operations that keep every element, but for its dtype, and may add a number to all of them."""
 _TILING = _functions("repeat", "tile")
+REPEATING = _TILING | _functions("expand", "broadcast_to")
 
 _PICKING = {
     "gather", "index_add", "index_copy", "index_put", "index_select", "masked_scatter",
@@ -239,6 +240,12 @@ def _tokens(
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
     return Tokens(input, weight, padding_idx)
+
+
+def repeated_axes(source: Tensor, result: Tensor) -> list[int]:
+    """Return along which of the first two axes a tensor has been repeated."""
+    sizes = (1,) * (result.dim() - source.dim()) + source.shape
+    return [axis for axis in range(min(result.dim(), 2)) if sizes[axis] < result.shape[axis]]
 
 
 def inside_a_transform() -> bool:

@@ -19,19 +19,20 @@ from conescope.engine.layers.call import INTERCEPTIONS, Call
 from conescope.engine.layers.elementwise import CopiedCall
 from conescope.engine.layers.embedding import EmbeddingCall
 from conescope.engine.tracing.derived import (
+    REPEATING,
     KnownTensors,
     inside_a_transform,
     picks,
+    repeated_axes,
     replaced,
     tensors_in,
     writes,
 )
 from conescope.engine.tracing.forward import forward
 
-CONSTANT = 1
-"""The choice whether an operation on parameters and constants is the same for all samples."""
-AXIS = 2
-"""The choice along which axis a parameter has one copy for each sample."""
+CONSTANT, AXIS, REPEATED = 1, 2, 4
+"""The choices whether an operation on parameters and constants is the same for all samples, along
+which axis a parameter has one copy for each sample, and whether it is repeated for each sample."""
 
 
 class Recorder(TorchFunctionMode):
@@ -43,7 +44,7 @@ class Recorder(TorchFunctionMode):
 
     Where shapes do not tell what numbers the samples, the recorder makes a choice: whether an
     operation on a parameter and a constant, such as an embedding of positions, is one on samples,
-    and along which axis of an output a parameter has one copy for each sample.
+    whether and along which axis a parameter has one copy for each sample.
 
     Args:
         parameters: the parameters that rules may take, by name.
@@ -51,8 +52,8 @@ class Recorder(TorchFunctionMode):
         samples: b.
         attached: whether known tensors stay part of the graph, so that autograd gives their
             gradients beside those that rules take.
-        unlikely: name → the kinds of choices, `CONSTANT`, `AXIS` or both, in which the less likely
-            option is taken for a parameter.
+        unlikely: name → the sum of the kinds of choices, such as `CONSTANT`, in which the less
+            likely option is taken for a parameter.
         choices: the choices of an earlier pass, which are made again.
 
     Attributes:
@@ -202,7 +203,12 @@ class Recorder(TorchFunctionMode):
                 self.known.add(tensor, parameters, func, args, kwargs)
                 if tensor.is_complex():
                     self.note_uncovered(tensor)
-        return result
+        if result is None or func not in REPEATING or not self.knows(result):
+            return result
+        axes = repeated_axes(next(iter(known)), result)
+        axes = [axis for axis in axes if self._numbers(result.shape, axis)]
+        axis = self._choose(known, REPEATED, [*axes[:1], -1])
+        return result if axis < 0 else self._spread(result, result.shape, axis)
 
     def _choose(self, known: Iterable[Tensor], kind: int, options: Sequence[int]) -> int:
         """Return the first of one or two options, or the second where it is to be tried."""
