@@ -439,7 +439,6 @@ PROBLEMS = [
             v=nn.Parameter(torch.ones(3, 3)),
         ),
         _normal(4),
-        None,
     ),
     Problem(
         "a product with a computed offset",
@@ -810,7 +809,6 @@ PROBLEMS = [
             b=nn.Linear(4, 3),
         ),
         _normal(4),
-        None,
     ),
     Problem(
         "slices that are written to",
