@@ -94,6 +94,11 @@ PARTS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], tuple[int, ...], s
         (D // 2,),
         set(),
     ),
+    "windows that take turns": (
+        after(lambda m, ids, h: (h.view(-1, 3, D) + m.w.repeat(len(h), 1, 1)).view_as(h)),
+        (2, 3, D),
+        {"w"},
+    ),
     "rows that are equal": (
         after(lambda m, ids, h: F.linear(h, m.w.expand(D, D))), (1, D), set()
     ),

@@ -243,9 +243,9 @@ def _tokens(
 
 
 def repeated_axes(source: Tensor, result: Tensor) -> list[int]:
-    """Return along which of the first two axes a tensor has been repeated."""
+    """Return along which of the first two axes all slices of a repeated tensor are equal."""
     sizes = (1,) * (result.dim() - source.dim()) + source.shape
-    return [axis for axis in range(min(result.dim(), 2)) if sizes[axis] < result.shape[axis]]
+    return [axis for axis in range(min(result.dim(), 2)) if sizes[axis] == 1]
 
 
 def inside_a_transform() -> bool:
