@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from conescope.engine import entk
@@ -279,3 +280,17 @@ def test_layers_behind_a_checkpoint_have_rules_and_training_keeps_the_checkpoint
     calls.clear()
     model(ids).sum().backward()
     assert calls == [5, 5]
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("width", [D, D - 1])
+def test_the_vectors_of_a_spectral_norm_are_constants(norm: Callable, width: int):
+    torch.manual_seed(0)
+    body, read = norm(nn.Linear(D, width)), norm(nn.Linear(width, 3))
+    model = nn.Sequential(nn.Embedding(V, D), body, nn.Tanh(), read, nn.Flatten())
+    ids = torch.randint(V, (5, T))
+    model(ids)
+    model.eval()
+    assert set(entk(model, ids).routes.values()) == {"rule"}
+    assert_matches_reference(model, ids)

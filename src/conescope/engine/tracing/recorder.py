@@ -30,9 +30,10 @@ from conescope.engine.tracing.derived import (
 )
 from conescope.engine.tracing.forward import forward
 
-CONSTANT, AXIS, REPEATED = 1, 2, 4
+CONSTANT, AXIS, REPEATED, UNRULED = 1, 2, 4, 8
 """The choices whether an operation on parameters and constants is the same for all samples, along
-which axis a parameter has one copy for each sample, and whether it is repeated for each sample."""
+which axis a parameter has one copy for each sample, whether it is repeated for each sample, and
+whether an operation without a rule is the same for all samples."""
 
 
 class Recorder(TorchFunctionMode):
@@ -223,15 +224,13 @@ class Recorder(TorchFunctionMode):
         self.chosen.append(choice)
         return choice
 
-    def _are_constant(
-        self, others: Sequence[Tensor], known: Iterable[Tensor], likely: bool
-    ) -> bool:
+    def _are_constant(self, given: list[Tensor], known: Iterable[Tensor], likely: bool) -> bool:
         """Return whether tensors without gradients are the same for all samples."""
         numbers = any(
-            self._numbers(t.shape, axis) for t in others for axis in range(min(t.dim(), 2))
+            self._numbers(t.shape, axis) for t in given for axis in range(min(t.dim(), 2))
         )
-        options = (1, 0) if likely else (0, 1)
-        return bool(self._choose(known, CONSTANT, options if numbers else (1,)))
+        kind, options = (UNRULED, (1, 0)) if likely else (CONSTANT, (0, 1))
+        return bool(self._choose(known, kind, options if numbers else (1,)))
 
     def _copied(self, shapes: Mapping[Tensor, torch.Size]) -> dict[int, Tensor] | None:
         """Return copies of known tensors, one for each slice of the shapes they are broadcast to.
