@@ -47,7 +47,7 @@ class Entry:
         self.features: Tensor | None = None
         self._resident = settled()
         self.chosen.setup()
-        self.chosen.run(self.x[: self.chosen.block])
+        self.chosen.run(self.x)
 
     def facts(self) -> dict:
         """Version, setting, and the share of the parameters whose gradients are projected."""

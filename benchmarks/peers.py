@@ -22,8 +22,9 @@ _HEAD = (
 _EXPLANATION = """\
 Per-sample gradients of one scalar a sample, v·f with f the last token's logits and the same \
 random signs v, projected at random: by each contender on the parameters that it covers, with the \
-same threads, in turns, each in its own warm process; one thread is timed by the processor's \
-clock. `time` is the median of the rounds and \
+same threads, in turns, each in its own process, which has projected these samples once before \
+(conescope checks every sample at its first call); one thread is timed by the processor's clock. \
+`time` is the median of the rounds and \
 `passes` that of its ratio to the plain pass of the same round. `peak` is what the process holds \
 at most beyond the loaded model, the projection's own matrices included. `error` is \
 ‖FFᵀ − K‖ / ‖K‖ for eight of the samples, F being the features and K the exact products, on the \

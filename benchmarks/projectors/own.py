@@ -40,3 +40,21 @@ class Conescope(Projector):
     def run(self, x: Tensor) -> Tensor:
         """One call, with the cotangent of seed 0, which is the contest's."""
         return self.engine.project(self.model, x, dim=self.dim, seed=0, memory=self.memory).values
+
+
+class ConescopeLinear(Conescope):
+    """The same on the parameters that libraries cover by hooks on linear layers."""
+
+    label = "conescope, linear layers"
+
+    def setup(self) -> None:
+        """Import the engine, and choose the linear layers."""
+        super().setup()
+        self.linear_layers()
+
+    def run(self, x: Tensor) -> Tensor:
+        """One call on the covered parameters."""
+        found = self.engine.project(
+            self.model, x, dim=self.dim, seed=0, params=self.covered, memory=self.memory
+        )
+        return found.values
