@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,13 @@ V, T, D = 7, 6, 8
 
 def network(first: Callable[..., Tensor], *shape: int, dtype: torch.dtype) -> nn.Module:
     """Return a model of tokens with a part `first`, which has a parameter `w` of this shape."""
+
+    def run(m: Any, ids: Tensor) -> Tensor:
+        return m.read(torch.tanh(m.body(first(m, m.tokens(ids))))).mean(1)
+
     torch.manual_seed(0)
     return Apply(
-        lambda m, ids: m.read(torch.tanh(m.body(first(m, m.tokens(ids))))).mean(1),
+        run,
         w=nn.Parameter(torch.randn(shape)),
         tokens=nn.Embedding(V, D),
         body=nn.Linear(D, D),
@@ -37,7 +42,7 @@ def without_rule(model: nn.Module) -> set[str]:
     return {name for name, route in entk(model, tokens()).routes.items() if route == "general"}
 
 
-def written(m: nn.Module, h: Tensor) -> Tensor:
+def written(m: Any, h: Tensor) -> Tensor:
     repeated = m.w.repeat(len(h), 1, 1)
     repeated[:, 0] = h[:, 0]
     return repeated.mul_(2) + h
@@ -54,7 +59,7 @@ def test_a_repeated_parameter_can_be_viewed_and_written_to(part, samples: int):
 
 
 def test_what_is_added_zero_times_may_be_no_number():
-    def part(m: nn.Module, h: Tensor) -> Tensor:
+    def part(m: Any, h: Tensor) -> Tensor:
         nothing = torch.full((D,), torch.nan, dtype=h.dtype)
         return torch.addmm(nothing, h.flatten(0, 1), m.w, beta=0, alpha=2).view_as(h)
 
@@ -72,7 +77,7 @@ def test_what_is_added_zero_times_may_be_no_number():
     ],
 )
 def test_sums_of_products_under_autocast_are_rounded_as_the_model_rounds_them(part, shape):
-    def rounded(m: nn.Module, h: Tensor) -> Tensor:
+    def rounded(m: Any, h: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return part(m, h).to(h)
 
@@ -83,7 +88,7 @@ def test_sums_of_products_under_autocast_are_rounded_as_the_model_rounds_them(pa
 
 
 def test_a_checkpoint_without_gradients_has_no_context_of_its_own():
-    def part(m: nn.Module, h: Tensor) -> Tensor:
+    def part(m: Any, h: Tensor) -> Tensor:
         with torch.no_grad():
             data = checkpoint(
                 lambda h: h @ h.mT @ h / 9, h, use_reentrant=False, context_fn=autocast
