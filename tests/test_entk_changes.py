@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conescope.engine import entk, estimate_entk, project
+from conescope.engine import entk, estimate_entk, exact, project
+from conescope.errors import KernelError
+from problems import Apply
 from reference import assert_matches_jacobians, assert_matches_reference, jacobians
 
 
@@ -68,3 +72,40 @@ def test_the_kernel_of_tokens_follows_the_type_of_the_model(dtype: torch.dtype):
     assert kernel.values.dtype == torch.float32
     torch.testing.assert_close(kernel.values, entk(Reader().to(dtype), ids).values)
     assert entk(model.double(), ids).values.dtype == torch.float64
+
+
+def test_a_model_with_another_number_of_outputs_is_surveyed_anew():
+    model, ids = Reader(), sequences()
+    assert_matches_reference(model, ids, outputs="full")
+    hook = model.register_forward_hook(lambda module, args, out: out[:, :3])
+    assert_matches_reference(model, ids, outputs="full")
+    hook.remove()
+    assert_matches_reference(model, ids, outputs=5)
+    hook = model.register_forward_hook(lambda module, args, out: out[:, :3])
+    assert torch.isfinite(estimate_entk(model, ids).values).all()
+    hook.remove()
+    assert torch.isfinite(project(model, ids, dim=64).values).all()
+    with pytest.raises(KernelError, match="output 7 is out of range: the model has 7 outputs"):
+        entk(model, ids, outputs=7)
+
+
+def test_branches_that_other_samples_take_are_left_to_themselves_at_once(monkeypatch):
+    torch.manual_seed(0)
+    surveys: list[object] = []
+    survey_anew = exact.survey_anew
+    monkeypatch.setattr(exact, "survey_anew", lambda *of: surveys.append(of) or survey_anew(*of))
+
+    def branched(m: Any, ids: Tensor) -> Tensor:
+        h = m.tokens(ids)
+        taken = [(ids == n)[..., None] * branch(h) for n, branch in enumerate(m.branches)]
+        return m.read(h + sum(taken)).mean(1)
+
+    model = Apply(
+        branched,
+        tokens=nn.Embedding(7, 8),
+        branches=nn.ModuleList(nn.Linear(8, 8) for _ in range(4)),
+        read=nn.Linear(8, 3),
+    ).double()
+    ids = torch.tensor([[6, 6, 6], [5, 6, 5], [0, 1, 6], [2, 3, 3]])
+    assert_matches_reference(model, ids, check=False)
+    assert len(surveys) == 1

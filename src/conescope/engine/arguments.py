@@ -25,6 +25,10 @@ _QUANTISED = (
 _MOST_DRAWS = 2**20
 
 
+class AbsentOutputError(KernelError):
+    """An output is asked for that the model does not have, or did not when it was first run."""
+
+
 @dataclass(frozen=True)
 class Cotangents:
     """The vectors v over the outputs whose gradients ∂(v·f)/∂θ make up a kernel.
@@ -59,7 +63,7 @@ class Cotangents:
                 f'outputs is "trace", "full", "sum" or the index of one output, not {outputs!r}'
             )
         if not 0 <= outputs < width:
-            raise KernelError(
+            raise AbsentOutputError(
                 f"output {outputs} is out of range: the model has {width} outputs, "
                 f"numbered 0 to {width - 1}; choose one of these"
             )

@@ -148,12 +148,14 @@ class BlockPass:
         Raises:
             RoutesChangedError: if one of them is not, or an output depends on an unused call.
         """
-        routes, found = self.problem.survey.routes, list(gradients)
+        routes, odd = self.problem.survey.routes, set[str]()
         for number in routes.idle:
-            g, found[number] = found[number], None
+            g = gradients[number]
             if g is not None and (number in routes.unused or bool(g.any())):
-                raise RoutesChangedError(*self.calls[number].names.values())
-        return found
+                odd.update(self.calls[number].names.values())
+        if odd:
+            raise RoutesChangedError(*odd)
+        return [None if n in routes.idle else g for n, g in enumerate(gradients)]
 
     def _take(self, cotangent: Tensor, retain: bool) -> Gradients:
         """Return the gradients of the plain pass of a cotangent.

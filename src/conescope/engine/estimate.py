@@ -16,13 +16,14 @@ from conescope.argument_types import checked
 from conescope.engine.arguments import Cotangents, check_draws
 from conescope.engine.compute.shape import Pairing
 from conescope.engine.exact import compute
-from conescope.engine.problem import prepared
+from conescope.engine.problem import measured_anew, prepared
 from conescope.errors import KernelError
 from conescope.kernel.estimates import COTANGENTS, check_same_randomness
 from conescope.kernel.matrix import Kernel, Randomness
 
 
 @checked
+@measured_anew
 def estimate_entk(
     model: nn.Module,
     x: Tensor,

@@ -20,12 +20,7 @@ from conescope.engine.compute.terms import sum_of
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.general import AutogradNorms, without_rules
 from conescope.engine.passes import Precision, kernel_of
-from conescope.engine.problem import (
-    Problem,
-    prepared,
-    remember_survey,
-    survey_anew,
-)
+from conescope.engine.problem import Problem, measured_anew, prepared, remember_survey, survey_anew
 from conescope.engine.selfcheck import (
     agrees_with_autograd,
     bytes_of_gradients,
@@ -44,6 +39,7 @@ Result = TypeVar("Result")
 
 
 @checked
+@measured_anew
 def entk(
     model: nn.Module,
     x: Tensor,
@@ -172,8 +168,9 @@ def by_some_route(
         if recheck is not None:
             recheck.begin()
         found = run(tried, True)
-        if tried.survey.routes.ruled:  # where others fail for good, as with more positions than at
-            remember_survey(tried, tried.survey)  # first
+        # routes that fail once may fail for good, as those of fewer positions
+        if tried.survey.routes.ruled:
+            remember_survey(tried, tried.survey)
         return found, tried
 
     try:

@@ -20,7 +20,7 @@ from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
 from conescope.engine.independence import compare_pair
 from conescope.engine.passes import Factory
-from conescope.engine.problem import Problem, prepared
+from conescope.engine.problem import Problem, measured_anew, prepared
 from conescope.engine.tracing.dispatch import Watching
 from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
 from conescope.engine.tracing.routes import follow
@@ -105,6 +105,7 @@ class Plan:
 
 
 @checked
+@measured_anew
 def plan(
     model: nn.Module,
     x: Tensor,

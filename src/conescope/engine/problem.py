@@ -1,21 +1,19 @@
-"""One kernel to be computed: checked, surveyed, and cut into parts that fit into memory.
-
-What was found out about a model is remembered until its modules, modes, parameters or the shape of
-its samples change.
-"""
+"""One kernel to be computed: checked, surveyed, and cut into parts that fit into memory."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from conescope.engine.arguments import (
+    AbsentOutputError,
     Convention,
     Cotangents,
     check_inputs,
@@ -29,11 +27,13 @@ from conescope.engine.compute.spill import room_on_disk
 from conescope.engine.general import AutogradNorms, complete
 from conescope.engine.independence import Recheck, first_pass, refuse_coupling_modules
 from conescope.engine.preconditioning import Roots
-from conescope.engine.tracing.forward import RoutesChangedError
+from conescope.engine.tracing.forward import OtherOutputsError, RoutesChangedError
 from conescope.engine.tracing.routes import Routes, find_routes
 from conescope.engine.tracing.survey import Survey, in_parts, survey_pair
 from conescope.engine.tracing.untouched import requiring_grad, untouched
 from conescope.engine.tracing.writes import watching_writes
+
+Measure = TypeVar("Measure", bound=Callable[..., Any])
 
 _MANY_PASSES = 512
 """Compared with so many passes, those of two samples and one cotangent cost little."""
@@ -177,7 +177,7 @@ def prepared(
     x, y = x.detach(), None if y is None else y.detach()
     like = _run_unless_known(model, parameters, x)
     with untouched(model), requiring_grad(parameters.values()):
-        survey = survey_model(model, parameters, x, like)
+        survey = _survey_of(model, parameters, x, like, {})
         chosen = cotangents(survey.like.shape[1], survey.like)
         recheck = _recheck_of(model, x, y)
         problem = Problem(model, parameters, x, y, pairing, chosen, survey, recheck)
@@ -212,14 +212,24 @@ class _Memo:
 _MEMOS: weakref.WeakKeyDictionary[nn.Module, _Memo] = weakref.WeakKeyDictionary()
 
 
+def measured_anew(measure: Measure) -> Measure:
+    """Let a function of a model begin again if it has another number of outputs than remembered."""
+
+    @wraps(measure)
+    def call(model: nn.Module, *args: Any, **named: Any) -> Any:
+        try:
+            return measure(model, *args, **named)
+        except (OtherOutputsError, AbsentOutputError):
+            _MEMOS.pop(model, None)
+        return measure(model, *args, **named)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
 def _run_unless_known(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], x: Tensor
 ) -> Tensor:
-    """Run two samples, and watch what the forward pass writes, unless that was done before.
-
-    Returns:
-        An empty tensor [0, c] of the outputs' dtype and device.
-    """
+    """Run two samples, and watch what is written, unless known; return the `like` of `_Memo`."""
     memo = _MEMOS.setdefault(model, _Memo())
     key = (
         tuple((name, id(module), module.training) for name, module in model.named_modules()),
@@ -234,22 +244,14 @@ def _run_unless_known(
     return memo.like
 
 
-def survey_model(
+def _survey_of(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
     x: Tensor,
     like: Tensor,
-    departures: Mapping[str, int] = MappingProxyType({}),
+    departures: Mapping[str, int],
 ) -> Survey:
-    """Return the survey of a model that is prepared, remembered or new.
-
-    Args:
-        model: the network; the parameters require gradients.
-        parameters: those whose kernel is wanted.
-        x: samples.
-        like: an empty tensor [0, c] of the outputs' dtype and device.
-        departures: see `find_routes`.
-    """
+    """Return the survey of a model that is prepared, remembered or new; see `find_routes`."""
     memo = _MEMOS[model]
     if False not in memo.surveys:
         pair = _pair(x)
@@ -269,8 +271,7 @@ def survey_model(
 def survey_anew(problem: Problem, departures: Mapping[str, int]) -> Survey:
     """Return a new survey of a model that no longer keeps to its routes; see `find_routes`."""
     _MEMOS[problem.model].surveys.clear()
-    like = problem.survey.like
-    return survey_model(problem.model, problem.parameters, problem.x, like, departures)
+    return _survey_of(problem.model, problem.parameters, problem.x, problem.survey.like, departures)
 
 
 def remember_survey(problem: Problem, survey: Survey) -> None:

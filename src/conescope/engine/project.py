@@ -20,7 +20,7 @@ from conescope.engine.compute.sketch import POSITIONS, Sketch
 from conescope.engine.diagnosis import raise_not_finite, refuse_without_gradient
 from conescope.engine.exact import by_some_route, self_checked
 from conescope.engine.gradient_sketches import MOST_FORMED, add_sketches
-from conescope.engine.problem import Problem, prepared
+from conescope.engine.problem import Problem, measured_anew, prepared
 from conescope.engine.tracing.forward import shown
 from conescope.engine.tracing.survey import real_numbers, rows_and_columns
 from conescope.errors import KernelError
@@ -39,6 +39,7 @@ _BLOCK = 64
 
 
 @checked
+@measured_anew
 def project(
     model: nn.Module,
     x: Tensor,

@@ -157,10 +157,12 @@ def added(
     **rest: Any,
 ) -> Tensor:
     """Compute β first + α left · right as a product and a sum, each of which has a rule."""
-    if rest:
+    if rest or torch.is_autocast_enabled(left.device.type):  # which would not round the sum
         recorder.note_uncovered(first, left, right)
         return operation(first, left, right, beta=beta, alpha=alpha, **rest)
     with recorder:
+        if beta == 0:  # then `first` is often memory that was never written
+            return alpha * (left @ right)
         return torch.add(first if beta == 1 else beta * first, left @ right, alpha=alpha)
 
 

@@ -135,6 +135,9 @@ def _linear(
 def _bilinear(
     recorder: Recording, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
+    if torch.is_autocast_enabled(input1.device.type):  # which would round the products
+        recorder.note_uncovered(input1, input2, weight, bias)
+        return F.bilinear(input1, input2, weight, bias)
     with recorder:
         products = input1[..., None] * input2[..., None, :]
         return F.linear(products.flatten(-2), weight.flatten(1), bias)

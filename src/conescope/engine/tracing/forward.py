@@ -117,10 +117,14 @@ def _elsewhere(model: nn.Module, x: Tensor) -> str:
     return f" on {x.device} (its parameters are on {', '.join(devices)})"
 
 
+class OtherOutputsError(ModelError):
+    """Some samples have another number of outputs than others, or than a model had before."""
+
+
 def refuse_other_outputs(outputs: Tensor, width: int) -> None:
-    """Raise `ModelError` unless outputs [b, c] have as many numbers a sample as the first ones."""
+    """Raise `OtherOutputsError` unless outputs [b, c] have as many columns as the first ones."""
     if outputs.shape[1] != width:
-        raise ModelError(
+        raise OtherOutputsError(
             f"some samples have {outputs.shape[1]} outputs, and others {width}; a kernel between "
             f"them needs as many for each: pad or pool them"
         )

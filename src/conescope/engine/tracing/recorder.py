@@ -206,10 +206,10 @@ class Recorder(TorchFunctionMode):
                     self.note_uncovered(tensor)
         if result is None or func not in REPEATING or not self.knows(result):
             return result
-        axes = repeated_axes(next(iter(known)), result)
-        axes = [axis for axis in axes if self._numbers(result.shape, axis)]
+        shape, new = result.shape, result.is_contiguous()  # the model may view it, or write to it
+        axes = [a for a in repeated_axes(next(iter(known)), result) if self._numbers(shape, a)]
         axis = self._choose(known, REPEATED, [*axes[:1], -1])
-        return result if axis < 0 else self._spread(result, result.shape, axis)
+        return result if axis < 0 else self._spread(result, shape, axis, new)
 
     def _choose(self, known: Iterable[Tensor], kind: int, options: Sequence[int]) -> int:
         """Return the first of one or two options, or the second where it is to be tried."""
@@ -260,8 +260,8 @@ class Recorder(TorchFunctionMode):
         """Return whether an axis may number samples: 0 for slices of them, 1 for samples."""
         return shape[axis] == self.samples if axis else shape[0] % self.samples == 0
 
-    def _spread(self, tensor: Tensor, shape: torch.Size, axis: int) -> Tensor:
-        """Return a known tensor expanded to copies along an axis of a shape, and record them."""
+    def _spread(self, tensor: Tensor, shape: torch.Size, axis: int, new: bool = False) -> Tensor:
+        """Record and return copies of a known tensor along an axis, as views or in new memory."""
         own = axis - len(shape) + tensor.dim()
         if own >= 0 and tensor.shape[own] > 1:
             tensor = self.known.first(tensor, own)
@@ -280,7 +280,7 @@ class Recorder(TorchFunctionMode):
                 EmbeddingCall, tokens.weight, None, source, edge,
                 vocabulary=vocabulary, width=width, padding_idx=tokens.padding_idx,
             )  # fmt: skip
-        return copies
+        return copies.clone(memory_format=torch.contiguous_format) if new else copies
 
 
 def record(

@@ -11,7 +11,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -146,7 +146,7 @@ def _around_once(
     **__: Any,
 ) -> Iterator[None]:
     """Enter a checkpoint's own context; torch calls the function while this generator waits."""
-    with context_fn()[0]:
+    with context_fn()[0] if torch.is_grad_enabled() else nullcontext():  # as torch does
         yield
 
 
