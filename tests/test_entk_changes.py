@@ -111,3 +111,8 @@ def test_branches_that_other_samples_take_are_left_to_themselves_at_once(monkeyp
     assert len(surveys) == 1
     planned = {layer.layer for layer in plan(model, ids).layers if layer.route == "general"}
     assert planned == {f"branches.{n}" for n in range(4)}
+    entk(model, ids)
+    surveys.clear()
+    assert_matches_reference(model, ids)
+    assert surveys == []
+    assert_matches_reference(model, ids.flip(0))
