@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conescope.engine import entk, estimate_entk, exact, project
+from conescope.engine import entk, estimate_entk, exact, plan, project
 from conescope.errors import KernelError
 from problems import Apply
 from reference import assert_matches_jacobians, assert_matches_reference, jacobians
@@ -109,3 +109,10 @@ def test_branches_that_other_samples_take_are_left_to_themselves_at_once(monkeyp
     ids = torch.tensor([[6, 6, 6], [5, 6, 5], [0, 1, 6], [2, 3, 3]])
     assert_matches_reference(model, ids, check=False)
     assert len(surveys) == 1
+    planned = {layer.layer for layer in plan(model, ids).layers if layer.route == "general"}
+    assert planned == {f"branches.{n}" for n in range(4)}
+    entk(model, ids)
+    surveys.clear()
+    assert_matches_reference(model, ids)
+    assert surveys == []
+    assert_matches_reference(model, ids.flip(0))

@@ -58,6 +58,20 @@ def test_a_repeated_parameter_can_be_viewed_and_written_to(part, samples: int):
     assert_matches_reference(model, tokens()[:samples], outputs="full")
 
 
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [
+        (lambda m, h: torch.inner(h, m.w), ()),
+        (lambda m, h: torch.mv(input=h.flatten(0, 1), vec=m.w).view(-1, T, 1) * h, (D,)),
+        (lambda m, h: torch.mm(h.flatten(0, 1), mat2=m.w).view_as(h), (D, D)),
+    ],
+)
+def test_products_of_numbers_and_by_keyword_have_rules(part, shape):
+    model = network(part, *shape, dtype=torch.float64)
+    assert without_rule(model) == set()
+    assert_matches_reference(model, tokens(), outputs="full")
+
+
 def test_what_is_added_zero_times_may_be_no_number():
     def part(m: Any, h: Tensor) -> Tensor:
         nothing = torch.full((D,), torch.nan, dtype=h.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from conescope.engine.compute.speed import Speed, measure_speed, seconds_of
 from conescope.engine.general import without_rules
 from conescope.engine.independence import compare_pair
 from conescope.engine.passes import Factory
-from conescope.engine.problem import Problem, measured_anew, prepared
+from conescope.engine.problem import Problem, measured_anew, prepared, survey_anew
 from conescope.engine.tracing.dispatch import Watching
 from conescope.engine.tracing.forward import RoutesChangedError, feedable, forward
 from conescope.engine.tracing.routes import follow
@@ -140,6 +141,10 @@ def plan(
         compare_pair(model, problem.pair)
         try:
             return _plan(problem, budget)
+        except RoutesChangedError as error:
+            anew = survey_anew(problem, Counter(error.args))
+        try:
+            return _plan(dataclasses.replace(problem, survey=anew), budget)
         except RoutesChangedError:
             general = without_rules(problem.survey, model, problem.parameters, problem.pair)
             return _plan(dataclasses.replace(problem, survey=general), budget)

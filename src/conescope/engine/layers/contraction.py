@@ -246,6 +246,9 @@ def _tensordot(
 
 @intercepts(torch.inner, Tensor.inner)
 def _inner(recorder: Recording, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    if input.dim() == 0 or other.dim() == 0:
+        with recorder:
+            return input * other
     return _tensordot(recorder, input, other, ([-1], [-1]))
 
 

@@ -150,10 +150,10 @@ def _product(operation: Callable[..., Tensor]) -> Interception:
         other: Tensor | None = None,
         *,
         mat2: Tensor | None = None,
+        vec: Tensor | None = None,
         **rest: Any,
     ) -> Tensor:
-        weight = mat2 if other is None else other
-        assert weight is not None
+        weight = next(t for t in (other, mat2, vec) if t is not None)
         if rest or input.dim() < 2 or weight.dim() != 2 or not recorder.knows(weight):
             return contracted(recorder, operation, input, weight, **rest)
         recorder.note_uncovered(input)

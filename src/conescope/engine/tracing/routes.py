@@ -40,8 +40,7 @@ class Routes:
         geometry: settings and sizes of each call.
         picks: whether an operation picks by an index, so that samples may change places.
         choices: what the recorder chose where shapes did not tell.
-        provisional: whether a call was left to the general route only because no gradient of one
-            sample arrived at it.
+        provisional: whether a parameter is general only because a sample's gradients are zero yet.
     """
 
     ruled: tuple[str, ...]
@@ -226,7 +225,7 @@ class _Placed:
 
     Attributes:
         refused: the parameters of calls without an axis that numbers the samples.
-        silent: whether some are refused only because no gradient of one sample arrives.
+        silent: whether some are refused only because no gradient of one sample arrives yet.
         unused: the numbers of the calls that no output depends on.
         quiet: those of the calls at which all gradients are zero.
     """
@@ -265,13 +264,14 @@ def _place_samples(outputs: Tensor, calls: list[Call], departures: Mapping[str, 
         call.batch_axis, call.samples = fitting[0] if fitting else 0, 2
         if not all(map(_works, call.pulls.values())):
             fitting = []
+        departed = not departures.keys().isdisjoint(call.names.values())
         if all(g is None for g in found):
             placed.unused.add(number)
-        elif not arrived and not departures.keys() & set(call.names.values()):
+        elif not (arrived or departed):
             placed.quiet.add(number)
         elif not (fitting and len(arrived) == len(found)):
             placed.refused |= set(call.names.values())
-            placed.silent |= bool(fitting)
+            placed.silent |= bool(fitting) and not departed
         else:
             call.reached = call.count_reached(arrived[0] + arrived[1])
     return placed
