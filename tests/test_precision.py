@@ -63,7 +63,10 @@ def test_channels_last_changes_rounding_only(recipe_of):
         torch.testing.assert_close(last[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [(LOW,), (LAST,), (LOW, LAST)], ids=str)
+LINEARISED = "--dynamics.kind=linearised"
+
+
+@pytest.mark.parametrize("options", [(LOW,), (LAST,), (LOW, LAST), (LOW, LINEARISED)], ids=str)
 def test_stopped_and_gone_on_with_it_ends_in_the_same_bits(recipe_of, options, tmp_path):
     recipe = recipe_of(*options)
     assert run_experiment(recipe, tmp_path / "whole", command="test")
@@ -94,10 +97,19 @@ def test_it_is_part_of_the_id_and_of_the_numbers(recipe_of, tmp_path):
     assert "precision of training" not in main_numbers(run)
 
 
-@pytest.mark.parametrize("option", ["--dtype=float64", "--dynamics.kind=linearised"])
-def test_bfloat16_is_refused_where_it_has_no_meaning(recipe_of, option):
-    with pytest.raises(RecipeError, match="precision: bfloat16 is for a network of dtype"):
-        Experiment(recipe_of(LOW, option))
+def test_linearised_training_in_bfloat16_is_near_that_in_full(recipe_of):
+    low, full, start = (
+        weights_after(Experiment(recipe_of(LINEARISED, *options)), steps)
+        for options, steps in (((LOW,), 5), ((), 5), ((), 0))
+    )
+    moved = {name: value - start[name] for name, value in full.items() if value.is_floating_point()}
+    apart = sum((low[name] - full[name]).square().sum() for name in moved)
+    assert 0 < apart < 0.05**2 * sum(value.square().sum() for value in moved.values())
+
+
+def test_bfloat16_is_refused_for_weights_of_another_type(recipe_of):
+    with pytest.raises(RecipeError, match="precision: bfloat16 is for a network of dtype float32"):
+        Experiment(recipe_of(LOW, "--dtype=float64"))
 
 
 def test_a_device_without_bfloat16_is_refused(recipe_of, monkeypatch):

@@ -109,11 +109,14 @@ def assert_close(found, expected, tolerance):
     assert torch.norm(found - expected) <= tolerance * torch.norm(expected)
 
 
-def assert_is_the_taylor_model(model, x, route, tolerance):
+def assert_is_the_taylor_model(model, x, route, tolerance, autocast=None):
     linearized = linearize(model, route)
     direction = displace(linearized)
-    output, derivative, weights = reference(model, x, direction)
-    found = linearized(x)
+    lowered = autocast is not None
+    with torch.autocast("cpu", autocast, enabled=lowered and linearized.one_pass):
+        output, derivative, weights = reference(model, x, direction)
+    with torch.autocast("cpu", autocast, enabled=lowered):
+        found = linearized(x)
     assert_close(found, output + derivative, tolerance)
     cotangent = torch.cos(torch.arange(found.numel())).to(found).view_as(found)
     expected = torch.autograd.grad(
@@ -142,6 +145,27 @@ def test_the_paper_s_networks_are_exact_in_one_pass(name, dtype):
     model, x = model.to(dtype), x.to(dtype)
     assert linearize(model).one_pass
     assert_is_the_taylor_model(model, x, "forward", 1e-12 if dtype == torch.float64 else 1e-6)
+
+
+class _Branching(nn.Module):
+    """A network whose forward pass looks at its input, so that its operations cannot be traced."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x if x.sum() < torch.inf else -x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("route", ["one pass", "forward", "reverse"])
+def test_autocast_lowers_the_one_pass_to_within_rounding_and_no_other(name, route):
+    model, x = _network(name)
+    if route == "one pass":
+        assert_is_the_taylor_model(model, x, "forward", 0.05, torch.bfloat16)
+    else:
+        assert_is_the_taylor_model(_Branching(model), x, route, 1e-6, torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -70,10 +70,11 @@ class NormalisedConvolution(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, W̃ and b̃, where they are needed."""
-        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        x, weight = (saved.to(gradient.dtype) for saved in ctx.saved_tensors)  # if under autocast
         of = ctx.convolution
         results = torch.ops.aten.convolution_backward(
-            *gradients, x, weight, [len(weight)],
+            gradient, x, weight, [len(weight)],
             of.stride, of.padding, of.dilation, False, [0] * len(of.stride), of.groups,
             ctx.needs_input_grad[:3],
         )  # fmt: skip

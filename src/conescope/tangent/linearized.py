@@ -60,7 +60,8 @@ class LinearizedModel(nn.Module):
     `network.load_state_dict(linearized.state_dict(), strict=False)` takes the trained weights
     back. θ_t are buffers under "linearization_point". What is frozen in the network is constant.
     Gradients reach the weights, not the input, and do not depend on θ: autograd refuses a second
-    derivative.
+    derivative. torch's autocast lowers the one pass over the network; where output and derivative take
+    two, they keep the weights' precision, since torch's BatchNorm has no forward derivative there.
 
     Attributes:
         route: which derivatives are used, "forward" or "reverse".
@@ -95,7 +96,8 @@ class LinearizedModel(nn.Module):
         x = x.detach()
         point = dict(self.get_submodule(LINEARIZATION_POINT).named_buffers())
         if not self._verified:
-            self._verify(x[:_VERIFIED_SAMPLES], point)
+            with torch.autocast(x.device.type, enabled=False):  # it compares to within rounding
+                self._verify(x[:_VERIFIED_SAMPLES], point)
             self._verified = True
         theta = dict(self.named_parameters())
         direction = {name: theta[name].detach() - p for name, p in point.items()}
@@ -112,15 +114,21 @@ class LinearizedModel(nn.Module):
                 tangents = {id(p): direction[name] for name, p in point.items()}
                 dual = functional_call(dual_pass, weights, (x, tangents))
                 return dual.primal, dual.derivative()
-            output = self._output(x, point)
-            if not isinstance(output, Tensor):
-                raise ModelError(
-                    f"the network returns a {type(output).__name__}; linearise a module that "
-                    f"returns one tensor of outputs"
-                )
-            product = reverse_product if self.route == "reverse" else forward_product
-            with refuse_missing_derivative(network, self.route):
-                return output, product(lambda w: self._output(x, w), point, direction)
+            with torch.autocast(x.device.type, enabled=False):
+                return self._evaluate_in_two(x, point, direction)
+
+    def _evaluate_in_two(
+        self, x: Tensor, point: Weights, direction: Weights
+    ) -> tuple[Tensor, Tensor]:
+        output = self._output(x, point)
+        if not isinstance(output, Tensor):
+            raise ModelError(
+                f"the network returns a {type(output).__name__}; linearise a module that "
+                f"returns one tensor of outputs"
+            )
+        product = reverse_product if self.route == "reverse" else forward_product
+        with refuse_missing_derivative(self._passes[0], self.route):
+            return output, product(lambda w: self._output(x, w), point, direction)
 
     def _output(self, x: Tensor, weights: Weights) -> Tensor:
         return functional_call(self._passes[0], self._constants() | weights, (x,))

@@ -11,10 +11,9 @@ from conescope.training.recipe import Recipe
 
 def check_bfloat16(recipe: Recipe) -> None:
     """Raise `RecipeError` if autocast to bfloat16 is not for this recipe, or not for its device."""
-    if recipe.dtype != "float32" or recipe.dynamics.kind == "linearised":
+    if recipe.dtype != "float32":
         raise RecipeError(
-            "training.precision: bfloat16 is for a network of dtype float32 whose dynamics.kind is "
-            "standard; set it to full"
+            "training.precision: bfloat16 is for a network of dtype float32; set it to full"
         )
     is_cuda = torch.device(recipe.device).type == "cuda"
     if is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
