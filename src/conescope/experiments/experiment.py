@@ -21,7 +21,7 @@ from conescope.runs.environment import usable_device
 from conescope.runs.snapshots import SnapshotState
 from conescope.runs.user_code import code_digest
 from conescope.tangent import linearize
-from conescope.training.arithmetic import check_bfloat16, check_channels_last
+from conescope.training.arithmetic import check_arithmetic, check_channels_last
 from conescope.training.data.augmentation import check_images, flip_and_crop
 from conescope.training.data.dataset import Dataset
 from conescope.training.data.sampling import (
@@ -78,8 +78,7 @@ class Experiment:
         self.recipe = recipe
         self._channels_last = recipe.training.memory_format == "channels_last"
         usable_device(recipe.device)
-        if self.autocast is not None:
-            check_bfloat16(recipe)
+        check_arithmetic(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
         most_decoded = _TIMED_IMAGES if is_timed_only else None
@@ -141,6 +140,7 @@ class Experiment:
             seed=self.recipe.seed,
             average=begun.average,
             autocast=self.autocast,
+            is_compiled=self.recipe.training.compile,
             loss_of=LOSSES[self.recipe.training.loss],
         )
 

@@ -177,6 +177,8 @@ def _iteration_seconds(experiment: Experiment, begun: Snapshot) -> float:
         part.order = BatchOrder(count, size, recipe.seed)
         snapshots = part.train(begun, 0, _ENDLESS)
         next(snapshots)
+        if recipe.training.compile:
+            next(snapshots)
         return lambda: next(snapshots)
 
     return seconds_of_samples(train, recipe.training.batch_size)

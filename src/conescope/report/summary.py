@@ -189,6 +189,7 @@ _CHANGED = {
     "data.train_size": "training samples",
     "training.precision": "precision of training",
     "training.memory_format": "memory format",
+    "training.compile": "compiled",
 }
 """Field of a recipe that is shown where it differs from its default → what it is called."""
 

@@ -60,8 +60,8 @@ class LinearizedModel(nn.Module):
     `network.load_state_dict(linearized.state_dict(), strict=False)` takes the trained weights
     back. θ_t are buffers under "linearization_point". What is frozen in the network is constant.
     Gradients reach the weights, not the input, and do not depend on θ: autograd refuses a second
-    derivative. torch's autocast lowers the one pass over the network; where output and derivative take
-    two, they keep the weights' precision, since torch's BatchNorm has no forward derivative there.
+    derivative. torch's autocast lowers the one pass over the network; where output and derivative
+    take two, they keep the weights' precision, since BatchNorm has no forward derivative there.
 
     Attributes:
         route: which derivatives are used, "forward" or "reverse".

@@ -1,16 +1,27 @@
-"""What autocast to bfloat16 and channels-last memory are not for."""
+"""How an iteration is computed: autocast to bfloat16, channels-last memory, compiled code."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conescope.errors import RecipeError
 from conescope.training.recipe import Recipe
 
 
-def check_bfloat16(recipe: Recipe) -> None:
-    """Raise `RecipeError` if autocast to bfloat16 is not for this recipe, or not for its device."""
+def check_arithmetic(recipe: Recipe) -> None:
+    """Raise `RecipeError` if the precision or the compiler is not for this recipe or its device."""
+    if recipe.training.precision == "bfloat16":
+        _check_bfloat16(recipe)
+    if recipe.training.compile and recipe.dynamics.kind == "linearised":
+        raise RecipeError(
+            "training.compile: torch cannot compile linearised networks; set it to false"
+        )
+
+
+def _check_bfloat16(recipe: Recipe) -> None:
     if recipe.dtype != "float32":
         raise RecipeError(
             "training.precision: bfloat16 is for a network of dtype float32; set it to full"
@@ -40,3 +51,33 @@ def check_channels_last(model: nn.Module, shape: tuple[int, ...], device: str) -
                 f"strides, such as {name}, may corrupt memory in channels_last (seen in torch "
                 f"2.13); set it to contiguous"
             )
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a network's forward pass, which torch compiles when it first meets a shape.
+
+    The model stays as it is. What was compiled before is forgotten, since torch stops compiling
+    after some networks, and each shape has code of its own, so that a training that is stopped and
+    goes on computes with the same code.
+
+    Args:
+        model: takes one tensor.
+
+    Returns:
+        A function that raises `RecipeError` if torch cannot compile the network.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # which takes seconds to import
+
+    torch.compiler.reset()
+    fast = torch.compile(model, dynamic=False)
+
+    def forward(inputs: Tensor) -> Tensor:
+        try:
+            return fast(inputs)
+        except TorchDynamoException as error:
+            raise RecipeError(
+                f"training.compile: torch cannot compile this network here "
+                f"({str(error).splitlines()[0]}); set it to false"
+            ) from error
+
+    return forward

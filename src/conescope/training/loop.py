@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conescope.errors import TrainingError
+from conescope.training.arithmetic import compiled
 from conescope.training.data.sampling import seed_for, seed_generators
 from conescope.training.losses import Loss
 from conescope.training.models import logits_for
@@ -53,6 +54,7 @@ def train(
     seed: int,
     average: AveragedModel | None = None,
     autocast: torch.dtype | None = None,
+    is_compiled: bool = False,
     loss_of: Loss = F.cross_entropy,
 ) -> Iterator[Snapshot]:
     """Train on a loss; yield the state at `start` and after every iteration.
@@ -68,12 +70,15 @@ def train(
         seed: decides dropout and other random numbers, together with the iteration alone.
         average: takes part in the weights after every iteration.
         autocast: the type to which torch's autocast lowers the forward pass; None for no autocast.
+        is_compiled: whether torch.compile makes faster code of the forward and backward pass.
         loss_of: the loss.
 
     Raises:
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
             from it.
+        RecipeError: if torch cannot compile the network.
     """
+    forward = compiled(model) if is_compiled else model
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
@@ -84,7 +89,7 @@ def train(
         seed_generators(seed_for(seed, "iteration", step))
         lower = torch.autocast(inputs.device.type, autocast, enabled=autocast is not None)
         with torch.enable_grad(), lower:  # a user's own module may have turned gradients off
-            loss = loss_of(logits_for(labels, model(inputs)), labels)
+            loss = loss_of(logits_for(labels, forward(inputs)), labels)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in iteration {step + 1}: training diverged; lower "

@@ -162,6 +162,8 @@ class TrainingRecipe:
             recipe's dtype.
         memory_format: "channels_last" stores images and convolutions with the channels innermost,
             which some machines convolve faster.
+        compile: whether torch.compile makes faster code of the iteration, which takes a minute or
+            so before the first one, and a C++ compiler on a CPU.
     """
 
     loss: LossName = "cross_entropy"
@@ -171,6 +173,7 @@ class TrainingRecipe:
     average: float = field(default=0.0, metadata=FRACTION)
     precision: Literal["full", "bfloat16"] = "full"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
