@@ -159,6 +159,23 @@ def test_parameters_by_pattern(tagger, tokens, params, chosen):
     assert kernel.routes.keys() == set(chosen)
 
 
+def test_parameters_of_the_model_itself_are_a_layer_with_a_name():
+    class Affine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(torch.rand(2)), nn.Parameter(torch.rand(2))
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.inner(x) * self.scale + self.shift
+
+    model, x = Affine(), torch.randn(4, 3)
+    kernel = adapt(model, x).kernel(by_layer=True)
+    apart = entk(model, x, by_layer=True).by_layer
+    assert kernel.by_layer.keys() == {"(model)", "inner"}
+    torch.testing.assert_close(kernel.by_layer["(model)"], apart["scale"] + apart["shift"])
+
+
 def test_frozen_parameters_are_left_out_unless_named(tagger):
     for p in tagger.model.parameters():
         p.requires_grad_(False)

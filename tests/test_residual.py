@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import conescope as cs
-from conescope.errors import KernelError
+from conescope.errors import ArgumentError, KernelError
 from conescope.statistics.residual import residual_spectrum, residuals, spectral_position
 from conescope.training.losses import LOSSES
 
@@ -151,6 +151,13 @@ def test_a_full_kernel_counts_as_its_class_trace_and_single_precision_is_enough(
 def test_what_does_not_fit_is_refused(outputs, labels, loss, said):
     with pytest.raises(KernelError, match=said):
         residual_spectrum(random_kernel(), outputs, labels, loss)
+
+
+def test_labels_are_a_tensor():
+    with pytest.raises(ArgumentError, match="residual_spectrum: expected labels to be a Tensor"):
+        residual_spectrum(random_kernel(), random_outputs(), LABELS.tolist())
+    with pytest.raises(ArgumentError, match="residuals: expected labels to be a Tensor"):
+        residuals([0], [random_kernel()], [random_outputs()], LABELS.tolist())
 
 
 def test_what_is_fitted_so_well_that_squares_underflow_has_its_shares_yet():

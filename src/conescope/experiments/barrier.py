@@ -25,7 +25,7 @@ from conescope.errors import RecipeError, TrainingError
 from conescope.experiments.experiment import Experiment
 from conescope.experiments.stored import read_recipe
 from conescope.kernel.distance import Float64Array
-from conescope.measuring.undisturbed import evaluation_mode, recalibrated
+from conescope.measuring.undisturbed import EVALUATION_BATCH, evaluation_mode, recalibrated
 from conescope.runs.contents import check_same_data
 from conescope.runs.shared_files import write_result
 from conescope.runs.snapshots import find_snapshot, read_snapshot
@@ -35,8 +35,6 @@ from conescope.training.recipe import Recipe
 
 QUANTITIES = ("train_loss", "test_loss", "train_error", "test_error")
 """What is told of each point: mean losses, and shares of samples that are classified wrongly."""
-
-_EVALUATION_BATCH = 125
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ def _probabilities(
     """Return the class probabilities of the test samples, [N, c] or [N, c, T], in float64."""
     network.load_state_dict(weights)
     split = experiment.data.test
-    parts = split.inputs.split(_EVALUATION_BATCH)
+    parts = split.inputs.split(EVALUATION_BATCH)
     with evaluation_mode(network), returning(partial(logits_for, split.labels), network):
         found = [network(experiment.normalize(part)).double().softmax(dim=1) for part in parts]
     return torch.cat(found)

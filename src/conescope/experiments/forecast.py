@@ -15,7 +15,7 @@ from conescope.engine import Plan, plan
 from conescope.engine.tracing.survey import layer_of
 from conescope.engine.tracing.untouched import MOST_OUTPUT_BYTES
 from conescope.experiments.experiment import Experiment
-from conescope.measuring.undisturbed import evaluation_mode
+from conescope.measuring.undisturbed import EVALUATION_BATCH, evaluation_mode
 from conescope.runs.environment import reproducible
 from conescope.runs.schedule import Schedule
 from conescope.training.data.sampling import BatchOrder
@@ -30,7 +30,6 @@ _TIMED_CALLS = 3
 _ENOUGH_SECONDS = 0.1
 _FEW_SAMPLES = 2
 _CLEARLY_MORE = 1.5
-_EVALUATED_SAMPLES = 125
 TIMED_SAMPLES = 16
 """Samples of which the time of a projection is that of all of them."""
 
@@ -187,9 +186,9 @@ def _iteration_seconds(experiment: Experiment, begun: Snapshot) -> float:
 def _evaluation_seconds(experiment: Experiment, snapshot: Snapshot) -> float:
     """Estimate the time of one evaluation from that of a few samples of each split."""
     sizes = experiment.evaluated.values()
-    timed = sum(min(size, _EVALUATED_SAMPLES) for size in sizes)
+    timed = sum(min(size, EVALUATION_BATCH) for size in sizes)
     seconds = seconds_of_samples(
-        lambda few: lambda: experiment.evaluate(snapshot, few), _EVALUATED_SAMPLES
+        lambda few: lambda: experiment.evaluate(snapshot, few), EVALUATION_BATCH
     )
     return seconds * sum(sizes) / timed
 

@@ -295,6 +295,6 @@ def inner_names(preconditioner: Mapping[str, Tensor] | None) -> dict[str, Tensor
 
 def _own_names(kernel: Kernel) -> Kernel:
     def own(names: Mapping[str, Any]) -> dict[str, Any]:
-        return {name.partition(".")[2]: value for name, value in names.items()}
+        return {name.partition(".")[2] or "(model)": value for name, value in names.items()}
 
     return replace(kernel, by_layer=own(kernel.by_layer), routes=own(kernel.routes))

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from conescope.engine.tracing.untouched import untouched
 
 _CALIBRATION_BATCH = 200
-_EVALUATION_BATCH = 125
+EVALUATION_BATCH = 125
+"""How many samples are evaluated in one forward pass."""
 
 
 @torch.no_grad()
@@ -61,8 +62,8 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     with evaluation_mode(model):
-        for begin in range(0, len(labels), _EVALUATION_BATCH):
-            part = slice(begin, begin + _EVALUATION_BATCH)
+        for begin in range(0, len(labels), EVALUATION_BATCH):
+            part = slice(begin, begin + EVALUATION_BATCH)
             logits = model(inputs(part))
             loss += loss_of(logits, labels[part], reduction="sum")
             correct += (logits.argmax(dim=1) == labels[part]).sum()

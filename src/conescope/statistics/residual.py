@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conescope.argument_types import checked
 from conescope.errors import KernelError
 from conescope.kernel.distance import Float64Array
 from conescope.kernel.matrix import Kernel
@@ -35,6 +36,7 @@ Loss = Literal["cross_entropy", "squared"]
 """What is trained, by its name in a recipe; it decides the residual."""
 
 
+@checked
 def residual_spectrum(
     kernel: Kernel, outputs: Tensor, labels: Tensor, loss: Loss = "cross_entropy"
 ) -> Float64Array:
@@ -97,6 +99,7 @@ class ResidualSeries:
     lost: Float64Array
 
 
+@checked
 def residuals(
     steps: Sequence[int],
     kernels: Sequence[Kernel],
