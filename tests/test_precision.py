@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from conescope.errors import RecipeError
 from conescope.experiments.experiment import Experiment
@@ -17,7 +18,7 @@ from conescope.experiments.forecast import forecast
 from conescope.experiments.session import run_experiment
 from conescope.experiments.stored import load_run
 from conescope.report.summary import main_numbers
-from conescope.training.arithmetic import check_arithmetic
+from conescope.training.arithmetic import check_arithmetic, compiled
 from conescope.training.loop import train
 from conescope.training.recipe_reading import load_recipe
 from stored_runs import assert_same_run
@@ -121,7 +122,8 @@ def test_a_plan_does_not_time_the_compiler(recipe_of, monkeypatch):
         return 0.03
 
     monkeypatch.setattr("conescope.experiments.forecast.seconds_of", seconds_of)
-    assert forecast(recipe_of(COMPILED)).iteration_seconds == 0.03
+    smaller_last_batch = ("--data.train_size=24", "--probe.stratified=false")
+    assert forecast(recipe_of(COMPILED, *smaller_last_batch)).iteration_seconds == 0.03
     assert counters["stats"]["unique_graphs"] > 0
 
 
@@ -178,6 +180,32 @@ def test_a_machine_without_a_compiler_is_told_so(tmp_path):
     assert "No working C++ compiler" in done.stderr
     assert "set it to false" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_network_itself_is_not_said_to_be_the_compiler_s():
+    class Misfit(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.zeros(len(x) + 1, 2)
+
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(4\) must match"):
+        compiled(Misfit(3, 2))(torch.ones(4, 3))
+
+
+@needs_compiler
+def test_a_network_is_not_compiled_anew_for_ever(monkeypatch):
+    class Counting(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    forward = compiled(Counting(3, 2))
+    for _ in range(2):
+        forward(torch.ones(4, 3))
+    with pytest.raises(RecipeError, match="compile this network anew again and again"):
+        forward(torch.ones(4, 3))
 
 
 def test_linearised_networks_are_not_compiled(recipe_of):

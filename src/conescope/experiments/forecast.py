@@ -74,7 +74,8 @@ def forecast(recipe: Recipe) -> Forecast:
     """Forecast the cost of a recipe: time a few iterations and an evaluation, plan the kernel.
 
     It takes about a second, of large networks some passes over two to four samples, by which long
-    work is timed.
+    work is timed; with `training.compile`, also the time to compile the network for two samples and
+    for a batch, or for some numbers of samples between them.
 
     Args:
         recipe: the recipe whose cost is forecast; nothing is stored.
@@ -173,7 +174,7 @@ def _iteration_seconds(experiment: Experiment, begun: Snapshot) -> float:
 
     def train(size: int) -> Callable[[], object]:
         part = copy(experiment)
-        part.order = BatchOrder(count, size, recipe.seed)
+        part.order = BatchOrder(count // size * size, size, recipe.seed)  # no smaller batches
         snapshots = part.train(begun, 0, _ENDLESS)
         next(snapshots)
         if recipe.training.compile:

@@ -64,17 +64,28 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
         model: takes one tensor.
 
     Returns:
-        A function that raises `RecipeError` if torch cannot compile the network.
+        A function that raises `RecipeError` if torch cannot compile the network, or compiles it
+        anew again and again; errors of the network itself stay as they are.
     """
-    from torch._dynamo.exc import TorchDynamoException  # which takes seconds to import
+    from torch._dynamo import config, exc  # which take seconds to import
 
+    names = ("FailOnRecompileLimitHit", "FailOnCacheLimitHit")  # the latter in torch 2.6
+    too_often = tuple(getattr(exc, name) for name in names if hasattr(exc, name))
     torch.compiler.reset()
     fast = torch.compile(model, dynamic=False)
 
     def forward(inputs: Tensor) -> Tensor:
         try:
-            return fast(inputs)
-        except TorchDynamoException as error:
+            # otherwise torch goes on uncompiled where a training that was stopped would compile
+            with config.patch(fail_on_cache_limit_hit=True, suppress_errors=False):
+                return fast(inputs)
+        except too_often as error:
+            raise RecipeError(
+                "training.compile: torch has to compile this network anew again and again, as its "
+                "forward pass depends on a value that changes, such as a counter; set it to false"
+            ) from error
+        except exc.TorchDynamoException as error:
+            model(inputs)  # raises the network's own error, if it has one
             raise RecipeError(
                 f"training.compile: torch cannot compile this network here "
                 f"({str(error).splitlines()[0]}); set it to false"
