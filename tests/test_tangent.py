@@ -168,6 +168,25 @@ def test_autocast_lowers_the_one_pass_to_within_rounding_and_no_other(name, rout
         assert_is_the_taylor_model(_Branching(model), x, route, 1e-6, torch.bfloat16)
 
 
+@pytest.mark.parametrize("route", ["forward", "reverse"])
+@pytest.mark.parametrize("traced", [True, False])
+def test_under_autocast_inputs_may_have_a_lower_type_than_the_weights(route, traced):
+    model, x = _network("ResNet-20 A")
+    low = x.bfloat16()  # such as the output of a layer that autocast has lowered
+    linearized = linearize(model if traced else _Branching(model), route)
+    displace(linearized)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linearized(low), linearized(low.float()))
+
+
+def test_group_norm_is_linearised_in_channels_last_memory():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 2))
+    model.to(memory_format=torch.channels_last)
+    x = torch.randn(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert linearize(model).one_pass
+    assert_is_the_taylor_model(model, x, "forward", 1e-6)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_at_the_linearization_point_it_is_the_network(name):
     model, x = _network(name)

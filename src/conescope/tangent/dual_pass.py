@@ -187,6 +187,8 @@ class _Walk(fx.Interpreter):
 
     def _smooth(self, module: Any, x: Dual) -> Dual:
         names = [name for name, _ in module.named_parameters()]
+        if isinstance(module, nn.GroupNorm):  # torch has no forward derivative for channels_last
+            x = dual.linear(Tensor.contiguous, x)
 
         def function(x: Tensor, *weights: Tensor) -> Tensor:
             return functional_call(module, dict(zip(names, weights, strict=True)), (x,))

@@ -93,8 +93,8 @@ class LinearizedModel(nn.Module):
                 route needs (its module is named), or if, at the first call, the derivative is
                 not that of plain autograd.
         """
-        x = x.detach()
         point = dict(self.get_submodule(LINEARIZATION_POINT).named_buffers())
+        x = _of_one_type(x.detach(), next(iter(point.values())))
         if not self._verified:
             with torch.autocast(x.device.type, enabled=False):  # it compares to within rounding
                 self._verify(x[:_VERIFIED_SAMPLES], point)
@@ -203,6 +203,12 @@ class _HeldAt(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         """Return the output's gradient as that of θ."""
         return gradients[0], None
+
+
+def _of_one_type(x: Tensor, weight: Tensor) -> Tensor:
+    """Give an input under autocast the weights' type, for what is computed without autocast."""
+    is_lowered = torch.is_autocast_enabled(x.device.type) and x.is_floating_point()
+    return x.to(weight.dtype) if is_lowered and x.dtype != torch.float64 else x
 
 
 def _any_direction(like: Tensor) -> Tensor:
