@@ -169,8 +169,12 @@ def test_compiled_code_changes_rounding_only(recipe_of, options):
         torch.testing.assert_close(fast[name], value, rtol=tolerance, atol=tolerance / 10)
 
 
-def test_a_machine_without_a_compiler_is_told_so(tmp_path):
+@pytest.mark.parametrize("layers", [None, "nn.Flatten(), nn.Linear(64, classes)"])
+def test_a_machine_without_a_compiler_is_told_so(own_module, layers, tmp_path):
     command = [sys.executable, "-m", "conescope", "run", "digits", COMPILED, "--out", "run"]
+    if layers is not None:  # of which only the backward pass needs the compiler
+        own_module("linear", layers)
+        command += ["--model.name=linear:build", "--model.width=1"]
     environment = os.environ | {"CXX": "/none", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -188,7 +192,7 @@ def test_an_error_of_the_network_itself_is_not_said_to_be_the_compiler_s():
             return super().forward(x) + torch.zeros(len(x) + 1, 2)
 
     with pytest.raises(RuntimeError, match=r"size of tensor a \(4\) must match"):
-        compiled(Misfit(3, 2))(torch.ones(4, 3))
+        compiled(Misfit(3, 2))[0](torch.ones(4, 3))
 
 
 @needs_compiler
@@ -201,7 +205,7 @@ def test_a_network_is_not_compiled_anew_for_ever(monkeypatch):
             return super().forward(x)
 
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    forward = compiled(Counting(3, 2))
+    forward, _ = compiled(Counting(3, 2))
     for _ in range(2):
         forward(torch.ones(4, 3))
     with pytest.raises(RecipeError, match="compile this network anew again and again"):

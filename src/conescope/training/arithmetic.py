@@ -53,8 +53,8 @@ def check_channels_last(model: nn.Module, shape: tuple[int, ...], device: str) -
             )
 
 
-def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a network's forward pass, which torch compiles when it first meets a shape.
+def compiled(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], None]]:
+    """Return a network's forward and backward pass, compiled by torch when it first meets a shape.
 
     The model stays as it is. What was compiled before is forgotten, since torch stops compiling
     after some networks, and each shape has code of its own, so that a training that is stopped and
@@ -64,8 +64,9 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
         model: takes one tensor.
 
     Returns:
-        A function that raises `RecipeError` if torch cannot compile the network, or compiles it
-        anew again and again; errors of the network itself stay as they are.
+        A function from inputs to outputs, and one that takes a loss of them and adds its gradients
+        to those of the weights. They raise `RecipeError` if torch cannot compile the network, or
+        compiles it anew again and again; errors of the network itself stay as they are.
     """
     from torch._dynamo import config, exc  # which take seconds to import
 
@@ -86,9 +87,19 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
             ) from error
         except exc.TorchDynamoException as error:
             model(inputs)  # raises the network's own error, if it has one
-            raise RecipeError(
-                f"training.compile: torch cannot compile this network here "
-                f"({str(error).splitlines()[0]}); set it to false"
-            ) from error
+            raise _not_compiled(error) from error
 
-    return forward
+    def backward(loss: Tensor) -> None:
+        try:
+            loss.backward()  # compiles, too, when it is first called
+        except exc.TorchDynamoException as error:
+            raise _not_compiled(error) from error
+
+    return forward, backward
+
+
+def _not_compiled(error: Exception) -> RecipeError:
+    return RecipeError(
+        f"training.compile: torch cannot compile this network here "
+        f"({str(error).splitlines()[0]}); set it to false"
+    )

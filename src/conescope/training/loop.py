@@ -78,7 +78,7 @@ def train(
             from it.
         RecipeError: if torch cannot compile the network.
     """
-    forward = compiled(model) if is_compiled else model
+    forward, backward = compiled(model) if is_compiled else (model, Tensor.backward)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     scheduler = LambdaLR(optimizer, schedule, last_epoch=start - 1)
@@ -97,7 +97,7 @@ def train(
                 f"lr_schedule.warmup, or look at the data"
             )
         optimizer.zero_grad()
-        loss.backward()
+        backward(loss)
         optimizer.step()
         scheduler.step()
         if average is not None:
