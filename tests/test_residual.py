@@ -160,6 +160,11 @@ def test_labels_are_a_tensor():
         residuals([0], [random_kernel()], [random_outputs()], LABELS.tolist())
 
 
+def test_a_missing_argument_is_explained_where_the_function_is():
+    with pytest.raises(ArgumentError, match=r"help\(conescope.statistics.residual.residuals\)"):
+        residuals([0])
+
+
 def test_what_is_fitted_so_well_that_squares_underflow_has_its_shares_yet():
     outputs = torch.zeros(8, 3, dtype=torch.float64)
     outputs[torch.arange(8), LABELS] = 400.0  # softmax − y is about e^−400, its square is 0

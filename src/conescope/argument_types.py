@@ -6,6 +6,7 @@ import inspect
 import operator
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Real
@@ -47,7 +48,9 @@ def checked(public: Public) -> Public:
         try:
             given = signature.bind(*args, **named).arguments
         except TypeError as error:
-            raise ArgumentError(f"{name}: {error}; see help(conescope.{name})") from None
+            is_in_root = hasattr(sys.modules["conescope"], name.partition(".")[0])
+            place = "conescope" if is_in_root else public.__module__
+            raise ArgumentError(f"{name}: {error}; see help({place}.{name})") from None
         for parameter, value, kind in _typed(given, hints()):
             if not _fits(value, kind):
                 raise ArgumentError(

@@ -70,13 +70,13 @@ def train(
         seed: decides dropout and other random numbers, together with the iteration alone.
         average: takes part in the weights after every iteration.
         autocast: the type to which torch's autocast lowers the forward pass; None for no autocast.
-        is_compiled: whether torch.compile makes faster code of the forward and backward pass.
+        is_compiled: whether torch.compile makes code of the forward and backward pass.
         loss_of: the loss.
 
     Raises:
         TrainingError: if the loss is NaN or infinite; the step is named, and no update is made
             from it.
-        RecipeError: if torch cannot compile the network.
+        RecipeError: if torch cannot compile the network, or compiles it anew again and again.
     """
     forward, backward = compiled(model) if is_compiled else (model, Tensor.backward)
     for group in optimizer.param_groups:

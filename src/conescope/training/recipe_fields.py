@@ -162,8 +162,8 @@ class TrainingRecipe:
             recipe's dtype.
         memory_format: "channels_last" stores images and convolutions with the channels innermost,
             which some machines convolve faster.
-        compile: whether torch.compile makes faster code of the iteration, which takes a minute or
-            so before the first one, and a C++ compiler on a CPU.
+        compile: whether torch.compile makes code of the network's forward and backward pass, which
+            takes from seconds to a minute in every session, and a C++ compiler on a CPU.
     """
 
     loss: LossName = "cross_entropy"
