@@ -78,7 +78,8 @@ class Experiment:
         self.recipe = recipe
         self._channels_last = recipe.training.memory_format == "channels_last"
         usable_device(recipe.device)
-        check_arithmetic(recipe)
+        if recipe.training.compile or self.autocast is not None:
+            check_arithmetic(recipe)
         for section, part in parts_of(recipe).items():
             part.check(recipe.get(section).options)
         most_decoded = _TIMED_IMAGES if is_timed_only else None
@@ -244,11 +245,9 @@ class Experiment:
             split, limit = self.data.split(name), min(size, most or size)
             samples, labels = split.inputs[:limit], split.labels[:limit]
             with returning(partial(logits_for, labels), model):
+                loss = LOSSES[self.recipe.training.loss]
                 found = evaluate(
-                    model,
-                    lambda part, s=samples: self.normalize(s[part]),
-                    labels,
-                    LOSSES[self.recipe.training.loss],
+                    model, lambda part, s=samples: self.normalize(s[part]), labels, loss
                 )
             values |= {f"{name}_{quantity}": value for quantity, value in found.items()}
         return values
