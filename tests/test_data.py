@@ -154,6 +154,23 @@ def test_an_epoch_shows_every_image_once_in_a_new_order():
         BatchOrder(count=5, batch_size=10, seed=0)
 
 
+def test_with_replacement_every_batch_is_drawn_from_all_samples():
+    order = BatchOrder(count=103, batch_size=10, seed=1, replacement=True)
+    assert order.iterations_per_epoch == 11
+    assert order.smallest(steps=1000) == 10
+    batches = torch.stack([order(step) for step in range(5000)])
+    repeats = [10 - len(set(batch.tolist())) for batch in batches]
+    expected = 10 - 103 * (1 - (102 / 103) ** 10)  # of 10 independent draws from 103
+    assert sum(repeats) / len(repeats) == pytest.approx(expected, abs=0.05)
+    counts = torch.bincount(batches.flatten(), minlength=103).double()
+    mean = 50_000 / 103
+    assert float(((counts - mean) ** 2 / mean).sum()) < 150  # χ² of 102: 0.13 % lie above
+    assert torch.equal(
+        order(15), BatchOrder(count=103, batch_size=10, seed=1, replacement=True)(15)
+    )
+    assert not torch.equal(order(15), order(16))
+
+
 def test_flip_and_crop_is_a_shift_of_the_image_or_its_mirror():
     images = torch.arange(1, 1 + 50 * 3 * 12 * 12).remainder(251).to(torch.uint8) + 1
     images = images.reshape(50, 3, 12, 12)

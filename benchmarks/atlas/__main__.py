@@ -2,7 +2,7 @@
 
 python -m benchmarks.atlas.small_mnist data/mnist data/small-mnist.npz
 python -m benchmarks.atlas data/small-mnist.npz --out sweeps/atlas
-    python -m benchmarks.atlas data/small-mnist.npz --lines second.yaml --out sweeps/second
+python -m benchmarks.atlas data/small-mnist.npz --lines second.yaml --out sweeps/second
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.atlas.cells import cells
+from benchmarks.atlas.cells import SEEDS, cells
 from benchmarks.sweeps import PRELOAD
 from conescope.experiments.sweep.carrying_out import carry_out_sweep
 from conescope.experiments.sweep.single_run import RunTask
@@ -26,10 +26,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="the file of benchmarks.atlas.small_mnist")
     parser.add_argument("--out", type=Path, required=True, help="folder of the sweep")
-    parser.add_argument("--lines", default="lines.yaml", help="or second.yaml (lines.yaml)")
+    parser.add_argument("--lines", default="lines.yaml", help="a file of this folder (lines.yaml)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of each cell (0 1 2)")
     parser.add_argument("--slots", type=int, default=1, help="runs at a time (1)")
     arguments = parser.parse_args()
-    points = cells(arguments.data.absolute(), arguments.lines)
+    points = cells(arguments.data.absolute(), arguments.lines, arguments.seeds)
     sweep = plan_sweep(points, arguments.out, "python -m benchmarks.atlas")
     store_sweep(sweep)
     print(f"{len(sweep.runs)} runs", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ def lines(file: str = "lines.yaml") -> dict[str, dict[str, Any]]:
     return yaml.safe_load((HERE / file).read_text("utf-8"))
 
 
-def cells(data: Path, file: str = "lines.yaml") -> list[GridPoint]:
+def cells(data: Path, file: str = "lines.yaml", seeds: Sequence[int] = SEEDS) -> list[GridPoint]:
     """Return the runs of all lines, each once: the first seed of all cells, then the next.
 
     Args:
         data: the file of `benchmarks.atlas.small_mnist`.
         file: the lines, in this folder.
+        seeds: the seeds of each cell.
     """
     points: dict[str, GridPoint] = {}
-    for seed in SEEDS:
+    for seed in seeds:
         for fields in lines(file).values():
             points |= {point.id: point for point in _line(fields, seed, data)}
     return list(points.values())

@@ -87,7 +87,8 @@ class Experiment:
         samples = self.data.train.inputs
         if recipe.data.augmentation == "flip-crop":
             check_images(samples)
-        self.order = BatchOrder(len(samples), recipe.training.batch_size, recipe.seed)
+        size, replacement = recipe.training.batch_size, recipe.training.replacement
+        self.order = BatchOrder(len(samples), size, recipe.seed, replacement=replacement)
         per_epoch = self.order.iterations_per_epoch
         self.counts = {field: recipe.count(field, per_epoch) for field in _SCHEDULES}
         if is_timed_only and recipe.training.steps > _MOST_PLAYED:

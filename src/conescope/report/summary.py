@@ -187,6 +187,7 @@ _CHANGED = {
     "training.loss": "loss",
     "data.label_noise": "training labels drawn anew",
     "data.train_size": "training samples",
+    "training.replacement": "batches with replacement",
     "training.precision": "precision of training",
     "training.memory_format": "memory format",
     "training.compile": "compiled",

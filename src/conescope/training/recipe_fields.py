@@ -154,6 +154,8 @@ class TrainingRecipe:
             to the one-hot labels ("squared").
         steps: length of the training in iterations.
         batch_size: samples an iteration; the last batch of an epoch may be smaller.
+        replacement: whether each batch is drawn with replacement from all training samples, instead
+            of being the next of a permutation that is new in every epoch.
         evaluate: a schedule of the iterations at which loss and accuracy are measured.
         average: decay of an exponential average of the weights, such as 0.99, whose kernels are
             measured beside the network's own; 0 for none.
@@ -169,6 +171,7 @@ class TrainingRecipe:
     loss: LossName = "cross_entropy"
     steps: int = field(default=2000, metadata={"least": 1})
     batch_size: int = field(default=64, metadata={"least": 1})
+    replacement: bool = False
     evaluate: str = field(default="0, every 100, end", metadata=SCHEDULE)
     average: float = field(default=0.0, metadata=FRACTION)
     precision: Literal["full", "bfloat16"] = "full"

@@ -75,11 +75,15 @@ class BatchOrder:
 
     Args:
         count: number of training samples.
-        batch_size: samples an iteration; an epoch's last batch may be smaller.
+        batch_size: samples an iteration; the last batch of a permutation may be smaller.
         seed: the recipe's seed.
+        replacement: whether the samples of each batch are drawn with replacement from all, and
+            there are no permutations.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, *, replacement: bool = False
+    ) -> None:
         if batch_size > count:
             raise DataError(
                 f"training.batch_size is {batch_size}, but there are only {count} training "
@@ -87,15 +91,19 @@ class BatchOrder:
             )
         self.iterations_per_epoch = -(-count // batch_size)
         self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._replacement = replacement
         self._permutation = lru_cache(maxsize=1)(self._permute)
 
     def smallest(self, steps: int) -> int:
         """Return the size of the smallest batch of the first `steps` iterations."""
-        rest = self._count % self._batch_size
+        rest = 0 if self._replacement else self._count % self._batch_size
         return rest if rest and steps >= self.iterations_per_epoch else self._batch_size
 
     def __call__(self, step: int) -> Tensor:
         """Return the indices of the samples of iteration `step`, from 0 on; [≤ batch_size]."""
+        if self._replacement:
+            generator = torch.Generator().manual_seed(seed_for(self._seed, "replacement", step))
+            return torch.randint(self._count, (self._batch_size,), generator=generator)
         epoch, place = divmod(step, self.iterations_per_epoch)
         start = place * self._batch_size
         return self._permutation(epoch)[start : start + self._batch_size]
