@@ -18,7 +18,6 @@ from statistics import fmean
 
 import matplotlib as mpl
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +26,7 @@ from scipy.stats import spearmanr, t
 
 from benchmarks.atlas.figures import KINDS
 from benchmarks.atlas.ornstein_uhlenbeck import TRAINING
-from benchmarks.atlas.table import Row
+from benchmarks.atlas.table import Row, write
 from benchmarks.atlas.trained_stretch import Stretch
 from conescope.statistics.cone.verdict import ENOUGH
 
@@ -66,9 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
             for file in sorted(arguments.runs.glob("*.json"))
             for r in json.loads(file.read_text("utf-8"))
         ]
-        columns = dict.fromkeys(name for row in rows for name in row)
-        whole = [{name: row.get(name) for name in columns} for row in rows]
-        pq.write_table(pa.Table.from_pylist(whole), arguments.table)
+        write(rows, arguments.table)
     rows = pq.read_table(arguments.table).to_pylist()
     print_cells(rows)
     parts = {

@@ -5,7 +5,7 @@
     python -m benchmarks.atlas.report --table docs/data/atlas.parquet --figures docs/figures
 
 With `--sweep` the table is made from the runs, with `--add` those of one round are added to it;
-without them, it is read.
+without them, it is read. What the fourth round says, `benchmarks.atlas.order_report` prints.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.atlas import figures
+from benchmarks.atlas.order_report import ROUND
 from benchmarks.atlas.predictor import (
     Curve,
     Score,
@@ -27,7 +27,7 @@ from benchmarks.atlas.predictor import (
     score_of_constant,
     usable,
 )
-from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of, with_rows
+from benchmarks.atlas.table import CANDIDATES, Row, by_cell, mean, rows_of, with_rows, write
 
 
 def main() -> None:
@@ -39,14 +39,13 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     arguments = parser.parse_args()
     if arguments.sweep is not None:
-        arguments.table.parent.mkdir(parents=True, exist_ok=True)
         write(rows_of(dict(enumerate(arguments.sweep, start=1))), arguments.table)
     rows = pq.read_table(arguments.table).to_pylist()
     if arguments.add is not None:
         number, sweep = arguments.add
         rows = with_rows(rows, rows_of({int(number): Path(sweep)}))
         write(rows, arguments.table)
-    print_cells(rows)
+    print_cells([row for row in rows if row["round"] != ROUND])
     first = [row for row in rows if row["round"] == 1]
     fit, test, curves = print_predictors(first)
     print_floor(fit, test)
@@ -57,11 +56,6 @@ def main() -> None:
         figures.plane(mnist, arguments.figures / "atlas-plane.png")
         figures.factors(mnist, arguments.figures / "atlas-factors.png")
         figures.predictors(fit, test, curves, arguments.figures / "atlas-predictor.png")
-
-
-def write(rows: list[Row], table: Path) -> None:
-    """Write the table."""
-    pq.write_table(pa.Table.from_pylist(rows), table)
 
 
 def print_cells(rows: list[Row]) -> None:

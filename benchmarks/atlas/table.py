@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.atlas.cells import is_held_out
 from conescope.experiments.stored import load_run
@@ -27,8 +29,9 @@ CANDIDATES: Mapping[str, str] = {
 
 FIELDS = (
     "model.name", "model.width", "model.layers", "model.norm", "optimizer.name", "optimizer.lr",
-    "optimizer.momentum", "optimizer.weight_decay", "training.batch_size", "training.loss",
-    "data.augmentation", "data.label_noise", "data.train_size",
+    "optimizer.momentum", "optimizer.weight_decay", "training.batch_size", "training.steps",
+    "training.replacement", "training.loss", "data.augmentation", "data.label_noise",
+    "data.train_size",
 )  # fmt: skip
 
 _CLASSES = 10
@@ -79,6 +82,14 @@ def with_rows(rows: list[Row], added: list[Row]) -> list[Row]:
     """Return rows with others, which take the place of those of the same round and run."""
     merged = {(row["round"], row["run"]): row for row in (*rows, *added)}
     return sorted(merged.values(), key=lambda row: row["round"])
+
+
+def write(rows: list[Row], table: Path) -> None:
+    """Write rows as parquet; a column that a row lacks is null there."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    whole = [{name: row.get(name) for name in columns} for row in rows]
+    pq.write_table(pa.Table.from_pylist(whole), table)
 
 
 def by_cell(rows: list[Row]) -> dict[str, list[Row]]:
