@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from scipy.stats import t
 
 from benchmarks.atlas.table import Row
@@ -32,13 +33,16 @@ COLOURS = {"permutations": "#0072B2", "with replacement": "#D55E00"}
 """Order of the samples → its colour, of Okabe and Ito's."""
 
 _SHORT = {
-    "model.name=lenet5 model.width=0.5 ": "LeNet-5 ",
+    "model.name=lenet5 model.width=0.5": "LeNet-5",
+    " kernel.when=0, every 60": "",
+    " optimizer.lr": ", optimizer.lr",
+    " optimizer.momentum": ", optimizer.momentum",
+    " training": ", training",
     "model.norm=layer": "layer norm.",
     "model.norm=batch": "batch norm.",
-    "optimizer.lr=": "η ",
-    "optimizer.momentum=": "β ",
-    "training.batch_size=": "B ",
-    "kernel.when=0, every 60": "",
+    "optimizer.lr=": "η = ",
+    "optimizer.momentum=": "β = ",
+    "training.batch_size=": "B = ",
     "training.steps=3000": "3,000 iterations",
 }
 """Words of a cell's name → what they are in the figure."""
@@ -124,6 +128,9 @@ def draw(cells: dict[str, list[Pair]], path: Path) -> None:
         left.invert_yaxis()
         left.set(xlim=(-0.03, 1.03), xlabel="probability of confined")
         right.set(xscale="log", xlabel="R, plateau of the kernel's displacement")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        right.xaxis.set_minor_locator(NullLocator())
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +153,7 @@ def _dots(axes: Axes, cells: dict[str, list[Pair]], column: str) -> None:
 def _name(cell: str) -> str:
     for word, short in _SHORT.items():
         cell = cell.replace(word, short)
-    return cell.strip()
+    return cell
 
 
 if __name__ == "__main__":
