@@ -71,7 +71,7 @@ def load_chosen(recipe: DataRecipe, seed: int, most_decoded: int | None = None) 
 
 
 class BatchOrder:
-    """The training samples of each iteration: every epoch is a new permutation.
+    """The training samples of each iteration: of a new permutation every epoch, or drawn anew.
 
     Args:
         count: number of training samples.
